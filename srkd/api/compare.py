@@ -18,7 +18,7 @@ from srkd.options.verbs import CompareOptions
 from srkd.reports.comparison import Comparison, compare_contents
 from srkd.reports.contents import Contents, read_contents
 from srkd.reports.methods import find_methods
-from srkd.reports.set_scores import Scoring, read_student
+from srkd.reports.set_scores import Scoring
 from srkd.reports.set_table import SetTable, build_table
 
 
@@ -70,5 +70,5 @@ def _score(
     methods = {method.name: method for method in find_methods(runs)}
     ordered = [methods[row.name] for row in comparison.methods]
     sets = find_sets(data, scale=comparison.scale, lr=path_of(options.lr_images))
-    students = [read_student(run) for method in ordered for run in method.runs]
-    return build_table(ordered, Scoring(students, sets, comparison.scale, comparison.goal, options, context))
+    trained = [run for method in ordered for run in method.runs]
+    return build_table(ordered, Scoring(trained, sets, comparison.scale, comparison.goal, options, context))

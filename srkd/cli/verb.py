@@ -54,7 +54,7 @@ def verb(
     """A decorator that makes a click command of a function of the console and an object of `options`.
 
     Further click options of the function, for the command line only, are passed by name. With `csv` the
-    verb has --csv, and prints its table with `Console.write_csv`; with `latex` it has --latex.
+    verb has --csv, for the rows that it gives `Console.report`; with `latex` it has --latex.
     """
 
     def decorate(body: Body) -> click.Command:

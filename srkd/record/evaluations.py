@@ -1,14 +1,12 @@
-"""evaluations.json of a run folder: the scores of its student, its teacher and bicubic on image sets, kept by all that
-decides them.
-
-Importing this module does not import torch.
+"""evaluations.json of a run folder: the scores of its student, its teacher and bicubic on image sets, each under one
+hash of all that decides them. Importing this module does not import torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -21,49 +19,32 @@ from srkd.terminal.console import json_value
 from srkd.version import __version__
 
 EVALUATIONS = "evaluations.json"
-SCHEMA = "srkd.evaluations/1"
+SCHEMA = "srkd.evaluations/2"
 BICUBIC = "bicubic"
 """Stands for the SHA-256 of the model that has no file."""
 
 
-class ScoringConditions(Entry):
-    """All that decides the scores of a model on a set. `images` is the digest of the set's files; `teacher` the SHA-256
-    of the teacher whose images are compared with, if any.
-    """
-
-    images: str
-    scale: int
-    protocol: str
-    self_ensemble: bool
-    tile: int | None
-    device: str
-    teacher: str | None
-    software: str
-
-
 class KeptScores(Entry):
-    """The mean scores of a model on a set, by their keys in JSON."""
+    """The mean scores of a model on a set, by their keys in JSON, and whether the set's LR images were made."""
 
-    model: str
-    """The SHA-256 of its file."""
-    conditions: ScoringConditions
     lr: Literal["made", "stored"]
     figures: dict[str, Decibels]
 
-    @property
-    def key(self) -> tuple[str, ScoringConditions]:
-        return self.model, self.conditions
-
 
 class EvaluationsFile(Entry):
-    """The contents of evaluations.json."""
+    """The contents of evaluations.json: scores by `scores_key`."""
 
-    evaluations: tuple[KeptScores, ...]
+    scores: dict[str, KeptScores]
 
 
 def software() -> str:
     """The versions that evaluate: another one evaluates anew."""
     return f"srkd {__version__}, torch {installed_version('torch')}"
+
+
+def scores_key(model: str, images: str, conditions: Mapping[str, object]) -> str:
+    """One hash of all that decides the scores of a model (its SHA-256) on images (their digest)."""
+    return hashlib.sha256(json.dumps([model, images, conditions, software()], sort_keys=True).encode()).hexdigest()
 
 
 def images_digest(files: Iterable[Path | None]) -> str:
@@ -72,25 +53,24 @@ def images_digest(files: Iterable[Path | None]) -> str:
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
-def read_evaluations(run: Path, note: Note) -> tuple[KeptScores, ...]:
+def read_evaluations(run: Path, note: Note) -> dict[str, KeptScores]:
     """The kept scores of a run folder; a note says if its file cannot be read."""
     file = run / EVALUATIONS
     if not file.exists():
-        return ()
+        return {}
     try:
         values = read_object(file)
-        schema = values.pop("schema", None)
-        if schema != SCHEMA:
-            raise SrkdError(f"{file} cannot be read: its schema is {str(schema)[:40]!r}, not {SCHEMA}")
-        return parse(EvaluationsFile, values, file).evaluations
+        if values.pop("schema", None) != SCHEMA:
+            raise SrkdError(f"{file} cannot be read: its schema is not {SCHEMA}")
+        return parse(EvaluationsFile, values, file).scores
     except SrkdError as error:
         note(f"{error}; evaluating again")
-        return ()
+        return {}
 
 
-def write_evaluations(run: Path, evaluations: Sequence[KeptScores]) -> Unwritable | None:
+def write_evaluations(run: Path, scores: Mapping[str, KeptScores]) -> Unwritable | None:
     """Replace evaluations.json of a run folder; return why that is impossible."""
-    values = {"schema": SCHEMA, "evaluations": [entry.model_dump() for entry in evaluations]}
+    values = {"schema": SCHEMA, "scores": {key: entry.model_dump() for key, entry in scores.items()}}
     try:
         with atomic_path(run / EVALUATIONS) as temporary:
             temporary.write_text(json.dumps(json_value(values), indent=1) + "\n", encoding="utf-8")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compressor.base.choices import Goal
-from compressor.images.scores import without_network
+from compressor.images.scores import GOAL_WORDS, both_goals, without_network
 from compressor.models.networks.image_cost import Cost
 from srkd.record.result import CompressReport, Quality
 from srkd.record.trials import Spread
+from srkd.terminal.tables import Table
 
 Role = Literal["teacher", "student", "baseline", "start", "bicubic"]
 
@@ -40,6 +41,25 @@ class Score:
 def of_role(scores: Sequence[Score], role: Role) -> Score | None:
     """The first score of a role."""
     return next((score for score in scores if score.role == role), None)
+
+
+def score_table(scores: Sequence[Score], goal: Goal, title: str) -> Table:
+    """The table of networks: first the figure that the student is judged by, then the other one if it is known."""
+    shown: list[Goal] = [each for each in both_goals(goal) if any(score.by(each) is not None for score in scores)]
+    bicubic, rows = of_role(scores, "bicubic"), []
+    for score in scores:
+        over, spreads = score.over(bicubic, goal), [score.by(each) for each in shown]
+        figures = ["-" if spread is None else str(spread) for spread in spreads]
+        counts = [
+            "-" if score.params is None else f"{score.params:,}",
+            "-" if score.macs is None else f"{score.macs / 1e9:.2f}",
+        ]
+        rows.append(
+            [score.name, *counts, *figures[:1], "-" if over is None else f"{over:+.3f}", *figures[1:], str(score.seeds)]
+        )
+    first, *others = [f"dB {GOAL_WORDS[each]}" for each in shown] or ["dB"]
+    over_plain = f"over {'bicubic' if bicubic is None else bicubic.name}"
+    return Table(["network", "params", "GMAC at 256x256", first, over_plain, *others, "seeds"], rows, title)
 
 
 def scores_of(result: CompressReport) -> list[Score]:

@@ -13,7 +13,7 @@ from srkd.record.measurements import ProfileFile
 from srkd.record.scores import Role, Score, of_role
 from srkd.reports.contents import Contents
 from srkd.reports.curves import Metrics, charts_of
-from srkd.reports.render import Table
+from srkd.terminal.tables import Table
 
 MOST_FIGURES = 12
 """Largest number of points of a curve in the table of its figures, besides the last."""

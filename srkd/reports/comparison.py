@@ -10,11 +10,12 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.images.scores import without_network
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 from srkd.record.code import listed, short
-from srkd.record.scores import Role, Score, spread_of
+from srkd.record.scores import Role, Score, score_table, spread_of
 from srkd.record.trials import Gain, Spread
 from srkd.reports.contents import Contents
 from srkd.reports.methods import MethodRuns, Trained, group_methods, trained_runs
 from srkd.reports.set_table import SetTable
+from srkd.terminal.tables import Table
 
 SAME_BICUBIC_DB = 0.002
 """Largest difference in dB between bicubic scores of the same images, by rounding, also between machines."""
@@ -63,12 +64,22 @@ class Comparison:
     methods: tuple[MethodScores, ...]
     gains: tuple[Gain, ...]
     """Gains of the best method over each other that shares seeds with it."""
+    references: tuple[Score, ...]
+    """The teacher, and what is shown without a network."""
     differences: tuple[str, ...]
     """What differs between the runs besides method and seed: settings, source and versions, each with its values."""
     left_out: tuple[str, ...]
     """Lines about unfinished runs, which are not in the table."""
     sets: SetTable | None = None
     """The methods on benchmark sets; None without `data`."""
+
+    @property
+    def scores(self) -> list[Score]:
+        """The rows of the table: the teacher, the methods, then what is shown without a network."""
+        return [*self.references[:-1], *(method.score for method in self.methods), *self.references[-1:]]
+
+    def table(self, title: str) -> Table:
+        return score_table(self.scores, self.goal, title)
 
     def lines(self) -> tuple[str, ...]:
         """The lines below the table."""
@@ -113,6 +124,7 @@ def compare_contents(runs: Sequence[Contents]) -> Comparison:
         teacher=teacher,
         methods=tuple(methods),
         gains=tuple(gains),
+        references=tuple(score for score in first.scores if score.role in ("teacher", "bicubic")),
         differences=_differences(trained),
         left_out=tuple(left_out),
     )

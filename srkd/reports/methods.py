@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from compressor.base.files import file_sha256
+from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from srkd.record.code import short
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, read_for_display
@@ -38,6 +40,10 @@ class Trained:
     plan: Path | None
     baselines: tuple[str, ...]
     is_baseline: bool
+
+    @cached_property
+    def student_sha256(self) -> str:
+        return file_sha256(self.folder / RUN_FOLDER_WEIGHTS)
 
     @cached_property
     def settings(self) -> dict[str, str]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compressor.base.choices import Goal
 from compressor.base.machine import count_threads
-from compressor.images.scores import GOAL_WORDS, LANCZOS, both_goals
+from compressor.images.scores import LANCZOS
 from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.models.checkpoints.licence import commercial_warning
 from srkd.record.measurements import MeasuredDifference, ProfileFile
-from srkd.record.scores import Score, of_role
+from srkd.record.scores import Score, of_role, score_table
 from srkd.reports.charts import against_macs, against_time, curve_figures, point_figure
 from srkd.reports.comparison import Comparison
 from srkd.reports.contents import Contents, ExportedFile
 from srkd.reports.pictures import MAP_LEVELS, MEASURES, Pictures
-from srkd.reports.render import Table, render_page
+from srkd.reports.render import render_page
 from srkd.reports.reproduction import command_of, deciding_facts
+from srkd.terminal.tables import Table
 
 MOST_IMAGES_NAMED = 6
 
@@ -59,16 +59,11 @@ def comparison_page(comparison: Comparison, runs: Sequence[Contents]) -> str:
 
 def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> dict[str, object]:
     """The values of the template comparison.html."""
-    goal = comparison.goal
-    methods = [method.score for method in comparison.methods]
-    references = [score for score in runs[0].scores if score.role in ("teacher", "bicubic")]
-    scores = [*references[:-1], *methods, *references[-1:]]
     caption = f"Y-PSNR on the validation images ({', '.join(comparison.validation)}), {comparison.protocol}"
-    by_work = point_figure(against_macs(scores, goal))
+    by_work = point_figure(against_macs(comparison.scores, comparison.goal))
     curves = curve_figures([rows for run in runs for rows in run.metrics])
     charts = curves if by_work is None else [by_work, *curves]
-    table = _score_table(scores, goal, caption)
-    return {"scores": table, "lines": comparison.lines(), "charts": charts}
+    return {"scores": comparison.table(caption), "lines": comparison.lines(), "charts": charts}
 
 
 def _show_run(section: Section) -> dict[str, object]:
@@ -101,7 +96,7 @@ def _show_run(section: Section) -> dict[str, object]:
         "files": _files(contents.files),
         "command": command,
         "is_shortened": is_shortened,
-        "facts": Table(["what", "value"], facts, "What decides the result", "facts"),
+        "facts": Table(["what", "value"], facts, "What decides the result"),
     }
 
 
@@ -224,30 +219,7 @@ def _scores(contents: Contents) -> Table:
     caption = f"Y-PSNR on the validation images ({names or 'unknown'})"
     if contents.protocol:
         caption += f", {contents.protocol}"
-    return _score_table(contents.scores, contents.goal, caption)
-
-
-def _score_table(scores: Sequence[Score], goal: Goal, caption: str) -> Table:
-    """The table of networks: first the figure that the student is judged by, then the other one if it is known."""
-    shown: list[Goal] = [each for each in both_goals(goal) if any(score.by(each) is not None for score in scores)]
-    bicubic, rows = of_role(scores, "bicubic"), []
-    for score in scores:
-        over = score.over(bicubic, goal)
-        figures = ["unknown" if (spread := score.by(each)) is None else str(spread) for each in shown]
-        figures.insert(1, "–" if over is None else f"{over:+.3f}")
-        name = f"student ({score.name})" if score.role == "student" and "student" not in score.name else score.name
-        rows.append(
-            [
-                name,
-                "–" if score.params is None else f"{score.params:,}",
-                "–" if score.macs is None else f"{score.macs / 1e9:.2f}",
-                *figures,
-                f"{score.seeds}",
-            ]
-        )
-    columns = [f"dB {GOAL_WORDS[each]}" for each in shown]
-    columns.insert(1, f"over {_without_network(scores)}")
-    return Table(["network", "parameters", "GMAC at LR 256x256", *columns, "seeds"], rows, caption)
+    return score_table(contents.scores, contents.goal, caption)
 
 
 def _without_network(scores: Sequence[Score]) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -13,21 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from srkd.charts import DARK, LIGHT
+from srkd.terminal.tables import is_numeric
 from srkd.version import __version__
-
-LONGEST_NUMBER = 24
-"""Largest number of characters of a cell without line breaks."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under headings. The first cell of a row names it."""
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str
-    kind: str | None = None
-    """Class of the table in the page's style."""
 
 
 def render_page(**values: object) -> str:
@@ -48,7 +33,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["numeric"] = _is_numeric
+    environment.tests["numeric"] = is_numeric
     environment.filters["data_url"] = _data_url
     return environment
 
@@ -61,8 +46,3 @@ def _own(name: str) -> Markup:
 def _data_url(content: bytes, kind: str) -> str:
     """A picture as the address of an image in the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _is_numeric(cell: str) -> bool:
-    """Whether a cell begins with a number: such cells are not wrapped."""
-    return len(cell) <= LONGEST_NUMBER and (cell[:1].isdigit() or cell[:1] in {"+", "-"})

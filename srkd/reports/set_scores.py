@@ -5,7 +5,7 @@ What a run folder keeps is not computed again. Importing this module does not im
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import file_sha256
 from compressor.images.protocol import Protocol
 from compressor.images.scores import both_goals
 from compressor.images.sets import ImageSet
-from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
-from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
+from compressor.inference.metric_table import DEFAULT_METRICS
 from compressor.runtimes.table import OpenOptions
 from srkd.options.degradation import degradation_of, protocol_of
 from srkd.options.verbs import CompareOptions
@@ -27,10 +25,9 @@ from srkd.record.evaluations import (
     BICUBIC,
     EVALUATIONS,
     KeptScores,
-    ScoringConditions,
     images_digest,
     read_evaluations,
-    software,
+    scores_key,
     write_evaluations,
 )
 from srkd.record.run_spec import TeacherFile
@@ -41,51 +38,15 @@ if TYPE_CHECKING:
     from compressor.degradation.chain import Degradation
     from compressor.runtimes.base import Runtime
 
-Key: TypeAlias = tuple[str, ScoringConditions]
-SetFigures: TypeAlias = Mapping[str, Mapping[str, float]]
-"""The figures of a model, by set and key."""
-
-
-@dataclass(frozen=True)
-class Student:
-    """A finished run, and the hash of its student."""
-
-    run: Trained
-    sha256: str
-
-    @property
-    def teacher(self) -> TeacherFile | None:
-        return self.run.file.teacher
-
-
-@dataclass(frozen=True)
-class SetScores:
-    """The scores of models on sets, by the SHA-256 of their files."""
-
-    conditions: Mapping[str, ScoringConditions]
-    """What decides the scores on each set, by the set's name."""
-    entries: Mapping[Key, KeptScores]
-
-    def of(self, model: str) -> SetFigures:
-        """The figures of a model; none if its file is gone and not all of them are kept."""
-        rows = {name: self.entries.get((model, each)) for name, each in self.conditions.items()}
-        figures = {name: row.figures for name, row in rows.items() if row is not None}
-        return figures if len(figures) == len(rows) else {}
-
-    def lr_of(self, name: str) -> str:
-        """The origin of a set's LR images."""
-        return self.entries[BICUBIC, self.conditions[name]].lr
-
-
-def read_student(run: Trained) -> Student:
-    return Student(run, file_sha256(run.folder / RUN_FOLDER_WEIGHTS))
+SetScores: TypeAlias = Mapping[str, KeptScores]
+"""The scores of a model by the name of the set."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """Students to be scored on sets at one scale, with bicubic and their teachers."""
+    """Runs whose students are scored on sets at one scale, with bicubic and their teachers."""
 
-    students: Sequence[Student]
+    runs: Sequence[Trained]
     sets: Sequence[ImageSet]
     scale: int
     goal: Goal
@@ -106,15 +67,10 @@ class Scoring:
         """What images are compared with, the goal first."""
         return ("original",) if self.goal == "original" else both_goals(self.goal)
 
-    @property
-    def _keys(self) -> set[str]:
-        """The keys of the figures on each set."""
-        return {METRICS[name].key_to(reference) for name in DEFAULT_METRICS for reference in self.references}
-
     @cached_property
     def teachers(self) -> Mapping[str, TeacherFile]:
         """The distinct teachers of the students, by the SHA-256 of their files."""
-        return {student.teacher.sha256: student.teacher for student in self.students if student.teacher is not None}
+        return {run.file.teacher.sha256: run.file.teacher for run in self.runs if run.file.teacher is not None}
 
     @cached_property
     def against(self) -> str | None:
@@ -129,69 +85,60 @@ class Scoring:
         return next(iter(self.teachers))
 
     @cached_property
-    def conditions(self) -> Mapping[str, ScoringConditions]:
-        """What decides the scores on each set."""
-        options = self.options
+    def digests(self) -> Mapping[str, str]:
+        """The digest of the files of each set."""
         return {
-            image_set.name: ScoringConditions(
-                images=images_digest(file for pair in image_set.pairs for file in (pair.hr, pair.lr)),
-                scale=self.scale,
-                protocol=str(self.protocol),
-                self_ensemble=options.self_ensemble,
-                tile=options.tile,
-                device=options.device,
-                teacher=self.against,
-                software=software(),
-            )
-            for image_set in self.sets
+            each.name: images_digest(file for pair in each.pairs for file in (pair.hr, pair.lr)) for each in self.sets
         }
 
-    def scores(self) -> SetScores:
-        """The scores of all models that are there; new ones are kept in the run folders."""
-        folders = {student.run.folder: student for student in self.students}
-        kept = {folder: read_evaluations(folder, self.context.note) for folder in folders}
-        known = {
-            entry.key: entry for entries in kept.values() for entry in entries if self._keys <= entry.figures.keys()
-        }
-        new: dict[Key, KeptScores] = {}
+    def scores(self) -> dict[str, SetScores]:
+        """The scores of each model by its SHA-256, without those whose file is gone; the run folders keep them."""
+        kept = {run.folder: read_evaluations(run.folder, self.context.note) for run in self.runs}
+        known = {key: entry for entries in kept.values() for key, entry in entries.items()}
+        models = dict.fromkeys([BICUBIC, *self.teachers, *(run.student_sha256 for run in self.runs)])
         try:
-            for models, sets in self._missing(known).items():
-                for entry in self._evaluate(models, sets):
-                    new[entry.key] = entry
+            for image_set in self.sets:
+                missing = [model for model in models if self._key(model, image_set.name) not in known]
+                if missing:
+                    known |= self._evaluate(missing, image_set)
         finally:
-            self._keep(kept, new)
-        return SetScores(self.conditions, known | new)
+            self._keep(kept, known)
+        scores = {
+            model: {name: entry for name in self.digests if (entry := known.get(self._key(model, name))) is not None}
+            for model in models
+        }
+        return {model: entries for model, entries in scores.items() if len(entries) == len(self.sets)}
 
-    def _keep(self, kept: Mapping[Path, Sequence[KeptScores]], new: Mapping[Key, KeptScores]) -> None:
+    def _key(self, model: str, name: str) -> str:
+        options = self.options
+        conditions = {
+            "scale": self.scale,
+            "protocol": str(self.protocol),
+            "self_ensemble": options.self_ensemble,
+            "tile": options.tile,
+            "device": options.device,
+            "teacher": self.against,
+        }
+        return scores_key(model, self.digests[name], conditions)
+
+    def _keep(self, kept: Mapping[Path, Mapping[str, KeptScores]], known: Mapping[str, KeptScores]) -> None:
         """Add new scores to the folders of their runs."""
         obstacles = []
-        for student in self.students:
-            folder, own = student.run.folder, {student.sha256, BICUBIC}
-            own |= set() if student.teacher is None else {student.teacher.sha256}
-            entries = {entry.key: entry for entry in (*kept[folder], *new.values()) if entry.model in own}
-            if entries.keys() & new.keys():
-                obstacles.append(write_evaluations(folder, tuple(entries.values())))
+        for run in self.runs:
+            own = [BICUBIC, run.student_sha256, *([] if run.file.teacher is None else [run.file.teacher.sha256])]
+            keys = [key for model in own for name in self.digests if (key := self._key(model, name)) in known]
+            entries = {**kept[run.folder], **{key: known[key] for key in keys}}
+            if entries.keys() != kept[run.folder].keys():
+                obstacles.append(write_evaluations(run.folder, entries))
         reasons = [str(obstacle) for obstacle in obstacles if obstacle is not None]
         if reasons:
             more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
             self.context.note(f"scores are not kept for the next time: {reasons[0]}{more}")
 
-    def _missing(self, known: Mapping[Key, KeptScores]) -> dict[tuple[str, ...], list[ImageSet]]:
-        """The sets by the models that lack scores on them."""
-        models = dict.fromkeys([BICUBIC, *self.teachers, *(student.sha256 for student in self.students)])
-        missing: dict[tuple[str, ...], list[ImageSet]] = {}
-        for image_set in self.sets:
-            lacking = tuple(model for model in models if (model, self.conditions[image_set.name]) not in known)
-            missing.setdefault(lacking, []).append(image_set)
-        missing.pop((), None)
-        return missing
-
-    def _evaluate(self, models: Sequence[str], sets: Sequence[ImageSet]) -> Iterator[KeptScores]:
-        """Score models on sets; of an interrupted evaluation, the finished sets."""
+    def _evaluate(self, models: Sequence[str], image_set: ImageSet) -> dict[str, KeptScores]:
+        """Score those of the models that are there on a set."""
         from compressor.inference.evaluate import EvaluationSettings, evaluate
-        from compressor.inference.evaluation import EvaluationInterrupted
 
-        options = self.options
         # The teacher is run for its images, also if its own scores are known.
         wanted = dict.fromkeys(model for model in (self.against, *models) if model is not None)
         runtimes = {model: runtime for model in wanted if (runtime := self._open(model)) is not None}
@@ -199,37 +146,30 @@ class Scoring:
             path = self.teachers[self.against].path
             raise SrkdError(f"the runs are judged by their teacher, and {path} is missing or has changed: put it back")
         if not runtimes and BICUBIC not in models:
-            return
-        names = ", ".join(image_set.name for image_set in sets)
-        self.context.note(f"scoring {len(runtimes)} models on {names}; {EVALUATIONS} of each run keeps the scores")
-        settings = EvaluationSettings(
-            self.scale, self.protocol, options.self_ensemble, options.tile, DEFAULT_METRICS, self.degradation
+            return {}
+        self.context.note(
+            f"scoring {len(runtimes)} models on {image_set.name}; {EVALUATIONS} of each run keeps the scores"
         )
+        ensemble, tile = self.options.self_ensemble, self.options.tile
+        settings = EvaluationSettings(self.scale, self.protocol, ensemble, tile, DEFAULT_METRICS, self.degradation)
         teacher = None if self.against is None else runtimes[self.against]
-        interrupted: EvaluationInterrupted | None = None
-        try:
-            evaluation = evaluate(tuple(runtimes.values()), sets, settings, self.context, teacher=teacher)
-        except EvaluationInterrupted as error:
-            interrupted, evaluation = error, error.evaluations[0]
+        evaluation = evaluate(tuple(runtimes.values()), [image_set], settings, self.context, teacher=teacher)
         rows = (evaluation.without_network, *evaluation.networks.values())
+        entries = {}
         for model, scores in zip((BICUBIC, *runtimes), rows, strict=True):
-            for name, score in scores.items():
-                yield KeptScores(
-                    model=model,
-                    conditions=self.conditions[name],
-                    lr="stored" if score.lr == "stored" else "made",
-                    figures=dict(score.figures),
-                )
-        if interrupted is not None:
-            raise interrupted
+            score = scores[image_set.name]
+            entries[self._key(model, image_set.name)] = KeptScores(
+                lr="stored" if score.lr == "stored" else "made", figures=dict(score.figures)
+            )
+        return entries
 
     def _open(self, model: str) -> Runtime | None:
         """Open a student, or a teacher whose file is there."""
         from compressor.inference.open import open_model
 
-        student = next((student for student in self.students if student.sha256 == model), None)
-        if student is not None:
-            return open_model(student.run.folder, OpenOptions(device=self.options.device), self.context)
+        run = next((run for run in self.runs if run.student_sha256 == model), None)
+        if run is not None:
+            return open_model(run.folder, OpenOptions(device=self.options.device), self.context)
         teacher = self.teachers.get(model)
         path = None if teacher is None else find_teacher_file(teacher)
         if teacher is None or path is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from compressor.base.choices import Goal
 from compressor.images.scores import GOAL_WORDS, without_network
@@ -16,7 +15,8 @@ from srkd.record.evaluations import BICUBIC, software
 from srkd.record.scores import Role
 from srkd.record.trials import Gain, Spread
 from srkd.reports.methods import MethodRuns, named_value, shared_settings
-from srkd.reports.set_scores import Scoring, SetFigures
+from srkd.reports.set_scores import Scoring, SetScores
+from srkd.terminal.tables import Table
 
 MAIN = (
     "recipe",
@@ -26,8 +26,6 @@ MAIN = (
     *(f"schedule.{name}" for name in ("steps", "batch", "lr_patch", "hr_patch", "rate", "decay")),
 )
 """The settings that the line above a table states, if all rows have them with one value."""
-RESOLUTIONS = {row.key: 0.5 * 10**-row.digits for row in METRICS.values()}
-"""The smallest gains that count: those that tables show."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class SetRow:
 class SetGains:
     """The gains of a method over a baseline, by set and key: a difference for each two runs of one plan and seed."""
 
-    method: str
+    name: str
     over: str
     seeds: tuple[int, ...]
     sets: Mapping[str, Mapping[str, Gain]]
@@ -102,66 +100,64 @@ class SetTable:
     def title(self) -> str:
         return f"x{self.scale}, {self.protocol}{', self-ensemble' if self.self_ensemble else ''}"
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """All seeds of the methods."""
-        return tuple(sorted({seed for row in self.rows for seed in row.seeds}))
-
-    def columns(self, reference: Goal) -> list[Column]:
-        """The columns of a table of one reference."""
-        metrics = [METRICS[name] for name in DEFAULT_METRICS]
-        return [Column(name, metric, metric.key_to(reference)) for name in self.sets for metric in metrics]
-
-    def rows_to(self, reference: Goal) -> list[SetRow]:
-        """The rows of that table: a teacher is not compared with itself."""
-        return [row for row in self.rows if reference == "original" or row.role != "teacher"]
-
     def shared_line(self) -> str:
         """The most important of the settings that all methods share, in a line."""
         return (
             f"all rows: {', '.join(named_value(name, self.settings[name]) for name in MAIN if name in self.settings)}"
         )
 
-    def heading(self, reference: Goal) -> str:
-        """The line above a table of one reference."""
-        return f"{self.title}, {GOAL_WORDS[reference]}"
+    def table(self, reference: Goal) -> Table:
+        """The scores by one reference, the best of several methods bold; by the first reference also the gains."""
+        metrics = [(name, METRICS[metric]) for name in self.sets for metric in DEFAULT_METRICS]
+        rows = [row for row in self.rows if reference == "original" or row.role != "teacher"]
+        gains = self.gains if reference == self.references[0] else ()
+        cells = [[row.name, str(len(row.seeds) or "-")] for row in rows]
+        cells += [[f"{gain.name} over {gain.over}", str(len(gain.seeds))] for gain in gains]
+        bold = set()
+        for column, (name, metric) in enumerate(metrics, start=2):
+            key = metric.key_to(reference)
+            means = [metric.show(row.sets[name][key].mean) for row in rows]
+            methods = [at for at, row in enumerate(rows) if row.seeds]
+            best = max((row.sets[name][key].mean for row in rows if row.seeds), default=0.0)
+            bold |= {(at, column) for at in methods if len(methods) > 1 and means[at] == metric.show(best)}
+            shown = [_with_spread(mean, row.sets[name][key].sd, metric) for mean, row in zip(means, rows, strict=True)]
+            shown += [_gain_cell(gain.sets[name][key], metric) for gain in gains]
+            cells = [[*line, cell] for line, cell in zip(cells, shown, strict=True)]
+        headings = ["method", "seeds", *(f"{name} {metric.title}" for name, metric in metrics)]
+        rules = {sum(not row.seeds for row in rows), len(rows)}
+        return Table(headings, cells, f"{self.title}, {GOAL_WORDS[reference]}", bold=bold, rules=rules)
+
+    def latex(self) -> str:
+        """The table by the goal of the runs, below its caption: protocol, images, settings, seeds and versions."""
+        table, seeds = self.table(self.references[0]), sorted({seed for row in self.rows for seed in row.seeds})
+        sets = (f"{name} ({each.images} images, LR {each.lr}, {each.digest[:12]})" for name, each in self.sets.items())
+        over = f"mean and sample standard deviation over the seeds {', '.join(map(str, seeds))}"
+        gains = "gains on equal seeds: mean and standard deviation, and how many are above zero"
+        lines = (f"{table.title}; {over}", f"images: {', '.join(sets)}", self.shared_line(), gains, self.software)
+        return table.latex(lines)
 
 
-@dataclass(frozen=True)
-class Column:
-    """A metric on a set; `key` is that of its figures."""
+def _with_spread(mean: str, sd: float | None, metric: Metric) -> str:
+    return mean if sd is None else f"{mean} ± {metric.show(sd)}"
 
-    set: str
-    metric: Metric
-    key: str
 
-    @property
-    def title(self) -> str:
-        return f"{self.set} {self.metric.title}"
-
-    def show(self, figure: OverSeeds) -> tuple[str, str | None]:
-        """Mean and standard deviation in the digits of tables."""
-        return self.metric.show(figure.mean), None if figure.sd is None else self.metric.show(figure.sd)
-
-    def show_gain(self, gain: Gain) -> tuple[str, str | None]:
-        digits = self.metric.digits
-        return f"{gain.mean:+.{digits}f}", None if gain.sd is None else f"{gain.sd:.{digits}f}"
+def _gain_cell(gain: Gain, metric: Metric) -> str:
+    mean = f"{gain.mean:+.{metric.digits}f}"
+    return f"{_with_spread(mean, gain.sd, metric)} ({gain.above_zero}/{len(gain.differences)})"
 
 
 def build_table(methods: Sequence[MethodRuns], scoring: Scoring) -> SetTable:
     """The table of methods in this order, by the scores of their students."""
     scores = scoring.scores()
-    figures = {student.run.folder: scores.of(student.sha256) for student in scoring.students}
-    known = {sha256: scores.of(sha256) for sha256 in scoring.teachers}
-    names = [f"teacher {scoring.teachers[sha256].path.stem}" for sha256, row in known.items() if row]
-    names = names if len(names) > 1 else ["teacher" for _ in names]
+    teachers = {sha256: file for sha256, file in scoring.teachers.items() if sha256 in scores}
+    names = [f"teacher {file.path.stem}" for file in teachers.values()] if len(teachers) > 1 else ["teacher"]
     gains = [
-        gains for baseline in methods for method in methods if (gains := _gains(method, baseline, figures)) is not None
+        gains for baseline in methods for method in methods if (gains := _gains(method, baseline, scores)) is not None
     ]
     left_out = [
-        f"the teacher {scoring.teachers[sha256].path.name} is left out: its file is missing or has changed"
-        for sha256, row in known.items()
-        if not row
+        f"the teacher {file.path.name} is left out: its file is missing or has changed"
+        for sha256, file in scoring.teachers.items()
+        if sha256 not in scores
     ]
     if not gains:
         left_out.append("no gains: no method shares a seed with a baseline of its plan")
@@ -172,61 +168,65 @@ def build_table(methods: Sequence[MethodRuns], scoring: Scoring) -> SetTable:
         references=scoring.references,
         data=str(scoring.options.data),
         sets={
-            each.name: ScoredSet(len(each.pairs), scores.conditions[each.name].images, scores.lr_of(each.name))
+            each.name: ScoredSet(len(each.pairs), scoring.digests[each.name], scores[BICUBIC][each.name].lr)
             for each in scoring.sets
         },
         metrics={row.key: {"unit": row.unit, "best": row.best} for row in map(METRICS.__getitem__, DEFAULT_METRICS)},
         settings=shared_settings(methods),
         software=software(),
         rows=(
-            _reference(without_network(scoring.scale), "bicubic", scores.of(BICUBIC)),
-            *(_reference(name, "teacher", row) for name, row in zip(names, filter(None, known.values()), strict=True)),
-            *(_method_row(method, figures) for method in methods),
+            _reference(without_network(scoring.scale), "bicubic", scores[BICUBIC]),
+            *(_reference(name, "teacher", scores[sha256]) for name, sha256 in zip(names, teachers, strict=False)),
+            *(_method_row(method, scores) for method in methods),
         ),
         gains=tuple(gains),
         left_out=tuple(left_out),
     )
 
 
-def _reference(name: str, role: Role, figures: SetFigures) -> SetRow:
-    return SetRow(name, role, (), (), {}, _over_seeds([figures]))
+def _reference(name: str, role: Role, scores: SetScores) -> SetRow:
+    return SetRow(name, role, (), (), {}, _over_seeds([scores]))
 
 
-def _method_row(method: MethodRuns, figures: Mapping[Path, SetFigures]) -> SetRow:
+def _method_row(method: MethodRuns, scores: Mapping[str, SetScores]) -> SetRow:
     return SetRow(
         name=method.name,
         role="baseline" if all(run.is_baseline for run in method.runs) else "student",
         seeds=tuple(run.seed for run in method.runs),
         runs=tuple(run.run for run in method.runs),
         settings=method.settings,
-        sets=_over_seeds([figures[run.folder] for run in method.runs]),
+        sets=_over_seeds([scores[run.student_sha256] for run in method.runs]),
     )
 
 
-def _over_seeds(figures: Sequence[SetFigures]) -> dict[str, dict[str, OverSeeds]]:
-    """The figures of the runs of one method, set by set."""
+def _over_seeds(scores: Sequence[SetScores]) -> dict[str, dict[str, OverSeeds]]:
+    """The scores of the runs of one method, set by set."""
     return {
-        name: {key: OverSeeds.of([each[name][key] for each in figures]) for key in keys}
-        for name, keys in figures[0].items()
+        name: {key: OverSeeds.of([each[name].figures[key] for each in scores]) for key in first.figures}
+        for name, first in scores[0].items()
     }
 
 
-def _gains(method: MethodRuns, baseline: MethodRuns, figures: Mapping[Path, SetFigures]) -> SetGains | None:
+def _gains(method: MethodRuns, baseline: MethodRuns, scores: Mapping[str, SetScores]) -> SetGains | None:
     """The gains of a method on the seeds that it shares with a baseline in one plan; None if there are none."""
-    others = {(run.plan, run.seed, run.method): figures[run.folder] for run in baseline.runs}
+    others = {(run.plan, run.seed, run.method): scores[run.student_sha256] for run in baseline.runs}
     pairs = {
-        run.seed: (figures[run.folder], others[run.plan, run.seed, over])
+        run.seed: (scores[run.student_sha256], others[run.plan, run.seed, over])
         for run in method.runs
         for over in run.baselines
         if (run.plan, run.seed, over) in others
     }
     if not pairs:
         return None
+    digits = {row.key_to(reference): row.digits for row in METRICS.values() for reference in GOAL_WORDS}
 
     def gain(name: str, key: str) -> Gain:
-        own, theirs = zip(*((mine[name][key], other[name][key]) for mine, other in pairs.values()), strict=True)
-        return Gain.between(baseline.name, own, theirs, resolution=RESOLUTIONS[key.removesuffix("_teacher")])
+        own, other = zip(
+            *((one[name].figures[key], two[name].figures[key]) for one, two in pairs.values()), strict=True
+        )
+        # Smaller gains than tables show do not count.
+        return Gain.between(baseline.name, own, other, resolution=0.5 * 10 ** -digits[key])
 
     first, _ = next(iter(pairs.values()))
-    sets = {name: {key: gain(name, key) for key in keys} for name, keys in first.items()}
+    sets = {name: {key: gain(name, key) for key in entry.figures} for name, entry in first.items()}
     return SetGains(method.name, baseline.name, tuple(pairs), sets)

@@ -10,22 +10,20 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Literal, TextIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TextIO, TypeVar
 
 from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.durations import format_duration
 from compressor.base.errors import shorten_numbers
-from srkd.terminal.tables import csv_text, fact_lines, table_lines
+from srkd.terminal.tables import Table, csv_text, fact_lines
 
 if TYPE_CHECKING:
     import rich.progress
 
 T = TypeVar("T")
-Records: TypeAlias = Sequence[Mapping[str, object]]
-"""Rows of a table as named values; all rows have the same names."""
 
 PROGRESS_AFTER_SECONDS = 1.0
 """A job that ends sooner shows no progress bar."""
@@ -84,10 +82,10 @@ class Console:
         """Print the line that ends a failed command."""
         _write(f"srkd: {shorten_numbers(text)}", sys.stderr)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", repeat: int = 0) -> None:
-        """Print rows under headings, no wider than the terminal (`tables.table_lines`)."""
-        title_lines = textwrap.wrap(title, self.width, subsequent_indent="  ", break_long_words=False)
-        _write("\n".join([*title_lines, *table_lines(columns, rows, self.width, repeat=repeat)]), self._out())
+    def table(self, table: Table) -> None:
+        """Print a table below its title, no wider than the terminal."""
+        title = textwrap.wrap(table.title, self.width, subsequent_indent="  ", break_long_words=False)
+        _write("\n".join([*title, *table.lines(self.width)]), self._out())
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
         """Print a line for each name and its value, no wider than the terminal."""
@@ -115,22 +113,20 @@ class Console:
             yield Context(lines.update, self.say, lines.status)
 
     def report(
-        self, verb: str, result: T, show: Callable[[Console, T], None], records: Callable[[T], Records] | None = None
+        self,
+        verb: str,
+        result: T,
+        show: Callable[[Console, T], None],
+        rows: Callable[[T], Iterable[object]] | None = None,
     ) -> None:
-        """Print the result of a verb: one JSON object under --json, `records` under --csv, else what `show` prints."""
+        """Print the result of a verb: as JSON under --json, its `rows` under --csv, else what `show` prints."""
         if self.wants_json:
             self.emit(verb, result)
-        elif self.wants_csv and records is not None:
-            self.write_csv(records(result))
+        elif self.wants_csv and rows is not None:
+            if text := csv_text(map(json_value, rows(result))):
+                _write(text, self.stream or sys.stdout)
         else:
             show(self, result)
-
-    def write_csv(self, records: Records) -> None:
-        """Print the rows of the verb's table as CSV; without rows nothing."""
-        if not records:
-            return
-        text = csv_text([{name: json_value(value) for name, value in record.items()} for record in records])
-        _write(text, self.stream or sys.stdout)
 
     def write_latex(self, text: str) -> None:
         """Print the verb's table as LaTeX."""

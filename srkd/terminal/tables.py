@@ -1,156 +1,178 @@
-"""Tables as lines of text: columns with wrapped texts if they fit, otherwise a card for each row.
-
-No number or name is cut: a word longer than a line stays whole.
-"""
+"""Tables of results: printed by rich, or written as LaTeX; and rows of values as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
+import json
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+LATEX_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # A row that begins with one of these would be an argument of the line break before it.
+    "[": "{[}",
+    "*": "{*}",
+}
 NARROWEST_TEXT = 16
 """Least width in characters to which a column of text is narrowed, for readability."""
-WIDE_GAP, NARROW_GAP = 3, 2
-INDENT = "  "
 
 
-def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, repeat: int = 0) -> list[str]:
-    """The lines of a table that fits in `width` characters.
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headings."""
 
-    For similar columns (scores on many sets), `repeat` keeps a table that is too wide from becoming cards: it is
-    split into several tables, each with the first `repeat` columns.
-    """
-    cells = [_Column(name, [row[index] for row in rows]) for index, name in enumerate(columns)]
-    lines = _fitting(cells, width)
-    if lines is not None:
-        return lines
-    for count in range(len(cells) - 1, repeat, -1) if repeat else ():
-        lines = _fitting(cells[:count], width)
-        if lines is not None:
-            rest = [*range(repeat), *range(count, len(cells))]
-            others = [[row[index] for index in rest] for row in rows]
-            return [*lines, *table_lines([columns[index] for index in rest], others, width, repeat=repeat)]
-    return _cards(columns, rows, width)
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    names: int = 1
+    """The number of columns at the left that name a row."""
+    bold: Collection[tuple[int, int]] = ()
+    """The cells that LaTeX prints bold, by row and column."""
+    rules: Collection[int] = ()
+    """The rows with a rule above them in LaTeX."""
+
+    def lines(self, width: int) -> list[str]:
+        """The lines of a table in `width` characters.
+
+        No word is cut. A table that is too wide becomes several, each with the columns that name the rows.
+        """
+        counts = range(len(self.headings), self.names, -1) or (len(self.headings),)
+        for count, fit in itertools.product(counts, ("natural", "wrapped", "narrowest")):
+            lines = self._render(count, width, fit)
+            if max(map(_width, lines), default=0) <= width:
+                break
+        if count == len(self.headings):
+            return lines
+        kept = [*range(self.names), *range(count, len(self.headings))]
+        rest = [[row[index] for index in kept] for row in (self.headings, *self.rows)]
+        return [*lines, *replace(self, headings=rest[0], rows=rest[1:]).lines(width)]
+
+    def latex(self, comments: Sequence[str] = ()) -> str:
+        """A plain tabular, which needs no package, below lines of comments."""
+        lines = [f"% {' '.join(line.split())}" for line in comments]
+        lines += [
+            rf"\begin{{tabular}}{{l{'r' * (len(self.headings) - 1)}}}",
+            r"\hline",
+            _latex_row(self.headings),
+            r"\hline",
+        ]
+        for index, row in enumerate(self.rows):
+            lines += [r"\hline"] if index in self.rules else []
+            lines.append(_latex_row(row, [column for at, column in self.bold if at == index]))
+        return "\n".join([*lines, r"\hline", r"\end{tabular}"])
+
+    def _render(self, count: int, width: int, fit: str) -> list[str]:
+        """The first columns as one table: each as wide as its text, or wrapped by rich, or as narrow as its words."""
+        # Imported late, as only tables need it.
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        # A gap is a space before a cell, a line of the box that is a space, and if there is room a space after a cell.
+        gap = 3 if fit == "natural" else 2
+        table = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 2, 0, 1))
+        needed = -gap
+        for index, heading in enumerate(self.headings[:count]):
+            cells = [row[index] for row in self.rows]
+            natural, is_number = max(map(_width, [heading, *cells])), any(map(is_numeric, cells))
+            words = [*heading.split(), *(cells if is_number else " ".join(cells).split())]
+            least = max([_width(word) for word in words], default=0)
+            if not is_number:
+                least = max(least, min(natural, NARROWEST_TEXT))
+            elif fit != "natural":
+                heading = textwrap.fill(heading, max(least, 1), break_long_words=False, break_on_hyphens=False)
+            narrowest = natural if fit == "natural" else least
+            needed += narrowest + gap
+            table.add_column(
+                Text(heading),
+                justify="right" if is_number else "left",
+                min_width=narrowest,
+                max_width=least if fit == "narrowest" else None,
+                no_wrap=is_number,
+            )
+        for row in self.rows:
+            table.add_row(*map(Text, row[:count]))
+        text = io.StringIO()
+        # Plain text of this width, whatever the terminal or notebook is.
+        console = Console(
+            file=text,
+            width=max(width, needed),
+            color_system=None,
+            force_terminal=False,
+            force_jupyter=False,
+            legacy_windows=False,
+        )
+        console.print(table, crop=False)
+        return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
 def fact_lines(facts: Sequence[tuple[str, str]], width: int) -> list[str]:
     """A line for each name and its value, long values wrapped at words."""
-    indent = max((_width(name) for name, _ in facts), default=0) + NARROW_GAP
+    indent = max((_width(name) for name, _ in facts), default=0) + 2
     lines = []
     for name, value in facts:
-        first, *others = _wrap(value, width - indent)
+        first, *others = textwrap.wrap(
+            value, max(width - indent, 1), break_long_words=False, break_on_hyphens=False
+        ) or [""]
         lines += [(name + " " * (indent - _width(name)) + first).rstrip(), *(" " * indent + line for line in others)]
     return lines
 
 
-def csv_text(records: Sequence[Mapping[str, object]]) -> str:
-    """Records of equal keys as CSV (RFC 4180, lines end in a newline); None is an empty field."""
+def csv_text(rows: Iterable[object]) -> str:
+    """JSON objects as CSV (RFC 4180, lines end in a newline), with the keys of nested ones joined by dots."""
+    records = [dict(_flat("", row)) for row in rows]
+    found = dict.fromkeys(key for record in records for key in record)
+    # An object that is null in some rows is a group of columns, not another one.
+    keys = [key for key in found if not any(other.startswith(f"{key}.") for other in found)]
     text = io.StringIO()
     if records:
-        writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
     return text.getvalue().rstrip("\n")
 
 
-@dataclass(frozen=True)
-class _Column:
-    name: str
-    cells: list[str]
-
-    @property
-    def is_numeric(self) -> bool:
-        """True if the column holds numbers, which are right-aligned and not wrapped."""
-        return any(map(_is_number, self.cells))
-
-    @property
-    def natural_width(self) -> int:
-        return max(map(_width, (self.name, *self.cells)))
-
-    @property
-    def narrowest(self) -> int:
-        words = [word for text in (self.name, *self.cells) for word in text.split()]
-        if self.is_numeric:
-            words = [*self.name.split(), *self.cells]
-        longest = max(map(_width, words), default=0)
-        return longest if self.is_numeric else max(longest, min(self.natural_width, NARROWEST_TEXT))
+def _latex_row(cells: Sequence[str], bold: Collection[int] = ()) -> str:
+    return " & ".join(_latex_cell(cell, index in bold) for index, cell in enumerate(cells)) + r" \\"
 
 
-def _is_number(cell: str) -> bool:
+def _latex_cell(cell: str, is_bold: bool) -> str:
+    """A cell in which no character means anything else; bold is the first number."""
+    first, *others = [latex_text(part) for part in cell.split(" ± ")]
+    first = re.sub(r"^[+-][0-9.]+", r"$\g<0>$", first) if is_numeric(cell) else first
+    return r" $\pm$ ".join([rf"\textbf{{{first}}}" if is_bold else first, *others])
+
+
+def latex_text(text: str) -> str:
+    """A text without characters that mean something in LaTeX."""
+    return "".join(LATEX_ESCAPES.get(character, character) for character in " ".join(text.split()))
+
+
+def is_numeric(cell: str) -> bool:
+    """Whether a cell is a number, perhaps with its unit: such cells are right-aligned and not wrapped."""
     digits = sum(character.isdigit() for character in cell)
     return bool(cell) and (cell[0].isdigit() or cell[0] in "+-−±") and digits * 3 >= len(cell)
 
 
-def _fitting(columns: Sequence[_Column], width: int) -> list[str] | None:
-    """The lines of a table in columns; None if they do not fit."""
-    widths = [column.natural_width for column in columns]
-    if sum(widths) + WIDE_GAP * (len(widths) - 1) <= width:
-        return _columns(columns, widths, WIDE_GAP)
-    narrow = _narrowed(columns, width - NARROW_GAP * (len(columns) - 1))
-    return None if narrow is None else _columns(columns, narrow, NARROW_GAP)
-
-
-def _narrowed(columns: Sequence[_Column], width: int) -> list[int] | None:
-    """The widths of columns that share `width`, the widest narrowed first; None if they do not fit."""
-    widths, narrowest = [column.natural_width for column in columns], [column.narrowest for column in columns]
-    while sum(widths) > width:
-        wide = [index for index, column_width in enumerate(widths) if column_width > narrowest[index]]
-        if not wide:
-            return None
-        widths[max(wide, key=lambda index: widths[index])] -= 1
-    return widths
-
-
-def _columns(columns: Sequence[_Column], widths: Sequence[int], gap: int) -> list[str]:
-    """The lines of a table whose columns have these widths; rich wraps and aligns the cells."""
-    # Imported late, as only tables need it.
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # A gap is a space before a cell, a line of the box that is a space, and if it is wide a space after a cell.
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 2, 0, 1))
-    for column, width in zip(columns, widths, strict=True):
-        table.add_column(Text(column.name), justify="right" if column.is_numeric else "left", width=width)
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*map(Text, cells))
-    width = max(1, sum(widths) + gap * (len(widths) - 1))
-    text = io.StringIO()
-    # Plain text of this width, whatever the terminal or notebook is.
-    console = Console(
-        file=text, width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False
-    )
-    console.print(table)
-    return [line.rstrip() for line in text.getvalue().splitlines()]
-
-
-def _cards(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Each row as a card: its first cell as a heading, and below it the others with their column names."""
-    lines = []
-    for first, *others in rows:
-        lines += _wrap(first, width, indent=INDENT)
-        line = ""
-        for name, cell in zip(columns[1:], others, strict=True):
-            if not cell:
-                continue
-            figure = f"{name}: {cell}"
-            longer = f"{line}; {figure}" if line else f"{INDENT}{figure}"
-            if line and _width(longer) > width:
-                lines += _wrap(f"{line};", width, indent=INDENT * 2)
-                longer = f"{INDENT}{figure}"
-            line = longer
-        lines += _wrap(line, width, indent=INDENT * 2) if line else []
-    return lines
-
-
-def _wrap(text: str, width: int, *, indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, max(width, 1), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    ) or [""]
+def _flat(key: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _flat(f"{key}.{name}" if key else str(name), item)
+    elif isinstance(value, list):
+        yield key, " ".join(item if isinstance(item, str) else json.dumps(item) for item in value)
+    else:
+        yield key, value
 
 
 def _width(text: str) -> int:

@@ -22,8 +22,8 @@ import srkd
 from compressor.base.errors import UsageError
 from srkd.cli.main import run
 from srkd.record.evaluations import EVALUATIONS
-from srkd.reports.latex import escape, latex_table
 from srkd.reports.set_table import SetTable
+from srkd.terminal.tables import latex_text
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 SETS = ("A_1", "B%")
@@ -68,8 +68,8 @@ def table_of(folder: Path, *plans: str, **words: Any) -> SetTable:
 def scored_images(folder: Path, *plans: str) -> int:
     """Return how many images a call of compare enlarges."""
     counts: list[int] = []
-    table_of(folder, *plans, progress=lambda title, done, total: counts.append(done))
-    return max(counts, default=0)
+    table_of(folder, *plans, progress=lambda title, done, total: counts.append(total) if done == total else None)
+    return sum(counts)
 
 
 def test_figures_are_those_of_evaluate(desk: Path) -> None:
@@ -78,7 +78,7 @@ def test_figures_are_those_of_evaluate(desk: Path) -> None:
     scores = srkd.evaluate([desk / "teacher.safetensors", *runs], data=desk / "benchmarks").models
     rows = {row.name: row for row in table.rows}
     (gains,) = table.gains
-    assert (gains.method, gains.over, gains.seeds) == ("inherit", "scratch", (10, 11))
+    assert (gains.name, gains.over, gains.seeds) == ("inherit", "scratch", (10, 11))
     assert list(rows)[:2] == ["bicubic", "teacher"] and rows.keys() == {"bicubic", "teacher", "inherit", "scratch"}
     assert [rows[name].role for name in ("inherit", "scratch")] == ["student", "baseline"]
     for name in SETS:
@@ -137,7 +137,7 @@ def test_a_run_counts_once_and_pairs_are_of_one_plan(desk: Path) -> None:
     assert [len(row.seeds) for row in again.rows] == [0, 0, 2, 2]
     # A point shares seeds with the baselines of other points and plans, but it is compared with its own.
     gains = table_of(desk).gains
-    assert len(gains) == 3 and all(each.over == each.method.replace("inherit", "scratch") for each in gains)
+    assert len(gains) == 3 and all(each.over == each.name.replace("inherit", "scratch") for each in gains)
     alone = table_of(desk, *(f"first/{name}" for name in ("inherit-seed10", "scratch-seed10", "scratch-seed11")))
     assert [each.seeds for each in alone.gains] == [(10,)]
     assert table_of(desk, "first/inherit-seed10").left_out[0].startswith("no gains")
@@ -182,13 +182,17 @@ def test_files_of_scores_that_cannot_be_used(copy: Path) -> None:
     notes: list[str] = []
     assert table_of(copy, "first", announce=notes.append) == table
     assert sum("damaged" in note for note in notes) == 1 and sum("not kept" in note for note in notes) == 1
-    assert json.loads(damaged.read_text())["schema"] == "srkd.evaluations/1"
+    assert json.loads(damaged.read_text())["schema"] == "srkd.evaluations/2"
 
 
 def test_an_interrupted_call_keeps_the_finished_sets(copy: Path) -> None:
+    done_sets: list[str] = []
+
     def stop(title: str, done: int, total: int) -> None:
-        if done == 4:
+        if len(done_sets) == 1 and done:
             raise KeyboardInterrupt
+        if done == total:
+            done_sets.append(title)
 
     with pytest.raises(KeyboardInterrupt):
         table_of(copy, "first", progress=stop)
@@ -217,10 +221,10 @@ def test_by_the_goal_teacher_its_images_come_first(copy: Path) -> None:
     runs = sorted((copy / "third").glob("logits-seed*"))
     scores = srkd.evaluate(runs, data=copy / "benchmarks", against=copy / "teacher.safetensors").models
     row = table.rows[-1]
-    assert table.references == ("teacher", "original") and "to the teacher" in latex_table(table)
+    assert table.references == ("teacher", "original") and "to the teacher" in table.latex()
     for key in ("psnr_y_teacher", "ssim_y_teacher", "psnr_y", "ssim_y"):
         assert row.sets["B%"][key].values == tuple(scores[run.name]["B%"][key] for run in runs)
-    assert [each.role for each in table.rows_to("teacher")] == ["bicubic", "student"]
+    assert [row[0] for row in table.table("teacher").rows] == ["bicubic", "logits"]
 
 
 # Output.
@@ -255,9 +259,9 @@ def test_latex(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", str(desk / "first"), "--data", str(desk / "benchmarks"), "--latex"]) == 0
     text, table = capsys.readouterr().out, table_of(desk, "first")
     head, *rows, gains = rows_of(text)
-    assert head == ["", r"A\_1 PSNR-Y (dB)", r"A\_1 SSIM-Y", r"B\% PSNR-Y (dB)", r"B\% SSIM-Y"]
-    assert [row[0] for row in rows] == [escape(row.name) for row in table.rows] and " over scratch" in gains[0]
-    assert gains[1][:2] in ("$+", "$-")
+    assert head == ["method", "seeds", r"A\_1 PSNR-Y", r"A\_1 SSIM-Y", r"B\% PSNR-Y", r"B\% SSIM-Y"]
+    assert [row[0] for row in rows] == [latex_text(row.name) for row in table.rows] and " over scratch" in gains[0]
+    assert gains[2][:2] in ("$+", "$-")
     for index, (name, key, digits) in enumerate(
         (name, *each) for name in SETS for each in (("psnr_y", 3), ("ssim_y", 4))
     ):
@@ -267,7 +271,7 @@ def test_latex(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
             shown = f"{figure.mean:.{digits}f}"
             is_best = facts.seeds and shown == f"{best:.{digits}f}"
             sd = "" if figure.sd is None else rf" $\pm$ {figure.sd:.{digits}f}"
-            assert row[index + 1] == (rf"\textbf{{{shown}}}" if is_best else shown) + sd
+            assert row[index + 2] == (rf"\textbf{{{shown}}}" if is_best else shown) + sd
     caption = "\n".join(line for line in text.splitlines() if line.startswith("%"))
     assert table.title in caption and "seeds 10, 11" in caption and srkd.__version__ in caption
 
@@ -275,12 +279,12 @@ def test_latex(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_names_with_special_characters_are_latex(desk: Path) -> None:
     table, name = table_of(desk, "first"), "[a_b] 5% & $x$ #1 {y} ~^\\ <z> | *"
     odd = replace(table, rows=tuple(replace(row, name=name) for row in table.rows))
-    assert rows_of(latex_table(odd))[1][0] == escape(name)
+    assert rows_of(odd.latex())[1][0] == latex_text(name)
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_pdflatex_accepts_the_table(desk: Path, tmp_path: Path) -> None:
-    text = latex_table(table_of(desk))
+    text = table_of(desk).latex()
     document = f"\\documentclass{{article}}\n\\begin{{document}}\n{text}\n\\end{{document}}\n"
     (tmp_path / "table.tex").write_text(document)
     done = subprocess.run(["pdflatex", "-halt-on-error", "table.tex"], cwd=tmp_path, capture_output=True, check=False)
@@ -290,16 +294,14 @@ def test_pdflatex_accepts_the_table(desk: Path, tmp_path: Path) -> None:
 def test_csv_and_json(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, arguments = table_of(desk, "first"), ["compare", str(desk / "first"), "--data", str(desk / "benchmarks")]
     assert run([*arguments, "--csv"]) == 0
-    records = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    figures = {(each["method"], each["over"], each["set"], each["metric"]): each for each in records}
-    assert len(figures) == len(records) == 4 * len(SETS) * 2 + len(SETS) * 2
+    records = {(each["name"], each["over"]): each for each in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert records.keys() == {*((row.name, "") for row in table.rows), ("inherit", "scratch")}
     for row in table.rows:
-        record = figures[row.name, "", "B%", "psnr_y_db"]
-        assert float(record["mean"]) == row.sets["B%"]["psnr_y"].mean and record["n"] == str(len(row.seeds) or 1)
-        assert tuple(map(float, record["values"].split())) == row.sets["B%"]["psnr_y"].values
+        record, figure = records[row.name, ""], row.sets["B%"]["psnr_y"]
+        assert float(record["sets.B%.psnr_y.mean"]) == figure.mean and record["seeds"] == " ".join(map(str, row.seeds))
+        assert tuple(map(float, record["sets.B%.psnr_y.values"].split())) == figure.values
     gain = table.gains[0].sets["B%"]["ssim_y"]
-    record = figures["inherit", "scratch", "B%", "ssim_y"]
-    assert (float(record["mean"]), int(record["above_zero"])) == (gain.mean, gain.above_zero)
+    assert float(records["inherit", "scratch"]["sets.B%.ssim_y.mean"]) == gain.mean
     assert run([*arguments, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "srkd.compare/1" and document["sets"]["metrics"]["psnr_y"]["unit"] == "dB"
@@ -310,7 +312,7 @@ def test_the_table_in_the_terminal(desk: Path, capsys: pytest.CaptureFixture[str
     assert run(["compare", str(desk / "first"), "--data", str(desk / "benchmarks")]) == 0
     out = capsys.readouterr().out
     table = table_of(desk, "first")
-    assert table.shared_line().split(",")[0] in out and table.heading("original") in " ".join(out.split())
+    assert table.shared_line().split(",")[0] in out and table.table("original").title in " ".join(out.split())
     assert re.search(r"\d\.\d{3} ± \d\.\d{3}", out) and re.search(r"\([0-2]/2\)", out)
 
 

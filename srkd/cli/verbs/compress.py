@@ -12,10 +12,9 @@ from compressor.base.processes import Rank
 from srkd.cli.verb import verb
 from srkd.options.command_line import VerbOption
 from srkd.options.compress import CompressOptions
-from srkd.terminal.console import Console, Records
+from srkd.terminal.console import Console
 
 if TYPE_CHECKING:
-    from compressor.base.choices import Goal
     from srkd.record.result import CompressReport
 
 
@@ -102,7 +101,7 @@ def command(
         else:
             report = compression.run_compress(options, context)
     if Rank.from_environment().is_leader:
-        console.report("compress", report, show, records)
+        console.report("compress", report, show, rows)
 
 
 def _require_alone(name: str) -> None:
@@ -123,37 +122,19 @@ def _report_dry_run(console: Console, options: CompressOptions) -> None:
 
     with console.context() as context:
         report = dry_run(options, context)
-    if console.wants_json:
-        console.emit("compress", report)
-    elif console.wants_csv:
-        console.write_csv([{"name": name, "value": value} for name, value in report.rows()])
-    else:
-        console.facts(report.rows())
+    console.report(
+        "compress",
+        report,
+        lambda console, report: console.facts(report.rows()),
+        lambda report: [{"name": name, "value": value} for name, value in report.rows()],
+    )
 
 
-def records(report: CompressReport) -> Records:
-    """The table of the report as values."""
-    from srkd.record.scores import of_role, scores_of
+def rows(report: CompressReport) -> list[dict[str, object]]:
+    """Each network with its scores, and by what these are."""
+    from srkd.record.scores import scores_of
 
-    scores, goal = scores_of(report), report.goal
-    bicubic = of_role(scores, "bicubic")
-    rows: list[dict[str, object]] = []
-    for score in scores:
-        judged, over = score.by(goal), score.over(bicubic, goal)
-        rows.append(
-            {
-                "network": score.name,
-                "params": score.params,
-                "macs_at_256x256": score.macs,
-                "psnr_y_db": None if score.to_original is None else score.to_original.mean,
-                "psnr_y_teacher_db": None if score.to_teacher is None else score.to_teacher.mean,
-                "goal": goal,
-                "sd_db": None if judged is None else judged.sd,
-                "over_bicubic_db": 0.0 if score is bicubic else over,
-                "protocol": report.protocol,
-            }
-        )
-    return rows
+    return [{**vars(score), "goal": report.goal, "protocol": report.protocol} for score in scores_of(report)]
 
 
 def ways_to_look(report: CompressReport) -> list[str]:
@@ -196,34 +177,13 @@ def set_line(report: CompressReport, name: str) -> str:
 def show(console: Console, report: CompressReport) -> None:
     """Print student, baselines, teacher and bicubic or input side by side, and the gains of the recipe."""
     from compressor.images.metrics import below_bicubic
-    from compressor.images.scores import GOAL_WORDS, both_goals, without_network
     from compressor.training.run_folder import FLOAT_STUDENT, JOINT_TEACHER
-    from srkd.record.scores import of_role, scores_of
+    from srkd.record.scores import score_table, scores_of
 
     trials, joint = report.trials, report.teacher_joint
     runs = "" if trials is None else f", {len(trials.runs)} runs"
-    scores, goal = scores_of(report), report.goal
-    bicubic = of_role(scores, "bicubic")
-    shown: list[Goal] = [each for each in both_goals(goal) if any(score.by(each) is not None for score in scores)]
-    only_originals = shown == ["original"]
-    rows = []
-    for score in scores:
-        over = score.over(bicubic, goal)
-        figures = [str(spread) if (spread := score.by(each)) is not None else "-" for each in shown]
-        figures.insert(1, "-" if over is None else f"{over:+.3f}")
-        counts = (
-            "-" if score.params is None else f"{score.params:,}",
-            "-" if score.macs is None else f"{score.macs / 1e9:.2f}",
-        )
-        rows.append((score.name, *counts, *figures))
-    columns = ["PSNR-Y dB" if only_originals else f"dB {GOAL_WORDS[each]}" for each in shown]
-    columns.insert(1, f"over {without_network(report.scale)}")
-    console.table(
-        ["", "params", "GMAC at 256x256", *columns],
-        rows,
-        title=f"{report.recipe}, {report.steps} steps{runs}, {report.seconds:.0f} s; "
-        f"validation images, {report.protocol}",
-    )
+    title = f"{report.recipe}, {report.steps} steps{runs}, {report.seconds:.0f} s; validation images, {report.protocol}"
+    console.table(score_table(scores_of(report), report.goal, title))
     for name in report.student.sets:
         console.result(set_line(report, name))
     for line in () if trials is None else trials.lines():

@@ -13,6 +13,7 @@ from srkd.cli.verb import verb
 from srkd.options.shared import path_of
 from srkd.options.verbs import DemoOptions
 from srkd.terminal.console import Console
+from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
     from demo.addresses import Address
@@ -108,7 +109,7 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
         )
         for model in models
     ]
-    console.table(["model", "role", "network", "precision", "loss", "scale", "MB"], rows)
+    console.table(Table(["model", "role", "network", "precision", "loss", "scale", "MB"], rows))
 
 
 def loss_of(model: Model) -> str:

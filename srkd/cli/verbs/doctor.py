@@ -10,7 +10,8 @@ from srkd import __version__
 from srkd.cli.verb import verb
 from srkd.cli.verbs.export import parity_cells
 from srkd.options.verbs import DoctorOptions
-from srkd.terminal.console import Console, Records, cell
+from srkd.terminal.console import Console, cell
+from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
     from export.writing.trt_selftest import TrtReport
@@ -29,7 +30,7 @@ def command(console: Console, options: DoctorOptions) -> None:
         _test_tensorrt(console)
         return
     diagnosis = diagnose()
-    console.report("doctor", diagnosis, show, records)
+    console.report("doctor", diagnosis, show, rows)
     if diagnosis.missing_core:
         raise SrkdError(f"{', '.join(diagnosis.missing_core)} is missing: pip install --force-reinstall srkd")
 
@@ -47,21 +48,8 @@ def installed_text(piece: Piece) -> str:
     return "no" if not piece.ready else "yes" if piece.remark is None else "partly"
 
 
-def records(diagnosis: Diagnosis) -> Records:
-    """A row of values for each piece."""
-    return [
-        {
-            "group": title,
-            "name": piece.name,
-            "installed": installed_text(piece),
-            "version": piece.version,
-            "adds": piece.adds,
-            "command": piece.command,
-            "remark": piece.remark,
-        }
-        for title, pieces in groups(diagnosis).items()
-        for piece in pieces
-    ]
+def rows(diagnosis: Diagnosis) -> list[dict[str, object]]:
+    return [{"group": title, **vars(piece)} for title, pieces in groups(diagnosis).items() for piece in pieces]
 
 
 def show(console: Console, diagnosis: Diagnosis) -> None:
@@ -72,12 +60,12 @@ def show(console: Console, diagnosis: Diagnosis) -> None:
     for line in diagnosis.int8.lines():
         console.say(line)
     for title, pieces in groups(diagnosis).items():
-        rows = []
+        cells = []
         for piece in pieces:
             version = f", {piece.version}" if piece.version else ""
-            rows.append((piece.name, installed_text(piece) + version, piece.adds))
+            cells.append((piece.name, installed_text(piece) + version, piece.adds))
         console.say("")
-        console.table(["", "installed", "what it adds"], rows, title=title)
+        console.table(Table(["", "installed", "what it adds"], cells, title))
         names_by_remedy: dict[str, list[str]] = {}
         for piece in pieces:
             remedy = "; ".join(line for line in (piece.command, piece.remark) if line)
@@ -95,12 +83,9 @@ def _test_tensorrt(console: Console) -> None:
 
     with console.context() as context:
         report = self_test(context.progress)
-    if console.wants_json:
-        console.emit("doctor", {"tensorrt": report})
-    elif console.wants_csv:
-        console.write_csv(trial_records(report))
-    elif report.machine is not None:
-        _show_trials(console, report)
+    console.report(
+        "doctor", {"tensorrt": report}, lambda console, _: _show_trials(console, report), lambda _: report.trials
+    )
     if report.obstacle is not None:
         raise SrkdError(f"TensorRT was not tried: {report.obstacle}")
     failed = [trial for trial in report.trials if not trial.passed]
@@ -108,48 +93,29 @@ def _test_tensorrt(console: Console) -> None:
         raise SrkdError("; ".join(f"{trial.precision}: {trial.reason}" for trial in failed))
 
 
-def trial_records(report: TrtReport) -> Records:
-    """A row of values for each precision."""
-    return [
-        {
-            "precision": trial.precision,
-            "passed": trial.passed,
-            "largest_difference": None if trial.parity is None else trial.parity.max_abs,
-            "psnr_db": None if trial.parity is None else trial.parity.psnr,
-            "build_seconds": trial.build_seconds,
-            "milliseconds": trial.milliseconds,
-            "cuda_graph": trial.graph,
-            "reason": trial.reason,
-        }
-        for trial in report.trials
-    ]
-
-
 def _show_trials(console: Console, report: TrtReport) -> None:
     """Print the facts for an issue: the machine, then a row for each precision."""
-    machine = report.machine
-    assert machine is not None
+    if (machine := report.machine) is None:
+        return
     console.result(
         f"srkd {__version__}, TensorRT {machine.tensorrt}, {machine.gpu} ({machine.capability}), "
         f"driver {machine.driver}, "
         f"{report.binding}, Python {platform.python_version()}, {platform.platform(terse=True)}"
     )
-    console.table(
-        ["precision", "verdict", "largest difference", "PSNR", "typed by", "build s", "ms", "CUDA graph"],
-        [
-            (
-                trial.precision,
-                "passed" if trial.passed else "failed",
-                *parity_cells(trial.parity),
-                trial.typed_by or "-",
-                cell(trial.build_seconds, "{:.1f}"),
-                cell(trial.milliseconds, "{:.3f}"),
-                "yes" if trial.graph else "no",
-            )
-            for trial in report.trials
-        ],
-        title="an EDSR of 16 channels and 2 blocks, 96x64 to 192x128",
-    )
+    rows = [
+        (
+            trial.precision,
+            "passed" if trial.passed else "failed",
+            *parity_cells(trial.parity),
+            trial.typed_by or "-",
+            cell(trial.build_seconds, "{:.1f}"),
+            cell(trial.milliseconds, "{:.3f}"),
+            "yes" if trial.graph else "no",
+        )
+        for trial in report.trials
+    ]
+    headings = ["precision", "verdict", "largest difference", "PSNR", "typed by", "build s", "ms", "CUDA graph"]
+    console.table(Table(headings, rows, "an EDSR of 16 channels and 2 blocks, 96x64 to 192x128"))
     for trial in report.trials:
         if trial.reason:
             console.result(f"{trial.precision}: {trial.reason}")

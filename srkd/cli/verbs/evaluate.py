@@ -10,7 +10,8 @@ import click
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from srkd.cli.verb import verb
 from srkd.options.verbs import EvaluateOptions
-from srkd.terminal.console import Console, Records
+from srkd.terminal.console import Console
+from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
     from compressor.inference.evaluation import Evaluation, ImageScore
@@ -47,14 +48,14 @@ def command(console: Console, options: EvaluateOptions, *, explain: bool, per_im
             results = run_explain(options, context) if explain else (run_evaluate(options, context),)
         except EvaluationInterrupted as error:
             interrupted, results = error, error.evaluations
-    if console.wants_json:
-        extra = {"explain": [other.to_dict() for other in results[1:]]} if explain else {}
-        unfinished = {} if interrupted is None else {"unfinished": interrupted.unfinished}
-        console.emit("evaluate", {**results[0].to_dict(), **extra, **unfinished})
-    elif console.wants_csv:
-        console.write_csv(records(results, per_image=per_image))
-    else:
-        show(console, results, per_image=per_image, explain=explain)
+    extra = {"explain": [other.to_dict() for other in results[1:]]} if explain else {}
+    unfinished = {} if interrupted is None else {"unfinished": interrupted.unfinished}
+    console.report(
+        "evaluate",
+        {**results[0].to_dict(), **extra, **unfinished},
+        lambda console, _: show(console, results, per_image=per_image, explain=explain),
+        lambda _: rows(results, per_image=per_image),
+    )
     if interrupted is not None:
         console.warn(f"not finished: {', '.join(interrupted.unfinished)}")
         raise interrupted
@@ -99,31 +100,25 @@ def lines_about_flicker(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
+def rows(results: Sequence[Evaluation], *, per_image: bool) -> list[dict[str, object]]:
     """A row for each convention, model and set; `per_image` adds one for each image."""
-    rows: list[dict[str, object]] = []
-    for evaluation in results:
-        keys = [(row.key_to(reference), row) for reference in evaluation.references for row in evaluation.rows]
-        keys += [(row.key, row) for row in evaluation.rows if row.takes == "frames"]  # in grey levels, to nothing
-        columns = {key: f"{key}{'_db' if row.unit == 'dB' else ''}" for key, row in keys}
-        for model, sets in evaluation.models.items():
-            for name, score in sets.items():
-                scores: dict[str, ImageScore] = {"": score, **(score.images if per_image else {})}
-                rows += [
-                    {
-                        "protocol": str(evaluation.protocol),
-                        "self_ensemble": evaluation.self_ensemble,
-                        "scale": evaluation.scale,
-                        "teacher": evaluation.teacher or "",
-                        "model": model,
-                        "precision": evaluation.numbers[model].precision,
-                        "set": name,
-                        "image": image,
-                        **{column: each[key] for key, column in columns.items()},
-                    }
-                    for image, each in scores.items()
-                ]
-    return rows
+    return [
+        {
+            "protocol": str(evaluation.protocol),
+            "self_ensemble": evaluation.self_ensemble,
+            "scale": evaluation.scale,
+            "teacher": evaluation.teacher,
+            "model": model,
+            "precision": evaluation.numbers[model].precision,
+            "set": name,
+            "image": image,
+            **each.figures,
+        }
+        for evaluation in results
+        for model, sets in evaluation.models.items()
+        for name, score in sets.items()
+        for image, each in {"": score, **(score.images if per_image else {})}.items()
+    ]
 
 
 def show_scores(
@@ -142,7 +137,7 @@ def show_scores(
         [name, *(row.show(score[row.key_to(reference)]) for score in scores.values() for row in evaluation.rows)]
         for name, scores in rows.items()
     ]
-    console.table([heading, *columns], lines, title=title, repeat=1)
+    console.table(Table([heading, *columns], lines, title))
 
 
 def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
@@ -163,4 +158,4 @@ def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
             rows.append([str(evaluation.protocol), model, *cells])
     columns = ["protocol", "model", *(text for name in sets for text in (f"{name} {metric.title}", "difference"))]
     title = f"the same outputs by other conventions, {first.name_of(reference)}: not to be compared with one another"
-    console.table(columns, rows, title=title, repeat=2)
+    console.table(Table(columns, rows, title, names=2))

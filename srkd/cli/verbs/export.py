@@ -12,10 +12,10 @@ from compressor.models.checkpoints.licence import commercial_warning
 from export.formats.table import FORMATS
 from srkd.cli.verb import verb
 from srkd.options.verbs import ExportOptions
-from srkd.terminal.console import Console, Records
+from srkd.terminal.console import Console
+from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
-    from export.proof.integer_nodes import IntegerNodes
     from export.proof.verify import Parity
     from export.writing.exporting import ExportReport, HostFolder
 
@@ -46,12 +46,8 @@ def command(console: Console, options: ExportOptions, *, every_format: bool) -> 
     formats = tuple(FORMATS) if every_format else options.formats
     with console.context() as context:
         report = run_export(replace(options, formats=formats), context)
-    if console.wants_json:
-        console.emit("export", {"model": str(options.model), **vars(report)})
-    elif console.wants_csv:
-        console.write_csv(records(report))
-    else:
-        show(console, report)
+    result = {"model": str(options.model), **vars(report)}
+    console.report("export", result, lambda console, _: show(console, report), lambda _: rows(report))
     # --all skips formats that this machine cannot build; formats given by name must be written.
     for_exit_code = [
         file for file in report.files if not every_format or file.format in options.formats or file.verdict == "failed"
@@ -62,27 +58,10 @@ def command(console: Console, options: ExportOptions, *, every_format: bool) -> 
         raise SrkdError("; ".join(missing))
 
 
-def records(report: ExportReport) -> Records:
-    """A row of values for each format, and for each file of a host."""
-    files = [("", file) for file in report.files] + [(host.host, file) for host in report.hosts for file in host.files]
-    return [
-        {
-            "host": host,
-            "format": file.format,
-            "precision": file.precision,
-            "path": file.path,
-            "bytes": file.bytes,
-            "largest_difference": None if file.parity is None else file.parity.max_abs,
-            "psnr_to_network_db": None if file.parity is None else file.parity.psnr,
-            "psnr_y_drop_db": None if file.quality is None else file.quality.drop,
-            "speedup_over_float": None if file.speed is None else file.speed.comparison.speedup,
-            **integer_cells(None if file.speed is None else file.speed.integer_nodes),
-            "verdict": file.verdict,
-            "reason": file.reason,
-            "seconds": file.seconds,
-        }
-        for host, file in files
-    ]
+def rows(report: ExportReport) -> list[dict[str, object]]:
+    """A row for each format, and for each file of a host."""
+    of_hosts = [{"host": host.host, **vars(file)} for host in report.hosts for file in host.files]
+    return [*({"host": None, **vars(file)} for file in report.files), *of_hosts]
 
 
 def show(console: Console, report: ExportReport) -> None:
@@ -108,21 +87,20 @@ def _names(host: HostFolder) -> list[str]:
 
 def show_formats(console: Console, report: ExportReport) -> None:
     """Print a row for each format, then their paths."""
-    console.table(
-        ["format", "precision", "file", "MB", "largest difference", "PSNR to the network", "verdict", "s"],
-        [
-            (
-                file.format,
-                file.precision,
-                "-" if file.path is None else file.path.name,
-                "-" if file.bytes is None else f"{file.bytes / 1e6:.2f}",
-                *parity_cells(file.parity),
-                file.verdict,
-                f"{file.seconds:.1f}",
-            )
-            for file in report.files
-        ],
-    )
+    lines = [
+        (
+            file.format,
+            file.precision,
+            "-" if file.path is None else file.path.name,
+            "-" if file.bytes is None else f"{file.bytes / 1e6:.2f}",
+            *parity_cells(file.parity),
+            file.verdict,
+            f"{file.seconds:.1f}",
+        )
+        for file in report.files
+    ]
+    headings = ["format", "precision", "file", "MB", "largest difference", "PSNR to the network", "verdict", "s"]
+    console.table(Table(headings, lines))
     for file in report.files:
         if file.path is not None:
             console.result(f"wrote {file.path}")
@@ -140,14 +118,6 @@ def show_formats(console: Console, report: ExportReport) -> None:
         if file.facts:
             facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in file.facts.items())
             console.say(f"{file.format}: {facts}")
-
-
-def integer_cells(nodes: IntegerNodes | None) -> dict[str, int | None]:
-    """The numbers of nodes and of nodes in int8, for a row of values."""
-    return {
-        "nodes": None if nodes is None else nodes.nodes,
-        "nodes_in_int8": None if nodes is None else nodes.nodes_in_int8,
-    }
 
 
 def parity_cells(parity: Parity | None) -> tuple[str, str]:

@@ -6,7 +6,8 @@ from export.hosts.table import HOSTS, Host
 from srkd.cli.verb import verb
 from srkd.options.values import as_tuple
 from srkd.options.verbs import HostsOptions
-from srkd.terminal.console import Console, Records
+from srkd.terminal.console import Console
+from srkd.terminal.tables import Table
 
 
 @verb("hosts", HostsOptions, examples=("srkd hosts", "srkd hosts upscayl mpv", "srkd hosts --json"), csv=True)
@@ -17,27 +18,12 @@ def command(console: Console, options: HostsOptions) -> None:
     --for; all without them.
     """
     hosts = tuple(HOSTS.find(name) for name in as_tuple(options.names)) or tuple(HOSTS.values())
-    if console.wants_json:
-        console.emit("hosts", {"hosts": records(hosts)})
-    elif console.wants_csv:
-        console.write_csv(records(hosts))
-    else:
-        rows = [(host.name, host.title, host.writes, host.proved, host.limits) for host in hosts]
-        console.table(["--for", "program", "writes", "proved", "limits"], rows)
-        for note in HOSTS.notes:
-            console.warn(note)
+    console.report("hosts", {"hosts": hosts}, show, lambda listed: listed["hosts"])
 
 
-def records(hosts: tuple[Host, ...]) -> Records:
-    """A row of values for each host."""
-    return [
-        {
-            "name": host.name,
-            "title": host.title,
-            "writes": host.writes,
-            "proved": host.proved,
-            "limits": host.limits,
-            "package": host.distribution,
-        }
-        for host in hosts
-    ]
+def show(console: Console, listed: dict[str, tuple[Host, ...]]) -> None:
+    """Print a row for each host."""
+    rows = [(host.name, host.title, host.writes, host.proved, host.limits) for host in listed["hosts"]]
+    console.table(Table(["--for", "program", "writes", "proved", "limits"], rows))
+    for note in HOSTS.notes:
+        console.warn(note)

@@ -9,7 +9,8 @@ from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from srkd.cli.verb import verb
 from srkd.options.verbs import InspectOptions
-from srkd.terminal.console import Console, Records
+from srkd.terminal.console import Console
+from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
     from compressor.models.quantisation.file_facts import QuantisedFile
@@ -40,15 +41,7 @@ def command(console: Console, options: InspectOptions) -> None:
 
     if console.wants_csv and not options.layers:
         raise UsageError("--csv prints the table of layers: add --layers")
-    console.report("inspect", run_inspect(options), show, records)
-
-
-def records(inspection: Inspection) -> Records:
-    """A row of --csv for each layer."""
-    return [
-        {"layer": layer.name, "kind": layer.kind, "params": layer.params, f"macs_at_{inspection.lr_size}": layer.macs}
-        for layer in inspection.layers or ()
-    ]
+    console.report("inspect", run_inspect(options), show, lambda inspection: inspection.layers or ())
 
 
 def show(console: Console, inspection: Inspection) -> None:
@@ -89,13 +82,11 @@ def show(console: Console, inspection: Inspection) -> None:
         console.result(line)
     if inspection.layers is not None:
         total = inspection.macs or 1
-        console.table(
-            ["layer", "kind", "params", f"MACs at {inspection.lr_size}", "share"],
-            [
-                (layer.name, layer.kind, f"{layer.params:,}", f"{layer.macs:,}", f"{layer.macs / total:.1%}")
-                for layer in inspection.layers
-            ],
-        )
+        lines = [
+            (layer.name, layer.kind, f"{layer.params:,}", f"{layer.macs:,}", f"{layer.macs / total:.1%}")
+            for layer in inspection.layers
+        ]
+        console.table(Table(["layer", "kind", "params", f"MACs at {inspection.lr_size}", "share"], lines))
 
 
 def _quantised_rows(inspection: Inspection) -> list[tuple[str, str]]:

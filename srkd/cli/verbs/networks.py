@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from srkd.cli.verb import verb
 from srkd.options.verbs import NetworksOptions
-from srkd.terminal.console import Console, Records, cell
+from srkd.terminal.console import Console, cell
+from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
     from srkd.api.network_list import NetworkList
@@ -28,13 +29,7 @@ def command(console: Console, options: NetworksOptions) -> None:
 
     with console.context() as context:
         listed = run_networks(options, context)
-    console.report("networks", listed, show, records)
-
-
-def records(listed: NetworkList) -> Records:
-    """A row of values for each network."""
-    size = "{}x{}".format(*listed.lr_size)
-    return [{**vars(row), "lr_size": size, "scale": listed.scale, "place": listed.place} for row in listed.networks]
+    console.report("networks", listed, show, lambda listed: listed.networks)
 
 
 def show(console: Console, listed: NetworkList) -> None:
@@ -46,6 +41,6 @@ def show(console: Console, listed: NetworkList) -> None:
         spread = cell(row.spread_percent and row.spread_percent / 2, " ±{:.0f}%")
         times = [cell(row.ms, "{:.1f}") + spread] if listed.place else []
         lines.append([row.name, f"{row.params:,}", f"{row.macs / 1e9:.2f}", *times])
-    console.table(columns, lines, title=f"networks at x{listed.scale}")
+    console.table(Table(columns, lines, f"networks at x{listed.scale}"))
     if listed.place:
         console.result(f"timed untrained, in turns: {listed.place}")

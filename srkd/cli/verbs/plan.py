@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from compressor.base.machine import count_threads
 from srkd.cli.verb import verb
 from srkd.options.compress import PlanOptions
-from srkd.terminal.console import Console, Records, cell
+from srkd.terminal.console import Console, cell
+from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
     from srkd.runs.planning import PlanFiles, PlanReport
@@ -35,34 +36,9 @@ def command(console: Console, options: PlanOptions) -> None:
     with console.context() as context:
         result = run_plan(options, context)
     if isinstance(result, PlanReport):
-        console.report("plan", result, show, records)
+        console.report("plan", result, show, lambda report: report.rows)
     else:
-        console.report("plan", result, show_files, file_records)
-
-
-def records(report: PlanReport) -> Records:
-    """A row of values for each shape that was measured."""
-    return [
-        {
-            "kind": row.kind,
-            "width": row.width,
-            "depth": row.depth,
-            "params": row.params,
-            "macs": row.macs,
-            "megabytes": row.megabytes,
-            "ms": row.ms,
-            "ms_low": None if row.ms_interval is None else row.ms_interval[0],
-            "ms_high": None if row.ms_interval is None else row.ms_interval[1],
-            "fps": row.fps,
-            "psnr_y_db": row.psnr_y,
-            "psnr_y_teacher_db": row.psnr_y_teacher,
-            "goal": report.goal,
-            "verdict": row.verdict,
-            "why": row.why,
-            "student": row.student,
-        }
-        for row in report.rows
-    ]
+        console.report("plan", result, show_files, file_rows)
 
 
 def show(console: Console, report: PlanReport) -> None:
@@ -83,12 +59,12 @@ def show(console: Console, report: PlanReport) -> None:
         for row in report.rows
     ]
     threads = "" if report.threads is None else f", {count_threads(report.threads)}"
-    console.table(
-        ["shape", "params", "GMAC", "MB", "ms", "FPS", f"fitted dB {GOAL_WORDS[report.goal]}", "verdict"],
-        lines,
-        title=f"{report.targets} at LR {report.lr_size} in {report.runtime} {report.precision}, {report.device}"
-        f"{threads}, {report.measured_on}; {len(report.rows)} of {report.candidates} shapes in {report.seconds:.0f} s",
+    title = (
+        f"{report.targets} at LR {report.lr_size} in {report.runtime} {report.precision}, {report.device}"
+        f"{threads}, {report.measured_on}; {len(report.rows)} of {report.candidates} shapes in {report.seconds:.0f} s"
     )
+    headings = ["shape", "params", "GMAC", "MB", "ms", "FPS", f"fitted dB {GOAL_WORDS[report.goal]}", "verdict"]
+    console.table(Table(headings, lines, title))
     chosen = report.chosen
     console.result(f"chosen: {chosen.name}, {chosen.params:,} parameters, {chosen.ms:.1f} ms: {chosen.why}")
     for note in report.notes:
@@ -99,10 +75,9 @@ def show(console: Console, report: PlanReport) -> None:
     console.say(f"next: srkd compress {teacher}--student {chosen.student}")
 
 
-def file_records(files: PlanFiles) -> Records:
-    """A row for each file to be timed, and for each that could not be written."""
-    reasons = dict.fromkeys(files.files) | dict(files.failed)
-    return [{"folder": str(files.folder), "name": name, "failed": why} for name, why in reasons.items()]
+def file_rows(files: PlanFiles) -> list[dict[str, object]]:
+    """Each file to be timed, and each that could not be written."""
+    return [{"name": name, "failed": why} for name, why in {**dict.fromkeys(files.files), **dict(files.failed)}.items()]
 
 
 def show_files(console: Console, files: PlanFiles) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from compressor.base.machine import count_threads
 from srkd.cli.verb import verb
 from srkd.options.verbs import ProfileOptions
-from srkd.terminal.console import Console, Records, cell
+from srkd.terminal.console import Console, cell
+from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
     from compressor.base.choices import Goal
@@ -37,47 +38,12 @@ def command(console: Console, options: ProfileOptions) -> None:
 
     with console.context() as context:
         report = run_profile(options, context)
-    console.report("profile", report, show, records)
+    console.report("profile", report, show, rows)
 
 
-def records(report: ProfileReport) -> Records:
-    """A row of values for each model under each runtime at each size."""
-    costs = {item.model: item for item in report.costs}
-    rows: list[dict[str, object]] = []
-    for row in report.rows:
-        score = report.quality_of(row)
-        rows.append(
-            {
-                "model": row.model,
-                "is_teacher": row.verdict == "reference",
-                "runtime": row.runtime,
-                "device": row.device,
-                "precision": row.precision,
-                "lr_size": row.lr_size,
-                "batch": row.batch,
-                "threads": row.threads,
-                "params": row.params,
-                "macs_at_256x256": costs[row.model].macs,
-                "psnr_y_db": None if score is None else score.psnr_y,
-                "psnr_y_teacher_db": None if score is None else score.psnr_y_teacher,
-                "goal": report.goal,
-                "over_bicubic_db": None if score is None else score.over_bicubic,
-                **{f"latency_{name}_ms": value for name, value in vars(row.latency_ms).items()},
-                "spread_percent": row.spread_percent,
-                "fps": row.fps,
-                "megapixels_per_second": row.megapixels_per_second,
-                "matrix_rate_share": row.matrix_rate_share,
-                "peak_memory_mb": row.peak_memory_mb,
-                "speedup_same_runtime": row.speedup_same_runtime,
-                "speedup_vs_teacher_eager": row.speedup_vs_teacher_eager,
-                "verdict": row.verdict,
-                "int8_bounded": None if row.int8 is None else row.int8.bounded,
-                "int8_drop_db": None if row.int8 is None else row.int8.drop_db,
-                "nodes": None if row.int8 is None else row.int8.nodes,
-                "nodes_in_int8": None if row.int8 is None else row.int8.nodes_in_int8,
-            }
-        )
-    return rows
+def rows(report: ProfileReport) -> list[dict[str, object]]:
+    """A row for each model under each runtime at each size, with its quality."""
+    return [{**vars(row), "quality": report.quality_of(row), "goal": report.goal} for row in report.rows]
 
 
 def show(console: Console, report: ProfileReport) -> None:
@@ -140,7 +106,7 @@ def _show_models(console: Console, report: ProfileReport) -> None:
     title = f"PSNR-Y on the embedded validation photos, {report.protocol}"
     figures = [f"dB {GOAL_WORDS[goal]}" for goal in shown] if len(shown) > 1 else ["PSNR-Y dB"]
     columns = ["model", "params", "GMAC at 256x256", figures[0], f"over {plain}", *figures[1:]]
-    console.table(columns, lines, title=title)
+    console.table(Table(columns, lines, title))
 
 
 def _runtime(row: ProfileRow, rows: list[ProfileRow]) -> str:
@@ -165,7 +131,7 @@ def _show_speed(console: Console, rows: list[ProfileRow]) -> None:
     precision = f", {first.arithmetic}" if len(precisions) == 1 else ""
     title = f"LR {first.lr_size}, batch {first.batch}{precision}, {first.device}, {count_threads(first.threads)}"
     speed = ["ms", "FPS", "MB", "speed-up in its runtime", "over eager teacher"]
-    console.table(["model", "runtime", *speed], lines, title=title)
+    console.table(Table(["model", "runtime", *speed], lines, title))
 
 
 def _show_throughput(console: Console, rows: list[ProfileRow]) -> None:
@@ -183,7 +149,7 @@ def _show_throughput(console: Console, rows: list[ProfileRow]) -> None:
         for row in rows
     ]
     names = ["p95 ms", "p99 ms", "MPixel/s", "GMAC/s", "of matrix rate"]
-    console.table(["model", "runtime", *names], lines)
+    console.table(Table(["model", "runtime", *names], lines))
 
 
 MOST_LAYERS = 12
@@ -219,4 +185,4 @@ def _show_layers(console: Console, layers: LayerTimes) -> None:
         )
     where = f"LR {layers.lr_size}, batch {layers.batch}, {layers.precision}"
     title = f"{layers.model} under {layers.runtime} by layer, {where} ({ranked[0].method})"
-    console.table(["layer", "kind", "ms", "of time", "GMAC", "of MACs"], lines, title=title)
+    console.table(Table(["layer", "kind", "ms", "of time", "GMAC", "of MACs"], lines, title))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from srkd.cli.verb import format_examples, verb
 from srkd.options.verbs import CopyRecipeOptions, ShowRecipeOptions, ValidateRecipesOptions
 from srkd.terminal.console import Console
+from srkd.terminal.tables import Table
+
+if TYPE_CHECKING:
+    from recipes.config.listing import RecipeProblems, RecipeTable
 
 TEACHERS = {"nothing": "no teacher", "outputs": "outputs", "network": "weights or features"}
 
@@ -35,13 +41,11 @@ def ls(console: Console) -> None:
     """List every recipe: its methods, what it needs of a teacher, its length."""
     from recipes.config.listing import list_recipes
 
-    listing = list_recipes()
-    if console.wants_json:
-        console.emit("recipes", listing)
-        return
-    if console.wants_csv:
-        console.write_csv([{**vars(recipe), "methods": " ".join(recipe.methods)} for recipe in listing.recipes])
-        return
+    console.report("recipes", list_recipes(), show_list, lambda listing: listing.recipes)
+
+
+def show_list(console: Console, listing: RecipeTable) -> None:
+    """Print a row for each recipe."""
     headings = ["recipe", "title", "methods", "needs of the teacher", "steps"]
     if any(recipe.package != "srkd" for recipe in listing.recipes):
         headings.append("package")
@@ -49,7 +53,7 @@ def ls(console: Console) -> None:
     for row in listing.recipes:
         cells = (row.name, row.title, ", ".join(row.methods), TEACHERS[row.needs], f"{row.steps:,}", row.package)
         rows.append(cells[: len(headings)])
-    console.table(headings, rows)
+    console.table(Table(headings, rows))
     for note in listing.notes:
         console.warn(note)
 
@@ -71,10 +75,7 @@ def show(console: Console, options: ShowRecipeOptions) -> None:
 
         text = schema_text(METHODS)
         content = {"json_schema": preset_schema(METHODS)}
-    if console.wants_json:
-        console.emit("recipes", content)
-    else:
-        console.result(text.rstrip("\n"))
+    console.report("recipes", content, lambda console, _: console.result(text.rstrip("\n")))
 
 
 @verb("cp", CopyRecipeOptions)
@@ -83,11 +84,9 @@ def cp(console: Console, options: CopyRecipeOptions) -> None:
     from recipes.config.listing import copy_recipe
 
     path = copy_recipe(options.name, Path(options.file))
-    if console.wants_json:
-        console.emit("recipes", {"name": options.name, "path": path})
-        return
     recipe = path if path.is_absolute() or path.parent.parts else f"./{path}"
-    console.say(f"wrote {path}; next: srkd compress --recipe {recipe} --out RUN")
+    line = f"wrote {path}; next: srkd compress --recipe {recipe} --out RUN"
+    console.report("recipes", {"name": options.name, "path": path}, lambda console, _: console.say(line))
 
 
 @verb("validate", ValidateRecipesOptions)
@@ -96,16 +95,18 @@ def validate(console: Console, options: ValidateRecipesOptions) -> None:
     from recipes.config.listing import validate_recipe
 
     results = [validate_recipe(file) for file in options.files]
-    if console.wants_json:
-        console.emit("recipes", {"files": results})
-    else:
-        for result in results:
-            if result.valid:
-                console.say(f"{result.file}: valid")
-            for problem in result.problems:
-                console.result(str(problem))
+    console.report("recipes", {"files": results}, lambda console, _: show_problems(console, results))
     if not all(result.valid for result in results):
         raise click.exceptions.Exit(1)
+
+
+def show_problems(console: Console, results: Sequence[RecipeProblems]) -> None:
+    """Print each mistake, and which files have none."""
+    for result in results:
+        if result.valid:
+            console.say(f"{result.file}: valid")
+        for problem in result.problems:
+            console.result(str(problem))
 
 
 for _action in (ls, show, cp, validate):

@@ -37,21 +37,9 @@ def command(console: Console, options: UpscaleOptions) -> None:
 
     with console.context() as context:
         report = run_upscale(options, context)
-    if console.wants_json:
-        done, films = list(map(entry, report.done)), list(map(entry, report.films))
-        results = {"done": done, "films": films, "failed": report.failed, "skipped": report.skipped}
-        console.emit("upscale", {"model": str(options.model), **report.numbers.to_dict(), **results})
-    else:
-        for picture in report.done:
-            seam = "" if picture.seam is None else f", seams differ by up to {picture.seam:.1e}"
-            sizes = f"{format_size(picture.lr_size)} -> {format_size(picture.sr_size)}"
-            precision = "" if picture.precision == "fp32" else f", in {picture.precision}"
-            console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{precision}{seam}")
-        for film in report.films:
-            show_film(console, film)
-        line = report.numbers.line()
-        if line is not None:
-            console.say(f"{options.model}: {line}")
+    results = {"done": list(map(entry, report.done)), "films": list(map(entry, report.films))}
+    result = {"model": str(options.model), **report.numbers.to_dict(), **results, "failed": report.failed}
+    console.report("upscale", {**result, "skipped": report.skipped}, lambda console, _: show(console, options, report))
     show_skipped(console, report)
     for failed in report.failed:
         console.error(failed.reason)
@@ -61,6 +49,20 @@ def command(console: Console, options: UpscaleOptions) -> None:
         has_films = report.films or any(is_film(failed.source) for failed in report.failed)
         kinds = "pictures and films" if has_films else "pictures"
         raise SrkdError(f"{count} of {total} {kinds} failed")
+
+
+def show(console: Console, options: UpscaleOptions, report: UpscaleReport) -> None:
+    """Print where each picture and film is."""
+    for picture in report.done:
+        seam = "" if picture.seam is None else f", seams differ by up to {picture.seam:.1e}"
+        sizes = f"{format_size(picture.lr_size)} -> {format_size(picture.sr_size)}"
+        precision = "" if picture.precision == "fp32" else f", in {picture.precision}"
+        console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{precision}{seam}")
+    for film in report.films:
+        show_film(console, film)
+    line = report.numbers.line()
+    if line is not None:
+        console.say(f"{options.model}: {line}")
 
 
 def entry(written: Upscaled | UpscaledFilm) -> dict[str, object]:
