@@ -19,7 +19,7 @@ Every function takes a model as a file, a run folder or an open network. Each ha
     report         write a run as one HTML file that anybody can open
                    >>> srkd.report("runs/small", out="small.html")
     compare        compare the methods of runs, each over its seeds
-                   >>> srkd.compare("runs/small").methods[0].mean
+                   >>> srkd.compare("runs/small").methods[0].name
     evaluate       score networks by PSNR and SSIM, beside bicubic
                    >>> srkd.evaluate(["runs/small", "edsr.pt"], data="photos")
     upscale        enlarge files, or PIL images, arrays and tensors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from compressor.base.context import Context
@@ -15,11 +15,11 @@ from srkd.options.option import declarations
 from srkd.options.shared import ScoringOptions, path_of
 from srkd.options.values import require_html, run_folders
 from srkd.options.verbs import CompareOptions
-from srkd.reports.comparison import Comparison, compare_contents
+from srkd.reports.comparing import compare_contents
+from srkd.reports.comparison import Comparison, SetScores
 from srkd.reports.contents import Contents, read_contents
-from srkd.reports.methods import find_methods
+from srkd.reports.methods import Trained
 from srkd.reports.set_scores import Scoring
-from srkd.reports.set_table import SetTable, build_table
 
 
 def run_compare(options: CompareOptions, context: Context) -> Comparison:
@@ -30,8 +30,8 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
     scores, so that a second call computes none.
 
         >>> print(srkd.compare("runs/small").methods[0].name)
-        >>> table = srkd.compare("runs/small", data="photos").sets
-        >>> print(table.rows[-1].name, table.rows[-1].sets["photos"]["psnr_y"].mean)
+        >>> best = srkd.compare("runs/small", data="photos").methods[0]
+        >>> print(best.name, best.sets["photos"]["psnr_y"].mean)
     """
     folders = run_folders(options.runs)
     data, html = path_of(options.data), path_of(options.html)
@@ -40,9 +40,7 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
     if data is None:
         _refuse_scoring_options(options)
     runs = [read_contents(folder) for folder in folders]
-    comparison = compare_contents(runs)
-    if data is not None:
-        comparison = replace(comparison, sets=_score(comparison, runs, data, options, context))
+    comparison = compare_contents(runs, None if data is None else partial(_score, data, options, context))
     if html is not None:
         from srkd.reports.page import comparison_page
 
@@ -64,11 +62,8 @@ def _refuse_scoring_options(options: CompareOptions) -> None:
 
 
 def _score(
-    comparison: Comparison, runs: Sequence[Contents], data: Path, options: CompareOptions, context: Context
-) -> SetTable:
-    """The methods on benchmark sets, in the order of the comparison."""
-    methods = {method.name: method for method in find_methods(runs)}
-    ordered = [methods[row.name] for row in comparison.methods]
-    sets = find_sets(data, scale=comparison.scale, lr=path_of(options.lr_images))
-    trained = [run for method in ordered for run in method.runs]
-    return build_table(ordered, Scoring(trained, sets, comparison.scale, comparison.goal, options, context))
+    data: Path, options: CompareOptions, context: Context, runs: Sequence[Trained], first: Contents
+) -> SetScores:
+    """The scores of the runs' students on benchmark sets."""
+    sets = find_sets(data, scale=first.scale, lr=path_of(options.lr_images))
+    return Scoring(runs, sets, first.scale, first.goal, options, context).scores()

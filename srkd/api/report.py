@@ -20,7 +20,7 @@ from srkd.options.values import output_file, require_html, run_folders
 from srkd.options.verbs import ProfileOptions, ReportOptions
 from srkd.record.measurements import ProfileFile, read_profile
 from srkd.record.run_teacher import find_run_teacher
-from srkd.reports.comparison import compare_contents
+from srkd.reports.comparing import compare_contents
 from srkd.reports.contents import Contents, read_contents
 from srkd.reports.page import Section, report_page
 from srkd.reports.pictures import Pictures, make_pictures

@@ -1,224 +1,192 @@
-"""Comparison of methods, each over its seeds, by their run folders."""
+"""What a comparison of methods holds and shows: their scores over seeds, and their gains on equal seeds.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 from compressor.base.choices import Goal
-from compressor.base.errors import SrkdError, UsageError
-from compressor.images.scores import without_network
-from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
-from srkd.record.code import listed, short
-from srkd.record.scores import Role, Score, score_table, spread_of
+from compressor.images.scores import GOAL_WORDS
+from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Metric
+from srkd.record.code import listed
+from srkd.record.scores import Role, Score
 from srkd.record.trials import Gain, Spread
-from srkd.reports.contents import Contents
-from srkd.reports.methods import MethodRuns, Trained, group_methods, trained_runs
-from srkd.reports.set_table import SetTable
+from srkd.reports.methods import named_value
 from srkd.terminal.tables import Table
 
-SAME_BICUBIC_DB = 0.002
-"""Largest difference in dB between bicubic scores of the same images, by rounding, also between machines."""
-MOST_NAMED = 2
-"""The most runs that are named beside a value."""
+MAIN = (
+    "recipe",
+    "start.init",
+    "teacher",
+    *(f"student.{name}" for name in ("arch", "scale", "width", "depth")),
+    *(f"schedule.{name}" for name in ("steps", "batch", "lr_patch", "hr_patch", "rate", "decay")),
+)
+"""The settings that the line above a table states, if all rows have them with one value."""
+
+SetFigures: TypeAlias = Mapping[str, Mapping[str, float]]
+"""The figures of a network by set and key, such as `psnr_y` in dB."""
 
 
 @dataclass(frozen=True)
-class MethodScores:
-    """A method over its seeds; Y-PSNR in dB on the validation images. `judged` are the figures by the goal, of which
-    mean, spread and differences are.
-    """
+class ComparedSet:
+    """The images of a set, and where its LR images come from, with the digest of a benchmark set."""
 
-    name: str
-    seeds: tuple[int, ...]
-    psnr_y: tuple[float | None, ...]
-    psnr_y_teacher: tuple[float | None, ...]
-    judged: tuple[float, ...]
+    images: int
+    origin: str
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """What is compared: figures of bicubic, of teachers by name, and of students by their folders."""
+
+    protocol: str
+    sets: Mapping[str, ComparedSet]
+    bicubic: SetFigures
+    teachers: Mapping[str, SetFigures]
+    students: Mapping[Path, SetFigures]
+    left_out: tuple[str, ...] = ()
+    """Lines about teachers that could not be scored."""
+
+    def keys_to(self, reference: Goal) -> list[str]:
+        """The keys of the metrics that all students have to one reference."""
+        keys = [METRICS[name].key_to(reference) for name in DEFAULT_METRICS]
+        return [key for key in keys if all(key in each for sets in self.students.values() for each in sets.values())]
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A figure of a method on a set: its values in the order of the seeds, their mean and sample standard deviation."""
+
     mean: float
     sd: float | None
-    over_bicubic: float
-    below_teacher: float | None
+    """None with one seed."""
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ComparedNetwork:
+    """A method over its seeds, the teacher or bicubic."""
+
+    name: str
+    role: Role
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...]
     params: int | None
     macs: int | None
-    steps: int | None
-    runs: tuple[str, ...]
+    settings: Mapping[str, str]
+    """The settings that differ between the methods."""
+    sets: Mapping[str, Mapping[str, OverSeeds]]
 
-    @property
-    def score(self) -> Score:
-        """The row of the method in tables and charts."""
-        to_original, to_teacher = spread_of(self.psnr_y), spread_of(self.psnr_y_teacher)
-        return Score(self.name, "student", self.params, self.macs, to_original, to_teacher, len(self.seeds))
+
+@dataclass(frozen=True)
+class ComparedGain:
+    """The gains of a method over another by set and key: one difference for each seed that both have."""
+
+    name: str
+    over: str
+    seeds: tuple[int, ...]
+    sets: Mapping[str, Mapping[str, Gain]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods, the best first, and the facts that they share."""
+    """Bicubic, teachers and methods, the best first by the first set, and the facts that they share."""
 
     scale: int
     protocol: str
     goal: Goal
-    """What all figures are about: nearness to the originals, or to the teacher's images."""
-    validation: tuple[str, ...]
-    bicubic: float
-    teacher: float | None
-    methods: tuple[MethodScores, ...]
-    gains: tuple[Gain, ...]
-    """Gains of the best method over each other that shares seeds with it."""
-    references: tuple[Score, ...]
-    """The teacher, and what is shown without a network."""
+    references: tuple[Goal, ...]
+    """What images are compared with; the first is the goal of the runs."""
+    sets: Mapping[str, ComparedSet]
+    settings: Mapping[str, str]
+    """The settings that are equal in all methods."""
+    software: str
+    rows: tuple[ComparedNetwork, ...]
+    gains: tuple[ComparedGain, ...]
+    """Gains over the baselines of a plan; without a baseline, of the best method over each other."""
     differences: tuple[str, ...]
     """What differs between the runs besides method and seed: settings, source and versions, each with its values."""
     left_out: tuple[str, ...]
-    """Lines about unfinished runs, which are not in the table."""
-    sets: SetTable | None = None
-    """The methods on benchmark sets; None without `data`."""
+    """Lines about what is not in the table."""
+
+    @property
+    def methods(self) -> tuple[ComparedNetwork, ...]:
+        """The rows of methods, the best first."""
+        return tuple(row for row in self.rows if row.seeds)
 
     @property
     def scores(self) -> list[Score]:
-        """The rows of the table: the teacher, the methods, then what is shown without a network."""
-        return [*self.references[:-1], *(method.score for method in self.methods), *self.references[-1:]]
+        """The Y-PSNR of all rows on the first set."""
+        first, scores = next(iter(self.sets)), []
+        for row in self.rows:
+            figures = [row.sets[first].get(METRICS["psnr"].key_to(each)) for each in ("original", "teacher")]
+            original, teacher = (None if figure is None else Spread(figure.mean, figure.sd) for figure in figures)
+            scores.append(Score(row.name, row.role, row.params, row.macs, original, teacher, len(row.seeds)))
+        return scores
 
-    def table(self, title: str) -> Table:
-        return score_table(self.scores, self.goal, title)
+    def shared_line(self) -> str:
+        """The most important of the settings that all methods share, in a line."""
+        shared = (named_value(name, self.settings[name]) for name in MAIN if name in self.settings)
+        return f"all rows: {', '.join(shared)}"
+
+    def table(self, reference: Goal) -> Table:
+        """The figures by one reference, the best of several methods bold; by the first reference also the gains."""
+        rows = [row for row in self.rows if reference == "original" or row.role != "teacher"]
+        gains = self.gains if reference == self.references[0] else ()
+        cells = [[row.name, str(len(row.seeds) or "-"), *_counts(row)] for row in rows]
+        cells += [[f"{gain.name} over {gain.over}", str(len(gain.seeds)), "", ""] for gain in gains]
+        headings, bold = ["method", "seeds", "params", "GMAC at 256x256"], set()
+        for name, metric in itertools.product(self.sets, map(METRICS.__getitem__, DEFAULT_METRICS)):
+            if (key := metric.key_to(reference)) not in self.methods[0].sets[name]:
+                continue
+            figures = [row.sets[name][key] for row in rows]
+            of_methods = {at: metric.show(figures[at].mean) for at, row in enumerate(rows) if row.seeds}
+            best = max(of_methods.values(), key=float)
+            bold |= {(at, len(headings)) for at, mean in of_methods.items() if mean == best and len(of_methods) > 1}
+            shown = [_with_spread(metric.show(figure.mean), figure.sd, metric) for figure in figures]
+            shown += [_gain_cell(gain.sets[name][key], metric) for gain in gains]
+            cells = [[*line, cell] for line, cell in zip(cells, shown, strict=True)]
+            headings.append(f"{name} {metric.title}")
+        rules = {len(rows) - len(self.methods), len(rows)}
+        return Table(
+            headings, cells, f"x{self.scale}, {self.protocol}, {GOAL_WORDS[reference]}", bold=bold, rules=rules
+        )
+
+    def latex(self) -> str:
+        """The table by the goal of the runs, below its caption: protocol, images, settings, seeds and versions."""
+        table, seeds = self.table(self.goal), sorted({seed for row in self.rows for seed in row.seeds})
+        sets = (f"{name} ({each.images} images, {each.origin})" for name, each in self.sets.items())
+        lines = (
+            f"{table.title}; mean and sample standard deviation over the seeds {', '.join(map(str, seeds))}",
+            f"images: {', '.join(sets)}",
+            self.shared_line(),
+            "gains on equal seeds: mean and standard deviation, and how many are above zero",
+            self.software,
+        )
+        return table.latex(lines)
 
     def lines(self) -> tuple[str, ...]:
-        """The lines below the table."""
-        best = self.methods[0].name
-        return (*(f"{best}: {gain.line()}" for gain in self.gains), *self.remarks())
-
-    def remarks(self) -> tuple[str, ...]:
-        """What else a reader of a table must know: how the runs differ, and which are not in it."""
+        """The lines below the table: whether gains exceed their spread, how the runs differ, what is left out."""
+        first, key = next(iter(self.sets)), METRICS["psnr"].key_to(self.goal)
+        gains = [f"{gain.name} on {first}: {gain.sets[first][key].line()}" for gain in self.gains]
         differ = f"besides method and seed, the runs differ in {listed(self.differences)}"
-        return (*([differ] if self.differences else ()), *self.left_out)
+        return (*gains, *([differ] if self.differences else ()), *self.left_out)
 
 
-def compare_contents(runs: Sequence[Contents]) -> Comparison:
-    """Compare runs; refuse runs that are not comparable, naming the difference in one line."""
-    paths = [run.path.resolve() for run in runs]
-    twice = next((run.path for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1), None)
-    if twice is not None:
-        raise UsageError(f"{twice} is named twice: name each run once")
-    finished = [run for run in runs if run.unfinished is None]
-    left_out = [
-        f"{run.name} is left out: {line}" for run in runs if (line := run.unfinished_line(str(run.path))) is not None
-    ]
-    if not finished:
-        raise SrkdError(f"nothing to compare: {'; '.join(left_out)}")
-    _require_alike(finished)
-    trained = trained_runs(finished)
-    first = finished[0]
-    bicubic, teacher = (_judged(first, role) for role in ("bicubic", "teacher"))
-    if not trained or bicubic is None:
-        raise SrkdError(
-            f"{first.path / RUN_FOLDER_FACTS} does not say what its networks scored: it was written by another program"
-        )
-    scores = (_scores(method, bicubic, teacher) for method in group_methods(trained))
-    methods = sorted(scores, key=lambda method: method.mean, reverse=True)
-    gains = [gain for other in methods[1:] if (gain := _gain(methods[0], other)) is not None]
-    return Comparison(
-        scale=_scale(first),
-        protocol=trained[0].result.protocol,
-        goal=first.goal,
-        validation=first.validation,
-        bicubic=bicubic,
-        teacher=teacher,
-        methods=tuple(methods),
-        gains=tuple(gains),
-        references=tuple(score for score in first.scores if score.role in ("teacher", "bicubic")),
-        differences=_differences(trained),
-        left_out=tuple(left_out),
-    )
+def _counts(row: ComparedNetwork) -> tuple[str, str]:
+    return "-" if row.params is None else f"{row.params:,}", "-" if row.macs is None else f"{row.macs / 1e9:.2f}"
 
 
-def _judged(run: Contents, role: Role) -> float | None:
-    """The Y-PSNR in dB of a network by the run's goal."""
-    score = run.score(role)
-    spread = None if score is None else score.by(run.goal)
-    return None if spread is None else spread.mean
+def _with_spread(mean: str, sd: float | None, metric: Metric) -> str:
+    return mean if sd is None else f"{mean} ± {metric.show(sd)}"
 
 
-def _scale(run: Contents) -> int:
-    return run.file.student.scale
-
-
-def _require_alike(runs: Sequence[Contents]) -> None:
-    """Refuse runs of different scales, protocols or images."""
-    first = runs[0]
-    for run in runs[1:]:
-        both = (first, run)
-        facts = {
-            "scale": [str(_scale(each)) for each in both],
-            "goal": [str(each.goal) for each in both],
-            "validation protocol": [str(each.protocol) for each in both],
-            "validation images": [", ".join(each.validation) for each in both],
-            "training images": [each.file.data.digest for each in both],
-        }
-        for what, (own, other) in facts.items():
-            if own != other:
-                raise UsageError(
-                    f"{first.name} and {run.name} cannot be compared: their {what} differ{'s' * (what[-1] != 's')} "
-                    f"({own} and {other})"
-                )
-        bicubic = [_judged(each, "bicubic") for each in both]
-        if None in bicubic or abs((bicubic[0] or 0.0) - (bicubic[1] or 0.0)) > SAME_BICUBIC_DB:
-            raise UsageError(
-                f"{first.name} and {run.name} cannot be compared: {without_network(_scale(run))} has {bicubic[0]} and "
-                f"{bicubic[1]} dB on their validation images, so these are not the same"
-            )
-
-
-def _scores(method: MethodRuns, bicubic: float, teacher: float | None) -> MethodScores:
-    first, students = method.runs[0], [row.result.student for row in method.runs]
-    judged = tuple(value for each in students if (value := each.scores.by(first.result.goal)) is not None)
-    spread, cost = Spread.of(judged), first.result.student.cost
-    return MethodScores(
-        name=method.name,
-        seeds=tuple(row.seed for row in method.runs),
-        psnr_y=tuple(each.psnr_y for each in students),
-        psnr_y_teacher=tuple(each.psnr_y_teacher for each in students),
-        judged=judged,
-        mean=spread.mean,
-        sd=spread.sd,
-        over_bicubic=spread.mean - bicubic,
-        below_teacher=None if teacher is None else teacher - spread.mean,
-        params=None if cost is None else cost.params,
-        macs=None if cost is None else cost.macs,
-        steps=first.result.steps,
-        runs=tuple(row.run for row in method.runs),
-    )
-
-
-def _differences(trained: Sequence[Trained]) -> tuple[str, ...]:
-    """Each key of settings, sources and versions that two runs have with different values, and code that changed.
-
-    A key that a run does not have, such as an option of another method, is no difference; a run whose run.json does not
-    state its source differs from one that does.
-    """
-    lines = []
-    facts = [(row.run, {**row.settings, **row.sources, **row.versions}) for row in trained]
-    for key in dict.fromkeys(key for _, values in facts for key in values):
-        runs: dict[str, list[str]] = {}
-        for run, values in facts:
-            if key in values:
-                runs.setdefault(short(values[key]), []).append(run)
-        if len(runs) > 1:
-            lines.append(f"{key}: {', '.join(f'{value} ({_named(names)})' for value, names in runs.items())}")
-    silent = [row.run for row in trained if row.file.code is None]
-    if 0 < len(silent) < len(trained):
-        lines.append(f"source: not recorded in {_named(silent)}")
-    continued = [(row.run, entry) for row in trained if row.file.code for entry in row.file.code.continued]
-    return (*lines, *(f"code of {run} within the run, {entry}" for run, entry in continued))
-
-
-def _named(runs: Sequence[str]) -> str:
-    """The first runs by name, and the number of the others."""
-    return ", ".join(runs[:MOST_NAMED]) + (f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else "")
-
-
-def _gain(best: MethodScores, other: MethodScores) -> Gain | None:
-    """The gain of the best over another method on their shared seeds; None if they share none."""
-    own, others = dict(zip(best.seeds, best.judged, strict=True)), dict(zip(other.seeds, other.judged, strict=True))
-    shared = [seed for seed in own if seed in others]
-    if not shared:
-        return None
-    return Gain.between(other.name, [own[seed] for seed in shared], [others[seed] for seed in shared])
+def _gain_cell(gain: Gain, metric: Metric) -> str:
+    mean = f"{gain.mean:+.{metric.digits}f}"
+    return f"{_with_spread(mean, gain.sd, metric)} ({gain.above_zero}/{len(gain.differences)})"

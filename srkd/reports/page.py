@@ -59,11 +59,10 @@ def comparison_page(comparison: Comparison, runs: Sequence[Contents]) -> str:
 
 def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> dict[str, object]:
     """The values of the template comparison.html."""
-    caption = f"Y-PSNR on the validation images ({', '.join(comparison.validation)}), {comparison.protocol}"
     by_work = point_figure(against_macs(comparison.scores, comparison.goal))
     curves = curve_figures([rows for run in runs for rows in run.metrics])
     charts = curves if by_work is None else [by_work, *curves]
-    return {"scores": comparison.table(caption), "lines": comparison.lines(), "charts": charts}
+    return {"scores": comparison.table(comparison.goal), "lines": comparison.lines(), "charts": charts}
 
 
 def _show_run(section: Section) -> dict[str, object]:

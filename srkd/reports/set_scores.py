@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.protocol import Protocol
-from compressor.images.scores import both_goals
 from compressor.images.sets import ImageSet
 from compressor.inference.metric_table import DEFAULT_METRICS
 from compressor.runtimes.table import OpenOptions
 from srkd.options.degradation import degradation_of, protocol_of
 from srkd.options.verbs import CompareOptions
+from srkd.record.code import short
 from srkd.record.evaluations import (
     BICUBIC,
     EVALUATIONS,
@@ -32,14 +32,12 @@ from srkd.record.evaluations import (
 )
 from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
+from srkd.reports.comparison import ComparedSet, SetFigures, SetScores
 from srkd.reports.methods import Trained
 
 if TYPE_CHECKING:
     from compressor.degradation.chain import Degradation
     from compressor.runtimes.base import Runtime
-
-SetScores: TypeAlias = Mapping[str, KeptScores]
-"""The scores of a model by the name of the set."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,6 @@ class Scoring:
     def degradation(self) -> Degradation | None:
         """What the LR images suffer."""
         return degradation_of(self.options.degrade, self.context.note)
-
-    @property
-    def references(self) -> tuple[Goal, ...]:
-        """What images are compared with, the goal first."""
-        return ("original",) if self.goal == "original" else both_goals(self.goal)
 
     @cached_property
     def teachers(self) -> Mapping[str, TeacherFile]:
@@ -91,8 +84,8 @@ class Scoring:
             each.name: images_digest(file for pair in each.pairs for file in (pair.hr, pair.lr)) for each in self.sets
         }
 
-    def scores(self) -> dict[str, SetScores]:
-        """The scores of each model by its SHA-256, without those whose file is gone; the run folders keep them."""
+    def scores(self) -> SetScores:
+        """The scores of all that is compared, without teachers whose file is gone; the run folders keep them."""
         kept = {run.folder: read_evaluations(run.folder, self.context.note) for run in self.runs}
         known = {key: entry for entries in kept.values() for key, entry in entries.items()}
         models = dict.fromkeys([BICUBIC, *self.teachers, *(run.student_sha256 for run in self.runs)])
@@ -103,11 +96,32 @@ class Scoring:
                     known |= self._evaluate(missing, image_set)
         finally:
             self._keep(kept, known)
-        scores = {
-            model: {name: entry for name in self.digests if (entry := known.get(self._key(model, name))) is not None}
-            for model in models
+        kept_of = {model: [known.get(self._key(model, name)) for name in self.digests] for model in models}
+        figures: dict[str, SetFigures] = {
+            model: {name: entry.figures for name, entry in zip(self.digests, entries, strict=True) if entry is not None}
+            for model, entries in kept_of.items()
+            if None not in entries
         }
-        return {model: entries for model, entries in scores.items() if len(entries) == len(self.sets)}
+        teachers = {sha256: file for sha256, file in self.teachers.items() if sha256 in figures}
+        origins = [known[self._key(BICUBIC, name)].lr for name in self.digests]
+        return SetScores(
+            protocol=f"{self.protocol}{', self-ensemble' if self.options.self_ensemble else ''}",
+            sets={
+                each.name: ComparedSet(len(each.pairs), f"LR {origin}, {short(self.digests[each.name])}")
+                for each, origin in zip(self.sets, origins, strict=True)
+            },
+            bicubic=figures[BICUBIC],
+            teachers={
+                "teacher" if len(teachers) == 1 else f"teacher {file.path.stem}": figures[sha256]
+                for sha256, file in teachers.items()
+            },
+            students={run.folder: figures[run.student_sha256] for run in self.runs},
+            left_out=tuple(
+                f"the teacher {file.path.name} is left out: its file is missing or has changed"
+                for sha256, file in self.teachers.items()
+                if sha256 not in figures
+            ),
+        )
 
     def _key(self, model: str, name: str) -> str:
         options = self.options

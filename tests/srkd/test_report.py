@@ -398,20 +398,25 @@ def test_a_run_without_metrics_is_reported(plan: Path, copy: Path, tmp_path: Pat
 
 def test_compare_means_over_seeds(plan: Path) -> None:
     comparison = srkd.compare(plan)
-    facts = json.loads((plan / "run.json").read_text())["result"]["trials"]["rows"]
-    means = {row["name"]: (row["mean"], row["sd"]) for row in facts}
-    spreads = {method.name: (method.mean, method.sd) for method in comparison.methods}
-    assert spreads.keys() == means.keys() and len(spreads) == 2
-    for name, (mean, sd) in means.items():
-        assert spreads[name] == (pytest.approx(mean), pytest.approx(sd))
-    assert [method.mean for method in comparison.methods] == sorted((m for m, _ in spreads.values()), reverse=True)
-    assert comparison.gains[0].differences and comparison.methods[0].seeds == (10, 11)
+    facts = json.loads((plan / "run.json").read_text())["result"]["trials"]
+    means = {row["name"]: (row["mean"], row["sd"]) for row in facts["rows"]}
+    figures = {row.name: row.sets["validation"]["psnr_y"] for row in comparison.methods}
+    assert {name: (figure.mean, figure.sd) for name, figure in figures.items()} == {
+        name: (pytest.approx(mean), pytest.approx(sd)) for name, (mean, sd) in means.items()
+    }
+    assert [row.role for row in comparison.rows[:2]] == ["bicubic", "teacher"]
+    best, other = (figures[row.name].mean for row in comparison.methods)
+    assert best >= other and comparison.methods[0].seeds == (10, 11)
+    (gain,), (of_plan,) = comparison.gains, facts["gains"]
+    assert (gain.name, gain.over) == ("inherit", "scratch")
+    assert gain.sets["validation"]["psnr_y"].differences == pytest.approx(of_plan["differences"])
 
 
 def test_single_runs_are_seeds_of_one_method(plan: Path) -> None:
     parts = sorted(plan.glob("inherit-seed*"))
     alone, both = srkd.compare(parts[0]), srkd.compare(parts)
-    assert alone.methods[0].sd is None and both.methods[0].sd is not None
+    sds = [each.methods[0].sets["validation"]["psnr_y"].sd for each in (alone, both)]
+    assert sds[0] is None and sds[1] is not None
     assert [len(both.methods), both.methods[0].seeds] == [1, (10, 11)]
 
 
@@ -420,6 +425,13 @@ def test_other_settings_are_another_method(plan: Path, copy: Path) -> None:
     change(other, preset__schedule__rate=0.5)
     methods = srkd.compare([part, other]).methods
     assert len(methods) == 2 and len({method.name for method in methods}) == 2
+
+
+def test_without_baselines_the_best_is_compared_with_each_other(plan: Path, copy: Path) -> None:
+    part, other = plan / "inherit-seed10", copy / "inherit-seed10"
+    change(other, preset__schedule__rate=0.5, result__student__psnr_y=99.0)
+    (gain,) = srkd.compare([part, other]).gains
+    assert gain.seeds == (10,) and gain.sets["validation"]["psnr_y"].mean > 50
 
 
 @pytest.mark.parametrize(
@@ -451,8 +463,8 @@ def test_compare_as_table_json_csv_and_page(plan: Path, tmp_path: Path, capsys: 
     assert "gain over" in capsys.readouterr().out
     assert run(["compare", str(plan), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "srkd.compare/1" and len(document["methods"]) == 2
+    assert document["schema"] == "srkd.compare/1" and len(document["rows"]) == 4
     assert run(["compare", str(plan), "--csv"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].startswith("name,seeds,psnr_y,psnr_y_teacher,judged,mean,sd,")
+    assert capsys.readouterr().out.splitlines()[0].startswith("name,role,seeds,runs,params,macs,")
     assert run(["compare", str(plan), "--html", str(tmp_path / "m.html")]) == 0
     assert "Methods side by side" in page_of(tmp_path / "m.html").text
