@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compressor.base.machine import count_threads
-from compressor.images.scores import LANCZOS
+from compressor.images.scores import LANCZOS, without_network
 from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.models.checkpoints.licence import commercial_warning
-from srkd.record.measurements import MeasuredDifference, ProfileFile
-from srkd.record.scores import Score, of_role, score_table
+from srkd.record.measurements import ProfileFile
+from srkd.record.scores import score_table
 from srkd.reports.charts import against_macs, against_time, curve_figures, point_figure
 from srkd.reports.comparison import Comparison
-from srkd.reports.contents import Contents, ExportedFile
+from srkd.reports.contents import Contents
 from srkd.reports.pictures import MAP_LEVELS, MEASURES, Pictures
 from srkd.reports.render import render_page
 from srkd.reports.reproduction import command_of, deciding_facts
@@ -76,7 +75,7 @@ def _show_run(section: Section) -> dict[str, object]:
     command, is_shortened = command_of(contents.name, file.options)
     facts = deciding_facts(contents.path, file, first)
     facts.append(("teacher's licence", licence or "not stated in its file"))
-    result = file.result
+    result, measures = file.result, [METRICS[name] for name in MEASURES]
     return {
         "contents": contents,
         "what": _what(contents),
@@ -86,33 +85,20 @@ def _show_run(section: Section) -> dict[str, object]:
         "gains": () if result is None or result.trials is None else [gain.line() for gain in result.trials.gains],
         # The page already shows the warning above.
         "remarks": () if result is None else [line for line in result.flags if line != warning],
-        "times": None if speed is None else _times(speed),
-        "speed_lines": _speed_lines(section),
+        "speed": speed,
+        "speed_lines": (
+            *(("The speed was not measured.",) if speed is None and not section.missing else ()),
+            *section.missing,
+        ),
         "cost_charts": [figure for figure in figures if figure is not None],
-        "crops": section.pictures.crops,
-        "looks": _looks(section),
+        "pictures": section.pictures,
+        "measures": measures,
+        "best": ", ".join(f"{measure.title} {measure.best}" for measure in measures),
         "curves": curve_figures(contents.metrics),
-        "files": _files(contents.files),
         "command": command,
         "is_shortened": is_shortened,
-        "facts": Table(["what", "value"], facts, "What decides the result"),
+        "facts": facts,
     }
-
-
-def _looks(section: Section) -> Table | None:
-    """How near the images of student, control and enlargements without a network are to the teacher's, row by row."""
-    pictures = section.pictures
-    if not pictures.to_teacher:
-        return None
-    metrics = [METRICS[name] for name in MEASURES]
-    rows = [
-        [name, *(metric.show(figures[metric.name]) for metric in metrics)]
-        for name, figures in pictures.to_teacher.items()
-    ]
-    degraded = "" if pictures.degradation is None else f", inputs degraded ({pictures.degradation})"
-    best = ", ".join(f"{metric.title} {metric.best}" for metric in metrics)
-    caption = f"Luminance to the teacher's, the middle of {pictures.photos} photos{degraded}; best: {best}"
-    return Table(["images", *(metric.title for metric in metrics)], rows, caption)
 
 
 def _what(contents: Contents) -> str:
@@ -188,7 +174,7 @@ def _loss_tile(contents: Contents) -> Tile:
     teacher, bicubic = (
         None if (other := contents.score(role)) is None else other.by(goal) for role in ("teacher", "bicubic")
     )
-    plain = _without_network(contents.scores)
+    plain = without_network(None if contents.first.student is None else contents.scale)
     if score is None or student is None:
         return Tile("–", "lost", "no score of the student yet")
     protocol = f"; {contents.protocol.replace(',', ', ')}" if contents.protocol else ""
@@ -206,9 +192,6 @@ def _loss_tile(contents: Contents) -> Tile:
     return Tile(f"{abs(lost):.2f} dB", label, below)
 
 
-# Tables.
-
-
 def _scores(contents: Contents) -> Table:
     names = (
         ", ".join(contents.validation)
@@ -219,67 +202,3 @@ def _scores(contents: Contents) -> Table:
     if contents.protocol:
         caption += f", {contents.protocol}"
     return score_table(contents.scores, contents.goal, caption)
-
-
-def _without_network(scores: Sequence[Score]) -> str:
-    """The name of the row without a network."""
-    score = of_role(scores, "bicubic")
-    return "bicubic" if score is None else score.name
-
-
-def _times(speed: ProfileFile) -> Table:
-    rows = [
-        [
-            "teacher" if row.model == speed.teacher else "student",
-            f"{row.runtime} {row.arithmetic}",
-            f"{row.ms:.1f}",
-            "–" if row.fps is None else f"{row.fps:.1f}",
-            "–" if row.speedup is None else f"{row.speedup:.2f}× {row.verdict or ''}".strip(),
-            "–" if row.over_eager is None else f"{row.over_eager:.2f}×",
-            f"{row.device}, {count_threads(row.threads)}",
-            f"{row.lr_size}, batch {row.batch}",
-        ]
-        for row in speed.rows
-    ]
-    columns = [
-        "network",
-        "runtime",
-        "ms",
-        "FPS",
-        "over teacher, same runtime",
-        "over teacher in torch",
-        "device",
-        "LR size",
-    ]
-    caption = f"Median time, measured in turns on {speed.processor or 'an unknown processor'}"
-    return Table(columns, rows, caption)
-
-
-def _speed_lines(section: Section) -> Sequence[str]:
-    if section.speed is None:
-        return section.missing or ("The speed was not measured.",)
-    return (*section.speed.notes, *section.missing)
-
-
-def _files(files: Sequence[ExportedFile]) -> Table:
-    rows = [
-        [
-            file.name,
-            ", ".join(dict.fromkeys([results.format, results.precision])),
-            "–" if results.bytes is None else f"{results.bytes / 1e6:.2f}",
-            *_difference(results.parity),
-            "–" if results.drop_db is None else f"{-results.drop_db:+.3f} dB on {results.photos} photos",
-            "; ".join(text for text in (results.verdict, results.reason, file.outdated) if text is not None),
-        ]
-        for file in files
-        for results in [file.results]
-    ]
-    columns = ["file", "format", "MB", "largest difference", "PSNR to the network", "int8: change of Y-PSNR", "verdict"]
-    return Table(columns, rows, "Each file was compared with the network")
-
-
-def _difference(parity: MeasuredDifference | None) -> tuple[str, str]:
-    """The largest difference from the network, and the PSNR to it."""
-    if parity is None:
-        return "–", "–"
-    return f"{parity.max_abs:.1e}", "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -37,8 +36,8 @@ MEASURES: tuple[str, ...] = ("psnr", "ssim", "gradient", "sharpness", "spectrum"
 """What is measured of whole images to the teacher's."""
 MAP_LEVELS = 32
 """Difference in grey levels of 255 at which a map reaches its last colour."""
-MAP_COLOURS = ("#000004", "#420a68", "#932667", "#dd513a", "#fca50a", "#fcffa4")
-"""Colours from no difference to the largest: matplotlib's 'inferno', which stays in order when printed in grey."""
+MAP_COLOURS = "inferno"
+"""Colours from no difference to the largest, which stay in order when printed in grey; report.css shows them, too."""
 
 Choice = Literal["most", "least"]
 
@@ -249,16 +248,10 @@ def _webp(image_u8: torch.Tensor) -> bytes:
 
 def _map(difference: torch.Tensor) -> bytes:
     """Absolute differences as a PNG of 256 colours."""
+    from matplotlib import colormaps
+
     levels = (difference / MAP_LEVELS).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     picture, stream = Image.fromarray(levels, mode="P"), io.BytesIO()
-    picture.putpalette(_palette())
+    picture.putpalette(colormaps[MAP_COLOURS](range(256), bytes=True)[:, :3].tobytes())
     picture.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
-
-
-def _palette() -> list[int]:
-    """256 colours between those of MAP_COLOURS."""
-    anchors = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in MAP_COLOURS])
-    places = np.linspace(0, len(MAP_COLOURS) - 1, 256)
-    channels = [np.interp(places, range(len(MAP_COLOURS)), anchors[:, channel]) for channel in range(3)]
-    return [int(value) for colour in zip(*channels, strict=True) for value in np.round(colour)]

@@ -10,6 +10,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from compressor.base.machine import count_threads
 from srkd.charts import DARK, LIGHT
 from srkd.terminal.tables import is_numeric
 from srkd.version import __version__
@@ -34,13 +35,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.tests["numeric"] = is_numeric
-    environment.filters["data_url"] = _data_url
+    environment.filters |= {"data_url": _data_url, "figure": _figure, "threads": count_threads}
     return environment
 
 
 def _own(name: str) -> Markup:
     """srkd's own style or script, which is not escaped."""
     return Markup((files("srkd.reports") / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
+
+
+def _figure(value: float | None, text: str, unit: float = 1.0) -> str:
+    """A number of a table in a format such as "%.1f"; unknown ones are a dash."""
+    return "–" if value is None else text % (value / unit)
 
 
 def _data_url(content: bytes, kind: str) -> str:

@@ -131,7 +131,7 @@ def test_every_verb_with_a_table_has_csv(
         "profile": ([str(model), "--teacher", str(model), *PROFILE], 8, {"macs", "latency_ms.p50", "fps"}),
         "evaluate": ([str(model), "--data", str(photos), "--per-image"], 8, {"psnr_y", "ssim_y", "image"}),
         "export": ([str(model), "-o", str(tmp_path)], 1, {"format", "path", "parity.max_abs"}),
-        "inspect": ([str(model), "--layers"], 7, {"layer", "params", "macs"}),
+        "inspect": ([str(model), "--layers"], 7, {"name", "params", "macs"}),
         "doctor": ([], 8, {"group", "ready", "command"}),
         "recipes": (["ls"], 20, {"name", "methods", "steps"}),
         "compress": (
