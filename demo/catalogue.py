@@ -55,7 +55,7 @@ class Model:
     architecture: str | None
     metadata: Mapping[str, str]
     producer: str
-    """The program that wrote the file, with its version, as stated in the file; "" if not stated."""
+    """The program that wrote the file, with its version, as declared in the file; "" if not declared."""
 
     @property
     def address(self) -> str:

@@ -154,7 +154,7 @@ def needs_of_class(method: type[Any]) -> TeacherNeeds:
 
     Without it: outputs, or the network for a method that declares pairs of features.
     """
-    stated = getattr(method, "teacher_needs", None)
-    if isinstance(stated, str):
-        return cast(TeacherNeeds, stated)  # checked by MethodEntry
-    return "network" if stated is not None or hasattr(method, "feature_pairs") else "outputs"
+    declared = getattr(method, "teacher_needs", None)
+    if isinstance(declared, str):
+        return cast(TeacherNeeds, declared)  # checked by MethodEntry
+    return "network" if declared is not None or hasattr(method, "feature_pairs") else "outputs"

@@ -108,7 +108,7 @@ def disagreements(methods: Sequence[Method], weights: Mapping[str, float], blend
             name, other = first_weights.setdefault(term, (method.name, weight))
             if other != weight and term not in weights:
                 number = next(
-                    (f"{stated:g}" for stated in (weight, other) if isinstance(stated, (int, float))), "NUMBER"
+                    (f"{declared:g}" for declared in (weight, other) if isinstance(declared, (int, float))), "NUMBER"
                 )
                 lines.append(
                     f"the term {term} is {_describe_weight(other)} in {name} and {_describe_weight(weight)} in "

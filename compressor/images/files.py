@@ -251,7 +251,7 @@ def samples_8bit(image: Image.Image, name: object) -> npt.NDArray[np.uint8]:
 def _scale_key_colour(image: Image.Image) -> None:
     """Bring the transparent value of a grey PNG of 2 or 4 bits to the 8 bits to which Pillow decodes the others.
 
-    It is told by the way in which the image is still to be decoded: without effect for one that was.
+    It is known by the way in which the image is still to be decoded: without effect for one that was.
     """
     stored = [str(tile[3]) for tile in getattr(image, "tile", ())]
     step = next((_GREY_STEPS[kind] for kind in stored if kind in _GREY_STEPS), 1)

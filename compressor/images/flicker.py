@@ -22,7 +22,7 @@ MOST_MOVED = 0.25
 FEWEST_STILL = 0.1
 """Part of the changed blocks that must stand still, or two frames have a cut or a moving camera between them."""
 SMALLEST_SLOPE = 1e-3
-"""Added to the squared gradients of a block: without any, no shift can be told."""
+"""Added to the squared gradients of a block: without any, no shift can be seen."""
 
 
 def flicker(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:

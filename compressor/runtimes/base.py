@@ -84,7 +84,7 @@ def require_memory_for(size: tuple[int, int], batch: int, descriptor: Descriptor
 
 
 def require_output(lr: torch.Tensor, sr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
-    """Refuse the output of a model that does not enlarge by its stated scale: it cannot be trusted."""
+    """Refuse the output of a model that does not enlarge by its declared scale: it cannot be trusted."""
     expected = (lr.shape[0], descriptor.channels, lr.shape[2] * descriptor.scale, lr.shape[3] * descriptor.scale)
     if tuple(sr.shape) != expected:
         raise SrkdError(

@@ -1,4 +1,4 @@
-"""The licence stated in a model's file (safetensors headers and ONNX metadata), or known for srkd's own files."""
+"""The licence declared in a model's file (safetensors headers and ONNX metadata), or known for srkd's own files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from compressor.runtimes.onnx_file import MOST_BYTES, load_onnx
 
 def licence_of(path: Path) -> str | None:
     """Return the licence of the weights in a file, or None if the file does not state it."""
-    stated = read_licence(_metadata(path))
-    if stated is None and path.suffix == ".safetensors" and _is_embedded(path):
+    declared = read_licence(_metadata(path))
+    if declared is None and path.suffix == ".safetensors" and _is_embedded(path):
         return LICENCE
-    return stated
+    return declared
 
 
 def _metadata(path: Path) -> Mapping[str, str]:

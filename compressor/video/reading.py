@@ -29,7 +29,7 @@ HD = (1280, 720)
 WHITE_OF_LIMITED = 255 << 8
 """The value of white that swscale has in 16-bit RGB, made of or for limited range."""
 ALMOST_ALL = 0.95
-"""Share of the stated frames from which on a film is whole: its edit list may leave some out."""
+"""Share of the declared frames from which on a film is whole: its edit list may leave some out."""
 
 
 @dataclass(frozen=True)
@@ -174,16 +174,16 @@ class Film:
         components = [component for component in frame.format.components if not component.is_alpha]
         bits = min(16, max(8, *(component.bits for component in components)))
         is_rgb, is_grey = frame.format.is_rgb or frame.format.has_palette, len(components) == 1
-        stated = stated_colours(frame, context)
-        colours = replace(stated, matrix=RGB, range=LIMITED) if is_rgb else resolved(stated, self._size)
+        declared = stated_colours(frame, context)
+        colours = replace(declared, matrix=RGB, range=LIMITED) if is_rgb else resolved(declared, self._size)
         if colours.matrix not in (RGB, *MATRICES):
             raise SrkdError(
                 f"{self.path} has the colour matrix number {colours.matrix} of H.273, which is not read: convert it "
                 "to BT.709 first"
             )
-        if colours.matrix != stated.matrix and not (is_rgb or is_grey):
+        if colours.matrix != declared.matrix and not (is_rgb or is_grey):
             name = "BT.709" if colours.matrix == BT709 else "BT.601"
-            notes.append(f"its colour matrix is not stated: taken as {name}, by its size, as players do")
+            notes.append(f"its colour matrix is not declared: taken as {name}, by its size, as players do")
         white = white_of(bits, is_rgb=is_rgb, is_limited=colours.range == LIMITED and not is_grey)
         if frame.interlaced_frame:
             notes.append("it is interlaced: its fields are enlarged as if they were one picture; deinterlace it first")
@@ -239,12 +239,12 @@ def is_cover(stream: Any) -> bool:
 def stated_colours(frame: Any, context: Any) -> Colours:
     """Return what the frame states, else what the stream does."""
 
-    def stated(name: str, unspecified: int = UNSPECIFIED) -> int:
+    def declared(name: str, unspecified: int = UNSPECIFIED) -> int:
         values = (int(getattr(source, name) or unspecified) for source in (frame, context))
         return next((value for value in values if value != unspecified), unspecified)
 
-    value_range = FULL if frame.format.name.startswith("yuvj") else stated("color_range", 0) or LIMITED
-    return Colours(stated("colorspace"), value_range, stated("color_primaries"), stated("color_trc"))
+    value_range = FULL if frame.format.name.startswith("yuvj") else declared("color_range", 0) or LIMITED
+    return Colours(declared("colorspace"), value_range, declared("color_primaries"), declared("color_trc"))
 
 
 def resolved(colours: Colours, size: tuple[int, int]) -> Colours:

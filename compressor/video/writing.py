@@ -47,7 +47,7 @@ CODECS = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """Everything that an encoder is told; equal ones write equal headers, so that their segments can be joined."""
+    """Everything that an encoder is given; equal ones write equal headers, so that their segments can be joined."""
 
     codec: str
     crf: int

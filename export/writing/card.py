@@ -180,7 +180,7 @@ def _body(network: Network, facts: CardFacts, record: Mapping[str, Any]) -> list
         "## Origin",
         "",
         f"- sha256 of the checkpoint: `{facts.sha256 or 'unknown'}`",
-        f"- licence of the teacher: {_plain(facts.licence) if facts.licence else 'not stated in its file'}",
+        f"- licence of the teacher: {_plain(facts.licence) if facts.licence else 'not declared in its file'}",
     ]
     source = facts.metadata.get("srkd.source_sha256")
     if source:

@@ -74,7 +74,7 @@ def _show_run(section: Section) -> dict[str, object]:
     figures = (point_figure(by_time), point_figure(against_macs(contents.scores, contents.goal)))
     command, is_shortened = command_of(contents.name, file.options)
     facts = deciding_facts(contents.path, file, first)
-    facts.append(("teacher's licence", licence or "not stated in its file"))
+    facts.append(("teacher's licence", licence or "not declared in its file"))
     result, measures = file.result, [METRICS[name] for name in MEASURES]
     return {
         "contents": contents,

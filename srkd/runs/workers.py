@@ -42,7 +42,7 @@ class BegunRun:
     folder: Path
     steps: int
     job: Mapping[str, Any]
-    """What its worker is told, as JSON values."""
+    """What its worker is given, as JSON values."""
 
 
 class Slot(ABC):

@@ -119,7 +119,7 @@ def test_a_card_of_somebody_else_stays(tmp_path: Path) -> None:
 def test_without_a_stated_licence_none_is_claimed(tmp_path: Path) -> None:
     write(tmp_path)
     assert "license" not in head_of(tmp_path / "net.md")
-    assert "not stated in its file" in (tmp_path / "net.md").read_text()
+    assert "not declared in its file" in (tmp_path / "net.md").read_text()
 
 
 def test_names_cannot_become_yaml_or_markup(tmp_path: Path) -> None:
