@@ -209,8 +209,7 @@ def _gain(
 def _differences(trained: Sequence[Trained]) -> tuple[str, ...]:
     """Each key of settings, sources and versions that two runs have with different values, and code that changed.
 
-    A key that a run does not have, such as an option of another method, is no difference; a run whose run.json does not
-    state its source differs from one that does.
+    A key that a run does not have, such as an option of another method, is no difference.
     """
     lines = []
     facts = [(row.run, {**row.settings, **row.sources, **row.versions}) for row in trained]
@@ -221,9 +220,6 @@ def _differences(trained: Sequence[Trained]) -> tuple[str, ...]:
                 runs.setdefault(short(values[key]), []).append(run)
         if len(runs) > 1:
             lines.append(f"{key}: {', '.join(f'{value} ({_named(names)})' for value, names in runs.items())}")
-    silent = [row.run for row in trained if row.file.code is None]
-    if 0 < len(silent) < len(trained):
-        lines.append(f"source: not recorded in {_named(silent)}")
     continued = [(row.run, entry) for row in trained if row.file.code for entry in row.file.code.continued]
     return (*lines, *(f"code of {run} within the run, {entry}" for run, entry in continued))
 

@@ -86,10 +86,7 @@ class Trained:
     @property
     def versions(self) -> dict[str, str]:
         """The version of each package that took part."""
-        if self.file.code is not None:
-            return self.file.code.versions
-        versions = {"srkd": self.file.srkd_version, "torch": self.file.machine.torch}
-        return {f"version of {name}": version for name, version in versions.items() if version is not None}
+        return {} if self.file.code is None else self.file.code.versions
 
     @property
     def key(self) -> str:
@@ -107,11 +104,6 @@ class MethodRuns:
     runs: tuple[Trained, ...]
     settings: Mapping[str, str]
     """Its settings that other methods have with another value."""
-
-
-def find_methods(runs: Sequence[Contents]) -> tuple[MethodRuns, ...]:
-    """The methods of the finished runs, in the order of the runs."""
-    return tuple(group_methods(trained_runs([run for run in runs if run.unfinished is None])))
 
 
 def trained_runs(runs: Sequence[Contents]) -> list[Trained]:
@@ -153,28 +145,15 @@ def group_methods(trained: Sequence[Trained]) -> list[MethodRuns]:
     settings = _differing([group[0].labels for group in groups.values()])
     names = [", ".join(named_value(*item) for item in each.items()) for each in settings]
     names = [name or group[0].labels["recipe"] for name, group in zip(names, groups.values(), strict=True)]
-    # Methods that differ in their source alone, and seeds that were trained twice, are told apart by where they are.
-    firsts = [group[0] for group in groups.values()]
-    names = _unique(
-        names,
-        [one.variant or one.run.partition("/")[0] for one in firsts],
-        [one.run for one in firsts],
-        [str(one.folder) for one in firsts],
-    )
+    # Methods that differ in their source alone, and seeds that were trained twice, are named by where they are.
+    for places in ([group[0].run for group in groups.values()], [str(group[0].folder) for group in groups.values()]):
+        longer = [name if names.count(name) == 1 else f"{name} ({at})" for name, at in zip(names, places, strict=True)]
+        if len(set(longer)) == len(longer):
+            names = longer
+            break
     return [
         MethodRuns(name, tuple(group), each) for name, group, each in zip(names, groups.values(), settings, strict=True)
     ]
-
-
-def _unique(names: Sequence[str], *places: Sequence[str]) -> list[str]:
-    """The names; equal ones with their places, the first that tell all of them apart."""
-    longer = list(names)
-    for each in places:
-        if len(set(longer)) < len(longer):
-            longer = [
-                name if names.count(name) == 1 else f"{name} ({place})" for name, place in zip(names, each, strict=True)
-            ]
-    return longer
 
 
 def _differing(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
@@ -206,10 +185,7 @@ def named_value(key: str, value: str) -> str:
     """
     if key == "recipe":
         return value
-    of_method = re.fullmatch(r"(option|weight) (.+) of method .+", key)
-    if of_method is not None:
-        key = of_method[2] if of_method[1] == "option" else f"weights.{of_method[2]}"
-    return f"{re.sub(r'^(student|schedule|start)[.]', '', key)}={short(value)}"
+    return f"{re.sub(r'^(student|schedule|start|options[.][^.]+)[.]', '', key)}={short(value)}"
 
 
 def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, str]:
