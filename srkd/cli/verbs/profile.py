@@ -52,7 +52,6 @@ def show(console: Console, report: ProfileReport) -> None:
     for size, batch in dict.fromkeys((row.lr_size, row.batch) for row in report.rows):
         rows = [row for row in report.rows if (row.lr_size, row.batch) == (size, batch)]
         _show_speed(console, rows)
-        _show_throughput(console, rows)
     for layers in report.layers:
         _show_layers(console, layers)
     for line in report.about_int8:
@@ -109,37 +108,18 @@ def _show_models(console: Console, report: ProfileReport) -> None:
     console.table(Table(columns, lines, title))
 
 
-def _runtime(row: ProfileRow, rows: list[ProfileRow]) -> str:
-    """The runtime, with the precision if the rows have several."""
-    return row.runtime if len({each.arithmetic for each in rows}) == 1 else f"{row.runtime} {row.arithmetic}"
-
-
 def _show_speed(console: Console, rows: list[ProfileRow]) -> None:
+    """Print times, memory and speed-ups, then slow percentiles, throughput and its share of the matrix rate."""
     first, precisions = rows[0], {row.arithmetic for row in rows}
     lines = [
         [
             row.model,
-            _runtime(row, rows),
+            row.runtime if len(precisions) == 1 else f"{row.runtime} {row.arithmetic}",
             f"{row.latency_ms.p50:.1f} ±{row.spread_percent / 2:.0f}%",
             f"{row.fps:.2f}",
             cell(row.peak_memory_mb, "{:.0f}"),
             ", ".join(text for text in (cell(row.speedup_same_runtime, "{:.2f}x"), row.verdict) if text),
             cell(row.speedup_vs_teacher_eager, "{:.2f}x"),
-        ]
-        for row in rows
-    ]
-    precision = f", {first.arithmetic}" if len(precisions) == 1 else ""
-    title = f"LR {first.lr_size}, batch {first.batch}{precision}, {first.device}, {count_threads(first.threads)}"
-    speed = ["ms", "FPS", "MB", "speed-up in its runtime", "over eager teacher"]
-    console.table(Table(["model", "runtime", *speed], lines, title))
-
-
-def _show_throughput(console: Console, rows: list[ProfileRow]) -> None:
-    """Print the slow percentiles of latency, the throughput, and its share of the device's matrix rate."""
-    lines = [
-        [
-            row.model,
-            _runtime(row, rows),
             f"{row.latency_ms.p95:.1f}",
             f"{row.latency_ms.p99:.1f}",
             f"{row.megapixels_per_second:.2f}",
@@ -148,8 +128,11 @@ def _show_throughput(console: Console, rows: list[ProfileRow]) -> None:
         ]
         for row in rows
     ]
-    names = ["p95 ms", "p99 ms", "MPixel/s", "GMAC/s", "of matrix rate"]
-    console.table(Table(["model", "runtime", *names], lines))
+    precision = f", {first.arithmetic}" if len(precisions) == 1 else ""
+    title = f"LR {first.lr_size}, batch {first.batch}{precision}, {first.device}, {count_threads(first.threads)}"
+    speed = ["ms", "FPS", "MB", "speed-up in its runtime", "over eager teacher"]
+    throughput = ["p95 ms", "p99 ms", "MPixel/s", "GMAC/s", "of matrix rate"]
+    console.table(Table(["model", "runtime", *speed, *throughput], lines, title, names=2))
 
 
 MOST_LAYERS = 12
