@@ -24,8 +24,8 @@ def sharpness(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> 
 
     The gradient has forward differences in x and y. Below 1 the image is blurred, above 1 noisier or sharper.
     """
-    ours, theirs = (_gradient_magnitude(image) for image in crop_both(images_255, reference_255, border))
-    return torch.where(ours == theirs, 1.0, ours / theirs)  # two flat images are equally sharp
+    own, reference = (_gradient_magnitude(image) for image in crop_both(images_255, reference_255, border))
+    return torch.where(own == reference, 1.0, own / reference)  # two flat images are equally sharp
 
 
 def gradient_psnr(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
@@ -52,14 +52,14 @@ def ring_ratios(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -
     P is the power of the Hann-windowed two-dimensional DFT of the central even square, its mean removed, averaged over
     channels and over the ring; e is 0.001 times the reference's mean power.
     """
-    ours, theirs = (_ring_power(image) for image in crop_both(images_255, reference_255, border))
-    return power_ratios(ours, theirs)
+    own, reference = (_ring_power(image) for image in crop_both(images_255, reference_255, border))
+    return power_ratios(own, reference)
 
 
-def power_ratios(ours: Tensor, theirs: Tensor) -> Tensor:
+def power_ratios(own: Tensor, reference: Tensor) -> Tensor:
     """Return R in dB of the powers in each ring, along the last axis."""
-    floor = SPECTRUM_FLOOR * theirs.mean(dim=-1, keepdim=True)
-    return torch.where(ours == theirs, 0.0, 10 * torch.log10((ours + floor) / (theirs + floor)))
+    floor = SPECTRUM_FLOOR * reference.mean(dim=-1, keepdim=True)
+    return torch.where(own == reference, 0.0, 10 * torch.log10((own + floor) / (reference + floor)))
 
 
 def _gradient_magnitude(images: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ LOOKS = ("sharpness", "spectrum", "gradient")
 """The measures of looks, most of which decide together with the PSNR whether images are worse than others."""
 
 
-def worse_measures(ours: Mapping[str, float], others: Mapping[str, float]) -> tuple[str, ...]:
+def worse_measures(own: Mapping[str, float], others: Mapping[str, float]) -> tuple[str, ...]:
     """Return the metrics by which our images are worse than others, if they are worse altogether; else nothing.
 
     Figures are given by the names of metrics. Images are worse altogether if their PSNR is lower and, where looks were
@@ -190,7 +190,7 @@ def worse_measures(ours: Mapping[str, float], others: Mapping[str, float]) -> tu
     worse = [
         name
         for name in ("psnr", *LOOKS)
-        if name in ours and METRICS[name].error(ours[name]) > METRICS[name].error(others[name])
+        if name in own and METRICS[name].error(own[name]) > METRICS[name].error(others[name])
     ]
-    least = min(2, sum(name in ours for name in LOOKS))
+    least = min(2, sum(name in own for name in LOOKS))
     return tuple(worse) if "psnr" in worse and len(worse) - 1 >= least else ()

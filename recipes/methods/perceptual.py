@@ -170,11 +170,11 @@ class Game:
         modules = cast(nn.ModuleDict, step.modules[self.name])
         guard, opponent = cast(LooksGuard, modules["guard"]), cast(UNetDiscriminator, modules["opponent"])
         sr, target = step.student().sr, target_of(step)
-        ours, theirs = block_deviations(sr), block_deviations(target)
+        student, teacher = block_deviations(sr), block_deviations(target)
         terms = pixel_terms(sr - target) | {
             "spectrum": spectrum_distance(sr, target, step.all_gather),
-            "contrast": contrast_distance(ours, theirs, block_agreement(sr, target)),
-            "flat": restlessness(ours, theirs),
+            "contrast": contrast_distance(student, teacher, block_agreement(sr, target)),
+            "flat": restlessness(student, teacher),
         }
         windows = self._windows(step, sr, target)
         if self.of.lam_phi != 0:
@@ -206,12 +206,12 @@ class Game:
             sr, target = (imresize(images, 1 / step.scale) for images in (sr, target))
         with step.precision():
             with torch.no_grad():
-                theirs = phi(target)
-            ours = phi(sr)
-        distances = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)])
+                teacher = phi(target)
+            student = phi(sr)
+        distances = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in zip(student, teacher, strict=True)])
         if not is_teacher:
             return (distances * distances.new_tensor(VGG_LEVEL_WEIGHTS)).sum()
-        sizes = torch.stack([feature.float().abs().mean((1, 2, 3)) for feature in theirs], 1)
+        sizes = torch.stack([feature.float().abs().mean((1, 2, 3)) for feature in teacher], 1)
         sizes = step.all_gather(sizes).mean(0)  # of the whole batch: a mean of ratios would depend on the processes
         return (distances / sizes).sum()
 

@@ -74,13 +74,13 @@ class Looks:
                 f"the student's spectrum is {self.spectrum_db:+.2f} dB from the teacher's on average and "
                 f"{self.ring_db:+.2f} dB at one frequency (at most {MOST_MEAN_DB:+g} and {MOST_RING_DB:+g})"
             )
-        for name, ours, first, more in (
+        for name, now, first, more in (
             ("colour", self.colour, start.colour, MOST_COLOUR),
             ("colour of blocks", self.block_colour, start.block_colour, MOST_BLOCK_COLOUR),
         ):
-            if ours > first + more:
+            if now > first + more:
                 return (
-                    f"the {name} is {255 * ours:.2f} grey levels from the teacher's, {255 * first:.2f} at the start "
+                    f"the {name} is {255 * now:.2f} grey levels from the teacher's, {255 * first:.2f} at the start "
                     f"(at most {255 * more:g} more)"
                 )
         if self.psnr < start.psnr - MOST_LOSS_DB:
@@ -160,17 +160,17 @@ class LooksGuard(nn.Module):
         error = images - target
         blocks = min(BLOCK_SIDE * averaged.descriptor.scale, *error.shape[-2:])
         powers = (ring_powers(255 * side) for side in (images, target))
-        ours, theirs = (power.mean(0) for power in powers)
-        rings = power_ratios(ours, theirs)
-        ours_flat, theirs_flat = (deviations(side, BLOCK_SIDE).flatten() for side in (images, target))
-        flattest = theirs_flat <= theirs_flat.quantile(FLATTEST)
+        student, teacher = (power.mean(0) for power in powers)
+        rings = power_ratios(student, teacher)
+        student_flat, teacher_flat = (deviations(side, BLOCK_SIDE).flatten() for side in (images, target))
+        flattest = teacher_flat <= teacher_flat.quantile(FLATTEST)
         return Looks(
             spectrum_db=float(rings.mean()),
             ring_db=float(rings[len(rings) // 2 :].max()),
             colour=float(error.mean((0, -2, -1)).abs().max()),
             block_colour=float(F.avg_pool2d(error, blocks).abs().mean()),
             psnr=float(-10 * torch.log10(error.square().mean().clamp_min(1e-10))),
-            flat=float(ours_flat[flattest].mean().clamp_min(FLOOR) / theirs_flat[flattest].mean().clamp_min(FLOOR)),
+            flat=float(student_flat[flattest].mean().clamp_min(FLOOR) / teacher_flat[flattest].mean().clamp_min(FLOOR)),
             opponent=float(accuracy(*logits)),
         )
 

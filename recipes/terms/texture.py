@@ -45,49 +45,49 @@ def spectrum_distance(
 ) -> torch.Tensor:
     """Return the spectrum's distance; `gather` gives values of the patches of all processes."""
     spectra = [windowed_spectrum(_luminance(widen(side))) for side in (images, target)]
-    ours, theirs = (ring_means(spectrum.abs().square()) for spectrum in spectra)
+    student, teacher = (ring_means(spectrum.abs().square()) for spectrum in spectra)
     shared = ring_means((spectra[0].detach() * spectra[1].conj()).real)
-    agreement = _squared_ratio(*gather(torch.stack([shared, ours.detach(), theirs], 1)).sum(0))
-    weights = theirs[:, theirs.shape[1] // FINE_RINGS :].mean(1).sqrt()
-    distances = (agreement * power_ratios(ours, theirs).abs()).mean(1) / 10
+    agreement = _squared_ratio(*gather(torch.stack([shared, student.detach(), teacher], 1)).sum(0))
+    weights = teacher[:, teacher.shape[1] // FINE_RINGS :].mean(1).sqrt()
+    distances = (agreement * power_ratios(student, teacher).abs()).mean(1) / 10
     return (distances * weights).mean() / gather(weights).mean().clamp_min(SMALLEST_SQUARE)
 
 
-def _squared_ratio(shared: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Return max(0, shared)²/(ours·theirs), at most 1, and 0 where nothing is there."""
+def _squared_ratio(shared: torch.Tensor, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return max(0, shared)²/(student·teacher), at most 1, and 0 where nothing is there."""
     tiny = torch.finfo(shared.dtype).tiny
     # Two divisions, as the product of two small powers is 0.
-    return (shared.clamp_min(0) / ours.clamp_min(tiny) * (shared / theirs.clamp_min(tiny))).clamp_max(1)
+    return (shared.clamp_min(0) / student.clamp_min(tiny) * (shared / teacher.clamp_min(tiny))).clamp_max(1)
 
 
-def contrast_distance(ours: torch.Tensor, theirs: torch.Tensor, agreement: torch.Tensor) -> torch.Tensor:
+def contrast_distance(student: torch.Tensor, teacher: torch.Tensor, agreement: torch.Tensor) -> torch.Tensor:
     """Return by how much the deviations of the blocks differ, where both agree (`block_agreement`)."""
-    return (agreement * (ours - theirs).abs()).mean()
+    return (agreement * (student - teacher).abs()).mean()
 
 
 @torch.no_grad()
 def block_agreement(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return ρ² of the blocks of 8×8 pixels, (N, blocks)."""
-    ours, theirs = widen(images), widen(target)
-    side = min(BLOCK_SIDE, *ours.shape[-2:])
+    student, teacher = widen(images), widen(target)
+    side = min(BLOCK_SIDE, *student.shape[-2:])
 
-    our_mean, their_mean = F.avg_pool2d(ours, side), F.avg_pool2d(theirs, side)
+    our_mean, their_mean = F.avg_pool2d(student, side), F.avg_pool2d(teacher, side)
 
     def covariance(products: torch.Tensor, of_means: torch.Tensor) -> torch.Tensor:
         return (F.avg_pool2d(products, side) - of_means).mean(1).flatten(1)
 
     our_variance, their_variance = (
         covariance(each.square(), mean.square()).clamp_min(0) + SMALLEST_SQUARE
-        for each, mean in ((ours, our_mean), (theirs, their_mean))
+        for each, mean in ((student, our_mean), (teacher, their_mean))
     )
-    return _squared_ratio(covariance(ours * theirs, our_mean * their_mean), our_variance, their_variance)
+    return _squared_ratio(covariance(student * teacher, our_mean * their_mean), our_variance, their_variance)
 
 
-def restlessness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Return by how much more our blocks vary where theirs vary least."""
-    calm = theirs <= theirs.quantile(CALMEST, dim=1, keepdim=True)
+def restlessness(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return by how much more our blocks vary where teacher vary least."""
+    calm = teacher <= teacher.quantile(CALMEST, dim=1, keepdim=True)
     # Patch by patch: equal blocks make the calmest quarter larger, and two processes must have the mean of one.
-    return (F.relu(ours - theirs).mul(calm).sum(1) / calm.sum(1)).mean()
+    return (F.relu(student - teacher).mul(calm).sum(1) / calm.sum(1)).mean()
 
 
 def block_deviations(images: torch.Tensor) -> torch.Tensor:

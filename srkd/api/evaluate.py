@@ -170,13 +170,13 @@ def worse_than_lanczos(result: Evaluation) -> list[str]:
         return lines
     for label, scores in result.networks.items():
         for name, score in scores.items() if label != result.teacher else ():
-            ours, plain = (
+            own, plain = (
                 {metric: figures[METRICS[metric].key_to("teacher")] for metric in result.metrics}
                 for figures in (score, lanczos[name])
             )
             worse = [
-                f"{row.title} {row.show(ours[row.name])}, lanczos {row.show(plain[row.name])}"
-                for row in (METRICS[metric] for metric in worse_measures(ours, plain))
+                f"{row.title} {row.show(own[row.name])}, lanczos {row.show(plain[row.name])}"
+                for row in (METRICS[metric] for metric in worse_measures(own, plain))
             ]
             if worse:
                 lines.append(f"warning: {label} is worse than lanczos to the teacher on {name} ({'; '.join(worse)})")

@@ -131,10 +131,10 @@ class SameKindFit(LayerSolver):
                 continue
             rows, columns = place
             rows = rows.square() if is_gate else rows
-            theirs = linear_layer(self.teacher, source)
-            weight += torch.cat([in_bases(chunk, rows, columns) for chunk in dense_weight(theirs).chunk(layer.parts)])
-            if theirs.bias is not None:
-                chunks = theirs.bias.double().chunk(layer.parts)
+            teachers = linear_layer(self.teacher, source)
+            weight += torch.cat([in_bases(chunk, rows, columns) for chunk in dense_weight(teachers).chunk(layer.parts)])
+            if teachers.bias is not None:
+                chunks = teachers.bias.double().chunk(layer.parts)
                 bias += torch.cat([(rows.T @ chunk.reshape(len(rows), -1)).flatten() for chunk in chunks])
         return weight, bias
 
