@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Point = tuple[float, float]
-Kind = Literal["png", "svg"]
+PictureKind = Literal["png", "svg"]
 
 LARGEST = 1e15
 """Largest number that is drawn; larger ones, infinity and NaN are left out."""
@@ -166,7 +166,7 @@ def pareto_front(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
     return front
 
 
-def draw_charts(charts: Sequence[Chart], kind: Kind = "png", look: Look = LIGHT) -> bytes:
+def draw_charts(charts: Sequence[Chart], kind: PictureKind = "png", look: Look = LIGHT) -> bytes:
     """A picture of all charts with curves, one below the other over the same steps."""
     plots = [(chart, curves) for chart in charts if (curves := chart.drawable())]
     if not plots:
@@ -193,7 +193,7 @@ def draw_charts(charts: Sequence[Chart], kind: Kind = "png", look: Look = LIGHT)
         return _saved(figure, kind)
 
 
-def draw_scatter(chart: Scatter, kind: Kind = "png", look: Look = LIGHT) -> bytes:
+def draw_scatter(chart: Scatter, kind: PictureKind = "png", look: Look = LIGHT) -> bytes:
     """A picture of labelled points, with their Pareto front as a line; refuse a chart without points."""
     points = chart.drawable()
     if not points:
@@ -276,7 +276,7 @@ def _figure(look: Look, inches: tuple[float, float]) -> Iterator[Figure]:
         yield Figure(inches, dpi=72)
 
 
-def _saved(figure: Figure, kind: Kind) -> bytes:
+def _saved(figure: Figure, kind: PictureKind) -> bytes:
     stream = io.BytesIO()
     # Neither the date nor the version of matplotlib.
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}

@@ -33,7 +33,7 @@ LOOKS = 12
 FINALISTS_SHARE = 1.6
 """Share passed to `enough` for finalists: all measurements may take this many times the time of the first ones."""
 
-Verdict = Literal["chosen", "meets", "misses", "failed"]
+ShapeVerdict = Literal["chosen", "meets", "misses", "failed"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class PlanRow(Shape):
     ms_interval: tuple[float, float] | None
     fps: float | None
     psnr_y: float | None
-    verdict: Verdict
+    verdict: ShapeVerdict
     why: str
     psnr_y_teacher: float | None = None
     """Y-PSNR in dB to the teacher's images."""
@@ -318,7 +318,7 @@ class _ShapeSearch:
 
     def verdict(
         self, candidate: CandidateShape, chosen: CandidateShape | None, tied: Sequence[CandidateShape]
-    ) -> tuple[Verdict, str]:
+    ) -> tuple[ShapeVerdict, str]:
         """The verdict on a measured candidate and its reason."""
         if self.excess(candidate) > 1:
             return "misses", self.why_not(candidate)
@@ -344,7 +344,7 @@ class _ShapeSearch:
             return f"its interval reaches {figures.high:.1f} ms, over the target: the machine is noisy"
         return f"{figures.megabytes:.2f} MB, more than the target"
 
-    def row(self, candidate: CandidateShape, verdict: Verdict, why: str) -> PlanRow:
+    def row(self, candidate: CandidateShape, verdict: ShapeVerdict, why: str) -> PlanRow:
         figures, scores = self.measured.get(candidate), self.scores.get(candidate)
         return PlanRow(
             **{entry.name: getattr(candidate, entry.name) for entry in fields(Shape)},

@@ -42,7 +42,7 @@ Turn = Callable[[int], TurnTimes]
 Lost = Callable[[int, SrkdError], None]
 """Function called with the index of a failed turn and its error; the others continue."""
 
-Verdict = Literal["faster", "slower", "no measurable difference"]
+SpeedVerdict = Literal["faster", "slower", "no measurable difference"]
 
 MIN_ROUNDS = 8
 """Fewest rounds that give an interval of the confidence below."""
@@ -94,7 +94,7 @@ class SpeedUp:
     cpu: tuple[float, float] | None = None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> SpeedVerdict:
         """Return "faster" or "slower" if all of the interval, and of that of CPU times, is beyond `NO_DIFFERENCE`.
 
         On a busy machine one of two processes may wait longer in every round, because of the core that it is on.

@@ -42,7 +42,7 @@ from export.proof.verify import Parity, Proof, require_finite_outputs, verify
 INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", "srkd.goal", DEGRADATION)
 """Metadata keys that are copied to exported files, as they describe the weights."""
 
-Verdict = Literal["passed", "unproved", "failed", "unavailable"]
+ExportVerdict = Literal["passed", "unproved", "failed", "unavailable"]
 """unproved: written, but such a file cannot run on this machine, so nothing was compared."""
 
 
@@ -81,7 +81,7 @@ class FileReport:
     bytes: int | None
     precision: str
     parity: Parity | None
-    verdict: Verdict
+    verdict: ExportVerdict
     seconds: float
     reason: str | None
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -254,7 +254,7 @@ class _Job:
             marks += f".{self.row.precision}.{self.row.load_machine_module().machine_name()}"
         return self.out_dir / f"{self.source.stem}{marks}{self.row.suffix}"
 
-    def report(self, verdict: Verdict, reason: str | None, started: float) -> FileReport:
+    def report(self, verdict: ExportVerdict, reason: str | None, started: float) -> FileReport:
         """The report of a file that was not written."""
         seconds = time.monotonic() - started
         return FileReport(self.row.name, None, None, self.row.precision, None, verdict, seconds, reason)

@@ -14,7 +14,7 @@ from srkd.record.result import CompressReport, Quality
 from srkd.record.trials import Spread
 from srkd.terminal.tables import Table
 
-Role = Literal["teacher", "student", "baseline", "start", "bicubic"]
+ScoreRole = Literal["teacher", "student", "baseline", "start", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Score:
     """A network: its cost at 256×256 LR pixels, and its Y-PSNR in dB over a number of seeds; None: not known."""
 
     name: str
-    role: Role
+    role: ScoreRole
     params: int | None = None
     macs: int | None = None
     to_original: Spread | None = None
@@ -38,7 +38,7 @@ class Score:
         return None if own is None or others is None or self is other else own.mean - others.mean
 
 
-def of_role(scores: Sequence[Score], role: Role) -> Score | None:
+def of_role(scores: Sequence[Score], role: ScoreRole) -> Score | None:
     """The first score of a role."""
     return next((score for score in scores if score.role == role), None)
 
@@ -73,7 +73,7 @@ def scores_of(result: CompressReport) -> list[Score]:
         points, baselines = trials.rows[: trials.points], trials.rows[trials.points :]
         # The first student is the one whose file the folder holds.
         for row in (*sorted(points, key=lambda row: row.name != chosen), *baselines):
-            role: Role = "baseline" if row in baselines else "student"
+            role: ScoreRole = "baseline" if row in baselines else "student"
             counts = _counts(row.cost or result.student.cost)
             to_original, to_teacher = spread_of(row.psnr_y), spread_of(row.psnr_y_teacher)
             rows.append(Score(row.name, role, *counts, to_original, to_teacher, len(row.psnr_y)))
@@ -94,7 +94,7 @@ def scores_of(result: CompressReport) -> list[Score]:
     return [*rows, _of_quality(without_network(result.scale), "bicubic", result.bicubic)]
 
 
-def _of_quality(name: str, role: Role, quality: Quality) -> Score:
+def _of_quality(name: str, role: ScoreRole, quality: Quality) -> Score:
     return Score(name, role, *_counts(quality.cost), spread_of([quality.psnr_y]), spread_of([quality.psnr_y_teacher]))
 
 

@@ -17,7 +17,7 @@ from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from compressor.models.networks.image_cost import Cost
 from srkd.record.reading import Decibels
 
-Verdict = Literal["better", "worse", "no difference", "spread unknown"]
+GainVerdict = Literal["better", "worse", "no difference", "spread unknown"]
 
 DEVIATIONS = 2.0
 """A mean difference below this many standard deviations counts as no difference."""
@@ -53,7 +53,7 @@ class Gain:
     differences: tuple[Decibels, ...]
     mean: Decibels
     sd: float | None
-    verdict: Verdict
+    verdict: GainVerdict
     point: str | None = None
     """The point of a sweep whose gain it is."""
 
@@ -73,7 +73,7 @@ class Gain:
         # Two infinite figures are equal.
         differences = tuple(0.0 if a == b else a - b for a, b in zip(recipe, baseline, strict=True))
         spread = Spread.of(differences)
-        verdict: Verdict = "better" if spread.mean > 0 else "worse"
+        verdict: GainVerdict = "better" if spread.mean > 0 else "worse"
         if spread.sd is None:
             verdict = "spread unknown"
         elif abs(spread.mean) < max(DEVIATIONS * spread.sd, resolution):

@@ -10,7 +10,7 @@ from compressor.base.machine import count_threads
 from compressor.images.scores import GOAL_WORDS
 from srkd.charts import DARK, LIGHT, Chart, Scatter, ScatterPoint, draw_charts, draw_scatter
 from srkd.record.measurements import ProfileFile
-from srkd.record.scores import Role, Score, of_role
+from srkd.record.scores import Score, ScoreRole, of_role
 from srkd.reports.contents import Contents
 from srkd.reports.curves import Metrics, charts_of
 from srkd.terminal.tables import Table
@@ -75,7 +75,7 @@ def against_time(contents: Contents, profile: ProfileFile) -> Scatter | None:
     first = profile.rows[0]
     points = []
     for row in profile.rows:
-        role: Role = "teacher" if row.model == profile.teacher else "student"
+        role: ScoreRole = "teacher" if row.model == profile.teacher else "student"
         score = contents.score(role)
         judged = None if score is None else score.by(contents.goal)
         is_first = (row.lr_size, row.batch) == (first.lr_size, first.batch)

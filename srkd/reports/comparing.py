@@ -17,7 +17,7 @@ from compressor.models.networks.image_cost import Cost
 from srkd.record.code import short
 from srkd.record.evaluations import software
 from srkd.record.result import Quality
-from srkd.record.scores import Role
+from srkd.record.scores import ScoreRole
 from srkd.record.trials import Gain, Spread
 from srkd.reports.comparison import (
     ComparedGain,
@@ -106,7 +106,7 @@ def _validation_scores(trained: Sequence[Trained], first: Contents) -> SetScores
     )
 
 
-def _judged(run: Contents, role: Role) -> float | None:
+def _judged(run: Contents, role: ScoreRole) -> float | None:
     """The Y-PSNR in dB of a network by the run's goal."""
     score = run.score(role)
     spread = None if score is None else score.by(run.goal)
@@ -139,7 +139,7 @@ def _require_alike(runs: Sequence[Contents]) -> None:
             )
 
 
-def _reference(name: str, role: Role, figures: SetFigures, cost: Cost | None = None) -> ComparedNetwork:
+def _reference(name: str, role: ScoreRole, figures: SetFigures, cost: Cost | None = None) -> ComparedNetwork:
     params, macs = (None, None) if cost is None else (cost.params, cost.macs)
     return ComparedNetwork(name, role, (), (), params, macs, {}, _over_seeds([figures]))
 

@@ -15,7 +15,7 @@ from compressor.base.choices import Goal
 from compressor.images.scores import GOAL_WORDS
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Metric
 from srkd.record.code import listed
-from srkd.record.scores import Role, Score
+from srkd.record.scores import Score, ScoreRole
 from srkd.record.trials import Gain, Spread
 from srkd.reports.methods import named_value
 from srkd.terminal.tables import Table
@@ -74,7 +74,7 @@ class ComparedNetwork:
     """A method over its seeds, the teacher or bicubic."""
 
     name: str
-    role: Role
+    role: ScoreRole
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
     params: int | None

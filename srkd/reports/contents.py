@@ -14,7 +14,7 @@ from compressor.images.scores import GOAL_WORDS, without_network
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from srkd.record.measurements import ExportedEntry, read_exports
 from srkd.record.run_file import RunFile, read_for_display
-from srkd.record.scores import Role, Score, of_role, scores_of, spread_of
+from srkd.record.scores import Score, ScoreRole, of_role, scores_of, spread_of
 from srkd.reports.curves import Metrics
 
 
@@ -73,7 +73,7 @@ class Contents:
             return self.unfinished
         return f"{self.unfinished} srkd compress --resume {shlex.quote(folder)} continues it."
 
-    def score(self, role: Role) -> Score | None:
+    def score(self, role: ScoreRole) -> Score | None:
         """The first row of a role."""
         return of_role(self.scores, role)
 
@@ -127,7 +127,7 @@ def _scores_so_far(metrics: Sequence[Metrics], scale: int | None) -> list[Score]
         return []
     newest = validations[-1]
     plain = without_network(scale)
-    rows: list[tuple[Role, str, str]] = [
+    rows: list[tuple[ScoreRole, str, str]] = [
         ("teacher", "teacher", "teacher"),
         ("student", "student", f"student at step {newest.step:,}"),
         ("bicubic", plain, plain),

@@ -31,7 +31,7 @@ from export.convert import to_onnx
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import FORMATS
-from export.writing.exporting import FileReport, Source, Verdict, export_model
+from export.writing.exporting import ExportVerdict, FileReport, Source, export_model
 from srkd.cli.main import cli
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
@@ -262,7 +262,7 @@ def test_docs_and_help_know_every_format() -> None:
         assert f"`{row.suffix}`" in line
         for message in (line, helped[f"--{row.name}"]):
             assert ("not run by us" in message) == (not row.tested)
-    for verdict in get_args(Verdict):
+    for verdict in get_args(ExportVerdict):
         assert f"| {verdict} |" in page
 
 

@@ -58,16 +58,15 @@ def command(console: Console, options: DemoOptions) -> None:
         console.warn(f"the built app is older than its sources: {app_command()}")
     if build is not None:
         files, models = _site(console, options, app)
-        _show_site(console, build, write_site(files, build), models)
+        size = write_site(files, build)
+        site = {"folder": build, "bytes": size, "models": [model.catalogue_entry() for model in models]}
+        console.report("demo", site, lambda console, _: _show_site(console, build, size, models))
         return
     with listen(options.host, options.port) as listening:
         files, models = _site(console, options, app)
         addresses = list_addresses(options.host, listening, https=certificate is not None)
-        if console.wants_json:
-            console.emit("demo", {"addresses": addresses, "models": [model.catalogue_entry() for model in models]})
-        else:
-            _show_models(console, models)
-            _show_addresses(console, addresses)
+        served = {"addresses": addresses, "models": [model.catalogue_entry() for model in models]}
+        console.report("demo", served, lambda console, _: _show_addresses(console, addresses, models))
         if options.open_browser:
             webbrowser.open(addresses[0].url)
         from demo.server import serve
@@ -88,9 +87,6 @@ def _site(
 
 
 def _show_site(console: Console, folder: Path, size: int, models: Sequence[Model]) -> None:
-    if console.wants_json:
-        console.emit("demo", {"folder": folder, "bytes": size, "models": [model.catalogue_entry() for model in models]})
-        return
     _show_models(console, models)
     console.result(f"{folder}  {size / 1e6:.1f} MB: put these files on any https host, under any path")
 
@@ -120,9 +116,10 @@ def loss_of(model: Model) -> str:
     return "-" if file is None or file.drop_db is None else f"{-file.drop_db:+.3f} dB"
 
 
-def _show_addresses(console: Console, addresses: Sequence[Address]) -> None:
+def _show_addresses(console: Console, addresses: Sequence[Address], models: Sequence[Model]) -> None:
     from demo.addresses import draw_qr_code
 
+    _show_models(console, models)
     console.say("")
     for address in addresses:
         reach = "this machine only" if address.this_machine_only else "every device that reaches this machine"
