@@ -215,14 +215,6 @@ def test_curves_are_drawn_for_light_and_dark_pages_with_their_names_and_figures(
     assert {row[0] for row in alone[0].table.rows} == {"student", "teacher", "bicubic"}
 
 
-def test_long_curves_are_thinned_in_the_table_of_figures(copy: Path) -> None:
-    rows = [{"kind": "train", "step": step, "loss": 1 / step} for step in range(1, 101)]
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (loss,) = curve_figures(read_contents(copy).metrics[:1])
-    steps = [row[1] for row in loss.table.rows]
-    assert len(steps) <= 13 and (steps[0], steps[-1]) == ("1", "100")
-
-
 def test_points_are_networks_above_their_cost_with_bicubic_as_a_level(plan: Path) -> None:
     contents = read_contents(plan)
     by_work = against_macs(contents.scores, "original")
@@ -383,14 +375,6 @@ def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: p
         assert run([*arguments, "-q"]) == code, arguments
         assert words in lines_of(capsys), arguments
     assert not Path(page).exists()
-
-
-def test_a_run_without_metrics_is_reported(plan: Path, copy: Path, tmp_path: Path) -> None:
-    for file in copy.rglob("metrics.jsonl"):
-        file.unlink()
-    report = srkd.report(copy, out=tmp_path / "page.html", speed=False, data=plan.parent / "photos")
-    assert any("metrics.jsonl" in line for line in report.missing)
-    assert "Curves" not in page_of(report.path).text
 
 
 # Comparison of methods.

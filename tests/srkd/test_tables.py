@@ -15,7 +15,6 @@ from PIL import Image
 
 import srkd
 from srkd.cli.main import run
-from srkd.terminal.console import Console
 from srkd.terminal.tables import Table, csv_text, fact_lines
 
 WORD = st.text("abxyz019.,+-%", min_size=0, max_size=14)
@@ -87,14 +86,6 @@ def test_long_facts_wrap_under_their_beginning() -> None:
         "        peak of a step",
         "        x",
     ]
-
-
-def test_a_wide_terminal_is_used(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    row = ["a" * 30, "b" * 30, "c" * 30]
-    for columns, lines in ((96, 3), (80, 6)):
-        monkeypatch.setenv("COLUMNS", str(columns))
-        Console().table(Table(["one", "two", "three"], [row]))
-        assert len(capsys.readouterr().out.splitlines()) == lines
 
 
 def test_csv_reads_back() -> None:
