@@ -20,7 +20,7 @@ PictureKind = Literal["png", "svg"]
 
 LARGEST = 1e15
 """Largest number that is drawn; larger ones, infinity and NaN are left out."""
-MOST_POINTS = 800
+MOST_POINTS = 300
 """Largest number of points of a curve; of longer curves, means of neighbouring points are drawn."""
 LONGEST_NAME = 40
 CURVES_INCHES, POINTS_INCHES = (10.0, 3.4), (10.0, 6.4)
