@@ -123,7 +123,7 @@ def _require_alike(runs: Sequence[Contents]) -> None:
             "goal": [str(each.goal) for each in both],
             "validation protocol": [str(each.protocol) for each in both],
             "validation images": [", ".join(each.validation) for each in both],
-            "training images": ["" if each.file.data is None else each.file.data.digest for each in both],
+            "training images": [each.file.data.digest for each in both],
         }
         for what, (own, other) in facts.items():
             if own != other:

@@ -64,7 +64,6 @@ class Contents:
 
     @property
     def scale(self) -> int:
-        assert self.first.student is not None  # run.json of a finished run has it
         return self.first.student.scale
 
     def unfinished_line(self, folder: str) -> str | None:

@@ -174,7 +174,7 @@ def _loss_tile(contents: Contents) -> Tile:
     teacher, bicubic = (
         None if (other := contents.score(role)) is None else other.by(goal) for role in ("teacher", "bicubic")
     )
-    plain = without_network(None if contents.first.student is None else contents.scale)
+    plain = without_network(contents.scale)
     if score is None or student is None:
         return Tile("–", "lost", "no score of the student yet")
     protocol = f"; {contents.protocol.replace(',', ', ')}" if contents.protocol else ""
