@@ -28,7 +28,7 @@ from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, find_run_file, read_run_file, write_run_file
 from srkd.runs.code import require_same_files
 from srkd.runs.decide import decide
-from srkd.runs.plan import Plan
+from srkd.runs.plan import RunPlan
 from srkd.runs.run import new_run_file, train
 from srkd.runs.second import plan_two_recipes
 from srkd.runs.target import check_target
@@ -92,7 +92,7 @@ def _train(folder: Path, contents: RunFile, context: Context, *, accept_changed_
     if contents.trials is None:
         report = train(contents.spec, folder, context, accept_changed_code=accept_changed_code)
     else:
-        report = Plan(folder, contents, context, accept_changed_code).train()
+        report = RunPlan(folder, contents, context, accept_changed_code).train()
     if contents.plan is None or not context.processes.is_leader:
         return report
     target = check_target(report.student_path, contents.spec, context)

@@ -32,7 +32,7 @@ from srkd.runs.workers import BegunRun, SideBySide, local_slots
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """The runs of a folder whose run.json holds `contents`."""
 
     folder: Path

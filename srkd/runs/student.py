@@ -16,7 +16,14 @@ from compressor.models.networks.slices import student_cuts
 from compressor.models.quantisation.description import Quantisation
 from compressor.models.students.init_from import initialise_from
 from compressor.models.students.principal import can_be_turned
-from compressor.models.students.students import parse_student, reordered, smaller_spec, student_of_spec, width_hint
+from compressor.models.students.students import (
+    cut_student,
+    parse_student,
+    random_student,
+    reordered,
+    smaller_spec,
+    width_hint,
+)
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method, quantisation_of
 from recipes.config.preset import Preset, StudentRule
@@ -89,10 +96,10 @@ def build_student(
             "turned", id(source), spec, start.select, read=lambda: reordered(source, spec, start.select)
         )
     if start.init == "inherit" and teacher is not None:
-        network = student_of_spec(turned or teacher.require_network("weights"), spec)
+        network = cut_student(turned or teacher.require_network("weights"), spec)
     elif start.is_cut and source is not None:
         # A fit replaces these weights.
-        network = student_of_spec(source, spec, init="inherit" if start.init == "fit" else "random", seed=seed)
+        network = cut_student(source, spec) if start.init == "fit" else random_student(source, spec, seed)
     else:
         network = build(spec, seed=seed)
     if start.init_from is not None:
@@ -101,7 +108,7 @@ def build_student(
             raise SrkdError(f"--init-from {report.path}: the file is not what it was when the run began")
     if source is not None and (start.init == "fit" or start.select == "principal"):
         with suppress(SrkdError):  # a student of another kind
-            plain_slice = student_of_spec(source, spec)
+            plain_slice = cut_student(source, spec)
     if quantisation is not None:
         network = quantise(network, quantisation)
     return FirstStudent(network, start, plain_slice, turned)

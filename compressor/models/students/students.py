@@ -75,15 +75,28 @@ def student_of_spec(
     if init == "fit":
         descriptor = teacher.descriptor
         return fit(teacher, spec, embedded_patches(descriptor.scale, descriptor.channels))
+    if init == "random":
+        return random_student(teacher, spec, seed)
+    return cut_student(reordered(teacher, spec, select) if spec.deployed == spec else teacher, spec, segments)
+
+
+def random_student(teacher: Network, spec: Spec, seed: int) -> Network:
+    """Return a student with random weights on the teacher's device, and with its mean shift if it is of its kind."""
     student = build(spec, seed=seed)
-    if init == "inherit" and spec.deployed != spec:
-        student.fill(student_of_spec(teacher.deployed(), spec.deployed, segments=segments, select=select))
-    elif init == "inherit":
-        source = reordered(teacher, spec, select)
-        # load_state_dict copies: the student shares no memory with the teacher.
-        student.load_state_dict(view_parameters(source, spec, segments) | buffers_of(teacher), strict=True)
-    elif spec.arch == teacher.spec.arch:
+    if spec.arch == teacher.spec.arch:
         student.load_state_dict(buffers_of(teacher), strict=False)
+    like = next(teacher.parameters())
+    return student.to(like.device, like.dtype)
+
+
+def cut_student(teacher: Network, spec: Spec, segments: Segments = "each") -> Network:
+    """Return the leading slice of the teacher in the shape of `spec`, on the teacher's device."""
+    student = build(spec, seed=0)
+    if spec.deployed != spec:
+        student.fill(cut_student(teacher.deployed(), spec.deployed, segments))
+    else:
+        # load_state_dict copies: the student shares no memory with the teacher.
+        student.load_state_dict(view_parameters(teacher, spec, segments) | buffers_of(teacher), strict=True)
     like = next(teacher.parameters())
     return student.to(like.device, like.dtype)
 
