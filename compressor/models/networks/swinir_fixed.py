@@ -1,55 +1,16 @@
-"""SwinIR for images of one size, in operations that converters without dynamic shapes take."""
+"""The groups of a SwinIR for images of one size, in operations that converters without dynamic shapes take."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.models.networks.swinir_network import ChannelNorm, SwinGroup, SwinIR
+from compressor.models.networks.swinir_groups import ChannelNorm, SwinGroup
 from compressor.models.networks.windows import SwinLayer, WindowAttention, shift_mask
-
-
-class FixedSwinIR(SwinIR):
-    """A SwinIR for a batch of one image of `height` × `width`, with operations for converters without dynamic shapes.
-
-    It computes the same function with the same weights. Features stay N,C,H,W: linear layers are 1×1 convolutions,
-    windows are cut by pixel unshuffle, which puts a window's positions side by side as channels, and joined by pixel
-    shuffle. No tensor has more than four axes besides the batch, which is ncnn's limit.
-    """
-
-    def __init__(self, network: SwinIR, height: int, width: int) -> None:
-        super().__init__(network.spec)
-        self.load_state_dict(network.state_dict())
-        rows, columns = (network.padded_positions(size, torch.device("cpu")) for size in (height, width))
-        self.rows, self.columns = _runs(rows), _runs(columns)
-        self.sr_size = (height * network.spec.scale, width * network.spec.scale)
-        groups = cast(Iterable[SwinGroup], network.groups)
-        self.groups = nn.Sequential(*(FixedGroup(group, len(rows), len(columns)) for group in groups))
-
-    def _padded(self, lr: torch.Tensor) -> torch.Tensor:
-        if len(self.rows) > 1:
-            lr = torch.cat([lr[:, :, start:stop] for start, stop in self.rows], 2)
-        if len(self.columns) > 1:
-            lr = torch.cat([lr[:, :, :, start:stop] for start, stop in self.columns], 3)
-        return lr
-
-    def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        # Not the caller's sizes, which a trace computes from the image: converters fail on that.
-        if sr.shape[-2:] == self.sr_size:
-            return sr
-        return sr[:, :, : self.sr_size[0], : self.sr_size[1]]
-
-
-def _runs(positions: torch.Tensor) -> list[tuple[int, int]]:
-    """Return the positions as runs [start, stop) of consecutive numbers."""
-    values = positions.tolist()
-    cuts = [0, *(k for k in range(1, len(values)) if values[k] != values[k - 1] + 1), len(values)]
-    return [(values[begin], values[begin] + end - begin) for begin, end in pairwise(cuts)]
 
 
 class FixedGroup(nn.Module):

@@ -6,6 +6,10 @@ from global state and has no effect on a trained network.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -18,50 +22,9 @@ from compressor.models.networks.base import (
     Tap,
 )
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
+from compressor.models.networks.swinir_fixed import FixedGroup
+from compressor.models.networks.swinir_groups import ChannelNorm, SwinGroup, connection
 from compressor.models.networks.swinir_spec import SwinIRSpec
-from compressor.models.networks.windows import SwinLayer, shift_mask
-
-
-def connection(spec: SwinIRSpec) -> nn.Module:
-    """Return the convolution at the end of a group or of the body: one, or three through a quarter of the channels."""
-    if spec.connection == "1conv":
-        return nn.Conv2d(spec.width, spec.width, 3, padding=1)
-    quarter = spec.width // 4
-    return nn.Sequential(
-        nn.Conv2d(spec.width, quarter, 3, padding=1),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(quarter, quarter, 1),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(quarter, spec.width, 3, padding=1),
-    )
-
-
-class SwinGroup(nn.Module):
-    """A residual group: x + conv(layers(x)); every second layer is shifted."""
-
-    def __init__(self, spec: SwinIRSpec, depth: int, heads: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            SwinLayer(spec.width, heads, spec.window, spec.hidden, shifted=spec.shifted and k % 2 == 1)
-            for k in range(depth)
-        )
-        self.conv = connection(spec)
-        self.window = spec.window
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.permute(0, 2, 3, 1)
-        mask = shift_mask(x.shape[2], x.shape[3], self.window, x.device)
-        for layer in self.layers:
-            tokens = layer(tokens, mask)
-        deep: torch.Tensor = self.conv(tokens.permute(0, 3, 1, 2))
-        return x + deep
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (N,C,H,W)."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class NearestUpsampler(nn.Module):
@@ -152,8 +115,6 @@ class SwinIR(Network):
     def for_size(self, height: int, width: int) -> Network:
         if self.quantisation is not None:
             raise SrkdError("a quantised swinir has no form for images of one size: export it for any size, as --onnx")
-        from compressor.models.networks.swinir_fixed import FixedSwinIR  # it is made of this network
-
         return FixedSwinIR(self, height, width).to(self.head.weight.device).train(self.training)
 
     @property
@@ -171,3 +132,41 @@ class SwinIR(Network):
     def taps(self) -> dict[str, Tap]:
         groups = {f"body[{k}]": Tap(f"groups.{k}") for k in range(len(self.spec.depths))}
         return {"head": Tap("head"), **groups, "body_end": Tap("body_end"), "pre_up": Tap("joined")}
+
+
+class FixedSwinIR(SwinIR):
+    """A SwinIR for a batch of one image of `height` × `width`, with operations for converters without dynamic shapes.
+
+    It computes the same function with the same weights. Features stay N,C,H,W: linear layers are 1×1 convolutions,
+    windows are cut by pixel unshuffle, which puts a window's positions side by side as channels, and joined by pixel
+    shuffle. No tensor has more than four axes besides the batch, which is ncnn's limit.
+    """
+
+    def __init__(self, network: SwinIR, height: int, width: int) -> None:
+        super().__init__(network.spec)
+        self.load_state_dict(network.state_dict())
+        rows, columns = (network.padded_positions(size, torch.device("cpu")) for size in (height, width))
+        self.rows, self.columns = _runs(rows), _runs(columns)
+        self.sr_size = (height * network.spec.scale, width * network.spec.scale)
+        groups = cast(Iterable[SwinGroup], network.groups)
+        self.groups = nn.Sequential(*(FixedGroup(group, len(rows), len(columns)) for group in groups))
+
+    def _padded(self, lr: torch.Tensor) -> torch.Tensor:
+        if len(self.rows) > 1:
+            lr = torch.cat([lr[:, :, start:stop] for start, stop in self.rows], 2)
+        if len(self.columns) > 1:
+            lr = torch.cat([lr[:, :, :, start:stop] for start, stop in self.columns], 3)
+        return lr
+
+    def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        # Not the caller's sizes, which a trace computes from the image: converters fail on that.
+        if sr.shape[-2:] == self.sr_size:
+            return sr
+        return sr[:, :, : self.sr_size[0], : self.sr_size[1]]
+
+
+def _runs(positions: torch.Tensor) -> list[tuple[int, int]]:
+    """Return the positions as runs [start, stop) of consecutive numbers."""
+    values = positions.tolist()
+    cuts = [0, *(k for k in range(1, len(values)) if values[k] != values[k - 1] + 1), len(values)]
+    return [(values[begin], values[begin] + end - begin) for begin, end in pairwise(cuts)]
