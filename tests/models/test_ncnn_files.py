@@ -21,7 +21,7 @@ from compressor.models.networks.compact import SRVGG, CompactSpec
 from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.models.networks.span import NO_MEAN, SPANSpec
 from compressor.teachers.teacher import load_teacher
-from srkd.record.run_file import TeacherFile
+from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
 from tests.support.hostile_checkpoints import damaged
 from tests.support.ncnn_files import compact_file, rrdbnet_file, run_ncnn, span_file
