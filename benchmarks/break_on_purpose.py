@@ -251,7 +251,7 @@ BREAKS = (
         ),
     ),
     *_in(
-        "export/hosts/job.py",
+        "export/writing/exporting.py",
         "hosts/test_hosts.py",
         ("a size in a name is read as a scale", 'r"\\1by"', 'r"\\1x"'),
     ),

@@ -56,9 +56,13 @@ def pull(address: str) -> Path:
     return path
 
 
-def is_pulled(folder: Path) -> bool:
-    """Return True for a folder that `pull` keeps in the cache."""
-    return folder.resolve().is_relative_to((default_folder() / "hub").resolve())
+def repository_of(path: Path) -> str | None:
+    """Return OWNER/NAME of a file or folder that `pull` keeps in the cache; None for any other."""
+    path, kept = path.resolve(), (default_folder() / "hub").resolve()
+    if not path.is_relative_to(kept):
+        return None
+    owner, name = path.relative_to(kept).parts[:2]
+    return f"{owner}/{name.partition('@')[0]}"
 
 
 def require_repository(name: str) -> None:

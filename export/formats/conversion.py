@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +39,9 @@ class Int8Options:
     max_drop: float | None = 0.1
     """`--max-drop DB`: the most Y-PSNR that a file may lose on these photos. None: quantise everything, whatever the
     loss, to time the file."""
-    teacher: ImageModel | None = None
-    """The teacher whose images the Y-PSNR is measured to, if the student's goal is the teacher; None: the originals."""
+    teacher: Callable[[], ImageModel] | None = None
+    """Loads the teacher whose images the Y-PSNR is measured to, if the student's goal is the teacher; None: the
+    originals."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class FileOptions:
         given += ["--max-drop"] if int8.max_drop != usual.max_drop else []
         if given and "int8" not in supported:
             flags = " and ".join(given)
-            raise UsageError(f"{flags}: only files in eight bits use this, and none is asked for: add --int8")
+            raise UsageError(f"{flags}: only files in int8 use this, and none is asked for: add --int8")
         if self.sizes is not None and "sizes" not in supported:
             raise UsageError(
                 "--sizes is for TensorRT engines, and none is asked for: add --trt; other files take any size, or one "

@@ -8,7 +8,6 @@ of config.json.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from time import monotonic
 
 from compressor.base.errors import SrkdError
@@ -21,7 +20,7 @@ from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import FP32
-from export.hosts.job import HostFiles, HostJob
+from export.hosts.writing import HostFiles, HostJob, HostRules
 from export.proof.verify import verify
 from export.writing.card import CardFacts, card_text
 from export.writing.exporting import FileReport, require_free
@@ -29,23 +28,16 @@ from export.writing.exporting import FileReport, require_free
 CONFIG = "config.json"
 
 
-def write(job: HostJob) -> HostFiles:
-    """Write the weights, from which the network is built again, the spec for other readers, and the card."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    config = job.folder / CONFIG
-    weights = _write_weights(job)
-    with atomic_path(config) as temporary:
-        temporary.write_text(json.dumps(_config(job), indent=2) + "\n", encoding="utf-8")
-    source = job.source
-    facts = job.facts or CardFacts(source.stem, source.header, source.sha256, source.licence)
-    return HostFiles(
-        (weights,),
-        place="this folder anywhere, and install srkd: `pip install srkd`",
-        call="srkd upscale FOLDER photo.png",
-        also=(config,),
-        timed=weights.path,
-        card=card_text(job.network, replace(facts, name=job.model)),
-    )
+class HuggingFace(HostRules):
+    """The weights, from which the network is built again, the spec for other readers, and the card."""
+
+    def write(self, job: HostJob) -> HostFiles:
+        config, weights = job.folder / CONFIG, _write_weights(job)
+        with atomic_path(config) as temporary:
+            temporary.write_text(json.dumps(_config(job), indent=2) + "\n", encoding="utf-8")
+        source = job.source
+        facts = job.facts or CardFacts(source.model, source.header, source.sha256, source.licence)
+        return HostFiles((weights,), (config,), card=card_text(job.network, facts))
 
 
 def _write_weights(job: HostJob) -> FileReport:

@@ -13,11 +13,12 @@ sources would split.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from compressor.models.networks.base import Network
 from export.convert.litert_file import is_constant, kind_of, read_model, text_of
-from export.formats.conversion import CannotConvert, FileOptions
-from export.hosts.job import STUDENTS, HostFiles, HostJob
+from export.hosts.writing import HostJob, HostRules
 
 OPERATORS: Mapping[str, int] = {
     "ADD": 2,
@@ -60,29 +61,14 @@ TWO_VALUES = frozenset({"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUAR
 OVER_AXES = frozenset({"MEAN", "SUM"})
 
 
-def write(job: HostJob) -> HostFiles:
-    """Write `4x-MODEL-256x256.tflite`, checked operator by operator."""
-    (file,) = job.export(["litert"], job.name, network=job.network.unclipped(), options=FileOptions(lr_size=job.size))
-    assert file.path is not None
-    reasons = list(gpu_refusals(file.path.read_bytes()))
-    if reasons:
-        file.path.unlink()
-        raise CannotConvert(
-            f"LiteRT's GPU delegate would leave a part of {job.network.spec.arch} to the CPU: {reasons[0]}: "
-            f"{STUDENTS} run there as a whole"
-        )
-    name = file.path.name
-    return HostFiles(
-        (file,),
-        place=f"{name} into the assets of the app; images are float RGB in [0,1], N,H,W,C, not clamped at the end",
-        call=f'CompiledModel.create(context.assets, "{name}", CompiledModel.Options(Accelerator.GPU))',
-        expect="what benchmark_model --use_gpu=true prints on the phone: a GPU's times cannot be foretold from a CPU's",
-        notes=(
-            "a GPU computes in fp16 unless the app asks for float32; the file itself is in float32 and was compared in "
-            "LiteRT on a CPU",
-            "another size: --static WxH",
-        ),
-    )
+class LiteRTGpu(HostRules):
+    """`4x-MODEL-256x256.tflite`, checked operator by operator."""
+
+    def adapt(self, job: HostJob) -> Network:
+        return job.network.unclipped()
+
+    def refusals(self, job: HostJob, path: Path) -> Iterator[str]:
+        return gpu_refusals(path.read_bytes())
 
 
 def gpu_refusals(content: bytes) -> Iterator[str]:

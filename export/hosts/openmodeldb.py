@@ -7,7 +7,6 @@ JSON, `4x-NAME` of letters, digits and hyphens; resources are pth and onnx, with
 from __future__ import annotations
 
 import json
-import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,39 +14,27 @@ from typing import Any
 from compressor.base.files import atomic_path, file_sha256
 from compressor.models.checkpoints.licence import hub_licence
 from export.formats.conversion import CannotConvert
-from export.hosts.job import HostFiles, HostJob
 from export.hosts.spandrel_programs import home_dialect, write_home_file
-from export.writing.exporting import FileReport
+from export.hosts.writing import HostFiles, HostJob, HostRules
 
 
-def write(job: HostJob) -> HostFiles:
-    """Write `4x-NAME.onnx`, `4x-NAME.pth` if spandrel reads the network, and the entry `4x-NAME.json`."""
-    name = f"{job.scale}x-{re.sub('[^a-zA-Z0-9]+', '-', job.model).strip('-')}"
-    files = list(job.export(["onnx"], name))
-    notes = ["author, tags, urls and images of the entry are yours to fill in"]
-    if home_dialect(job.network.spec) is not None:
-        try:
-            file, remarks = write_home_file(job, job.folder / f"{name}.pth")
-            files.insert(0, file)
-            notes += remarks
-        except CannotConvert as error:
-            notes.append(f"without a .pth: {error}")
-    entry = job.folder / f"{name}.json"
-    with atomic_path(entry) as temporary:
-        text = json.dumps(_entry(job, [file.path for file in files if file.path is not None]), indent=4)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    return HostFiles(
-        tuple(files),
-        place=f"{entry.name} into data/models of a fork of OpenModelDB, the other files where people can download them",
-        call="a pull request with the entry",
-        also=(entry,),
-        timed=_onnx(files),
-        notes=tuple(notes),
-    )
+class OpenModelDB(HostRules):
+    """`4x-NAME.onnx`, `4x-NAME.pth` if spandrel reads the network, and the entry `4x-NAME.json`."""
 
-
-def _onnx(files: list[FileReport]) -> Path | None:
-    return next((file.path for file in files if file.format == "onnx"), None)
+    def write(self, job: HostJob) -> HostFiles:
+        written = super().write(job)
+        files, remarks, entry = [*written.files], [*written.remarks], job.folder / job.named("{scale}x-{slug}.json")
+        if home_dialect(job.network.spec) is not None:
+            try:
+                file, of_file = write_home_file(job, entry.with_suffix(".pth"))
+                files.insert(0, file)
+                remarks += of_file
+            except CannotConvert as error:
+                remarks.append(f"without a .pth: {error}")
+        with atomic_path(entry) as temporary:
+            text = json.dumps(_entry(job, [file.path for file in files if file.path is not None]), indent=4)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        return HostFiles(tuple(files), (entry,), tuple(remarks))
 
 
 def _entry(job: HostJob, paths: list[Path]) -> dict[str, Any]:
@@ -60,7 +47,7 @@ def _entry(job: HostJob, paths: list[Path]) -> dict[str, Any]:
     home = home_dialect(spec)
     known = licence.get("license") not in (None, "other", "unknown")
     return {
-        "name": job.model,
+        "name": job.source.model,
         "author": [],
         "license": str(licence["license"]).upper() if known else None,
         "tags": [],

@@ -13,12 +13,9 @@ from pathlib import Path
 
 import onnx
 
-from export.formats.conversion import CannotConvert, FileOptions
-from export.hosts.job import STUDENTS, HostFiles, HostJob
+from export.hosts.writing import HostJob, HostRules
 from export.int8.quantise.plan import BOUNDS, FUSED
-from export.writing.exporting import FileReport
 
-FORMATS = ("qnn-w8a8", "qnn-w8a16")
 OPERATORS = frozenset(
     {
         "Add",
@@ -59,40 +56,11 @@ PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 FLOAT = onnx.TensorProto.FLOAT
 
 
-def write(job: HostJob) -> HostFiles:
-    """Write `4x-MODEL-256x256.qnn-w8a8.onnx` and `.qnn-w8a16.onnx`; one that loses too much is left out."""
-    files: list[FileReport] = []
-    notes: list[str] = []
-    for name in FORMATS:
-        try:
-            (file,) = job.export([name], job.name, options=FileOptions(lr_size=job.size))
-            assert file.path is not None
-            _require_whole(job, file.path)
-            files.append(file)
-            quality = file.quality
-            notes.append(f"{name} loses {0.0 if quality is None else quality.drop:.3f} dB of Y-PSNR on photos")
-        except CannotConvert as error:
-            notes.append(f"without {name}: {error}")
-    if not files:
-        raise CannotConvert("; ".join(notes))
-    path = files[-1].path
-    assert path is not None
-    return HostFiles(
-        tuple(files),
-        place="the files beside an app with onnxruntime and onnxruntime-qnn; images are float RGB in [0,1], N,C,H,W",
-        call=f'options.add_provider_for_devices(qnn, {{"backend_path": get_qnn_htp_path()}}); '
-        f'InferenceSession("{path.name}", options)',
-        expect="what ONNX Runtime measures on the phone: an NPU's times cannot be foretold from a CPU's",
-        notes=(*notes, "w8a16 is the one to take where 8 bits lose too much", "another size: --static WxH"),
-    )
+class Qnn(HostRules):
+    """Files of which every part runs on the NPU."""
 
-
-def _require_whole(job: HostJob, path: Path) -> None:
-    """Refuse a file, and remove it, if a part of it would not run on the NPU."""
-    reasons = list(qnn_refusals(onnx.load_model(str(path))))
-    if reasons:
-        path.unlink()
-        raise CannotConvert(f"QNN does not run {job.network.spec.arch} as a whole: {reasons[0]}: {STUDENTS} do")
+    def refusals(self, job: HostJob, path: Path) -> Iterator[str]:
+        return qnn_refusals(onnx.load_model(str(path)))
 
 
 def qnn_refusals(model: onnx.ModelProto) -> Iterator[str]:

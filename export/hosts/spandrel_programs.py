@@ -8,7 +8,6 @@ stable-diffusion-webui 14425 and InvokeAI 6556.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -25,29 +24,22 @@ from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_in
 from export.formats.conversion import CannotConvert
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import Bounds
-from export.hosts.job import HostFiles, HostJob
+from export.hosts.writing import HostFiles, HostJob, HostRules
 from export.proof.verify import Parity, compare
 from export.writing.exporting import FileReport, require_free
 
-PLACES: Mapping[str, tuple[str, str]] = {
-    "spandrel": ("anywhere", 'spandrel.ModelLoader().load_from_file("{name}") opens it'),
-    "chainner": ("anywhere", "the node Load Model opens {name}, and Upscale Image runs it"),
-    "comfyui": ("ComfyUI/models/upscale_models", "the node Load Upscale Model lists {name}"),
-    "a1111": ("stable-diffusion-webui/models/ESRGAN", "Extras > Upscaler lists {name}"),
-    "invokeai": ("anywhere; add it in the model manager", "the node Image-to-Image lists {name}"),
-}
 BOUNDS = Bounds(max_abs=1e-4, as_images=True)
 """spandrel's own call clips images to [0,1]."""
 NOT_LOADED = "spandrel is not installed, so the file was not loaded: pip install --no-deps spandrel einops"
 INSTEAD = "--student compact-s runs there"
 
 
-def write(job: HostJob) -> HostFiles:
-    """Write `4x-MODEL.pth` in its home names; if spandrel is installed, it must load it and give the same images."""
-    name = f"{job.name}.pth"
-    file, notes = write_home_file(job, job.folder / name)
-    place, call = PLACES[job.host]
-    return HostFiles((file,), place=f"{name} into {place}", call=call.format(name=name), timed=file.path, notes=notes)
+class SpandrelProgram(HostRules):
+    """`4x-MODEL.pth` in its home names; if spandrel is installed, it must load it and give the same images."""
+
+    def write(self, job: HostJob) -> HostFiles:
+        file, remarks = write_home_file(job, job.folder / f"{job.name}.pth")
+        return HostFiles((file,), remarks=remarks)
 
 
 def home_dialect(spec: Spec) -> Dialect | None:
@@ -60,9 +52,8 @@ def write_home_file(job: HostJob, path: Path) -> tuple[FileReport, tuple[str, ..
     network, started = job.network, monotonic()
     dialect = home_dialect(network.spec)
     if dialect is None:
-        raise CannotConvert(f"{job.title} loads models with spandrel, which has no {network.spec.arch}: {INSTEAD}")
+        raise CannotConvert(f"{job.host.title} loads models with spandrel, which has no {network.spec.arch}: {INSTEAD}")
     require_free(path, job.source.reserved)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_path(path) as temporary:
             converted = convert_network(network, dialect.name, temporary)

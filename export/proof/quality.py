@@ -80,8 +80,8 @@ class QualityPhotos:
     """Width and height of the only LR size that a file takes; None: any."""
     largest: tuple[int, int] | None = None
     """Width and height of the largest LR size that a file takes; None: any."""
-    teacher: ImageModel | None = None
-    """The teacher whose images take the place of the originals."""
+    teacher: Callable[[], ImageModel] | None = None
+    """Loads the teacher whose images take the place of the originals."""
 
     @classmethod
     def of(
@@ -102,15 +102,14 @@ class QualityPhotos:
         (1, C, H, W).
         """
         descriptor = self.network.descriptor
+        teacher = None if self.teacher is None else self.teacher()
         images = []
         with torch.no_grad():
             for path in self.photos.values():
                 pair = middle_of_photo(path, descriptor, self.size, self.largest or (LARGEST_SIDE, LARGEST_SIDE))
                 if pair is not None:
                     lr, hr = pair
-                    wanted = (
-                        hr if self.teacher is None else to_u8(run_tiled(self.teacher, lr, self.teacher.descriptor).sr)
-                    )
+                    wanted = hr if teacher is None else to_u8(run_tiled(teacher, lr, teacher.descriptor).sr)
                     images.append((lr, wanted, to_u8(self.network(lr))))
         if not images:
             raise UsageError("the photos are too small to measure the file on: give others with --data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,6 +55,20 @@ class Source:
     sha256: str = ""
     header: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
+    folder_name: str | None = None
+    """The name of the run, whose folder tells what the file's stem, `student`, does not."""
+
+    @property
+    def model(self) -> str:
+        """The name that tells the model to people: that of its run or its file, without a scale.
+
+        Programs read the scale in a name, so there must be no other one in it than the network's.
+        """
+        name = self.stem if self.folder_name is None else self.folder_name
+        name = re.sub(r"(?i)(?<![a-z0-9])(x\d+|\d+x)(?![a-z0-9])", "", re.sub(r"[^\w.-]+", "-", name))
+        name = re.sub(r"(?i)(\d)x(?=\d)", r"\1by", name)  # in "24x8" Upscayl finds an "x8"
+        name = re.sub(r"(?i)x(\d)|(\d)x", r"\1\2", name)  # and in "animex2" an "x2"
+        return re.sub(r"[-_.]{2,}", "-", name).strip("-_.") or "student"
 
     @property
     def licence(self) -> str | None:
@@ -150,7 +165,6 @@ def export_model(
     _require_finite_weights(network)
     options = options or FileOptions()
     rows = _with_substitutes(find_formats(formats), options)
-    options.require_used({name for row in rows for name in row.options})
     largest = None if options.sizes is None else options.sizes[1]
     for option, size in (("--static", options.lr_size), ("--sizes", largest)):
         if size is not None:
@@ -173,12 +187,7 @@ def export_model(
             files.append(job.report("failed", reason, time.monotonic()))
     paths = {file.format: file.path for file in files if file.path is not None}
     files = [_with_next_step(row, file, paths, network, options) for row, file in zip(rows, files, strict=True)]
-    return ExportReport(
-        tuple(files),
-        tuple(sample.name for sample in inputs),
-        warning_about(source, network.descriptor.scale),
-        source.licence,
-    )
+    return ExportReport(tuple(files), tuple(sample.name for sample in inputs))
 
 
 def warning_about(source: Source, scale: int) -> str | None:
@@ -190,7 +199,7 @@ def warning_about(source: Source, scale: int) -> str | None:
     try:
         scores = json.loads(source.header.get("srkd.scores", "{}"))
         psnr_y, plain = float(scores["validation_psnr_y"]), float(scores[f"{without_network(scale)}_psnr_y"])
-        return below_bicubic(source.stem, psnr_y, plain, scale=scale)
+        return below_bicubic(source.model, psnr_y, plain, scale=scale)
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
@@ -276,12 +285,12 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
         with atomic_files(path) as temporary:
             facts = convert_to(row, job.network, job.source, temporary, job.options, context, inputs)
             names = job.final_names(temporary)
-            if not_compared is not None:
-                require_finite_outputs(job.network, inputs)
-            else:
+            if not_compared is None:
                 proof = prove(row, temporary, job.network, inputs, job.options, context)
                 if proof.reason is not None:
                     raise SrkdError(proof.reason)
+            else:
+                require_finite_outputs(job.network, inputs)
             size = sum(file.stat().st_size for file in temporary.parent.rglob("*") if file.is_file())
     except CannotConvert as error:
         return job.report("unavailable", str(error), started)

@@ -25,15 +25,15 @@ SCHEMA = "srkd.exports/1"
 MOST_BYTES = 10**7
 
 
-def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Path:
-    """Add the files of an export to the folder's record, replacing entries of the same name; return its path."""
+def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Mapping[str, Any]:
+    """Add the files of an export to the folder's record, replacing entries of the same name; return its entries."""
     path = folder / RECORD
     entries = {**read_record(folder), **dict(_entries(report, source_sha256))}
     existing = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
     with atomic_path(path) as temporary:
         content = {"schema": SCHEMA, "files": existing}
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return path
+    return existing
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
 from srkd.options.degradation import degradation_of, protocol_of
 from srkd.options.function import public
-from srkd.options.models import common_scale, load_checkpoint, open_runtime
+from srkd.options.models import common_scale, load_with_options, open_runtime
 from srkd.options.shared import Model, originals_and_lr_only, path_of
 from srkd.options.values import as_tuple
 from srkd.options.verbs import EvaluateOptions
@@ -154,7 +154,7 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note
             continue
         check = None
         if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
-            check = check_teacher(load_checkpoint(model, options))
+            check = check_teacher(load_with_options(model, options))
         if check is not None and check.is_for_looks:
             note(f"{label} is farther from the originals than {plain}, as networks for looks are: {', '.join(below)}")
             continue

@@ -82,7 +82,7 @@ def file_of(model: ModelOrPath, path: Path) -> ModelFile:
     return ModelFile(origin.path, origin.options)
 
 
-def load_checkpoint(path: str | Path, options: ProgramOptions) -> Teacher:
+def load_with_options(path: str | Path, options: ProgramOptions) -> Teacher:
     """Load a checkpoint or a foreign program with the options that a verb has for reading one."""
     return load_teacher(
         path,

@@ -58,7 +58,8 @@ def head_of(card: Path) -> dict[str, Any]:
 def test_the_card_is_what_hubs_read(small: Path) -> None:
     head = head_of(small / "student.md")
     result = json.loads((small / "run.json").read_text())["result"]
-    assert (head["license"], head["base_model"], head["library_name"]) == ("cc-by-nc-4.0", "big", "srkd")
+    assert (head["license"], head["library_name"]) == ("cc-by-nc-4.0", "srkd")
+    assert "base_model" not in head, "the teacher is a file, which hubs would take for a repository"
     assert {"super-resolution", "x2", "edsr", "inherit"} <= set(head["tags"])
     (index,) = head["model-index"]
     (entry,) = index["results"]
@@ -69,6 +70,7 @@ def test_the_card_is_what_hubs_read(small: Path) -> None:
     assert next(iter(values)).endswith("to the teacher"), "the teacher's weights are random"
     assert all(result["protocol"] in metric["name"] for metric in entry["metrics"])
     body = (small / "student.md").read_text().split("---\n", 2)[2]
+    assert "\n# run\n" in body, "the run's name"
     assert "forbids commercial use" in body and "student.onnx" in body and MARK in body
 
 
@@ -96,23 +98,23 @@ def test_the_record_says_what_was_compared(small: Path) -> None:
     assert record["bytes"] == (small / "student.onnx").stat().st_size
 
 
-def write(folder: Path, licence: str | None = None) -> Path | None:
+def write(folder: Path, licence: str | None = None) -> bool:
     facts = CardFacts("net", {"srkd.recipe": "scratch"}, "0" * 64, licence)
-    return write_card(folder, build(EDSRSpec(scale=2, width=4, depth=1), seed=0), facts)
+    return write_card(folder / "net.md", build(EDSRSpec(scale=2, width=4, depth=1), seed=0), facts, {})
 
 
 def test_the_card_says_what_images_its_files_take(tmp_path: Path) -> None:
-    card = write(tmp_path)
-    assert card is not None and "RGB in [0,1], N,C,H,W, in and out; LiteRT's files N,H,W,C" in card.read_text()
+    card, grey = tmp_path / "net.md", tmp_path / "grey.md"
+    assert write(tmp_path) and "RGB in [0,1], N,C,H,W, in and out; LiteRT's files N,H,W,C" in card.read_text()
     network = build(CompactSpec(2, width=4, depth=1, channels=1))
-    grey = write_card(tmp_path / "grey", network, CardFacts("net", {}, None, None))
-    assert grey is not None and "One channel, luma or grey in [0,1]" in grey.read_text()
+    assert write_card(grey, network, CardFacts("net", {}, "", None), {})
+    assert "One channel, luma or grey in [0,1]" in grey.read_text()
 
 
 def test_a_card_of_somebody_else_stays(tmp_path: Path) -> None:
-    assert write(tmp_path) == tmp_path / "net.md" and write(tmp_path) is not None
+    assert write(tmp_path) and write(tmp_path)
     (tmp_path / "net.md").write_text("mine")
-    assert write(tmp_path) is None
+    assert not write(tmp_path)
     assert (tmp_path / "net.md").read_text() == "mine"
 
 

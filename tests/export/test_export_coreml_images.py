@@ -190,7 +190,9 @@ def test_the_runtime_gives_core_ml_pictures(package: tuple[Network, Path], monke
 
 
 def test_the_folder_for_apps(tmp_path: Path) -> None:
-    (host,) = export_for_hosts(trained(SPECS[2]), Source("net"), ["coreml"], tmp_path, size=(32, 24))
+    (host,) = export_for_hosts(
+        trained(SPECS[2]), Source("net"), ["coreml"], tmp_path, options=FileOptions(lr_size=(32, 24))
+    )
     assert host.folder is not None, host.reason
     names = {file.path.name for file in host.files if file.path is not None}
     assert names == {"2x-net-32x24.fp16.mlpackage"}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.formats.conversion import FileOptions
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
 from tests.support.hosts import STUDENTS, photo
@@ -23,7 +24,8 @@ def test_core_mls_program_gives_the_networks_picture(student: str, tmp_path: Pat
     from export.convert.to_coreml import read_back
 
     network, (width, height) = STUDENTS[student]().eval(), (32, 24)
-    (folder,) = export_for_hosts(network, Source("net"), ["coreml"], tmp_path, size=(width, height))
+    options = FileOptions(lr_size=(width, height))
+    (folder,) = export_for_hosts(network, Source("net"), ["coreml"], tmp_path, options=options)
     assert folder.folder is not None, folder.reason
     (file,) = folder.files
     assert file.path is not None

@@ -13,13 +13,15 @@ import torch
 import srkd
 from compressor.base.errors import UsageError
 from compressor.inference.open import open_model
+from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
-from export.hosts.job import model_name
+from export.formats.conversion import FileOptions
 from export.hosts.table import HOSTS
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
@@ -29,7 +31,7 @@ from tests.support.hosts import STUDENTS, enlarged, photo, refusal
 
 def test_every_host_says_what_it_writes_and_where_that_ran() -> None:
     for name, host in HOSTS.items():
-        assert host.name == name and host.writes and host.proved and callable(host.load().write)
+        assert host.name == name and host.writes and host.proved and callable(host.load_rules().write)
 
 
 def test_the_list_is_the_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,25 +43,48 @@ def test_the_list_is_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stem", "parent", "expected"),
+    ("stem", "run", "expected"),
     [
         ("student", "anime-light", "anime-light"),
         ("student", "x2", "student"),  # a folder that is called by a scale alone
-        ("student-luma", "anime-light", "anime-light-luma"),
-        ("mine", "anime-light", "mine"),
-        ("4x_mine", "runs", "mine"),
-        ("mine-x3-v2", "runs", "mine-v2"),
-        ("minex2", "runs", "mine2"),
-        ("compact-24x8x2", "runs", "compact-24by8by2"),
-        ("my best: one", "runs", "my-best-one"),
+        ("mine", None, "mine"),
+        ("4x_mine", None, "mine"),
+        ("mine-x3-v2", None, "mine-v2"),
+        ("minex2", None, "mine2"),
+        ("compact-24x8x2", None, "compact-24by8by2"),
+        ("my best: one", None, "my-best-one"),
     ],
 )
-def test_names_have_no_scale_but_the_networks(stem: str, parent: str, expected: str, tmp_path: Path) -> None:
+def test_names_have_no_scale_but_the_networks(stem: str, run: str | None, expected: str) -> None:
     """Upscayl runs a name with x2 or 2x at x2, whatever the network's scale is."""
-    folder = tmp_path / parent
-    name = model_name(Source(stem, path=folder / f"{stem.removesuffix('-luma')}.safetensors"))
+    name = Source(stem, folder_name=run).model
     assert name == expected
     assert not any(mark in name.lower() for mark in ("x1", "x2", "2x", "x3", "3x", "x8"))
+
+
+def test_a_student_has_one_name_everywhere_and_it_is_its_runs(tmp_path: Path) -> None:
+    """A file that only lies in some folder is not called by that folder."""
+    scores = {"srkd.scores": '{"validation_psnr_y": 20.0, "bicubic_psnr_y": 29.0}'}
+    network = build(PlainSpec(2, width=4, depth=1), seed=0)
+    for folder, is_run, name in (("Downloads", False, "student"), ("r1", True, "r1")):
+        path = tmp_path / folder / "student.safetensors"
+        path.parent.mkdir()
+        save_network(network, path, metadata=scores)
+        report = srkd.export(path.parent if is_run else path, hosts="ffmpeg,huggingface", out=tmp_path / "out" / name)
+        assert report.warning is not None and report.warning.startswith(f"{name} is BELOW BICUBIC")
+        assert (tmp_path / "out" / name / "ffmpeg" / f"2x-{name}.onnx").is_file()
+        assert f"# {name}\n" in (tmp_path / "out" / name / "huggingface" / "README.md").read_text(encoding="utf-8")
+
+
+def test_int8_of_a_host_is_calibrated_as_asked(tmp_path: Path) -> None:
+    path, empty = tmp_path / "net.safetensors", tmp_path / "empty"
+    srkd.save(build(CompactSpec(2, width=8, depth=1), seed=0), path)
+    empty.mkdir()
+    (host,) = srkd.export(path, hosts="qnn", static="48x32", calibrate=empty, max_drop=0.2).hosts
+    assert host.folder is None and f"--calibrate {empty}" in str(host.reason)
+    assert not (tmp_path / "qnn").exists(), "a folder that was made for nothing is removed"
+    with pytest.raises(UsageError, match="--max-drop"):
+        srkd.export(path, hosts="ffmpeg", max_drop=0.2)
 
 
 SPANDREL_PROGRAMS = ["spandrel", "chainner", "comfyui", "a1111", "invokeai"]
@@ -219,8 +244,9 @@ TAKE_WINDOWS = (*SPANDREL_PROGRAMS, "openmodeldb", "huggingface")
 """Where SwinIR is at home, or any file is."""
 
 
-@pytest.mark.extras
 @pytest.mark.parametrize("host", [name for name in HOSTS if name not in TAKE_WINDOWS])
 def test_a_network_of_windows_is_refused_with_one_that_works(host: str, tmp_path: Path) -> None:
     network = build(SwinIRSpec(scale=2, width=8, depths=(2,), heads=(2,), window=4, features=8), seed=0)
-    refusal(*export_for_hosts(network, Source("it"), [host], tmp_path, size=HOSTS[host].size and (16, 16)))
+    options = FileOptions(lr_size=HOSTS[host].size and (16, 16))
+    refusal(*export_for_hosts(network, Source("it"), [host], tmp_path, options=options))
+    assert not list(tmp_path.iterdir())

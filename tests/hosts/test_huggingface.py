@@ -136,11 +136,11 @@ def test_what_the_checkpoint_says_stays_in_its_copy(tmp_path: Path) -> None:
 
 def test_the_readme_is_the_card_and_ends_with_the_three_lines(tmp_path: Path) -> None:
     source = Source("net", header={"srkd.recipe": "fit", "srkd.license": "cc-by-nc-4.0"})
-    facts = CardFacts("student", source.header, "ab" * 32, "cc-by-nc-4.0", teacher="my best -- 4x..teacher.pth")
+    facts = CardFacts("net", source.header, "ab" * 32, "cc-by-nc-4.0", teacher="big.pth", base_model="me/big")
     network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
     folder = written(network, tmp_path, source, facts)
     head = head_of_readme(folder)
-    assert head["license"] == "cc-by-nc-4.0" and head["base_model"] == "my-best-4x.teacher"
+    assert head["license"] == "cc-by-nc-4.0" and head["base_model"] == "me/big"
     assert (head["pipeline_tag"], head["library_name"]) == ("image-to-image", "srkd")
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert "# net\n" in text and "## Files" not in text and "forbids commercial use" in text
@@ -234,13 +234,12 @@ def test_the_real_library_has_these_calls_and_reads_the_card(tmp_path: Path) -> 
         "net",
         header={"srkd.scores": '{"validation_psnr_y": 31.5, "bicubic_psnr_y": 29.0}', "srkd.license": "mit"},
     )
-    facts = CardFacts("net", source.header, "ab" * 32, "mit", teacher="big one.pth")
+    facts = CardFacts("net", source.header, "ab" * 32, "mit", teacher="big.pth", base_model="me/big")
     folder = written(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path, source, facts)
     card = real.ModelCard.load(folder / "README.md")
-    assert (card.data.license, card.data.library_name, card.data.base_model) == ("mit", "srkd", "big-one")
+    assert (card.data.license, card.data.library_name, card.data.base_model) == ("mit", "srkd", "me/big")
     (result,) = card.data.eval_results
     assert result.metric_value == 31.5 and "Y-PSNR" in result.metric_name
-    real.utils.validate_repo_id(card.data.base_model)
     for name in ("me/first", "me/4x-net_2.0"):
         hub.require_repository(name)
         real.utils.validate_repo_id(name)

@@ -16,8 +16,8 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import architecture, build
-from compressor.models.networks.swinir import SwinIRSpec
 from export.convert.litert_file import kind_of, pack_model, read_model, set_kind
+from export.formats.conversion import FileOptions
 from export.hosts.litert_gpu import gpu_refusals
 from export.hosts.table import HOSTS
 from export.hosts.writing import export_for_hosts
@@ -75,7 +75,7 @@ def test_every_operator_runs_on_the_gpu(student: str, tmp_path: Path) -> None:
     if not SWIFTSHADER.is_file():
         pytest.skip("no SwiftShader: apt install chromium")
     network = (build(OTHERS[student], seed=1) if student in OTHERS else STUDENTS[student]()).eval()
-    (folder,) = export_for_hosts(network, Source(student), ["litert-gpu"], tmp_path, size=SIZE)
+    (folder,) = export_for_hosts(network, Source(student), ["litert-gpu"], tmp_path, options=FileOptions(lr_size=SIZE))
     assert folder.verdict == "written", folder.reason
     (file,) = folder.files
     assert file.verdict == "passed" and file.path is not None and file.path.name.endswith("-40x24.tflite")
@@ -95,13 +95,6 @@ def test_without_a_size_it_is_that_of_the_table(tmp_path: Path) -> None:
     assert folder.expect is not None and " ms " not in folder.expect, "no time of a CPU is stated for a GPU"
 
 
-def test_windows_are_left_to_the_cpu_and_so_refused(tmp_path: Path) -> None:
-    spec = SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8)
-    (folder,) = export_for_hosts(build(spec, seed=0), Source("it"), ["litert-gpu"], tmp_path, size=(16, 16))
-    assert folder.verdict == "unavailable" and "to the CPU: it has no FLOOR_MOD" in str(folder.reason)
-    assert "compact-s" in str(folder.reason) and not list((tmp_path / "litert-gpu").glob("*.tflite"))
-
-
 def test_small_groups_are_refused(tmp_path: Path) -> None:
     (folder,) = export_for_hosts(
         build(architecture("carn_m").small, seed=0), Source("it"), ["litert-gpu"], tmp_path, size=SIZE
@@ -110,7 +103,9 @@ def test_small_groups_are_refused(tmp_path: Path) -> None:
 
 
 def good_file(network: Network, folder: Path) -> bytes:
-    (file,) = export_for_hosts(network, Source("it"), ["litert-gpu"], folder, size=SIZE)[0].files
+    (file,) = export_for_hosts(network, Source("it"), ["litert-gpu"], folder, options=FileOptions(lr_size=SIZE))[
+        0
+    ].files
     assert file.path is not None
     return file.path.read_bytes()
 

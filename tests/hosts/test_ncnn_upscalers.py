@@ -13,7 +13,6 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.span import SPANSpec
-from compressor.models.networks.swinir import SwinIRSpec
 from export.hosts.ncnn_upscalers import FEW_LAYERS, in_few_layers, padding_seam
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
@@ -102,8 +101,7 @@ def test_a_network_that_sees_farther_is_told_with_its_seam(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (SwinIRSpec(scale=2, width=12, depths=(1,), heads=(2,), window=4), "one size only: --student compact-s"),
-        (CompactSpec(1, width=8, depth=1), "would run this x1 network as x4"),
+        (CompactSpec(1, width=8, depth=1), "runs scales 2, 3, 4, not x1"),
         (
             SPANSpec(2, width=8, channels=1),
             "RGB only: this span for grey has no form for RGB",

@@ -14,14 +14,12 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.networks.swinir import SwinIRSpec
 from export.formats.conversion import FileOptions
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
 from tests.support.exports import export_file
 from tests.support.hosts import STUDENTS, as_without, enlarged, needs_libplacebo, photo, refusal
 
-WINDOWS = SwinIRSpec(scale=2, width=12, depths=(1,), heads=(2,), window=4)
 NAMES = ("input", "output")
 
 
@@ -55,19 +53,6 @@ def test_a_player_gets_shaders_that_libplacebo_has_run(tmp_path: Path) -> None:
         assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs <= 1.5 / 255
     readme = (tmp_path / "mpv" / "README.md").read_text(encoding="utf-8")
     assert f'--glsl-shaders="~~/shaders/{names[0]}"' in readme
-
-
-@pytest.mark.parametrize(
-    ("host", "words"),
-    [
-        ("mpv", "swinir is not written as GLSL: plain and compact are; a student: --student plain"),
-        ("ffmpeg", "swinir in ONNX takes one size only: --student compact-s"),
-        ("vapoursynth", "swinir in ONNX takes one size only: --student compact-s"),
-    ],
-)
-def test_networks_of_windows_are_refused_with_one_that_works(host: str, words: str, tmp_path: Path) -> None:
-    (folder,) = export_for_hosts(build(WINDOWS, seed=0), Source("it"), [host], tmp_path)
-    assert words in refusal(folder)
 
 
 def ffmpeg_refuses(path: Path, name: str, output: str) -> str | None:

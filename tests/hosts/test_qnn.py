@@ -12,8 +12,8 @@ from onnx import TensorProto, numpy_helper
 from compressor.models.networks.base import Network
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import architecture, build
-from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.onnx_runtime import cpu_session
+from export.formats.conversion import FileOptions
 from export.hosts.qnn import qnn_refusals
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import HostFolder, Source
@@ -51,7 +51,7 @@ def test_the_npu_runs_every_node(student: str, tmp_path: Path) -> None:
     """Without a fallback to the CPU the session opens only if the NPU takes the whole graph."""
     host_python("onnxruntime-qnn")
     network = (build(architecture(student).small, seed=1) if student in OTHERS else STUDENTS[student]()).eval()
-    (folder,) = export_for_hosts(network, Source(student), ["qnn"], tmp_path, size=SIZE)
+    (folder,) = export_for_hosts(network, Source(student), ["qnn"], tmp_path, options=FileOptions(lr_size=SIZE))
     files = files_of(folder)
     assert set(files) == {"qnn-w8a8", "qnn-w8a16"}
     lr = photo(*SIZE, channels=network.descriptor.channels)
@@ -70,7 +70,9 @@ def test_the_npu_runs_every_node(student: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     network = build(CompactSpec(2, width=8, depth=1), seed=0)
-    (folder,) = export_for_hosts(network, Source("it"), ["qnn"], tmp_path_factory.mktemp("qnn"), size=SIZE)
+    (folder,) = export_for_hosts(
+        network, Source("it"), ["qnn"], tmp_path_factory.mktemp("qnn"), options=FileOptions(lr_size=SIZE)
+    )
     return files_of(folder)
 
 
@@ -112,9 +114,3 @@ def test_sixteen_bits_are_nearer_to_the_network(written: dict[str, Path]) -> Non
         (sr,) = session.run(None, {session.get_inputs()[0].name: lr.numpy()})
         errors[name] = np.square(sr[0].clip(0, 1).transpose(1, 2, 0) - enlarged(network, lr)).mean()
     assert errors["qnn-w8a16"] < errors["qnn-w8a8"]
-
-
-def test_windows_are_refused(tmp_path: Path) -> None:
-    spec = SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8)
-    (folder,) = export_for_hosts(build(spec, seed=0), Source("it"), ["qnn"], tmp_path, size=(16, 16))
-    assert folder.verdict != "written" and not list(tmp_path.rglob("*.onnx"))

@@ -12,11 +12,10 @@ from onnx import TensorProto, numpy_helper
 
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
-from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import HostFolder, Source
-from tests.support.hosts import STUDENTS, enlarged, photo, refusal
+from tests.support.hosts import STUDENTS, enlarged, photo
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 GONE = ("--fp16", "--int8", "--bf16", "--fp8", "--int4", "--best", "--calib")
@@ -74,12 +73,6 @@ def test_the_command_has_no_option_that_11_lacks(written: HostFolder) -> None:
     for name in ("--minShapes", "--optShapes", "--maxShapes"):
         tensor, shape = values[name].split(":")
         assert tensor == source.name and [int(side) for side in shape.split("x")][:2] == [1, 3]
-
-
-def test_one_size_only_is_refused(tmp_path: Path) -> None:
-    spec = SwinIRSpec(width=4, depths=(2,), heads=(2,), window=4, scale=2, features=4)
-    (host,) = export_for_hosts(build(spec, seed=1), Source("it"), ["tensorrt"], tmp_path)
-    assert "--student compact-s" in refusal(host)
 
 
 @pytest.mark.ci

@@ -106,7 +106,7 @@ def test_out_of_reach_is_one_line_with_what_would_reach_it(teacher: Path) -> Non
     assert error.value.exit_code == 1 and "--lr-size 8x8" in str(error.value)
 
 
-def test_remedies_are_a_smaller_image_then_eight_bits() -> None:
+def test_remedies_are_a_smaller_image_then_int8() -> None:
     words = remedies(4.0, Targets(fps=30), Environment("onnxruntime", "fp32", (320, 180)))
     assert words[:2] == ["--lr-size 160x88", "perhaps --precision int8"]
     assert remedies(4.0, Targets(megabytes=1), Environment()) == []
