@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from compressor.base.context import Context
 from srkd.options.compress import PlanKeywords, PlanOptions
 from srkd.options.function import public
-from srkd.runs.planning import run_plan
+from srkd.runs.planning import PlanReport, run_plan
+from srkd.runs.planning_elsewhere import PlanFiles, plan_from, write_shapes
 
-plan = public(PlanKeywords, PlanOptions, run_plan, "plan")
+
+def plan_here_or_elsewhere(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
+    """Find the largest student that meets all targets in a runtime on this machine; everything is measured.
+
+    `emit` writes shapes and a runner for another device instead, and `measured` plans from the timings of that runner.
+
+        >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
+    """
+    measured, emit = options.measurement.measured, options.measurement.emit
+    if measured is not None:
+        return plan_from(Path(measured), options, context)
+    return run_plan(options, context) if emit is None else write_shapes(options, Path(emit), context)
+
+
+plan = public(PlanKeywords, PlanOptions, plan_here_or_elsewhere, "plan")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from compressor.base.choices import Goal
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.base.machine import require_threads, torch_threads
 from compressor.base.memory import keep_freed_memory
@@ -25,14 +25,13 @@ from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.table import RUNTIMES
 from compressor.teachers.teacher import Teacher
 from export.formats.table import find_format
-from export.plan.candidates import TeacherFacts, list_candidates, spread_out
-from export.plan.emit import emit, read_measured
+from export.plan.candidates import TeacherFacts, list_candidates
 from export.plan.measure import ONCE, Bench, Environment
 from export.plan.quality import FittedQuality
 from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
 from export.profile.conditions import Observation
 from srkd.charts import Scatter, ScatterPoint, draw_scatter
-from srkd.options.compress import MeasurementOptions, PlanOptions, TargetOptions
+from srkd.options.compress import PlanOptions, TargetOptions
 from srkd.options.models import refuse_file_options
 from srkd.options.shared import path_of
 from srkd.options.values import format_size, require_png
@@ -72,21 +71,6 @@ class PlanReport:
 
 
 @dataclass(frozen=True)
-class PlanFiles:
-    """The files that `--emit` wrote, to be timed on another device."""
-
-    folder: Path
-    id: str
-    files: tuple[str, ...]
-    shapes: int
-    """Number of shapes with a file."""
-    lr_size: str
-    precision: str
-    targets: Targets
-    failed: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Question:
     """The targets, the environment in which they must be met, and the shapes to choose from."""
 
@@ -98,38 +82,42 @@ class Question:
         return f"{self.targets} at {self.environment}"
 
 
-def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
-    """Find the largest student that meets all targets in a runtime on this machine; everything is measured.
-
-    `emit` writes shapes and a runner for another device instead, and `measured` plans from the timings of that runner.
-
-        >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
-    """
-    measurement = options.measurement
-    _require_used(options)
-    if measurement.measured is not None:
-        return Planning(options, _load_teacher(options, context), context).from_file(Path(measurement.measured))
-    targets = targets_of(options.target)
-    planning = Planning(options, _load_teacher(options, context), context)
+def run_plan(options: PlanOptions, context: Context) -> PlanReport:
+    """Find the largest student that meets all targets in a runtime on this machine; everything is measured."""
+    targets, measurement = targets_of(options.target), options.measurement
+    picture = picture_of(options)
+    planning = Planning(options, open_teacher(options, context), context)
     with torch_threads(measurement.threads) as threads:
+        require_threads(measurement.threads)
         question = planning.question(targets, threads)
-        if measurement.emit is not None:
-            return planning.write_files(question, Path(measurement.emit))
-        return planning.here(question)
+        keep_freed_memory()  # as every command does, so that the plan's times hold there
+        notes, others = [], Observation()
+        context.note(f"{question}: {len(question.shapes)} shapes to choose from")
+        with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
+            bench = Bench(
+                question.environment,
+                Path(folder),
+                seconds=measurement.seconds,
+                longest_ms=ONCE * targets.most_ms,
+                context=context,
+            )
+            result = planning.search(question, bench.measure)
+    if result.stopped:
+        notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
+    notes += others.conditions(()).warnings
+    if bench.drift >= NOTABLE_DRIFT:
+        notes.append(
+            f"the machine was at times {bench.drift:.1f} times slower than at others: plan again when it is calm"
+        )
+    return planning.report(question, result, "this machine", picture, notes)
 
 
-def _require_used(options: PlanOptions) -> None:
-    """Refuse options of timing here beside times of another device, and a picture where nothing is planned yet."""
-    measurement, picture = options.measurement, path_of(options.picture)
+def picture_of(options: PlanOptions) -> Path | None:
+    """The file of the picture; refuse one that cannot be written."""
+    picture = path_of(options.picture)
     if picture is not None:
         require_png(picture, "--out")
-        if measurement.emit is not None and measurement.measured is None:
-            raise UsageError(f"--out {picture}: --emit plans nothing yet; give it with --measured")
-    if measurement.measured is not None:
-        usual = MeasurementOptions()
-        for name in ("device", "threads", "seconds"):
-            if getattr(measurement, name) != getattr(usual, name):
-                raise UsageError(f"--{name}: --measured {measurement.measured} has the times: leave it out")
+    return picture
 
 
 def targets_of(target: TargetOptions) -> Targets:
@@ -137,7 +125,8 @@ def targets_of(target: TargetOptions) -> Targets:
     return Targets(target.target_fps, target.target_ms, target.target_mb, target.target_macs)
 
 
-def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
+def open_teacher(options: PlanOptions, context: Context) -> ImageModel:
+    """The teacher of the options, a file or an open network."""
     given = options.teacher
     if not isinstance(given.teacher, ImageModel):
         return load_given_teacher(given, context.note)
@@ -179,68 +168,6 @@ class Planning:
         facts = TeacherFacts(descriptor.scale, descriptor.channels, None if network is None else network.spec)
         return Question(targets, environment, list_candidates(facts, environment.lr_size))
 
-    def here(self, question: Question) -> PlanReport:
-        measurement, context = self.options.measurement, self.context
-        require_threads(measurement.threads)
-        keep_freed_memory()  # as every command does, so that the plan's times hold there
-        notes, others = [], Observation()
-        context.note(f"{question}: {len(question.shapes)} shapes to choose from")
-        with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
-            bench = Bench(
-                question.environment,
-                Path(folder),
-                seconds=measurement.seconds,
-                longest_ms=ONCE * question.targets.most_ms,
-                context=context,
-            )
-            result = self.search(question, bench.measure)
-        if result.stopped:
-            notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
-        notes += others.conditions(()).warnings
-        if bench.drift >= NOTABLE_DRIFT:
-            notes.append(
-                f"the machine was at times {bench.drift:.1f} times slower than at others: plan again when it is calm"
-            )
-        return self.report(question, result, "this machine", notes)
-
-    def write_files(self, question: Question, folder: Path) -> PlanFiles:
-        """Write the files that another device times."""
-        emitted = emit(
-            spread_out(question.shapes, question.targets),
-            question.targets,
-            question.environment,
-            self.identity,
-            self.teacher.descriptor.channels,
-            folder,
-            self.context,
-        )
-        return PlanFiles(
-            folder=folder,
-            id=emitted.id,
-            files=tuple(sorted(path.name for path in folder.iterdir())),
-            shapes=len(emitted.shapes),
-            lr_size=format_size(question.environment.lr_size),
-            precision=question.environment.precision,
-            targets=question.targets,
-            failed=emitted.failed,
-        )
-
-    def from_file(self, file: Path) -> PlanReport:
-        """Plan from the timings of another device; without a target, for those of `--emit`."""
-        emitted, timings = read_measured(file, path_of(self.options.measurement.emit), self.identity)
-        for name in ("runtime", "precision", "lr_size"):
-            wanted, there = getattr(self.options.target, name), getattr(emitted.environment, name)
-            if wanted is not None and wanted != there:
-                shown = ["x".join(map(str, value)) if isinstance(value, tuple) else value for value in (wanted, there)]
-                flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} {shown[0]}: {file} has times for {shown[1]}: leave it out, or emit anew")
-        environment = replace(emitted.environment, device=timings.provider, threads=timings.threads or None)
-        shapes = [entry.shape for entry in emitted.shapes.values()]
-        target = self.options.target
-        question = Question(targets_of(target) if target.is_given else emitted.targets, environment, shapes)
-        measure: Measure = lambda shape: timings.measurement(emitted.shapes[shape.name])  # noqa: E731
-        return self.report(question, self.search(question, measure), timings.machine)
-
     def search(self, question: Question, measure: Measure) -> Plan:
         measurement, context, began = self.options.measurement, self.context, time.monotonic()
         return find_student(
@@ -255,9 +182,11 @@ class Planning:
             context=context,
         )
 
-    def report(self, question: Question, result: Plan, machine: str, notes: Sequence[str] = ()) -> PlanReport:
+    def report(
+        self, question: Question, result: Plan, machine: str, picture: Path | None, notes: Sequence[str] = ()
+    ) -> PlanReport:
         """The report, and the picture if there is to be one."""
-        network, given, picture = self.teacher.network, self.options.teacher.teacher, path_of(self.options.picture)
+        network, given = self.teacher.network, self.options.teacher.teacher
         environment, scale = question.environment, self.teacher.descriptor.scale
         if picture is not None:
             with atomic_path(picture) as temporary:

@@ -20,7 +20,7 @@ from demo.catalogue import build_site
 from demo.files import read_app
 from srkd.api.demonstration import plan_to_time
 from srkd.options.verbs import DemoOptions
-from srkd.runs import planning
+from srkd.runs import planning_elsewhere
 from srkd.runs.planning import PlanReport
 from tests.browser.app_models import FOREIGN
 from tests.browser.app_site import Site, served
@@ -64,7 +64,7 @@ def page(app_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     teacher = folder / "teacher.safetensors"
     save_network(build(EDSRSpec(2, width=8, depth=2), seed=0), teacher)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "spread_out", lambda candidates, targets: candidates[:3])
+        patch.setattr(planning_elsewhere, "spread_out", lambda candidates, targets: candidates[:3])
         srkd.plan(teacher, target_ms=10_000, lr_size=SIZE, emit=folder / "phone")
     planned = plan_to_time(DemoOptions([folder / "phone"]), QUIET)
     assert planned is not None

@@ -21,8 +21,9 @@ from srkd.options.compress import CompressOptions, PlanOptions
 from srkd.options.option import groups_of
 from srkd.record.result import CompressReport
 from srkd.record.run_file import read_run_file
-from srkd.runs import planning, target
-from srkd.runs.planning import PlanFiles, PlanReport, remedies
+from srkd.runs import planning, planning_elsewhere, target
+from srkd.runs.planning import PlanReport, remedies
+from srkd.runs.planning_elsewhere import PlanFiles
 from srkd.terminal.console import json_value
 from tests.support.deaths import death_after
 from tests.support.run_files import assert_read_as_written, read_json
@@ -115,7 +116,7 @@ def test_remedies_are_a_smaller_image_then_int8() -> None:
 def test_another_device_measures(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(planning, "spread_out", lambda candidates, targets: [candidates[0]])
+    monkeypatch.setattr(planning_elsewhere, "spread_out", lambda candidates, targets: [candidates[0]])
     folder = tmp_path / "phone"
     files = srkd.plan(teacher, target_fps=2, lr_size="16x12", emit=folder)
     words = ["plan", "--teacher", str(teacher), "--target-fps", "2", "--lr-size", "16x12", "--csv"]

@@ -11,7 +11,8 @@ from srkd.terminal.console import Console, cell
 from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
-    from srkd.runs.planning import PlanFiles, PlanReport
+    from srkd.runs.planning import PlanReport
+    from srkd.runs.planning_elsewhere import PlanFiles
 
 
 @verb(
@@ -31,10 +32,11 @@ def command(console: Console, options: PlanOptions) -> None:
     srkd exports shapes of the teacher's kind, of Compact and of plain untrained and times them in the runtime. It
     measures the best ones again before it chooses. With --emit another device measures.
     """
-    from srkd.runs.planning import PlanReport, run_plan
+    from srkd.api.plan import plan_here_or_elsewhere
+    from srkd.runs.planning import PlanReport
 
     with console.context() as context:
-        result = run_plan(options, context)
+        result = plan_here_or_elsewhere(options, context)
     if isinstance(result, PlanReport):
         console.report("plan", result, show, lambda report: report.rows)
     else:
