@@ -65,10 +65,12 @@ def repository_of(path: Path) -> str | None:
     return f"{owner}/{name.partition('@')[0]}"
 
 
-def require_repository(name: str) -> None:
-    """Refuse a name that no repository can have."""
+def read_repository(value: object) -> str:
+    """Check the name of a repository."""
+    name = str(value)
     if re.fullmatch(f"{NAME}/{NAME}", name) is None or ".." in name or "--" in name:
-        raise UsageError(f"--push {name}: a repository of the hub is OWNER/NAME")
+        raise UsageError(f"{name!r} is not a repository of the hub: give OWNER/NAME")
+    return name
 
 
 def push(folder: Path, repository: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, read_text, require_writable_folder
-from compressor.base.hub import import_hub, push, require_repository
+from compressor.base.hub import import_hub, push
 from compressor.base.machine import count_threads, machine_facts
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
@@ -57,7 +57,6 @@ def export_for_hosts(
     """
     options, network = options or FileOptions(), network.deployed()
     if push_to is not None:
-        require_repository(push_to)
         if HUB not in hosts:
             raise UsageError(f"--push sends the folder of --for {HUB}: give both")
         import_hub()

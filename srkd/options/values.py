@@ -16,7 +16,7 @@ from pydantic import AfterValidator
 from compressor.base.cache_folder import format_exact_bytes, parse_bytes
 from compressor.base.errors import UsageError, parse_int
 from compressor.base.files import require_writable_folder
-from compressor.base.hub import is_address, pull
+from compressor.base.hub import is_address, pull, read_repository
 from compressor.runtimes.table import device_patterns
 from srkd.options.option import Reader
 
@@ -217,6 +217,7 @@ PATHS = each("PATH")
 NAMED_FOLDERS = each("[NAME=]DIR", read_named_folder)
 CLUSTER = Reader("ray[://HOST:PORT]", read_cluster)
 DEVICE = Reader("DEVICE", read_device)
+REPOSITORY = Reader("OWNER/NAME", read_repository)
 MODEL = Reader("PATH", read_model)
 MODELS = each("PATH", read_model)
 PICTURES = each("PATH", read_picture)

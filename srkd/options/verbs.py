@@ -37,7 +37,7 @@ from srkd.options.shared import (
     TrustCode,
     require_64_bits,
 )
-from srkd.options.values import CLUSTER, COUNTS, MODEL, MODELS, PATHS, PICTURES, SIZE, SIZES, TEXTS, names_of
+from srkd.options.values import CLUSTER, COUNTS, MODEL, MODELS, PATHS, PICTURES, REPOSITORY, SIZE, SIZES, TEXTS, names_of
 
 FORMAT_FLAGS = {
     row.name: f"{row.description}{'; the default' if row.name in DEFAULT_FORMATS else ''}." for row in FORMATS.values()
@@ -67,10 +67,10 @@ class ExportOptions(CheckpointOptions):
     ] = ()
     push: Annotated[
         str | None,
+        REPOSITORY,
         Option(
             "Repository of the Hugging Face hub to send the folder of --for huggingface to; it is made if needed.",
             unset="nothing is sent",
-            metavar="OWNER/NAME",
         ),
     ] = None
     out: Annotated[PathOption, Option("Folder to write to.", unset="beside the model", flags=("-o", "--out"))] = None

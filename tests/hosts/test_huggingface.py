@@ -241,5 +241,5 @@ def test_the_real_library_has_these_calls_and_reads_the_card(tmp_path: Path) -> 
     (result,) = card.data.eval_results
     assert result.metric_value == 31.5 and "Y-PSNR" in result.metric_name
     for name in ("me/first", "me/4x-net_2.0"):
-        hub.require_repository(name)
+        hub.read_repository(name)
         real.utils.validate_repo_id(name)
