@@ -117,7 +117,9 @@ def _int8_teacher(source: Source, note: Note, *, trust_code: bool) -> Callable[[
     if run is None:
         note("int8 is judged by the originals, as the teacher that this student imitates is not at hand")
         return None
-    return cache(partial(load_teacher, run.path, scale=run.scale, arch_options=run.options or None, trust_code=trust_code))
+    return cache(
+        partial(load_teacher, run.path, scale=run.scale, arch_options=run.options or None, trust_code=trust_code)
+    )
 
 
 def _card_facts(source: Source, note: Note) -> CardFacts:

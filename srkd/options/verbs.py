@@ -37,7 +37,19 @@ from srkd.options.shared import (
     TrustCode,
     require_64_bits,
 )
-from srkd.options.values import CLUSTER, COUNTS, MODEL, MODELS, PATHS, PICTURES, REPOSITORY, SIZE, SIZES, TEXTS, names_of
+from srkd.options.values import (
+    CLUSTER,
+    COUNTS,
+    MODEL,
+    MODELS,
+    PATHS,
+    PICTURES,
+    REPOSITORY,
+    SIZE,
+    SIZES,
+    TEXTS,
+    names_of,
+)
 
 FORMAT_FLAGS = {
     row.name: f"{row.description}{'; the default' if row.name in DEFAULT_FORMATS else ''}." for row in FORMATS.values()

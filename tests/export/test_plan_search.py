@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 
 from compressor.base.choices import Goal
-from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.scores import Scores
 from export.plan.search import (
@@ -20,7 +19,6 @@ from export.plan.search import (
     ShapeMeasurement,
     Targets,
     Unreachable,
-    _line_through,
     find_student,
 )
 from export.plan.time_model import TimeModel
@@ -201,37 +199,6 @@ def test_a_kind_has_no_more_measurements_than_it_may() -> None:
                 assert len(set(clock.calls)) <= most
 
 
-def test_a_time_within_the_margin_is_named_and_a_larger_one_is_not() -> None:
-    for targets, ms, named in (
-        (Targets(ms=10), 9.5, True),
-        (Targets(ms=10), 10.5, False),
-        (Targets(ms=10, megabytes=0.5), 6.0, False),  # the file is too large, its time is not
-    ):
-        with pytest.raises(Unreachable) as error:
-            find_student(shapes(), targets, lambda candidate, ms=ms: ShapeMeasurement(ms, ms, ms, 1.0))
-        assert ("less than the margin of 10%" in str(error.value)) is named
-
-
-def test_a_file_that_is_too_large_says_so() -> None:
-    """Measured again or not, and however much its time varies."""
-
-    def measure(candidate: CandidateShape) -> ShapeMeasurement:
-        return ShapeMeasurement(1.0, 0.5, 99.0, 0.05 + candidate.params * 4e-6)
-
-    with pytest.raises(Unreachable) as error:
-        find_student(shapes(), Targets(megabytes=0.05), measure)
-    assert error.value.rows and all(row.why.endswith("MB, more than the target") for row in error.value.rows)
-    plan = find_student(shapes(), Targets(fps=0.5, megabytes=0.2), Clock(smooth))
-    larger = [row for row in plan.rows if row.megabytes is not None and row.megabytes > 0.2]
-    assert larger and all(row.why == f"{row.megabytes:.2f} MB, more than the target" for row in larger)
-
-
-def test_the_size_of_a_file_is_a_line_through_the_smallest_and_the_largest() -> None:
-    line = _line_through([(20.0, 7.0), (10.0, 5.0), (15.0, 99.0)])
-    assert [line(x) for x in (10, 20, 30)] == pytest.approx([5, 7, 9])
-    assert _line_through([(10.0, 5.0)])(99) == 5
-
-
 @pytest.mark.parametrize("fixed", [0.0, 0.05, 3.0])
 def test_the_largest_file_below_a_target_is_found_whatever_a_file_has_beside_its_weights(fixed: float) -> None:
     def measure(candidate: CandidateShape) -> ShapeMeasurement:
@@ -363,18 +330,6 @@ def test_only_shapes_that_tie_with_the_largest_or_are_larger_are_measured_again(
     assert all(candidate.params >= 0.75 * meeting for candidate in clock.calls if clock.calls.count(candidate) > 1)
     times = [row.ms for row in plan.rows if row.ms is not None]
     assert times == sorted(times, reverse=True) and len(set(times)) > 2, "the slowest first"
-
-
-def test_progress_counts_shapes_of_all_kinds_and_looks_of_all_finalists() -> None:
-    events: list[tuple[str, int, int]] = []
-    context = Context(progress=lambda title, done, total: events.append((title, done, total)))
-    find_student([*shapes(), *shapes("compact")], Targets(ms=30), Clock(smooth), context=context)
-    first, again = (
-        [event[1:] for event in events if event[0] == title] for title in ("measure shapes", "measure again")
-    )
-    assert {total for _, total in first} == {2 * PER_KIND} and first[-1] == (2 * PER_KIND, 2 * PER_KIND)
-    assert [done for done, _ in first] == sorted(done for done, _ in first) and (PER_KIND, 2 * PER_KIND) in first
-    assert [done for done, _ in again] == list(range(len(again))) and again[0][1] == len(again)
 
 
 @pytest.mark.parametrize("values", [{"fps": 0}, {"ms": -1}, {"megabytes": math.nan}, {"macs": math.inf}, {}])
