@@ -35,10 +35,10 @@ class Int8Options:
     calibrate: Path | None = None
     """`--calibrate DIR`: photos that the ranges are measured on; None: the embedded ones."""
     data: Path | None = None
-    """`--data DIR`: photos that the loss of quality is measured on; None: embedded ones, not those of `calibrate`."""
+    """`--data DIR`: photos that the drop is measured on; None: embedded ones, not those of `calibrate`."""
     max_drop: float | None = 0.1
-    """`--max-drop DB`: the most Y-PSNR that a file may lose on these photos. None: quantise everything, whatever the
-    loss, to time the file."""
+    """`--max-drop DB`: the most that the Y-PSNR on these photos may drop. None: quantise everything, whatever the
+    drop, to time the file."""
     teacher: Callable[[], ImageModel] | None = None
     """Loads the teacher whose images the Y-PSNR is measured to, if the student's goal is the teacher; None: the
     originals."""

@@ -34,7 +34,7 @@ NOT_LOADED = "spandrel is not installed, so the file was not loaded: pip install
 INSTEAD = "--student compact-s runs there"
 
 
-class SpandrelProgram(HostRules):
+class HomeNames(HostRules):
     """`4x-MODEL.pth` in its home names; if spandrel is installed, it must load it and give the same images."""
 
     def write(self, job: HostJob) -> HostFiles:

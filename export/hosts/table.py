@@ -164,7 +164,7 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
                 limits="Compact with PReLU, RRDBNet, RCAN, SwinIR, and SPAN with six blocks in training names; "
                 "spandrel has neither EDSR nor CARN",
                 readme="spandrel.md",
-                rules="export.hosts.spandrel_programs:SpandrelProgram",
+                rules="export.hosts.spandrel_programs:HomeNames",
                 takes_windows=True,
             )
             for name, title, proved in (

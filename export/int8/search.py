@@ -25,7 +25,7 @@ from export.formats.conversion import CannotConvert
 from export.formats.table import INT8
 from export.int8.float_parts import NOTHING, FloatParts, LayerNames, choices_of, ends_of
 from export.int8.task import Int8Task, describe_file
-from export.proof.quality import QualityLoss
+from export.proof.quality import QualityDrop
 from export.proof.verify import verify
 
 File = TypeVar("File")
@@ -108,7 +108,7 @@ class TriedParts(Generic[File]):
 
     file: File
     parts: FloatParts
-    quality: QualityLoss
+    quality: QualityDrop
     reason: str | None
     times: Times | None = None
 

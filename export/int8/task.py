@@ -10,7 +10,7 @@ from compressor.models.networks.base import Descriptor, Network
 from compressor.models.students.spread import spread_streams
 from export.formats.conversion import Conversion
 from export.int8.calibration import CalibrationPatches, calibration_patches
-from export.proof.quality import QualityLoss, QualityPhotos
+from export.proof.quality import QualityDrop, QualityPhotos
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Int8Task:
 
 
 def describe_file(
-    flavour: str, bits: tuple[int, int], calibration: str, quality: QualityLoss, **more: object
+    flavour: str, bits: tuple[int, int], calibration: str, quality: QualityDrop, **more: object
 ) -> dict[str, object]:
     """The facts of a file for its metadata (`srkd.quant`) and the report; `bits` are those of weights and values."""
     widths = {"precision": "int8", "flavour": flavour, "bits": bits[1], "weight_bits": bits[0]}

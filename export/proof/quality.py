@@ -1,4 +1,4 @@
-"""Loss of quality of an int8 file, measured on photos that it was not calibrated on."""
+"""The drop of an int8 file in Y-PSNR, measured on photos that it was not calibrated on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class QualityLoss:
+class QualityDrop:
     """Mean Y-PSNR in dB of the network and of the file to what the network is judged by, and the PSNR between their
     images (None: they are equal).
     """
@@ -46,7 +46,7 @@ class QualityLoss:
         return self.psnr_y_source - self.psnr_y
 
     def reason(self, max_drop: float | None) -> str | None:
-        """Return in one line why the loss is too large; None if it is not, or without a bound."""
+        """Return in one line why the drop is too large; None if it is not, or without a bound."""
         if max_drop is None:
             return None
         if self.drop > max_drop:
@@ -115,7 +115,7 @@ class QualityPhotos:
             raise UsageError("the photos are too small to measure the file on: give others with --data")
         return tuple(images)
 
-    def measure(self, run: Run) -> QualityLoss:
+    def measure(self, run: Run) -> QualityDrop:
         """The quality of the images that `run` returns for the photos."""
         scale = self.network.descriptor.scale
         source, file, squares, values = 0.0, 0.0, 0.0, 0
@@ -128,7 +128,7 @@ class QualityPhotos:
         count = len(self.images)
         to_source = None if squares == 0 else 10 * math.log10(255**2 * values / squares)
         goal: Goal = "original" if self.teacher is None else "teacher"
-        return QualityLoss(source / count, file / count, to_source, count, goal)
+        return QualityDrop(source / count, file / count, to_source, count, goal)
 
 
 def psnr_of(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> float:

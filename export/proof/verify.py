@@ -16,7 +16,7 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.conversion import IO
 from export.formats.proof_inputs import ProofInput
 from export.formats.table import Bounds
-from export.proof.quality import QualityLoss
+from export.proof.quality import QualityDrop
 from export.proof.speed import Int8Speed
 
 HALF_LEVEL = 0.5 / 255
@@ -52,7 +52,7 @@ class Proof:
     """Why the file is refused, in one line; None if it is not."""
     on: ProofInput | None = None
     """The input that shows the reason, if file and network both ran on it."""
-    quality: QualityLoss | None = None
+    quality: QualityDrop | None = None
     speed: Int8Speed | None = None
 
 

@@ -36,7 +36,7 @@ from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import ProofInput, proof_inputs
 from export.formats.table import QUANTISED, Format, find_formats
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
-from export.proof.quality import QualityLoss, QualityPhotos
+from export.proof.quality import QualityDrop, QualityPhotos
 from export.proof.speed import Int8Speed, compare_speed
 from export.proof.verify import Parity, Proof, require_finite_outputs, verify
 
@@ -100,8 +100,8 @@ class FileReport:
     seconds: float
     reason: str | None
     facts: Mapping[str, object] = field(default_factory=dict)
-    quality: QualityLoss | None = None
-    """Loss of quality of an int8 file, measured on photos."""
+    quality: QualityDrop | None = None
+    """The drop of an int8 file, measured on photos."""
     speed: Int8Speed | None = None
     """Speed of an int8 file against the same network in float, on this machine."""
 
@@ -378,7 +378,7 @@ def prove(
     context: Context = QUIET,
 ) -> Proof:
     """Open a file as its users will, and compare it with the network. For ONNX, find the first node that differs; for
-    int8, measure the loss on photos and the speed."""
+    int8, measure the drop on photos and the speed."""
     options = options or FileOptions()
     # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
     file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_target=True, trusted=True), context)
@@ -404,7 +404,7 @@ def prove(
 def _with_quality(
     row: Format, proof: Proof, file: Runtime, file_path: Path, network: Network, options: FileOptions, context: Context
 ) -> Proof:
-    """The proof with the loss of an int8 file on photos and its speed against the same in float."""
+    """The proof with the drop of an int8 file on photos and its speed against the same in float."""
     if proof.reason is not None:
         return proof
     photos = QualityPhotos.of(network, options.int8, options.lr_size, file.descriptor.max_size)

@@ -1,4 +1,4 @@
-"""exports.json beside exported files: each file's difference from its network, its loss in int8 and its speed.
+"""exports.json beside exported files: each file's difference from its network, its drop in int8 and its speed.
 
 A file's metadata states its source. The results of the comparison are stored here, with the file's hash: an entry is
 valid as long as the file is the one that was compared.

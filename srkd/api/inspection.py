@@ -24,7 +24,7 @@ from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher, load_teacher
-from srkd.options.models import load_checkpoint, refuse_file_options
+from srkd.options.models import load_with_options, refuse_file_options
 from srkd.options.values import format_size, read_size
 from srkd.options.verbs import InspectOptions
 
@@ -85,7 +85,7 @@ def run_inspect(options: InspectOptions) -> Inspection:
     else:
         file = model_file(Path(options.path))
         if runtime_of(file) == "torch":
-            inspection = _inspect_teacher(load_checkpoint(file, options), options)
+            inspection = _inspect_teacher(load_with_options(file, options), options)
         else:
             inspection = _inspect_exported(file, options)
     if inspection.spec is None:

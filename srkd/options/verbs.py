@@ -112,9 +112,9 @@ class ExportOptions(CheckpointOptions):
     ] = None
     data: Annotated[
         PathOption,
-        Option("Photos on which the loss of int8 is measured.", unset="other embedded photos", metavar="DIR"),
+        Option("Photos on which the drop of int8 is measured.", unset="other embedded photos", metavar="DIR"),
     ] = None
-    max_drop: Annotated[float, Field(ge=0), Option("Y-PSNR in dB that int8 may lose at most on these photos.")] = 0.1
+    max_drop: Annotated[float, Field(ge=0), Option("Most dB that the Y-PSNR of int8 may drop on these photos.")] = 0.1
     trust_code: TrustCode = False
 
 
@@ -141,7 +141,7 @@ class ProfileOptions(ProgramOptions):
         Option(
             "Precisions of the arithmetic in torch and OpenVINO, some of fp32, bf16, fp16, int8; other runtimes' "
             "files have their own. int8: checkpoints are written in int8 for the runtimes that support it, "
-            "without a limit of the loss; torch and the teacher stay in float."
+            "without a limit of the drop; torch and the teacher stay in float."
         ),
     ] = ("fp32",)
     lr_size: Annotated[Sizes | None, SIZES, Option("Sizes of the LR image.", unset="128x128")] = None

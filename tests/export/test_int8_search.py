@@ -25,7 +25,7 @@ from export.int8.quantise.plan import CPU
 from export.int8.quantise.tool import OwnQuantiser
 from export.int8.search import QuickTool, Search, Times, Tool, TriedParts
 from export.int8.task import Int8Task
-from export.proof.quality import QualityLoss, QualityPhotos
+from export.proof.quality import QualityDrop, QualityPhotos
 
 LAYERS = LayerNames(("head", "body", "up0", "up1", "tail"), frozenset({"up0", "up1"}))
 
@@ -179,8 +179,8 @@ def test_nothing_within_the_bound_is_told_with_its_figures(network: Network) -> 
 class FakePhotos:
     """Photos on which a file loses what it says itself."""
 
-    def measure(self, run: Callable[[object], float]) -> QualityLoss:
-        return QualityLoss(30.0, 30.0 - run(None), 50.0, 2)
+    def measure(self, run: Callable[[object], float]) -> QualityDrop:
+        return QualityDrop(30.0, 30.0 - run(None), 50.0, 2)
 
 
 class FakeFile:

@@ -63,8 +63,8 @@ def test_fewer_kinds_of_layers_are_the_same_function(student: str) -> None:
     network = STUDENTS[student]().eval()
     lr = photo(channels=network.descriptor.channels)
     with torch.no_grad():
-        ours, theirs = network(lr), in_few_layers(network)(lr)
-    assert torch.allclose(ours.clamp(0, 1), theirs.clamp(0, 1), atol=2e-6)
+        expected, rewritten = network(lr), in_few_layers(network)(lr)
+    assert torch.allclose(expected.clamp(0, 1), rewritten.clamp(0, 1), atol=2e-6)
 
 
 @pytest.mark.extras

@@ -19,7 +19,7 @@ from export.int8.quantise.qdq import write_qdq
 from export.int8.quantise.walk import GraphWalk
 from export.int8.search import QuickTool, Times, Unwritten
 from export.int8.task import Int8Task
-from export.proof.quality import QualityLoss, QualityPhotos
+from export.proof.quality import QualityDrop, QualityPhotos
 from export.timing.turns import time_calls
 
 TIMED = (128, 128)
@@ -73,7 +73,7 @@ def quantise(plan: QuantisationPlan, patches: torch.Tensor, context: Context = Q
     return write_qdq(plan, GraphWalk(plan, patches.numpy(), context).run())
 
 
-def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> QualityLoss:
+def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> QualityDrop:
     """The quality of a graph's images of the photos, in ONNX Runtime."""
     session = _session(model, flavour)
     return photos.measure(lambda lr: _run(session, lr))
