@@ -7,15 +7,11 @@ it; a host that asks more of a network or of a file has rules in a module.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from compressor.base.entry_points import EntryPointTable
-
-if TYPE_CHECKING:
-    from export.hosts.writing import HostRules
 
 
 @dataclass(frozen=True)
@@ -63,11 +59,6 @@ class Host:
     size: tuple[int, int] | None = None
     """Width and height of the images that its files take, if --static names no other size; None: any size."""
     distribution: str = "srkd"
-
-    def load_rules(self) -> HostRules:
-        module, _, name = (self.rules or "export.hosts.writing:HostRules").partition(":")
-        rules: HostRules = getattr(importlib.import_module(module), name)()
-        return rules
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ than their row says have rules.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -188,6 +189,15 @@ class HostRules:
             raise CannotConvert(f"{job.host.title} does not run {arch} as a whole: {reason}: {STUDENTS} run there")
 
 
+def rules_of(host: Host) -> HostRules:
+    """The rules of a host: its own, or none beyond its row."""
+    if not host.rules:
+        return HostRules()
+    module, _, name = host.rules.partition(":")
+    rules: HostRules = getattr(importlib.import_module(module), name)()
+    return rules
+
+
 def _companions(path: Path) -> Iterator[Path]:
     """A file, the weights that ncnn has beside it, and its sidecar."""
     yield from {path, path.with_suffix(".bin"), path.with_name(f"{path.name}.json")} & {*path.parent.iterdir()}
@@ -199,7 +209,7 @@ def _write(job: HostJob) -> HostFolder:
     try:
         if (refusal := job.refusal()) is not None:
             raise CannotConvert(refusal)
-        written = host.load_rules().write(job)
+        written = rules_of(host).write(job)
         expect = host.expect or _time(written)
         also = [*written.also, *_write_texts(job, written, expect)]
         return HostFolder(host.name, folder, written.files, tuple(also), expect, written.remarks)

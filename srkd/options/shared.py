@@ -118,7 +118,11 @@ class RuntimeOptions(ProgramOptions):
 
     _: KW_ONLY
     device: Device = "cpu"
-    runtime: Annotated[str | None, one_of(*RUNTIMES), Option("Runtime to use.", unset="the one the file is for")] = None
+    runtime: Annotated[
+        str | None,
+        one_of(*RUNTIMES),
+        Option(f"Runtime to use: {', '.join(RUNTIMES)}.", unset="the one the file is for"),
+    ] = None
     precision: Annotated[Precision | None, Option("Precision of the arithmetic in torch and OpenVINO.")] = None
     threads: Threads = None
 

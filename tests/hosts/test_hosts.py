@@ -23,7 +23,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
 from export.formats.conversion import FileOptions
 from export.hosts.table import HOSTS
-from export.hosts.writing import export_for_hosts
+from export.hosts.writing import export_for_hosts, rules_of
 from export.writing.exporting import Source
 from srkd.cli.main import run
 from tests.support.hosts import STUDENTS, enlarged, photo, refusal
@@ -31,7 +31,7 @@ from tests.support.hosts import STUDENTS, enlarged, photo, refusal
 
 def test_every_host_says_what_it_writes_and_where_that_ran() -> None:
     for name, host in HOSTS.items():
-        assert host.name == name and host.writes and host.proved and callable(host.load_rules().write)
+        assert host.name == name and host.writes and host.proved and callable(rules_of(host).write)
 
 
 def test_the_list_is_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -342,7 +342,6 @@ def test_mistakes_are_told_in_one_line(data: Path) -> None:
     for options, words in (
         ({"data": data / "stored", "lr_border": "clamp"}, "--lr-border clamp: all LR images are stored"),
         ({"data": data / "plain", "lr_border": "clamp", "degrade": "noise"}, "--lr-border clamp: --degrade makes LR"),
-        ({"data": data / "stored", "lr": data / "a", "lr_images": data / "b"}, "lr is the older name of lr_images"),
     ):
         with pytest.raises(UsageError, match=words):
             srkd.evaluate(scale=2, **options)  # type: ignore[arg-type]

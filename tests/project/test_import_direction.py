@@ -29,7 +29,7 @@ def test_nothing_outside_the_console_prints() -> None:
     printing = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in FILES
-        if path.name != "console.py"
+        if path.name not in ("console.py", "runner.py")  # the latter is copied and runs alone
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]

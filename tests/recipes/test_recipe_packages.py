@@ -181,7 +181,8 @@ def test_ls_imports_no_torch_and_lists_every_preset():
     )
     *table, last = python("-c", program).out.strip().splitlines()
     assert last == "0 False False"
-    rows = {line.split()[0]: line for line in table[2:] if not line.startswith(" ")}
+    rule = next(number for number, line in enumerate(table) if line.startswith("─"))
+    rows = {line.split()[0]: line for line in table[rule + 1 :] if not line.startswith(" ")}
     assert {path.stem for path in PRESETS.glob("*.yaml")} == set(rows)
     assert "outputs" in rows["logits"] and "250,000" in rows["logits-paper"] and "no teacher" in rows["scratch"]
 

@@ -151,7 +151,7 @@ def test_a_run_with_pairs_is_judged_by_the_originals(ground: Path, tmp_path: Pat
     data = ground / "pairs"
     assert run(words(ground, "--data", data, "--val", data, "--out", tmp_path / "pairs")) == 0
     first = capfd.readouterr().out
-    assert "goal original" in first and "over input" in first and "bicubic " not in first
+    assert "goal original" in first and "input 29.640" in first and "bicubic " not in first
     assert run(words(ground, "--data", data / "HR", "--val", data / "HR", "--out", tmp_path / "clean")) == 0
     second = capfd.readouterr().out
     assert "goal teacher" in second and "is its own input" in second and "BELOW" not in second
