@@ -22,6 +22,7 @@ from PIL import Image
 from benchmarks.equal_budget import SETS
 from benchmarks.evidence import FOLDER_VARIABLE
 from benchmarks.parts import Part, answer_all
+from compressor.assets import embedded_student
 from compressor.images.files import read_rgb_u8
 from compressor.images.sets import embedded_photos
 from compressor.models.checkpoints.save import save_network
@@ -56,6 +57,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
         if tiny
         else ("--lr-size", "256x256")
     )
+    engines = ("--trt", "--trt-bf16", "--trt-int8")
     profile = ("--variant", "gpu", *on, "--runtimes", runtimes, "--precisions", "fp32,bf16", *size)
     methods, steps = ("inherit", "4") if tiny else (LEADING, "10000")
     compared = (*on, "--sets", *SETS, "--seeds", "1", "--methods", methods, "--out", str(runs), "--steps", steps)
@@ -118,9 +120,9 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
         ),
         Part(
             "tensorrt",
-            "TensorRT: build, run, compare and time a tiny network",
-            2,
-            ("srkd", "doctor", "--trt", "--json"),
+            "TensorRT: engines of the embedded student in fp16, bf16 and int8, each compared, the last timed",
+            5,
+            ("srkd", "export", str(embedded_student()), *engines, "--json", "-o", str(runs / "engines")),
             needs="" if find_spec("tensorrt") else "TensorRT (pip install srkd[tensorrt])",
         ),
         Part("training-embedded", "steps of EDSR 16/48 -> 16/24, beside the field's loops", 3, speed("gpu", *few)),

@@ -21,14 +21,9 @@ MAX_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Sidecar:
-    """The content of a sidecar. `lr_size` is the file's only image size (width, height), None for any; `facts` are the
-    converter's.
-    """
+    """What a runtime needs of a sidecar; `facts` are the converter's."""
 
-    format: str
     precision: str
-    lr_size: tuple[int, int] | None
-    io: str
     metadata: Mapping[str, str]
     facts: Mapping[str, Any]
     spec: Spec
@@ -79,10 +74,7 @@ def read_sidecar(path: Path) -> Sidecar:
         spec = spec_from_dict(json.loads(metadata["srkd.spec"]))
         facts = dict(content["facts"])
         return Sidecar(
-            format=str(content["format"]),
             precision=str(content["precision"]),
-            lr_size=size,
-            io=str(content["io"]),
             metadata=metadata,
             facts=facts,
             spec=spec,

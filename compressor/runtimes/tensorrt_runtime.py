@@ -64,9 +64,6 @@ class TensorRTRuntime(FileRuntime):
         parts = [self.session.run(batch) for batch in batches]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def close(self) -> None:
-        self.session.close()
-
     def _describe(self) -> Descriptor:
         """The spec's descriptor; without a spec, the scale is found by running the smallest image."""
         profile = self.session.profile

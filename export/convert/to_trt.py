@@ -18,7 +18,7 @@ from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_p
 from export.formats.conversion import INPUT, Conversion, FileOptions
 from export.formats.table import FORMATS
 
-SOURCES = {"fp32": "onnx", "tf32": "onnx", "fp16": "fp16", "bf16": "bf16", "int8": "int8-trt"}
+SOURCES = {"fp16": "fp16", "bf16": "bf16", "int8": "int8-trt"}
 """Source format of an engine by its precision."""
 
 
@@ -41,22 +41,20 @@ def machine_name() -> str:
 
 
 def describe_next_step(written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
-    """A line with the files written for TensorRT and the command that builds an engine from one of them."""
-    names = ", ".join(str(path) for path in written.values())
-    name = next(name for name in ("int8-trt", "fp16", "bf16", "onnx") if name in written)
-    command = build_command(written[name], name, network, options)
-    return f"wrote {names}, which TensorRT reads; on the machine with the GPU: {command}"
+    """A line with the file written for TensorRT and the command that builds an engine from it."""
+    ((name, path),) = written.items()
+    command = build_command(path, name, network, options)
+    return f"wrote {path}, which TensorRT reads; on the machine with the GPU: {command}"
 
 
 def build_command(onnx: Path, name: str, network: Network, options: FileOptions | None = None) -> str:
     """Return the command that builds an engine from an ONNX file of the format `name`."""
     precision = FORMATS[name].precision
     engine = f"{onnx.name.removesuffix(FORMATS[name].suffix)}.{precision}.engine"
-    return trtexec_command(onnx.name, engine, INPUT, _profile(network, options or FileOptions()), precision)
+    return trtexec_command(onnx.name, engine, INPUT, _profile(network, options or FileOptions()))
 
 
 def _profile(network: Network, options: FileOptions) -> OptimizationProfile:
-    model = network.descriptor
     if options.lr_size is not None:
-        return static_profile(model.channels, options.lr_size)
-    return dynamic_profile(model.channels, model.min_size, model.size_multiple, options.sizes)
+        return static_profile(network.descriptor.channels, options.lr_size)
+    return dynamic_profile(network.descriptor, options.sizes)

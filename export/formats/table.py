@@ -235,7 +235,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
         *(
             Format(
                 name=name,
-                title=f"TensorRT engine in {arithmetic}, made on an NVIDIA GPU for that GPU only",
+                title=f"TensorRT engine in {precision}, made on an NVIDIA GPU for that GPU only",
                 suffix=".engine",
                 precision=precision,
                 module="export.convert.to_trt",
@@ -243,35 +243,18 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
                 extra="tensorrt",
                 bounds=bounds,
                 runtime="tensorrt",
-                options=("static", "sizes"),
+                options=("static", "sizes", *(("int8",) if precision == "int8" else ())),
                 machine_bound=True,
                 substitutes=substitutes,
+                float_format="trt" if precision == "int8" else None,
                 obstacle=driver_missing,
                 tested=False,
             )
-            for name, precision, arithmetic, bounds, substitutes in (
-                ("trt", "fp16", "fp16", HALF, ("onnx", "fp16", "bf16")),
-                ("trt-bf16", "bf16", "bf16", BF16, ("bf16",)),
-                ("trt-tf32", "tf32", "TF32", HALF, ("onnx",)),
-                ("trt-fp32", "fp32", "float32", FP32, ("onnx",)),
+            for name, precision, bounds, substitutes in (
+                ("trt", "fp16", HALF, ("fp16",)),
+                ("trt-bf16", "bf16", BF16, ("bf16",)),
+                ("trt-int8", "int8", INT8, ("int8-trt",)),
             )
-        ),
-        Format(
-            name="trt-int8",
-            title="TensorRT engine in int8, made on an NVIDIA GPU for that GPU only; loses at most --max-drop",
-            suffix=".engine",
-            precision="int8",
-            module="export.convert.to_trt",
-            needs=("tensorrt",),
-            extra="tensorrt",
-            bounds=INT8,
-            runtime="tensorrt",
-            options=("static", "sizes", "int8"),
-            machine_bound=True,
-            substitutes=("int8-trt",),
-            float_format="trt",
-            obstacle=driver_missing,
-            tested=False,
         ),
         Format(
             name="litert",
@@ -349,14 +332,15 @@ def find_formats(names: Iterable[str]) -> tuple[Format, ...]:
     return tuple(FORMATS.find(name) for name in tuple(dict.fromkeys(names)) or DEFAULT_FORMATS)
 
 
-def find_format(runtime: str, precision: str) -> Format:
-    """Return the first format of a runtime in a precision; refuse one that this installation cannot write.
+def find_format(runtime: str, precision: str, otherwise: str = "") -> Format:
+    """Return the first format of a runtime in a precision, or in another one; refuse one that this installation cannot
+    write.
 
     In int8 a runtime without files of its own takes those of the runtime that it is an alternative to.
     """
     runtimes = (runtime, RUNTIMES[runtime].alternative_to) if precision == "int8" else (runtime,)
     rows = [row for name in runtimes for row in FORMATS.values() if row.runtime == name]
-    row = next((row for row in rows if row.precision == precision), None)
+    row = next((row for wanted in (precision, otherwise) for row in rows if row.precision == wanted), None)
     if row is None:
         raise SrkdError(f"no {precision} file is made for runtime {runtime}")
     missing = row.missing_requirement()

@@ -221,9 +221,10 @@ class _Exports:
     _in_float: dict[str, Path] = field(default_factory=dict)
 
     def in_float(self, runtime: str) -> Path:
-        """Write a float file for a runtime, compare it with the network and return its path."""
+        """Write a float file for a runtime, in fp32 if it has such files, compare it with the network and return its
+        path."""
         if runtime not in self._in_float:
-            row = find_format(runtime, "fp32")
+            row = find_format(runtime, "fp32", "fp16")
             file = self.folder / f"{self.source.stem}{row.suffix}"
             convert_to(row, self.network, self.source, file)
             proof = prove(row, file, self.network, proof_inputs(self.network.descriptor, photos={}))

@@ -1,1 +1,1 @@
-"""`srkd export`: a model's files written, proved, recorded and described by a card; the self-test of TensorRT."""
+"""`srkd export`: a model's files written, proved, recorded and described by a card."""

@@ -416,12 +416,6 @@ class SeenOptions(Options):
 
 
 @options
-class DoctorOptions(Options):
-    _: KW_ONLY
-    trt: Annotated[bool, Option("Test TensorRT on this GPU: build, run, compare and time a tiny network.")] = False
-
-
-@options
 class ShowRecipeOptions(Options):
     name: Annotated[str | None, Option("Name of a recipe.", argument=True)] = None
     schema: Annotated[

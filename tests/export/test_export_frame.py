@@ -135,8 +135,7 @@ def test_companions_and_sidecar_arrive_with_the_file(
     assert [path.name for path in (tmp_path / "extra").iterdir()] == ["deep.txt"]
     assert file.bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     sidecar = read_sidecar(file.path)
-    assert sidecar.spec == SPEC and sidecar.descriptor == network.descriptor and sidecar.lr_size is None
-    assert (sidecar.format, sidecar.precision, sidecar.io) == ("new", "fp32", "float")
+    assert sidecar.spec == SPEC and sidecar.descriptor == network.descriptor and sidecar.precision == "fp32"
     assert sidecar.facts["opset"] == 18 and sidecar.metadata["srkd.scale"] == "2"
 
 

@@ -71,8 +71,6 @@ def exported(network: Network, folder: Path, name: str, options: FileOptions | N
     [
         ("trt", "fp16", "small.fp16.onnx"),
         pytest.param("trt-bf16", "bf16", "small.bf16.onnx", marks=pytest.mark.ci),
-        pytest.param("trt-tf32", "tf32", "small.onnx", marks=pytest.mark.ci),
-        pytest.param("trt-fp32", "fp32", "small.onnx", marks=pytest.mark.ci),
     ],
 )
 def test_an_engine_is_proved_and_named_after_its_machine(
@@ -89,7 +87,7 @@ def test_an_engine_is_proved_and_named_after_its_machine(
     lr = torch.rand(2, 3, 9, 7)
     with torch.no_grad():
         far = float((runtime.run(lr) - network(lr)).abs().max())
-    assert far <= 1e-5 if precision in ("fp32", "tf32") else 1e-5 < far < 0.05
+    assert 1e-5 < far < 0.05
 
 
 @pytest.mark.ci
@@ -126,13 +124,13 @@ def test_eight_bits_are_kept_where_fp16_cannot_be_had(
 @needs_linux
 @pytest.mark.slow
 def test_sizes_and_one_size(gpu: Nvidia, network: Network, tmp_path: Path) -> None:
-    (file,) = exported(network, tmp_path, "trt-fp32", FileOptions(sizes=((40, 24), (64, 32))))
+    (file,) = exported(network, tmp_path, "trt", FileOptions(sizes=((40, 24), (64, 32))))
     assert file.verdict == "passed" and file.path is not None, file.reason
     header = read_engine(file.path).header
     assert header is not None and str(header.profile) == "1x1,40x24,64x32"
-    (file,) = exported(network, tmp_path, "trt-fp32", FileOptions(lr_size=(40, 24)))
+    (file,) = exported(network, tmp_path, "trt", FileOptions(lr_size=(40, 24)))
     assert file.verdict == "passed" and file.path is not None, file.reason
-    assert file.path.name.startswith("small-40x24.fp32.trt") and (tmp_path / "small-40x24.onnx").is_file()
+    assert file.path.name.startswith("small-40x24.fp16.trt") and (tmp_path / "small-40x24.fp16.onnx").is_file()
     assert open_model(file.path).descriptor.fixed_size == (40, 24)
 
 
@@ -154,7 +152,7 @@ def test_sizes_that_make_no_sense(network: Network, tmp_path: Path) -> None:
     ("fault", "verdict", "message"),
     [
         ("drift", "failed", "by 0.05"),
-        ("crash in build", "failed", "small.onnx"),
+        ("crash in build", "failed", "small.fp16.onnx"),
         ("crash in deserialize", "failed", ".engine"),
     ],
 )
@@ -162,7 +160,7 @@ def test_an_engine_that_fails_leaves_nothing(
     gpu: Nvidia, network: Network, tmp_path: Path, fault: str, verdict: str, message: str
 ) -> None:
     gpu.is_(fault=fault)
-    (file,) = exported(network, tmp_path / "out", "trt-fp32")
+    (file,) = exported(network, tmp_path / "out", "trt")
     assert file.verdict == verdict and message in str(file.reason) and "\n" not in str(file.reason)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -170,7 +168,7 @@ def test_an_engine_that_fails_leaves_nothing(
 @needs_linux
 def test_no_gpu_behind_a_driver(gpu: Nvidia, network: Network, tmp_path: Path) -> None:
     gpu.is_(gpus="0")
-    (file,) = exported(network, tmp_path / "out", "trt-fp32")
+    (file,) = exported(network, tmp_path / "out", "trt")
     assert file.verdict == "unavailable" and "No CUDA GPUs" in str(file.reason)
 
 
@@ -188,23 +186,22 @@ def trtexec(reason: str) -> dict[str, str]:
 def test_without_nvidia_the_onnx_file_and_the_command_are_given(
     no_driver: None, network: Network, tmp_path: Path
 ) -> None:
-    engine, onnx = exported(network, tmp_path, "trt-fp32", FileOptions(sizes=((40, 24), (64, 32))))
-    assert (engine.verdict, engine.path, onnx.format, onnx.verdict) == ("unavailable", None, "onnx", "passed")
+    engine, onnx = exported(network, tmp_path, "trt", FileOptions(sizes=((40, 24), (64, 32))))
+    assert (engine.verdict, engine.path, onnx.format, onnx.verdict) == ("unavailable", None, "fp16", "passed")
     assert str(engine.reason).startswith(
         "no NVIDIA driver here: libcuda-that-is-not-there.so.1 cannot be loaded; wrote"
     )
-    assert "\n" not in str(engine.reason) and str(tmp_path / "small.onnx") in str(engine.reason)
+    assert "\n" not in str(engine.reason) and str(tmp_path / "small.fp16.onnx") in str(engine.reason)
     assert trtexec(str(engine.reason)) == {
-        "onnx": "small.onnx",
+        "onnx": "small.fp16.onnx",
         "stronglyTyped": "",
-        "noTF32": "",
         "minShapes": "input:1x3x1x1",
         "optShapes": "input:1x3x24x40",
         "maxShapes": "input:1x3x32x64",
-        "saveEngine": "small.fp32.engine",
+        "saveEngine": "small.fp16.engine",
     }
-    engine, _ = exported(network, tmp_path, "trt-fp32", FileOptions(lr_size=(40, 24)))
-    assert set(trtexec(str(engine.reason))) == {"onnx", "stronglyTyped", "noTF32", "saveEngine"}
+    engine, _ = exported(network, tmp_path, "trt", FileOptions(lr_size=(40, 24)))
+    assert set(trtexec(str(engine.reason))) == {"onnx", "stronglyTyped", "saveEngine"}
 
 
 @pytest.mark.ci
@@ -218,7 +215,7 @@ def test_without_nvidia_the_file_in_eight_bits_and_its_command_are_given(
     words = trtexec(str(engine.reason))
     assert (words["onnx"], words["saveEngine"]) == (f"{stem}.int8-trt.onnx", f"{stem}.int8.engine")
     # Version 10 uses the file's integers only with this flag, together with which flags for float would fail.
-    assert "stronglyTyped" in words and not {"int8", "fp16", "best", "noTF32"} & set(words)
+    assert "stronglyTyped" in words and not {"int8", "fp16", "best"} & set(words)
     assert ("optShapes" in words) == (options.lr_size is None)
 
 
@@ -231,19 +228,9 @@ def test_a_choice_that_engines_have_not_leads_to_no_advice(
     assert "trtexec" not in str(engine.reason) and list(tmp_path.iterdir()) == []
 
 
-def test_without_nvidia_a_plain_trt_writes_every_precision(no_driver: None, network: Network, tmp_path: Path) -> None:
-    engine, *others = exported(network, tmp_path, "trt")
-    assert [(file.format, file.verdict) for file in others] == [(name, "passed") for name in ("onnx", "fp16", "bf16")]
-    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.fp16.onnx", "small.bf16.onnx"}
-    assert "small.bf16.onnx, which TensorRT reads" in str(engine.reason)
-    options = trtexec(str(engine.reason))
-    assert (options["onnx"], options["saveEngine"]) == ("small.fp16.onnx", "small.fp16.engine")
-    assert "noTF32" not in options
-
-
 def test_what_was_asked_for_by_name_is_written_once(no_driver: None, network: Network, tmp_path: Path) -> None:
-    report = export_model(network, Source("small"), ["onnx", "trt-fp32", "trt-tf32"], tmp_path, photos={})
-    assert [file.format for file in report.files] == ["onnx", "trt-fp32", "trt-tf32"] and not report.ok
+    report = export_model(network, Source("small"), ["fp16", "trt"], tmp_path, photos={})
+    assert [file.format for file in report.files] == ["fp16", "trt"] and not report.ok
     assert report.failed == ()
 
 
@@ -252,9 +239,9 @@ def test_the_command_writes_what_it_can_and_exits_1(network: Network, tmp_path: 
     if FORMATS["trt"].missing_requirement() is None:
         pytest.skip("this machine has TensorRT and a driver")
     save_network(network, tmp_path / "small.safetensors")
-    done = srkd("export", tmp_path / "small.safetensors", "--trt-fp32", "--json")
+    done = srkd("export", tmp_path / "small.safetensors", "--trt", "--json")
     assert done.code == 1 and done.err.strip().count("\n") == 0
     files = {file["format"]: file for file in json.loads(done.out)["files"]}
-    assert files["trt-fp32"]["verdict"] == "unavailable" and files["onnx"]["verdict"] == "passed"
-    assert (tmp_path / "small.onnx").is_file() and "trtexec --onnx=small.onnx" in done.err
-    assert {path.name for path in tmp_path.glob("small.*")} == {"small.safetensors", "small.onnx", "small.md"}
+    assert files["trt"]["verdict"] == "unavailable" and files["fp16"]["verdict"] == "passed"
+    assert (tmp_path / "small.fp16.onnx").is_file() and "trtexec --onnx=small.fp16.onnx" in done.err
+    assert {path.name for path in tmp_path.glob("small.*")} == {"small.safetensors", "small.fp16.onnx", "small.md"}

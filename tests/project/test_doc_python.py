@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 import srkd
+from compressor.models.networks.base import Descriptor
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.tensorrt.engine_file import EngineHeader, Machine, write_engine
@@ -123,7 +124,7 @@ def test_a_narrower_student_cut_from_a_teacher_of_csd(desk: Path) -> None:
 def test_a_program_in_tensorrt_gives_the_plan_to_its_runtime(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT itself is a stand-in; it cannot be installed here."""
     machine = Machine("11.4.0.106", "NVIDIA H200", "9.0", "13.0 (580.65.06)")
-    header = EngineHeader(machine, "fp16", dynamic_profile(3, 1, 1), "student.fp16.onnx", "ab" * 32)
+    header = EngineHeader(machine, "fp16", dynamic_profile(Descriptor(4)), "student.fp16.onnx", "ab" * 32)
     path = Path("student.engine")
     write_engine(path, header, b"plan of TensorRT")
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: plan)

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto
 
-from compressor.base.errors import MissingExtra, SrkdError, UsageError
+from compressor.base.errors import MissingExtra, SrkdError
+from compressor.models.networks.base import Descriptor
 from compressor.runtimes.tensorrt.build import build_plan, read_onnx_info
 from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
-from compressor.runtimes.tensorrt.engines import build_engine, current_machine, engine_name
+from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
 from tests.support.nvidia import Nvidia, needs_linux, nvidia, quantized_onnx, small_onnx
 
 pytestmark = needs_linux
+PLAIN = Descriptor(2)
 
 WEIGHTS = {
-    "fp32": lambda path: small_onnx(path),
-    "tf32": lambda path: small_onnx(path),
     "fp16": lambda path: small_onnx(path, half=TensorProto.FLOAT16),
     "bf16": lambda path: small_onnx(path, half=TensorProto.BFLOAT16),
     "int8": lambda path: quantized_onnx(path),
@@ -35,26 +35,21 @@ def gpu(tmp_path: Path) -> Iterator[Nvidia]:
 
 
 def build(
-    folder: Path, precision: str = "fp32", onnx: Path | None = None, profile: OptimizationProfile | None = None
+    folder: Path, precision: str = "fp16", onnx: Path | None = None, profile: OptimizationProfile | None = None
 ) -> dict[str, object]:
     """Build a plan in this process; without an ONNX file from one of the precision."""
     source = onnx or WEIGHTS[precision](folder / "small.onnx")
-    return build_plan(import_tensorrt(), source, folder / "plan", precision, profile or dynamic_profile(3, 1, 1))
+    return build_plan(import_tensorrt(), source, folder / "plan", precision, profile or dynamic_profile(PLAIN))
 
 
 @pytest.mark.parametrize(
     ("version", "precision", "flags", "typed_by_file"),
     [
-        ("10.0.1", "fp32", [], False),
-        ("10.0.1", "tf32", ["TF32"], False),
-        ("10.0.1", "fp16", ["FP16", "TF32"], False),
-        ("10.16.1.11", "bf16", ["BF16", "TF32"], False),
-        ("10.16.1.11", "int8", ["INT8", "TF32"], False),
-        ("11.4.0.106", "fp32", [], True),
-        ("11.4.0.106", "tf32", ["TF32"], True),
-        ("11.4.0.106", "fp16", ["TF32"], True),
-        ("11.4.0.106", "bf16", ["TF32"], True),
-        ("11.4.0.106", "int8", ["TF32"], True),
+        ("10.0.1", "fp16", ["FP16"], False),
+        ("10.16.1.11", "bf16", ["BF16"], False),
+        ("10.16.1.11", "int8", ["INT8"], False),
+        ("11.4.0.106", "fp16", [], True),
+        ("11.4.0.106", "int8", [], True),
     ],
 )
 def test_precision_in_the_form_that_the_version_wants(
@@ -69,7 +64,7 @@ def test_precision_in_the_form_that_the_version_wants(
 
 @pytest.mark.parametrize(
     ("precision", "onnx_precision"),
-    [("fp16", "fp32"), ("fp32", "fp16"), ("bf16", "fp16"), ("int8", "fp32"), ("fp32", "int8")],
+    [("fp16", "bf16"), ("bf16", "fp16"), ("int8", "fp16"), ("fp16", "int8")],
 )
 def test_an_engine_is_not_called_what_its_file_is_not(
     gpu: Nvidia, tmp_path: Path, precision: str, onnx_precision: str
@@ -80,11 +75,6 @@ def test_an_engine_is_not_called_what_its_file_is_not(
     assert gpu.calls() == []
 
 
-def test_a_precision_that_there_is_not(gpu: Nvidia, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'int4' is not one of fp32, tf32"):
-        build(tmp_path, "int4", small_onnx(tmp_path / "x.onnx"))
-
-
 def test_quantization_must_be_symmetric(tmp_path: Path) -> None:
     assert read_onnx_info(quantized_onnx(tmp_path / "good.onnx")).precision == "int8"
     for wrong in ({"zero": 3}, {"kind": TensorProto.UINT8}):
@@ -93,21 +83,23 @@ def test_quantization_must_be_symmetric(tmp_path: Path) -> None:
 
 
 def test_profiles(gpu: Nvidia, tmp_path: Path) -> None:
-    build(tmp_path, profile=dynamic_profile(3, 8, 8, ((320, 184), (640, 360))))
-    fixed = small_onnx(tmp_path / "fixed.onnx", fixed=(32, 24))
+    eights = Descriptor(2, min_size=8, size_multiple=8)
+    build(tmp_path, profile=dynamic_profile(eights, ((320, 184), (640, 360))))
+    fixed = small_onnx(tmp_path / "fixed.onnx", fixed=(32, 24), half=TensorProto.FLOAT16)
     build(tmp_path, onnx=fixed, profile=static_profile(3, (32, 24)))
     assert gpu.calls("set_shape") == [
         ["set_shape", "lr", [1, 3, 8, 8], [1, 3, 184, 320], [1, 3, 360, 640]],
         ["set_shape", "lr", [1, 3, 24, 32], [1, 3, 24, 32], [1, 3, 24, 32]],
     ]
-    assert dynamic_profile(1, 1, 1).largest == (1, 1, 512, 512)
-    assert dynamic_profile(3, 5, 7).to_dict() == {"min": [1, 3, 7, 7], "opt": [1, 3, 252, 252], "max": [1, 3, 511, 511]}
+    assert dynamic_profile(Descriptor(2, channels=1)).largest == (1, 1, 512, 512)
+    sevens = dynamic_profile(Descriptor(2, min_size=5, size_multiple=7))
+    assert sevens.to_dict() == {"min": [1, 3, 7, 7], "opt": [1, 3, 252, 252], "max": [1, 3, 511, 511]}
     for sizes, message in (
         (((320, 180), (640, 360)), r"size 320x180: this network takes multiples of 8, from 8x8"),
         (((320, 184), (160, 360)), r"sizes 8x8,320x184,160x360: each must be at least as large as the one before"),
     ):
         with pytest.raises(SrkdError, match=message):
-            dynamic_profile(3, 8, 8, sizes)
+            dynamic_profile(eights, sizes)
 
 
 @pytest.mark.ci
@@ -127,9 +119,9 @@ def test_a_build_that_fails_is_one_line_and_leaves_nothing(
     gpu.is_(fault=fault)
     out = tmp_path / "out"
     out.mkdir()
-    onnx = small_onnx(tmp_path / "small.onnx")
+    onnx = WEIGHTS["fp16"](tmp_path / "small.onnx")
     with pytest.raises(SrkdError, match=message) as caught:
-        build_engine(onnx, out / "x.engine", "fp32", dynamic_profile(3, 1, 1), import_tensorrt(), open_device())
+        build_engine(onnx, out / "x.engine", "fp16", dynamic_profile(PLAIN), import_tensorrt(), open_device())
     assert "\n" not in str(caught.value) and list(out.iterdir()) == []
 
 
@@ -137,18 +129,14 @@ def test_a_build_that_fails_is_one_line_and_leaves_nothing(
 def test_an_engine_says_what_it_was_built_for(gpu: Nvidia, tmp_path: Path) -> None:
     gpu.is_(gpu="NVIDIA GeForce RTX 4090|8|9", driver="12080")
     trt, device = import_tensorrt(), open_device()
-    profile = dynamic_profile(3, 1, 1)
-    facts = build_engine(small_onnx(tmp_path / "x.onnx"), tmp_path / "x.engine", "tf32", profile, trt, device)
+    profile = dynamic_profile(PLAIN)
+    facts = build_engine(WEIGHTS["bf16"](tmp_path / "x.onnx"), tmp_path / "x.engine", "bf16", profile, trt, device)
     assert facts["gpu"] == "NVIDIA GeForce RTX 4090" and str(facts["driver"]).startswith("12.8")
     header = read_engine(tmp_path / "x.engine").header
     assert header is not None and header.machine == current_machine(trt, device)
-    assert (header.machine.tensorrt, header.machine.capability, header.precision) == ("11.4.0.106", "8.9", "tf32")
+    assert (header.machine.tensorrt, header.machine.capability, header.precision) == ("11.4.0.106", "8.9", "bf16")
     assert (header.profile, header.onnx, len(header.onnx_sha256)) == (profile, "x.onnx", 64)
-    name = "student.fp16.trt11.4.0.106-geforce-rtx-4090-sm89.engine"
-    assert engine_name("student.fp16.onnx", "fp16", header.machine) == name
-    assert engine_name("student.onnx", "tf32", header.machine) == name.replace("fp16", "tf32")
-    assert engine_name("student.int8-trt.onnx", "int8", header.machine) == name.replace("fp16", "int8")
-    assert engine_name("cut-trt.fp16.onnx", "fp16", header.machine) == name.replace("student", "cut-trt")
+    assert machine_tag(header.machine) == "trt11.4.0.106-geforce-rtx-4090-sm89"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
+from compressor.models.networks.base import Descriptor
 from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import ALIGNMENT, EngineHeader, Machine, read_engine, write_engine
 from compressor.runtimes.tensorrt.engines import current_machine
@@ -17,8 +18,9 @@ from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
 from tests.support.nvidia import Nvidia, needs_linux, nvidia
 
+PLAIN = Descriptor(2)
 H200 = Machine("11.4.0.106", "NVIDIA H200", "9.0", "13.0 (580.65.06)")
-HEADER = EngineHeader(H200, "fp16", dynamic_profile(3, 1, 1), "small.fp16.onnx", "ab" * 32, {"srkd.scale": "2"})
+HEADER = EngineHeader(H200, "fp16", dynamic_profile(PLAIN), "small.fp16.onnx", "ab" * 32, {"srkd.scale": "2"})
 
 
 def test_a_header_says_what_it_was_given(tmp_path: Path) -> None:
@@ -98,15 +100,15 @@ def test_an_engine_of_another_machine_is_refused_with_the_command(
     header = dataclasses.replace(
         HEADER,
         machine=current_machine(import_tensorrt(), open_device()),
-        precision="fp32",
-        profile=dynamic_profile(3, 1, 1, ((16, 16), (32, 32))),
+        precision="bf16",
+        profile=dynamic_profile(PLAIN, ((16, 16), (32, 32))),
     )
     write_engine(path, header, b"plan")
     gpu.is_(**other)
     with pytest.raises(SrkdError) as caught:
         open_model(path)
     assert f"was built for another machine ({difference}" in str(caught.value) and "\n" not in str(caught.value)
-    assert "srkd export MODEL --trt-fp32 --sizes 16x16,32x32, with the checkpoint" in str(caught.value)
+    assert "srkd export MODEL --trt-bf16 --sizes 16x16,32x32, with the checkpoint" in str(caught.value)
     assert gpu.calls("deserialize") == []
 
 
@@ -114,7 +116,7 @@ def test_an_engine_of_another_machine_is_refused_with_the_command(
 @pytest.mark.parametrize(
     ("precision", "profile", "command"),
     [
-        ("int8", dynamic_profile(3, 1, 1), "--trt-int8 --sizes 256x256,512x512,"),
+        ("int8", dynamic_profile(PLAIN), "--trt-int8 --sizes 256x256,512x512,"),
         ("fp16", static_profile(3, (40, 24)), "--trt --static 40x24,"),
     ],
 )

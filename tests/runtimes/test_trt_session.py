@@ -9,11 +9,12 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import super_resolve
+from compressor.models.networks.base import Descriptor
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.tensorrt import installation
 from compressor.runtimes.tensorrt.device import open_device
@@ -26,13 +27,15 @@ from compressor.runtimes.tensorrt_runtime import TensorRTRuntime
 from tests.support.nvidia import Nvidia, needs_linux, nvidia, small_onnx
 
 pytestmark = needs_linux
-SIZES = dynamic_profile(3, 1, 1, ((16, 12), (24, 20)))
+SIZES = dynamic_profile(Descriptor(2), ((16, 12), (24, 20)))
 ENGINES: dict[object, bytes] = {}
 
 
 def expected(path: Path, lr: torch.Tensor) -> torch.Tensor:
     (weights,) = onnx.load_model(str(path)).graph.initializer
-    convolved = torch.nn.functional.conv2d(lr, torch.from_numpy(numpy_helper.to_array(weights).copy()), padding=1)
+    convolved = torch.nn.functional.conv2d(
+        lr, torch.from_numpy(numpy_helper.to_array(weights).copy()).float(), padding=1
+    )
     return torch.nn.functional.pixel_shuffle(convolved, 2)
 
 
@@ -68,12 +71,12 @@ def with_torch(tmp_path: Path, tried: None) -> Iterator[Nvidia]:
 def engine(folder: Path, profile: OptimizationProfile = SIZES, **kind: tuple[int, int]) -> Path:
     """Build an engine once in a child process, as always, then copy it."""
     path, key = folder / "small.engine", (profile, *kind.values())
-    small_onnx(folder / "small.onnx", **kind)
+    small_onnx(folder / "small.onnx", half=TensorProto.FLOAT16, **kind)
     trt, device = import_tensorrt(), open_device()
     if key in ENGINES:
         path.write_bytes(ENGINES[key])
     else:
-        build_engine(folder / "small.onnx", path, "fp32", profile, trt, device)
+        build_engine(folder / "small.onnx", path, "fp16", profile, trt, device)
         ENGINES[key] = path.read_bytes()
     return path
 
@@ -82,7 +85,7 @@ def engine(folder: Path, profile: OptimizationProfile = SIZES, **kind: tuple[int
 def test_an_engine_enlarges_what_it_is_given(gpu: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
     runtime = open_model(path)
-    assert (runtime.name, runtime.device, runtime.precision) == ("tensorrt", "cuda:0", "fp32")
+    assert (runtime.name, runtime.device, runtime.precision) == ("tensorrt", "cuda:0", "fp16")
     assert (runtime.descriptor.scale, runtime.descriptor.max_size) == (2, (24, 20))
     generator = torch.Generator().manual_seed(1)
     # Larger and smaller again, several at once, the same size four times with different pixels.
@@ -255,7 +258,7 @@ def test_without_a_driver_nothing_native_is_called(with_torch: Nvidia, tmp_path:
 
 def test_precision_and_scale_are_what_the_file_says(with_torch: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
-    with pytest.raises(UsageError, match="computes in fp32, not fp16"):
-        open_model(path, OpenOptions(precision="fp16"))
+    with pytest.raises(UsageError, match="computes in fp16, not bf16"):
+        open_model(path, OpenOptions(precision="bf16"))
     with pytest.raises(UsageError, match="is for scale 2, not 3"):
         open_model(path, OpenOptions(scale=3))

@@ -13,23 +13,14 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.runtimes.onnx_file import load_onnx, read_srkd_keys, weight_precision
 from compressor.runtimes.tensorrt.installation import BuilderLog, has_precision_flags
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile
 
-FLAGS_10: dict[str, tuple[str, ...]] = {
-    "fp32": (),
-    "tf32": (),
-    "fp16": ("FP16",),
-    "bf16": ("BF16",),
-    "int8": ("INT8",),
-}
-"""Builder flags of TensorRT 10.x by precision. From 11.0 on the ONNX file alone decides."""
-
-ONNX_PRECISIONS = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
-"""Precision of the source ONNX file by engine precision. TF32 is a way to multiply float32."""
+FLAGS_10 = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
+"""The builder flag of TensorRT 10.x by precision. From 11.0 on the ONNX file alone decides."""
 
 QUANTIZE_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -85,11 +76,8 @@ def _require_symmetric(model: onnx.ModelProto, path: Path) -> None:
 def build_plan(trt: Any, source: Path, plan: Path, precision: str, profile: OptimizationProfile) -> dict[str, object]:
     """Write the plan and return facts about the build."""
     info = read_onnx_info(source)
-    if precision not in ONNX_PRECISIONS:
-        raise UsageError(f"precision {precision!r} is not one of {', '.join(ONNX_PRECISIONS)}")
-    expected = ONNX_PRECISIONS[precision]
-    if info.precision != expected:  # an engine's name must not state a precision that it does not have
-        raise SrkdError(f"{source} holds {info.precision}: an engine in {precision} is built from {expected}")
+    if info.precision != precision:  # an engine's name must not state a precision that it does not have
+        raise SrkdError(f"{source} holds {info.precision}: an engine in {precision} is built from {precision}")
     log = BuilderLog(trt)
     builder = trt.Builder(log.logger)
     network = builder.create_network(network_flags(trt))
@@ -116,14 +104,9 @@ def network_flags(trt: Any) -> int:
 
 
 def set_precision(trt: Any, config: Any, precision: str) -> None:
-    """Set the builder's flags. TensorRT allows TF32 by default; for fp32 it is cleared."""
-    if precision == "fp32":
-        config.clear_flag(trt.BuilderFlag.TF32)
-    else:
-        config.set_flag(trt.BuilderFlag.TF32)
+    """Allow the builder this precision, where that is a flag."""
     if has_precision_flags(trt):
-        for name in FLAGS_10[precision]:
-            config.set_flag(getattr(trt.BuilderFlag, name))
+        config.set_flag(getattr(trt.BuilderFlag, FLAGS_10[precision]))
 
 
 def _parser_error(parser: Any) -> str:
@@ -143,14 +126,12 @@ def _add_profile(builder: Any, config: Any, info: OnnxInfo, profile: Optimizatio
         raise SrkdError(f"TensorRT does not take the sizes {profile}")
 
 
-def trtexec_command(onnx: str, engine: str, input: str, profile: OptimizationProfile, precision: str) -> str:
+def trtexec_command(onnx: str, engine: str, input: str, profile: OptimizationProfile) -> str:
     """The same build as a shell command, for a machine with TensorRT and without srkd.
 
     --stronglyTyped makes 10.x use the precision of the ONNX file; 11.x always does.
     """
     words = ["trtexec", f"--onnx={onnx}", "--stronglyTyped"]
-    if precision == "fp32":
-        words.append("--noTF32")
     if profile.fixed_size is None:
         for name, shape in profile.to_dict().items():
             words.append(f"--{name}Shapes={input}:{'x'.join(map(str, shape))}")

@@ -38,12 +38,6 @@ def machine_tag(machine: Machine) -> str:
     return f"trt{machine.tensorrt}-{gpu}-sm{machine.capability.replace('.', '')}"
 
 
-def engine_name(onnx: str, precision: str, machine: Machine) -> str:
-    """Return student.fp16.trt11.4.0.106-h200-sm90.engine for student.fp16.onnx; student.int8… for .int8-trt.onnx."""
-    stem = onnx.removesuffix(".onnx").removesuffix("-trt" if precision == "int8" else "").removesuffix(f".{precision}")
-    return f"{stem}.{precision}.{machine_tag(machine)}.engine"
-
-
 def build_engine(
     onnx: Path, path: Path, precision: str, profile: OptimizationProfile, trt: Any, device: Device
 ) -> dict[str, object]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.base import Descriptor
 
 Shape = tuple[int, int, int, int]
 """A shape as (N, C, H, W)."""
@@ -13,9 +14,9 @@ Shape = tuple[int, int, int, int]
 Size = tuple[int, int]
 """An image size as (width, height)."""
 
-TUNED_FOR = (256, 256)
-LARGEST = (512, 512)
-"""The default largest size. TensorRT reserves memory for it from the start; larger pictures are tiled."""
+TUNED_FOR = 256
+LARGEST = 512
+"""Sides of the default sizes. TensorRT reserves memory for the largest from the start; larger pictures are tiled."""
 
 
 def as_shape(sides: Sequence[int]) -> Shape:
@@ -68,19 +69,19 @@ def static_profile(channels: int, size: Size) -> OptimizationProfile:
     return OptimizationProfile(shape, shape, shape)
 
 
-def dynamic_profile(
-    channels: int, min_size: int, multiple: int, sizes: tuple[Size, Size] | None = None
-) -> OptimizationProfile:
-    """The profile for one image, from the network's smallest size up; `sizes` are tuned and largest."""
-    least = -(-min_size // multiple) * multiple
+def dynamic_profile(model: Descriptor, sizes: tuple[Size, Size] | None = None) -> OptimizationProfile:
+    """The profile for one image, from the model's smallest size up; `sizes` are tuned and largest."""
+    multiple = model.size_multiple
+    least = -(-model.min_size // multiple) * multiple
     for width, height in sizes or ():
         if min(width, height) < least or width % multiple or height % multiple:
             raise SrkdError(f"size {width}x{height}: this network takes multiples of {multiple}, from {least}x{least}")
-    if sizes is None:
-        tuned, largest = (
-            (max(least, width // multiple * multiple), max(least, height // multiple * multiple))
-            for width, height in (TUNED_FOR, LARGEST)
-        )
-    else:
-        tuned, largest = sizes
-    return OptimizationProfile(*((1, channels, height, width) for width, height in ((least, least), tuned, largest)))
+    tuned, largest = sizes or (_square(side, least, multiple) for side in (TUNED_FOR, LARGEST))
+    shapes = ((1, model.channels, height, width) for width, height in ((least, least), tuned, largest))
+    return OptimizationProfile(*shapes)
+
+
+def _square(side: int, least: int, multiple: int) -> Size:
+    """The largest square of multiples within a side, at least the smallest one."""
+    length = max(least, side // multiple * multiple)
+    return length, length

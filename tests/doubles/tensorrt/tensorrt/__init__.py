@@ -34,7 +34,7 @@ def _crash(name: str) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
-BuilderFlag = enum.IntEnum("BuilderFlag", [*(["FP16", "BF16", "INT8"] if _WEAK else []), "TF32"])
+BuilderFlag = enum.IntEnum("BuilderFlag", ["FP16", "BF16", "INT8"] if _WEAK else [])
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -98,16 +98,12 @@ class IOptimizationProfile:
 
 class IBuilderConfig:
     def __init__(self) -> None:
-        self._flags = {BuilderFlag.TF32}
+        self._flags = set()
         self._profiles: list[IOptimizationProfile] = []
 
     def set_flag(self, flag):
         _note("set_flag", flag.name)
         self._flags.add(flag)
-
-    def clear_flag(self, flag):
-        _note("clear_flag", flag.name)
-        self._flags.discard(flag)
 
     def add_optimization_profile(self, profile):
         if _fault("profile"):
