@@ -134,9 +134,7 @@ def test_sizes_and_one_size(gpu: Nvidia, network: Network, tmp_path: Path) -> No
     assert open_model(file.path).descriptor.fixed_size == (40, 24)
 
 
-def test_sizes_that_make_no_sense(network: Network, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--sizes.*--static"):
-        exported(network, tmp_path, "onnx", FileOptions(sizes=((40, 24), (64, 32))))
+def test_sizes_that_make_no_sense() -> None:
     with pytest.raises(UsageError, match=r"--static.*--sizes"):
         FileOptions(lr_size=(8, 8), sizes=((40, 24), (64, 32)))
     with pytest.raises(UsageError, match="--sizes 64x32,40x24"):
@@ -151,7 +149,7 @@ def test_sizes_that_make_no_sense(network: Network, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "verdict", "message"),
     [
-        ("drift", "failed", "by 0.05"),
+        ("drift", "failed", "by 0.5"),
         ("crash in build", "failed", "small.fp16.onnx"),
         ("crash in deserialize", "failed", ".engine"),
     ],
