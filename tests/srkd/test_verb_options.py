@@ -32,7 +32,7 @@ COMMAND_LINE_ONLY = {
 WRONG = {"width": 0, "depth": 1.5, "steps": 0, "seeds": 0, "scale": 9, "init": "copied", "device": "tpu"}
 """Values that options of compress do not take."""
 
-VERBS_WITH_OPTIONS = [name for name in VERBS if name != "recipes"]
+VERBS_WITH_OPTIONS = [name for name in VERBS if name not in ("recipes", "doctor")]
 VERBS_WITH_OPTIONS += [f"recipes {action}" for action in ("show", "cp", "validate")]
 
 
