@@ -156,8 +156,9 @@ class Film:
         pts = frame.pts if frame.pts is not None else frame.dts
         if self._last is not None and (pts is None or pts <= self._last):
             pts = self._last + (self._step if pts is None else 1)
-        self._last = pts or 0
-        return self._last
+        shown = pts or 0
+        self._last = shown
+        return shown
 
     def _converted(self, frame: Any, pts: int) -> FilmFrame:
         facts = self.facts

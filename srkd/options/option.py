@@ -322,7 +322,7 @@ def _plain(name: str, value: Any) -> Any:
 
 def _usage_error(cls: type[Group], error: ValidationError) -> Exception:
     """The first mistake as one line with flag and value; a keyword that is none as Python says it."""
-    mistake = error.errors(include_url=False)[0]
+    mistake: Any = error.errors(include_url=False)[0]
     name, value, kind = str(mistake["loc"][0]), mistake["input"], mistake["type"]
     row = next((row for row in declarations(cls) if row.name == name), None)
     if row is None or kind == "missing":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeAlias
 
+from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.scores import GOAL_WORDS, both_goals, without_network
 from compressor.inference.metric_table import METRICS
@@ -55,7 +56,7 @@ def compare_contents(runs: Sequence[Contents], score: Scorer | None = None) -> C
     _require_alike(finished)
     first, trained = finished[0], trained_runs(finished)
     scores = (score or _validation_scores)(trained, first)
-    references = tuple(each for each in both_goals(first.goal) if scores.keys_to(each))
+    references: tuple[Goal, ...] = tuple(each for each in both_goals(first.goal) if scores.keys_to(each))
     if first.goal not in references:
         raise SrkdError(
             f"{first.path / RUN_FOLDER_FACTS} does not say what its networks scored: it was written by another program"

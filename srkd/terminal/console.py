@@ -176,8 +176,9 @@ def cell(value: float | None, text: str) -> str:
 
 def json_value(value: object) -> object:
     """`value` in types of JSON: dataclasses and models become objects, paths text, infinity and NaN null."""
-    if hasattr(value, "model_dump"):
-        return json_value(value.model_dump(mode="json"))
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return json_value(dump(mode="json"))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: json_value(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -47,6 +47,7 @@ class Table:
         No word is cut. A table that is too wide becomes several, each with the columns that name the rows.
         """
         counts = range(len(self.headings), self.names, -1) or (len(self.headings),)
+        count, lines = len(self.headings), list[str]()
         for count, fit in itertools.product(counts, ("natural", "wrapped", "narrowest")):
             lines = self._render(count, width, fit)
             if max(map(_width, lines), default=0) <= width:
