@@ -52,6 +52,7 @@ ELSEWHERE = {
     r"\.(param|tflite|pte|engine)\b|openvino|ncnn": "needs an optional library: tests/runtimes",
     r"^srkd demo": "serves until it is stopped: tests/demo",
     r"--resume": "needs a run that was interrupted: tests/training/test_resume.py",
+    r"--spec": "goes alone, and these commands get fewer steps: tests/srkd/test_trials.py",
     r"runs/film --for mpv": "needs a shader player: tests/hosts/test_strangers.py",
     r"hf://|--push": "needs the Hugging Face hub: tests/hosts/test_huggingface.py",
     r"--device cuda": "needs a GPU",
