@@ -14,8 +14,8 @@ from compressor.base.choices import Goal
 from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
 from compressor.data.prepare import DataChoice
-from compressor.data.teacher_cache import TeacherCache
 from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
+from compressor.models.networks.registry import quantise
 from compressor.teachers.teacher import Teacher
 from compressor.training.distributed import process_device
 from compressor.training.method import Method, TrainsJointly, kind_of
@@ -47,7 +47,7 @@ from srkd.runs.student import (
 )
 from srkd.runs.target import with_student_for_target
 from srkd.runs.teacher import require_fit
-from srkd.runs.teacher_use import TeacherUse, cache_precision
+from srkd.runs.teacher_use import TeacherUse, plan_cache
 
 
 def decide(options: CompressOptions, context: Context) -> RunSpec:
@@ -68,7 +68,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
     student = build_student(shape, start, teacher, None, options.training.seed, context)
     quantisation = choose_quantisation(student, methods, teacher)
     if quantisation is not None:
-        student = build_student(shape, start, teacher, quantisation, options.training.seed, context)
+        student = replace(student, network=quantise(student.network, quantisation))
     use = TeacherUse(options.training.recipe, methods, teacher, labels)
     methods = build_methods(preset, phi, use, student.network, note)
     use = replace(use, methods=methods)
@@ -88,10 +88,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
     require_tracked_images(options, len(data.validation_names))
     cache = None
     if views and teacher is not None:
-        precision = cache_precision(preset)
-        cache = TeacherCache.plan(
-            teacher, data.train, views, folder=choice.cache(), lr_patch=rule.lr_patch, precision=precision
-        )
+        cache = plan_cache(preset, teacher, data.train, views, choice.cache())
     margin = None if "whole" in views else choose_margin(options, use, data, rule.lr_patch, device, context)
     mode = choose_execution_mode(
         student.network,

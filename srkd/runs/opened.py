@@ -31,7 +31,7 @@ from srkd.runs.images import data_choice, read_images
 from srkd.runs.recipe import fit_batch
 from srkd.runs.student import FirstStudent, build_student, whole_teacher
 from srkd.runs.teacher import fit_sizes, load_given_teacher
-from srkd.runs.teacher_use import TeacherUse, cache_precision
+from srkd.runs.teacher_use import TeacherUse, plan_cache
 
 
 class ChangedInput(SrkdError):
@@ -102,13 +102,11 @@ def open_run(spec: RunSpec, context: Context) -> OpenRun:
     _require_same("degradation", spec.degradation, degradation_entry(data))
     cache = None
     if spec.teacher_cache is not None and teacher is not None:
-        views, precision = replace(use, methods=methods).cached_views(), cache_precision(spec.preset)
-        cache = TeacherCache.plan(
-            teacher, data.train, views, folder=choice.cache(), lr_patch=lr_patch, precision=precision
-        )
+        views = replace(use, methods=methods).cached_views()
+        cache = plan_cache(spec.preset, teacher, data.train, views, choice.cache())
         _require_same("teacher_cache", spec.teacher_cache, cache_entry(cache))
     if teacher is not None and any(isinstance(method, TrainsJointly) for method in methods):
-        teacher = whole_teacher(teacher, student)
+        teacher = whole_teacher(teacher, student, context)
     judge = teacher if spec.distilled is None else _open_file(spec, spec.distilled.teacher, device, context)
     validation = context.once(
         "validation",

@@ -271,9 +271,15 @@ def choose_quantisation(start: FirstStudent, methods: Sequence[Method], teacher:
     return quantisation
 
 
-def whole_teacher(teacher: Teacher, student: FirstStudent) -> Teacher:
-    """The teacher inside which the student is trained, reordered so that the student's channels come first."""
-    return teacher if student.turned is None else Teacher(student.turned, teacher.origin)
+def whole_teacher(teacher: Teacher, student: FirstStudent, context: Context) -> Teacher:
+    """The teacher inside which the student is trained, reordered so that the student's channels come first.
+
+    It is one object for all runs that turn it alike, as the images that it enlarges for validation are kept by it.
+    """
+    turned = student.turned
+    if turned is None:
+        return teacher
+    return context.once("whole teacher", id(turned), read=lambda: Teacher(turned, teacher.origin))
 
 
 def require_inside(student: StudentStart, method: str, *, has_labels: bool) -> None:

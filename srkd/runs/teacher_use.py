@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from compressor.base.cache_folder import CacheFolder
 from compressor.base.choices import Goal, Precision
 from compressor.base.errors import UsageError
 from compressor.data.batches import View
+from compressor.data.store import ImageStore
+from compressor.data.teacher_cache import TeacherCache
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import HasTeacherViews, Method, teacher_views
 from recipes.catalogue import PIXEL_ONLY, teacher_needs
@@ -100,9 +103,13 @@ class TeacherUse:
         raise UsageError(f"--label-margin {given}: {reason}; leave it out")
 
 
-def cache_precision(preset: Preset) -> Precision:
-    """The precision in which the outputs of a teacher cache are computed.
+def plan_cache(
+    preset: Preset, teacher: Teacher, images: ImageStore, views: Sequence[View], folder: CacheFolder
+) -> TeacherCache:
+    """The cache of the teacher's outputs for a run's images.
 
     They are computed once for all steps, and perhaps for other runs: half precision would save little time.
     """
-    return "bf16" if preset.schedule.teacher_precision == "bf16" else "fp32"
+    rule = preset.schedule
+    precision: Precision = "bf16" if rule.teacher_precision == "bf16" else "fp32"
+    return TeacherCache.plan(teacher, images, views, folder=folder, lr_patch=rule.lr_patch, precision=precision)

@@ -219,6 +219,7 @@ def test_the_runs_of_a_plan_share_a_teacher_and_each_turns_it_for_its_student(gr
     loaded = load_checkpoint(ground / "teacher.safetensors").network.fingerprint()
     assert first.teacher.network.fingerprint() == again.teacher.network.fingerprint() != loaded
     assert first.student.network.fingerprint() == again.student.network.fingerprint()
+    assert first.validation is again.validation, "the teacher enlarges their images once"
 
 
 @pytest.mark.ci
