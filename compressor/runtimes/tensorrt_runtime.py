@@ -12,8 +12,8 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.file_runtime import FileRuntime, build_descriptor, read_spec
-from compressor.runtimes.table import DEFAULTS, RUNTIMES, OpenOptions
-from compressor.runtimes.tensorrt.device import device_index, open_device
+from compressor.runtimes.table import DEFAULTS, OpenOptions
+from compressor.runtimes.tensorrt.device import Device, device_index
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from compressor.runtimes.tensorrt.engines import usable_engine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
@@ -22,7 +22,7 @@ from compressor.runtimes.tensorrt.session import Session
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
-    header = read_engine(path).header
+    header, _ = read_engine(path)
     return {} if header is None else header.metadata
 
 
@@ -34,18 +34,13 @@ class TensorRTRuntime(FileRuntime):
     def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
         super().__init__(path, options)
         index = device_index(options.device)
-        missing = RUNTIMES["tensorrt"].missing_requirement()
-        if missing is not None:
-            raise SrkdError(f"TensorRT cannot be used: {missing}")
-        if not path.is_file():
-            raise SrkdError(f"{path}: no such file")
-        trt, gpu = import_tensorrt(), open_device(index)
-        file = usable_engine(path, trt, gpu)
+        gpu, trt = Device(index), import_tensorrt()
+        header, plan = usable_engine(path, trt, gpu)
         self.device = f"cuda:{index}"
-        self.metadata = {} if file.header is None else file.header.metadata
-        self.precision = "as built" if file.header is None else file.header.precision
+        self.metadata = {} if header is None else header.metadata
+        self.precision = "as built" if header is None else header.precision
         self.spec = read_spec(self.metadata, self.label)
-        self.session = Session(trt, gpu, file.plan, self.label)
+        self.session = Session(trt, gpu, plan, self.label)
         smallest_batch = self.session.profile.smallest[0]
         if smallest_batch > 1:
             raise SrkdError(f"{path} takes batches of {smallest_batch} and more: build it for 1")

@@ -126,7 +126,7 @@ def test_eight_bits_are_kept_where_fp16_cannot_be_had(
 def test_sizes_and_one_size(gpu: Nvidia, network: Network, tmp_path: Path) -> None:
     (file,) = exported(network, tmp_path, "trt", FileOptions(sizes=((40, 24), (64, 32))))
     assert file.verdict == "passed" and file.path is not None, file.reason
-    header = read_engine(file.path).header
+    header, _ = read_engine(file.path)
     assert header is not None and str(header.profile) == "1x1,40x24,64x32"
     (file,) = exported(network, tmp_path, "trt", FileOptions(lr_size=(40, 24)))
     assert file.verdict == "passed" and file.path is not None, file.reason
@@ -146,20 +146,10 @@ def test_sizes_that_make_no_sense() -> None:
 
 @pytest.mark.ci
 @needs_linux
-@pytest.mark.parametrize(
-    ("fault", "verdict", "message"),
-    [
-        ("drift", "failed", "by 0.5"),
-        ("crash in build", "failed", "small.fp16.onnx"),
-        ("crash in deserialize", "failed", ".engine"),
-    ],
-)
-def test_an_engine_that_fails_leaves_nothing(
-    gpu: Nvidia, network: Network, tmp_path: Path, fault: str, verdict: str, message: str
-) -> None:
-    gpu.is_(fault=fault)
+def test_an_engine_that_fails_leaves_nothing(gpu: Nvidia, network: Network, tmp_path: Path) -> None:
+    gpu.is_(fault="drift")
     (file,) = exported(network, tmp_path / "out", "trt")
-    assert file.verdict == verdict and message in str(file.reason) and "\n" not in str(file.reason)
+    assert file.verdict == "failed" and "by 0.5" in str(file.reason) and "\n" not in str(file.reason)
     assert list((tmp_path / "out").iterdir()) == []
 
 

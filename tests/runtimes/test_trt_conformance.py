@@ -19,14 +19,9 @@ from typing import Any
 
 import pytest
 import torch
-from onnx import TensorProto
 
-from compressor.base.child import run_in_child
-from compressor.base.errors import SrkdError
-from compressor.models.networks.base import Descriptor
 from compressor.runtimes.tensorrt.build import FLAGS_10
-from compressor.runtimes.tensorrt.profiles import dynamic_profile
-from tests.support.nvidia import DOUBLES, needs_linux, nvidia, small_onnx
+from tests.support.nvidia import DOUBLES, needs_linux
 
 pytestmark = [pytest.mark.extras, needs_linux]
 
@@ -245,27 +240,6 @@ def test_our_own_classes_are_taken_by_the_real_ones(real: Real) -> None:
     weak = real.version.startswith("10.")
     flags = ["FP16", "BF16", "INT8"] if weak else []
     assert done.stdout.strip().split(",") == [str(weak), "0" if weak else "1", *flags]
-
-
-@pytest.mark.parametrize(
-    ("body", "message"), [("return 0;", "TypeError: .*nullptr"), ("*(volatile int *) 0 = 1; return 0;", "SIGSEGV")]
-)
-def test_a_crash_of_real_native_code_is_one_line(real: Real, tmp_path: Path, body: str, message: str) -> None:
-    real.stub(body)
-    job = {
-        "onnx": str(small_onnx(tmp_path / "small.onnx", half=TensorProto.FLOAT16)),
-        "plan": str(tmp_path / "plan"),
-        "precision": "fp16",
-        "shapes": dynamic_profile(Descriptor(2)).to_dict(),
-        "index": 0,
-    }
-    (tmp_path / "doubles").mkdir()
-    with nvidia(tmp_path / "doubles", doubles=("device", "pycuda")), pytest.MonkeyPatch.context() as patch:
-        for name, value in real.environment().items():
-            patch.setenv(name, value)
-        with pytest.raises(SrkdError, match=message) as caught:
-            run_in_child("compressor.runtimes.tensorrt.engines:build_in_child", job, what="small.onnx")
-    assert "\n" not in str(caught.value) and not (tmp_path / "plan").exists()
 
 
 def test_torch_has_all_that_the_double_has() -> None:

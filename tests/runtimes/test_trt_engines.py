@@ -11,7 +11,7 @@ import pytest
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Descriptor
-from compressor.runtimes.tensorrt.device import open_device
+from compressor.runtimes.tensorrt.device import Device
 from compressor.runtimes.tensorrt.engine_file import ALIGNMENT, EngineHeader, Machine, read_engine, write_engine
 from compressor.runtimes.tensorrt.engines import current_machine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
@@ -23,39 +23,31 @@ H200 = Machine("11.4.0.106", "NVIDIA H200", "9.0", "13.0 (580.65.06)")
 HEADER = EngineHeader(H200, "fp16", dynamic_profile(PLAIN), "small.fp16.onnx", "ab" * 32, {"srkd.scale": "2"})
 
 
+def read_back(path: Path) -> tuple[EngineHeader, bytes]:
+    """Read an engine file, and its header without the checksum."""
+    header, plan = read_engine(path)
+    assert header is not None
+    return dataclasses.replace(header, plan_sha256=""), plan
+
+
 def test_a_header_says_what_it_was_given(tmp_path: Path) -> None:
     path = tmp_path / "x.engine"
     write_engine(path, HEADER, b"plan of TensorRT")
-    file = read_engine(path)
-    assert (file.header, file.plan) == (HEADER, b"plan of TensorRT")
+    assert read_back(path) == (HEADER, b"plan of TensorRT")
     # The plan can be extracted without srkd: docs/formats/tensorrt.md describes how.
     assert path.read_bytes()[ALIGNMENT:] == b"plan of TensorRT"
     long = dataclasses.replace(HEADER, metadata={"srkd.scores": "x" * 9000})
     write_engine(path, long, b"plan")
-    assert read_engine(path).header == long and path.stat().st_size == 3 * ALIGNMENT + 4
-
-
-def cut(content: bytes) -> bytes:
-    return content[:-1]
-
-
-def changed(content: bytes) -> bytes:
-    return content[:-1] + b"!"
+    assert read_back(path) == (long, b"plan") and path.stat().st_size == 3 * ALIGNMENT + 4
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, "is damaged: what follows its header is not what was written"),
-        (changed, "is damaged: what follows its header is not what was written"),
-        (lambda content: content[:10], r"is damaged: its header ends at byte \d+ of 10"),
+        (lambda content: content[:-1], "is damaged: what follows its header is not what was written"),
+        (lambda content: content[:-1] + b"!", "is damaged: what follows its header is not what was written"),
         (lambda content: content[:3000], r"is damaged: its header ends at byte 4096 of 3000"),
-        (lambda content: content[:8] + b"\xff" * 8 + content[16:], "is damaged: its header ends at byte"),
-        (lambda content: content.replace(b'"tensorrt"', b'"tensorru"'), "its header cannot be used: no 'tensorrt'"),
-        (lambda content: content.replace(b"{", b"[", 1), "its header cannot be used: "),
-        (lambda content: content.replace(b"engine/1", b"engine/9"), "schema 'srkd.engine/9' is not"),
-        (lambda content: content.replace(b'"small.fp16.onnx"', b'"../mall.fp16.onn"'), "is not a plain file name"),
-        (lambda content: content.replace(b'"min": [1', b'"min": [9'), "its header cannot be used: sizes"),
+        (lambda content: content.replace(b'"tensorrt"', b'"tensorru"'), "its header cannot be used: .*tensorrt"),
         (lambda content: b"", "is empty"),
     ],
 )
@@ -70,64 +62,50 @@ def test_damage_is_one_line(tmp_path: Path, damage: Callable[[bytes], bytes], me
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["tensorrt", "gpu", "capability", "driver"])
-def test_what_is_otherwise_is_told(field: str) -> None:
-    other = dataclasses.replace(H200, **{field: "other"})
-    (difference,) = H200.differences(other)
-    assert "other" in difference and H200.differences(H200) == []
-
-
 @pytest.fixture
 def gpu(tmp_path: Path) -> Iterator[Nvidia]:
     with nvidia(tmp_path) as machine:
         yield machine
 
 
-OTHERS = [
-    ({"gpu": "NVIDIA L4|8|9"}, "GPU NVIDIA H200 (9.0), here NVIDIA L4 (8.9)"),
-    ({"driver": "12080"}, "driver 13.0, here 12.8"),
-    ({"trt": "10.16.1.11"}, "TensorRT 11.4.0.106, here 10.16.1.11"),
-]
-
-
 @needs_linux
-@pytest.mark.parametrize(("other", "difference"), OTHERS, ids=["gpu", "driver", "library"])
+@pytest.mark.parametrize(
+    ("other", "difference", "precision", "profile", "command"),
+    [
+        (
+            {"gpu": "NVIDIA L4|8|9"},
+            "GPU NVIDIA H200 (9.0), here NVIDIA L4 (8.9)",
+            "bf16",
+            dynamic_profile(PLAIN, ((16, 16), (32, 32))),
+            "--trt-bf16 --sizes 16x16,32x32,",
+        ),
+        ({"driver": "12080"}, "driver 13.0, here 12.8", "fp16", static_profile(3, (40, 24)), "--trt --static 40x24,"),
+        (
+            {"trt": "10.16.1.11"},
+            "TensorRT 11.4.0.106, here 10.16.1.11",
+            "int8",
+            dynamic_profile(PLAIN),
+            "--trt-int8 --sizes 256x256,512x512,",
+        ),
+    ],
+    ids=["gpu", "driver", "library"],
+)
 def test_an_engine_of_another_machine_is_refused_with_the_command(
-    gpu: Nvidia, tmp_path: Path, other: dict[str, str], difference: str
+    gpu: Nvidia,
+    tmp_path: Path,
+    other: dict[str, str],
+    difference: str,
+    precision: str,
+    profile: OptimizationProfile,
+    command: str,
 ) -> None:
     """TensorRT never sees it: on another machine it may crash."""
     path = tmp_path / "x.engine"
-    header = dataclasses.replace(
-        HEADER,
-        machine=current_machine(import_tensorrt(), open_device()),
-        precision="bf16",
-        profile=dynamic_profile(PLAIN, ((16, 16), (32, 32))),
-    )
-    write_engine(path, header, b"plan")
+    machine = current_machine(import_tensorrt(), Device())
+    write_engine(path, dataclasses.replace(HEADER, machine=machine, precision=precision, profile=profile), b"plan")
     gpu.is_(**other)
     with pytest.raises(SrkdError) as caught:
         open_model(path)
     assert f"was built for another machine ({difference}" in str(caught.value) and "\n" not in str(caught.value)
-    assert "srkd export MODEL --trt-bf16 --sizes 16x16,32x32, with the checkpoint" in str(caught.value)
+    assert f"srkd export MODEL {command} with the checkpoint" in str(caught.value)
     assert gpu.calls("deserialize") == []
-
-
-@needs_linux
-@pytest.mark.parametrize(
-    ("precision", "profile", "command"),
-    [
-        ("int8", dynamic_profile(PLAIN), "--trt-int8 --sizes 256x256,512x512,"),
-        ("fp16", static_profile(3, (40, 24)), "--trt --static 40x24,"),
-    ],
-)
-def test_a_new_engine_is_made_by_the_flags_of_its_precision_and_sizes(
-    gpu: Nvidia, tmp_path: Path, precision: str, profile: OptimizationProfile, command: str
-) -> None:
-    other = dataclasses.replace(H200, gpu="NVIDIA L4")
-    write_engine(
-        tmp_path / "x.engine",
-        dataclasses.replace(HEADER, machine=other, precision=precision, profile=profile),
-        b"plan",
-    )
-    with pytest.raises(SrkdError, match=f"srkd export MODEL {command}"):
-        open_model(tmp_path / "x.engine")

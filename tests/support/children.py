@@ -1,7 +1,8 @@
 """A quick way to start srkd's children (`children_started_by`): a new interpreter takes seconds to import torch.
 
-The trial of an ONNX file and a profiled model stay in this process, but arguments and results still pass as JSON. All
-jobs of LiteRT run in one child, which imports it once. All other children are processes as for a user.
+The trial of an ONNX file, a profiled model and the build of an engine stay in this process, but arguments and results
+still pass as JSON. All jobs of LiteRT run in one child, which imports it once. All other children are processes as for
+a user.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from compressor.base.child import Child, StartChild, Worker
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 
-KEPT_HERE = ("export.profile.measured:MeasuredModel", "compressor.runtimes.onnx_runtime:try_in_child")
+KEPT_HERE = (
+    "export.profile.measured:MeasuredModel",
+    "compressor.runtimes.onnx_runtime:try_in_child",
+    "compressor.runtimes.tensorrt.engines:build_in_child",
+)
 OF_LITERT = ("export.convert.to_litert:convert_checkpoint", "export.int8.litert_quantiser:quantise_file")
 
 

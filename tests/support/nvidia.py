@@ -1,4 +1,4 @@
-"""A simulated machine with an NVIDIA GPU: doubles of TensorRT, of torch's CUDA and of pycuda."""
+"""A simulated machine with an NVIDIA GPU: doubles of TensorRT and of torch's CUDA."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.runtimes.tensorrt import device, installation
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
-DOUBLED = ("tensorrt", "pycuda", "double_device", "double_torch")
+DOUBLED = ("tensorrt", "double_device", "double_torch")
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the doubles stand in for Linux libraries")
 
@@ -56,13 +56,8 @@ def forget(*modules: str) -> None:
 
 
 @contextmanager
-def nvidia(
-    folder: Path, *, torch_cuda: bool = True, doubles: tuple[str, ...] = ("device", "pycuda", "tensorrt")
-) -> Iterator[Nvidia]:
-    """Replace installed modules by doubles, here and in child processes.
-
-    Here the GPU is accessed by torch, or by pycuda if `torch_cuda` is False; in child processes always by pycuda.
-    """
+def nvidia(folder: Path) -> Iterator[Nvidia]:
+    """Replace installed modules by doubles."""
     patch = pytest.MonkeyPatch()  # separate, as a test's may be undone later than this
     library = folder / "libcuda.so.1"
     library.symlink_to(_ctypes.__file__)
@@ -70,15 +65,10 @@ def nvidia(
     try:
         patch.setattr(installation, "DRIVER", str(library))
         patch.setattr(installation, "cuda_version", lambda: int(os.environ.get("SRKD_DOUBLE_DRIVER", "13000")))
-        patch.setenv("LD_LIBRARY_PATH", f"{folder}{os.pathsep}{os.environ.get('LD_LIBRARY_PATH', '')}")
-        paths = [str(DOUBLES / double) for double in doubles]
-        child_paths = [*paths, str(DOUBLES / "cpu_torch")] if torch.version.cuda else paths
-        patch.setenv("PYTHONPATH", os.pathsep.join([*child_paths, os.environ.get("PYTHONPATH", "")]))
-        for path in paths:
-            patch.syspath_prepend(path)
-        patch.setattr(torch.version, "cuda", "12.8" if torch_cuda else None)
-        if torch_cuda:
-            patch.setattr(device, "torch", importlib.import_module("double_torch"))
+        for double in ("device", "tensorrt"):
+            patch.syspath_prepend(DOUBLES / double)
+        patch.setattr(torch.version, "cuda", "12.8")
+        patch.setattr(device, "torch", importlib.import_module("double_torch"))
         yield Nvidia(patch, folder)
     finally:
         patch.undo()

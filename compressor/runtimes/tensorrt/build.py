@@ -133,6 +133,6 @@ def trtexec_command(onnx: str, engine: str, input: str, profile: OptimizationPro
     """
     words = ["trtexec", f"--onnx={onnx}", "--stronglyTyped"]
     if profile.fixed_size is None:
-        for name, shape in profile.to_dict().items():
+        for name, shape in zip(("min", "opt", "max"), profile.shapes, strict=True):
             words.append(f"--{name}Shapes={input}:{'x'.join(map(str, shape))}")
     return " ".join(shlex.quote(word) for word in [*words, f"--saveEngine={engine}"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError, UsageError
@@ -34,13 +34,13 @@ class OptimizationProfile:
     largest: Shape
 
     def __post_init__(self) -> None:
-        for low, middle, high in zip(self.smallest, self.tuned, self.largest, strict=True):
+        for low, middle, high in zip(*self.shapes, strict=True):
             if not 1 <= low <= middle <= high:
                 raise UsageError(f"sizes {self}: each must be at least as large as the one before, in width and height")
 
     def __str__(self) -> str:
         """The sizes as text: 16x16,256x256,512x512."""
-        return ",".join("{}x{}".format(*size_of(shape)) for shape in (self.smallest, self.tuned, self.largest))
+        return ",".join("{}x{}".format(*size_of(shape)) for shape in self.shapes)
 
     @property
     def fixed_size(self) -> Size | None:
@@ -51,13 +51,9 @@ class OptimizationProfile:
         low, high = self.smallest, self.largest
         return low[2] <= height <= high[2] and low[3] <= width <= high[3]
 
-    def to_dict(self) -> dict[str, list[int]]:
-        return {"min": list(self.smallest), "opt": list(self.tuned), "max": list(self.largest)}
-
-    @classmethod
-    def from_dict(cls, shapes: Mapping[str, Sequence[int]]) -> OptimizationProfile:
-        """The profile from JSON; ValueError, KeyError or TypeError if it is malformed."""
-        return cls(*(as_shape(shapes[name]) for name in ("min", "opt", "max")))
+    @property
+    def shapes(self) -> tuple[Shape, Shape, Shape]:
+        return self.smallest, self.tuned, self.largest
 
 
 def size_of(shape: Shape) -> Size:

@@ -29,20 +29,13 @@ class Session:
         self.profile = OptimizationProfile(*map(as_shape, self._engine.get_tensor_profile_shape(self._input, 0)))
         self._context: Any = self._engine.create_execution_context()
         if self._context is None:
-            raise SrkdError(f"{label}: not enough memory on {device.gpu.name} to run it: {self._log.reason()}")
-        self._memory: dict[str, Any] = {}
-        self._counts: dict[str, int] = {}
-        """Number of values for which there is memory, by the name of the tensor."""
+            raise SrkdError(f"{label}: not enough memory on {device.name} to run it: {self._log.reason()}")
+        self._memory: dict[str, torch.Tensor] = {}
         self._shape: Shape | None = None
         """The shape for which the memory is prepared, or None."""
         self._sr_shape: Shape = (0, 0, 0, 0)
         self._runs = 0
         self._replay: Callable[[], None] | None = None
-
-    @property
-    def uses_graph(self) -> bool:
-        """True if the last run replayed a CUDA graph."""
-        return self._replay is not None
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         """Return enlarged float32 images where the given ones are, on the host or on the GPU; the caller owns them."""
@@ -59,12 +52,6 @@ class Session:
         self._runs += 1
         return sr
 
-    def close(self) -> None:
-        """Free the memory. The session cannot run afterwards."""
-        self._replay = None
-        self._memory.clear()
-        self._context = self._engine = self._runtime = None
-
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._device.stream):
             raise SrkdError(f"{self._label}: TensorRT failed on {self._shape}: {self._log.reason()}")
@@ -79,10 +66,10 @@ class Session:
             raise SrkdError(f"{self._label} gives shape {sr_shape} for {shape}: not an image")
         self._sr_shape = as_shape(sr_shape)
         for name, count in ((self._input, math.prod(shape)), (self._output, math.prod(sr_shape))):
-            if self._counts.get(name, 0) < count:
+            if name not in self._memory or self._memory[name].numel() < count:
                 self._memory.pop(name, None)  # freed before the larger one is allocated
-                self._memory[name], self._counts[name] = self._device.allocate(count), count
-            if not self._context.set_tensor_address(name, self._device.address(self._memory[name])):
+                self._memory[name] = self._device.allocate(count)
+            if not self._context.set_tensor_address(name, self._memory[name].data_ptr()):
                 raise SrkdError(f"{self._label}: TensorRT does not take memory for {name}: {self._log.reason()}")
         self._shape = shape
 

@@ -1,4 +1,4 @@
-"""A GPU for the doubles of torch and pycuda: its memory is host memory, and nothing happens before the stream is waited
+"""A GPU for the double of torch: its memory is host memory, and nothing happens before the stream is waited
 for, so that whoever does not synchronise reads old values.
 
 SRKD_DOUBLE_GPU     name|major|minor, NVIDIA H200|9|0 by default

@@ -1,4 +1,4 @@
-"""The part of torch that `TorchDevice` uses, on the double GPU. A test holds its names against the real torch."""
+"""The part of torch that `Device` uses, on the double GPU. A test holds its names against the real torch."""
 
 from __future__ import annotations
 
