@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -76,11 +76,8 @@ def _replace(source: Path, final: Path) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file; a full disk raises the error here, not when the file is closed."""
-    with report_unwritable(path), open(path, "ab", buffering=0) as file:
-        count = file.write(content)
-        while count < len(content):
-            count += file.write(content[count:])
+    with report_unwritable(path), open(path, "ab") as file:
+        file.write(content)
 
 
 def flush_file(path: Path) -> None:
@@ -104,34 +101,14 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-SPECIAL_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
-
-
-KERNEL_FOLDERS = ("/proc", "/sys", "/sys/kernel/debug", "/sys/kernel/tracing")
-"""Folders whose files the kernel generates while they are read: they count as regular files, and some never end."""
-
-
 def require_regular(path: Path) -> None:
-    """Refuse a pipe, device, socket or kernel file, or a link to one: reading it may block or never end."""
+    """Refuse a pipe, a device or a socket, or a link to one: reading it may block or never end."""
     try:
-        status = path.stat()
+        mode = path.stat().st_mode
     except OSError:  # opening the file reports what is wrong
         return
-    kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode))
-    if kind is None and stat.S_ISREG(status.st_mode) and status.st_dev in _kernel_devices():
-        kind = "written by the kernel while it is read"
-    if kind is not None:
-        raise SrkdError(f"{path} is {kind}, not a file: give a file that holds all its bytes")
-
-
-def _kernel_devices() -> set[int]:
-    """Return the device numbers of the file systems mounted on `KERNEL_FOLDERS`."""
-    devices = set()
-    for folder in KERNEL_FOLDERS:
-        with suppress(OSError):
-            if Path(folder).is_mount():
-                devices.add(Path(folder).stat().st_dev)
-    return devices
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise SrkdError(f"{path} is a pipe or a device, not a file: give a file that holds all its bytes")
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
@@ -139,11 +116,10 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
     require_regular(path)
     with open(path, "rb") as file:
         # Check the size first: a sparse file takes no space on the disk, but all of its bytes in memory.
-        too_large = os.fstat(file.fileno()).st_size > most_bytes
-        content = b"" if too_large else file.read(most_bytes + 1)
-    if too_large or len(content) > most_bytes:
-        raise SrkdError(f"{path} has over {most_bytes:,} bytes: no file of this kind is so large")
-    return content
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise SrkdError(f"{path} has over {most_bytes:,} bytes: no file of this kind is so large")
+        return file.read(size)
 
 
 def read_text(path: Path, most_bytes: int) -> str:

@@ -13,7 +13,6 @@ from compressor.base.metadata import srkd_keys
 from compressor.base.precision import synchronise
 from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchCompiledRuntime, TorchRuntime, torch_device
 from compressor.teachers.teacher import load_teacher
@@ -50,7 +49,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     return open_file(path, OpenOptions(), QUIET).metadata
 
 
-class ForeignRuntime(FileRuntime):
+class ForeignRuntime(Runtime):
     """A runtime for a teacher that is not a network of srkd: fp32, on the requested device if its format allows."""
 
     name = "torch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -22,23 +21,19 @@ _TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.7
 _YCBCR_OFFSET = (16.0, 128.0, 128.0)
 
 
-class Bicubic:
+class Bicubic(Runtime):
     """The reference row of every table, as a model: MATLAB's bicubic in float, rounded only when written. At scale 1 it
     is the input as it is.
     """
 
     name = "torch"
-    device = "cpu"
-    precision = "fp32"
     layout = "contiguous"
-    spec = None
 
     def __init__(self, scale: int) -> None:
         self.label = without_network(scale)
         self.descriptor = Descriptor(scale=scale, receptive_radius=3)
-        self.metadata: Mapping[str, str] = {}
 
-    def run(self, lr: Tensor) -> Tensor:
+    def _run(self, lr: Tensor) -> Tensor:
         return upscale_bicubic(lr, self.descriptor.scale)
 
 
@@ -52,7 +47,7 @@ class Lanczos(Bicubic):
         self.label = LANCZOS
         self.descriptor = Descriptor(scale=scale, receptive_radius=4)
 
-    def run(self, lr: Tensor) -> Tensor:
+    def _run(self, lr: Tensor) -> Tensor:
         return upscale_lanczos(lr, self.descriptor.scale)
 
 

@@ -1,10 +1,10 @@
-"""The protocol of all runtimes of super-resolution models, independent of the file format."""
+"""The base of all runtimes of super-resolution models, independent of the file format."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -13,50 +13,49 @@ from compressor.base.machine import total_memory
 from compressor.models.networks.base import Descriptor, Spec
 
 
-class Runtime(Protocol):
-    """An open model: `run` takes and returns float32 NCHW in [0,1]."""
+class Runtime(ABC):
+    """An open model. A subclass sets the attributes and computes; shapes are checked here."""
 
-    @property
-    def name(self) -> str:
-        """The runtime's name in `RUNTIMES`: "torch", "onnxruntime"."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """The name of the model in tables: the stem of its file, unless it was opened under another name."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """ "cpu", "cuda:0"."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """The number format of the arithmetic: "fp32", "bf16", "fp16"; "int8" for exported 8-bit files."""
-        ...
-
-    @property
-    def layout(self) -> str:
-        """The memory layout of features if srkd selects it ("channels_last"), else "runtime"."""
-        ...
-
-    @property
-    def descriptor(self) -> Descriptor: ...
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The `srkd.*` keys of the file; empty for a foreign one."""
-        ...
-
-    @property
-    def spec(self) -> Spec | None:
-        """The network's spec; None if the file does not hold it."""
-        ...
+    name: str
+    """The runtime's name in `RUNTIMES`: "torch", "onnxruntime"."""
+    label: str
+    """The name of the model in tables: the stem of its file, unless it was opened under another name."""
+    descriptor: Descriptor
+    device: str = "cpu"
+    """ "cpu", "cuda:0"."""
+    precision: str = "fp32"
+    """The number format of the arithmetic: "fp32", "bf16", "fp16"; "int8" for exported 8-bit files."""
+    layout: str = "runtime"
+    """The memory layout of features if srkd selects it ("channels_last"), else "runtime"."""
+    emulated: bool = False
+    """True if the precision is emulated in float32 with each result rounded: exact, but useless for timing."""
+    metadata: Mapping[str, str] = {}
+    """The `srkd.*` keys of the file; empty for a foreign one."""
+    spec: Spec | None = None
+    """The network's spec; None if the file does not hold it."""
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
-        """Return (N, C, h·scale, w·scale) for (N, C, h, w), on its device: unclamped, synchronised, without grad."""
-        ...
+        """Return (N, C, h·scale, w·scale) for (N, C, h, w) in [0,1], in float32 on its device: unclamped, without
+        grad, and computed when it is returned.
+        """
+        require_input(lr, self.descriptor, self.label)
+        self._require_size(lr.shape[3], lr.shape[2])
+        sr = self._run(lr)
+        require_output(lr, sr, self.descriptor, self.label)
+        return sr
+
+    def _require_size(self, width: int, height: int) -> None:
+        """Refuse an image that is too large for the file."""
+        largest = self.descriptor.max_size
+        if largest is not None and (width > largest[0] or height > largest[1]):
+            raise UsageError(
+                f"{self.label} takes images of at most {largest[0]}x{largest[1]}, got {width}x{height}: "
+                "cut them into tiles"
+            )
+
+    @abstractmethod
+    def _run(self, lr: torch.Tensor) -> torch.Tensor:
+        """The enlarged (N, C, h, w) images in [0,1], on the device of `lr`."""
 
 
 def require_input(lr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
@@ -91,6 +90,16 @@ def require_output(lr: torch.Tensor, sr: torch.Tensor, descriptor: Descriptor, l
             f"{label} returned shape {tuple(sr.shape)} for {tuple(lr.shape)}: at scale {descriptor.scale} "
             f"{expected} is expected"
         )
+
+
+def find_scale(run: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, int, int, int], label: str) -> int:
+    """The scale at which a model enlarges a smooth image of this shape; one line if its output is no such image."""
+    batch, channels, height, width = shape
+    sr = run(torch.linspace(0, 1, width).expand(shape).contiguous())
+    scale = sr.shape[-1] // width if sr.dim() == 4 else 0
+    if scale < 1 or tuple(sr.shape) != (batch, channels, height * scale, width * scale):
+        raise SrkdError(f"{label} returned shape {tuple(sr.shape)} for {tuple(shape)}: not an enlarged image")
+    return scale
 
 
 def read_header(path: Path, length: int) -> bytes:

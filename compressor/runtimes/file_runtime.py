@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ import torch
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.registry import build, spec_from_dict
-from compressor.runtimes.base import require_input, require_output
+from compressor.runtimes.base import Runtime, find_scale
 from compressor.runtimes.table import OpenOptions
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -25,46 +25,15 @@ PROBE_SIDES = (64, 8)
 """Sides in pixels of the images that reveal the scale of a foreign file; some models crash on small ones."""
 
 
-class FileRuntime(ABC):
-    """An open exported file. A subclass sets the attributes and computes; shapes are checked here."""
+class FileRuntime(Runtime):
+    """An open exported file."""
 
-    name: str
-    label: str
-    """The label in the options, else the stem of the file."""
     threads: int
     """CPU threads: by default as many as torch uses, so that comparisons with torch are fair."""
-    descriptor: Descriptor
-    device: str = "cpu"
-    precision: str = "fp32"
-    layout: str = "runtime"
-    emulated: bool = False
-    """True if the precision is emulated in float32 with each result rounded: exact, but useless for timing."""
-    metadata: Mapping[str, str] = {}
-    spec: Spec | None = None
 
     def __init__(self, path: Path, options: OpenOptions) -> None:
         self.label = options.label or path.stem
         self.threads = options.threads or torch.get_num_threads()
-
-    def run(self, lr: torch.Tensor) -> torch.Tensor:
-        require_input(lr, self.descriptor, self.label)
-        self._require_size(lr.shape[3], lr.shape[2])
-        sr = self._run(lr)
-        require_output(lr, sr, self.descriptor, self.label)
-        return sr
-
-    def _require_size(self, width: int, height: int) -> None:
-        """Refuse an image that is too large for the file."""
-        largest = self.descriptor.max_size
-        if largest is not None and (width > largest[0] or height > largest[1]):
-            raise UsageError(
-                f"{self.label} takes images of at most {largest[0]}x{largest[1]}, got {width}x{height}: "
-                "cut them into tiles"
-            )
-
-    @abstractmethod
-    def _run(self, lr: torch.Tensor) -> torch.Tensor:
-        """The enlarged (N, C, h, w) images in [0,1], on the device of `lr`."""
 
 
 @dataclass(frozen=True)
@@ -151,30 +120,19 @@ def build_descriptor(spec: Spec, fixed_size: tuple[int, int] | None) -> Descript
 
 
 def describe(spec: Spec | None, image: ImageFormat, label: str, run: RunBatch) -> Descriptor:
-    """The descriptor of a file: from its spec, or, for a foreign one, by running a small grey image."""
+    """The descriptor of a file: from its spec, or, for a foreign one, by running a small image."""
     if spec is not None:
         descriptor = build_descriptor(spec, image.fixed_size)
         if descriptor.channels == image.channels:
             return descriptor
         raise SrkdError(f"{label} takes {image.channels} channels, but its srkd.spec says {descriptor.channels}")
-    probe, out = _run_probe(image, run)
-    scale = out.shape[-1] // probe.shape[-1] if out.dim() == 4 else 0
-    if scale < 1:
-        raise SrkdError(f"{label} returned shape {tuple(out.shape)} for {tuple(probe.shape)}: not an enlarged image")
-    descriptor = Descriptor(scale=scale, channels=image.channels, fixed_size=image.fixed_size)
-    require_output(probe, out, descriptor, label)
-    return descriptor
-
-
-def _run_probe(image: ImageFormat, run: RunBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """A grey image that the model accepts, and its output."""
-    *usual, last = (
-        torch.full((image.batch or 1, image.channels, image.height or side, image.width or side), 0.5)
-        for side in PROBE_SIDES
+    *usual, smallest = (
+        (image.batch or 1, image.channels, image.height or side, image.width or side) for side in PROBE_SIDES
     )
-    for probe in usual:
-        try:
-            return probe, run(probe)
-        except SrkdError:
-            continue
-    return last, run(last)
+    scale = 0
+    for shape in usual:
+        with suppress(SrkdError):
+            scale = find_scale(run, shape, label)
+            break
+    scale = scale or find_scale(run, smallest, label)
+    return Descriptor(scale=scale, channels=image.channels, fixed_size=image.fixed_size)

@@ -6,16 +6,18 @@ there. It does not compute bf16 at all. `emulate_half` rounds each result, as ha
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
 from compressor.base.errors import SrkdError, one_line, report_unreadable
+from compressor.base.files import read_bytes
 from compressor.base.metadata import srkd_keys
 
 MOST_BYTES = 2**31 - 1
@@ -25,18 +27,20 @@ MOST_BYTES = 2**31 - 1
 def read_facts(path: Path) -> tuple[str, dict[str, str]]:
     """Return facts that a session does not show: the number format of most weights, and the `srkd.*` keys.
 
-    External weights are not read; only their presence is checked.
+    Weights in files beside it are not read; only their presence is checked.
     """
     model = load_onnx(path, external_weights=False)
-    for tensor in _external_tensors(model):
-        _external_part(tensor, path)
+    external_files(model, path)
     return model_facts(model, path)
 
 
-def external_files(path: Path) -> list[Path]:
+def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """Return the files beside a model that hold its weights; one line if any is missing."""
-    model = load_onnx(path, external_weights=False)
-    return sorted({_external_part(tensor, path)[0] for tensor in _external_tensors(model)})
+    files = sorted({path.parent / part.location for part in _external_parts(model, path)})
+    for file in files:
+        if not file.is_file():
+            raise SrkdError(f"{path} keeps its weights in {file.name}, which is not beside it: put both in one folder")
+    return files
 
 
 def model_facts(model: onnx.ModelProto, path: Path) -> tuple[str, dict[str, str]]:
@@ -62,23 +66,23 @@ def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
 
 def read_whole(path: Path) -> bytes:
     """The bytes of a model, with the weights of files beside it embedded, independent of any other file."""
-    if not path.is_file():
-        raise SrkdError(f"{path}: no such file")
-    content = _read_part(path, 0, path.stat().st_size)
+    with report_unreadable(path):
+        content = read_bytes(path, MOST_BYTES)
     model = parse_onnx(content, path)
-    tensors = list(_external_tensors(model))
-    if not tensors:
+    if not external_files(model, path):
         return content
-    places = [_external_part(tensor, path) for tensor in tensors]
-    total = len(content) + sum(length for _, _, length in places)
+    total = len(content) + sum(part.length or 0 for part in _external_parts(model, path))
     if total > MOST_BYTES:
         raise SrkdError(f"{path} has {total:,} bytes with its weights, more than {MOST_BYTES:,}: it is no image model")
-    for tensor, place in zip(tensors, places, strict=True):
-        tensor.raw_data = _read_part(*place)
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-    with one_line(f"{path} is not an ONNX file", first=True):
+    with one_line(f"{path}: its weights in other files cannot be read", first=True):
+        load_external_data_for_model(model, str(path.parent))
         return bytes(model.SerializeToString())
+
+
+def _external_parts(model: onnx.ModelProto, path: Path) -> list[Any]:
+    """The places of the weights that are in other files: `location`, `offset` and `length`."""
+    with one_line(f"{path}: its weights in other files cannot be read", first=True):
+        return [ExternalDataInfo(tensor) for tensor in model.graph.initializer if uses_external_data(tensor)]
 
 
 def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
@@ -100,59 +104,6 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:], graph.value_info[:]
     graph.initializer.extend(kept)
-
-
-def _read_part(file: Path, offset: int, length: int) -> bytes:
-    if length > MOST_BYTES:
-        raise SrkdError(f"{file} has {length:,} bytes, more than {MOST_BYTES:,}: it is no image model")
-    with report_unreadable(file), open(file, "rb") as handle:
-        handle.seek(offset)
-        return handle.read(length)
-
-
-def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors whose values are in other files, including those of nodes and of graphs within nodes."""
-    graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
-    while graphs or nodes:
-        tensors: list[onnx.TensorProto] = []
-        if graphs:
-            graph = graphs.pop()
-            nodes.extend(graph.node)
-            tensors += graph.initializer
-            tensors += [tensor for sparse in graph.sparse_initializer for tensor in (sparse.values, sparse.indices)]
-        else:
-            for attribute in nodes.pop().attribute:
-                graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
-                tensors += [attribute.t, *attribute.tensors]
-                sparse_tensors = [attribute.sparse_tensor, *attribute.sparse_tensors]
-                tensors += [tensor for sparse in sparse_tensors for tensor in (sparse.values, sparse.indices)]
-        yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
-
-
-def _external_part(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
-    """Return the file, the offset and the length of a tensor's values; one line if they are not beside the model."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    name = entries.get("location", "")
-    location = PurePosixPath(name)
-    if not name or location.is_absolute() or ".." in location.parts:
-        raise SrkdError(f"{path} keeps {tensor.name} in {name!r}, which is not beside it: refused")
-    file = path.parent / name
-    with one_line(f"{path} does not say where in {name} {tensor.name} is", first=True):
-        if not file.is_file():
-            raise SrkdError(f"{path} keeps its weights in {name}, which is not beside it: put both in one folder")
-        size = file.stat().st_size
-        offset = int(entries.get("offset", "0"))
-        length = int(entries.get("length") or _bytes_of(tensor))
-        if min(offset, length) < 0:
-            raise ValueError(f"offset {offset}, length {length}")
-    if size < offset + length:
-        raise SrkdError(f"{file} has {size} bytes: {tensor.name} of {path.name} ends at {offset + length}")
-    return file, offset, length
-
-
-def _bytes_of(tensor: onnx.TensorProto) -> int:
-    """The number of bytes of a tensor's values."""
-    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def weight_precision(model: onnx.ModelProto) -> str:

@@ -31,8 +31,8 @@ from compressor.runtimes.onnx_nodes import executed_nodes as executed_nodes
 from compressor.runtimes.onnx_providers import CPU, select_providers
 from compressor.runtimes.probing import (
     PROBE_SIDES,
-    Attempts,
     keep_result,
+    run_but,
     run_experiments,
     smallest_multiple,
     smallest_side,
@@ -81,12 +81,12 @@ class OnnxRuntime(FileRuntime):
         super().__init__(path, options)
         content = read_whole(path) if content is None else content
         self.precision, self.metadata = model_facts(parse_onnx(content, path), path)
-        self._providers = select_providers(options.device, self.precision, self.threads)
-        self.device = self._providers.device
+        self._providers = select_providers(options.device)
+        on_cpu = options.device == "cpu"
+        self.device = "cpu" if on_cpu else f"cuda:{self._providers[0][1]['device_id']}"
         self._gpu: torch.device | None = None  # the session's device if torch supports it: then images stay on the GPU
-        if self._providers.memory == "cuda" and torch.cuda.is_available():
-            self._gpu = torch.device("cuda", int(self.device.rpartition(":")[2]))
-        on_cpu = self._providers.names[0] == CPU
+        if not on_cpu and torch.cuda.is_available():
+            self._gpu = torch.device(self.device)
         self.emulated = on_cpu and (self.precision == "bf16" or (options.emulate_target and self.precision == "fp16"))
         self._float_on_grids = on_cpu and options.emulate_target and is_for_another_chip(self.metadata)
         self._session = self._open(content, path)
@@ -129,12 +129,11 @@ class OnnxRuntime(FileRuntime):
             session = onnxruntime.InferenceSession(
                 emulate_half(parse_onnx(content, path)).SerializeToString() if self.emulated else content,
                 options,
-                providers=list(self._providers.names),
-                provider_options=[dict(options) for options in self._providers.options],
+                providers=self._providers,
                 enable_fallback=0,  # it prints messages, and repeats the same attempt
             )
-        if session.get_providers()[0] != self._providers.names[0]:
-            raise SrkdError(f"{path}: {self._providers.names[0]} did not start on this machine; use --device cpu")
+        if session.get_providers()[0] != self._providers[0][0]:
+            raise SrkdError(f"{path}: {self._providers[0][0]} did not start on this machine; use --device cpu")
         return session
 
 
@@ -164,10 +163,10 @@ def trial_key(content: bytes) -> str:
 def try_in_child(progress: Progress, *, path: str, shown: str, crashed: list[str]) -> dict[str, Any]:
     """Open and run a file, in the child process; return scale, size multiple and smallest size of a foreign one."""
     with one_line(f"{shown} is not a model ONNX Runtime can open", first=True):
-        return _try(Path(path).read_bytes(), Path(shown), Attempts.in_child(progress, crashed))
+        return _try(Path(path).read_bytes(), Path(shown), progress, crashed)
 
 
-def _try(content: bytes, path: Path, attempts: Attempts) -> dict[str, Any]:
+def _try(content: bytes, path: Path, progress: Progress, crashed: list[str]) -> dict[str, Any]:
     runtime = OnnxRuntime(path, OpenOptions(threads=1), content=content)
     descriptor, image = runtime.descriptor, runtime._image
     if runtime.spec is not None:
@@ -177,8 +176,9 @@ def _try(content: bytes, path: Path, attempts: Attempts) -> dict[str, Any]:
     if image.fixed_size is not None or image.batch not in (None, 1):
         return {}
     scale, channels = descriptor.scale, descriptor.channels
-    multiple = smallest_multiple(runtime.run, channels, scale, attempts)
-    least = smallest_side(runtime.run, channels, scale, multiple, PROBE_SIDES[0], attempts)
+    run = run_but(runtime.run, crashed, progress)
+    multiple = smallest_multiple(run, channels, scale)
+    least = smallest_side(run, channels, scale, multiple, PROBE_SIDES[0])
     return {"scale": scale, "size_multiple": multiple, "min_size": least}
 
 

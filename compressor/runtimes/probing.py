@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, report_unwritable
 from compressor.base.files import atomic_path
 from compressor.models.networks.base import Descriptor
+from compressor.runtimes.base import find_scale
 
 PROBE_SIDES = (64, 61, 96)
 """Sides in pixels: a multiple of every common window, an odd number, and one for models that refuse small images."""
@@ -34,88 +35,64 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 """A program that runs on images in its own value range."""
 
 
-@dataclass(frozen=True)
-class Attempts:
-    """The experiments on a program in a child process; each is announced first, as it may crash the process.
-
-    After a crash another process continues; the experiment is in `crashed` and counts as an image that the program
-    refuses.
-    """
-
-    announce: Callable[[str], None] = lambda name: None
-    crashed: frozenset[str] = frozenset()
-
-    @classmethod
-    def in_child(cls, progress: Progress, crashed: Iterable[str]) -> Attempts:
-        """The attempts in a child process, whose parent watches its progress."""
-        return cls(lambda name: progress(name, 0, 1), frozenset(crashed))
-
-    def works(self, name: str, run: Run, shape: tuple[int, int, int, int], scale: int) -> bool:
-        """True if the program enlarges images of this shape by `scale`."""
-        if name in self.crashed:
-            return False
-        self.announce(name)
-        try:
-            return find_scale(run, shape) == scale
-        except (SrkdError, ValueError):
-            return False
-
-
-def probe(run: Run, channels: int | None, label: str, attempts: Attempts | None = None) -> Descriptor:
+def probe(run: Run, channels: int | None, label: str) -> Descriptor:
     """Return scale, channels, size multiple and smallest size, each found by the smallest sufficient experiment."""
-    reason, attempts = "", attempts or Attempts()
-    for count in (3, 1) if channels is None else (channels,):
-        for side in PROBE_SIDES:
-            name = f"{count} channels of {side}x{side}"
-            if name in attempts.crashed:
-                reason = f"it ends the process on {side}x{side}"
-                continue
-            attempts.announce(name)
-            try:
-                scale = find_scale(run, (1, count, side, side))
-            except (SrkdError, ValueError) as error:
-                reason = str(error)
-                continue
-            multiple = smallest_multiple(run, count, scale, attempts)
-            smallest = smallest_side(run, count, scale, multiple, side, attempts)
-            return Descriptor(scale=scale, channels=count, size_multiple=multiple, min_size=smallest)
+    reason = ""
+    for count, side in product((3, 1) if channels is None else (channels,), PROBE_SIDES):
+        try:
+            scale = find_scale(run, (1, count, side, side), "it")
+        except SrkdError as error:
+            reason = str(error)
+            continue
+        multiple = smallest_multiple(run, count, scale)
+        smallest = smallest_side(run, count, scale, multiple, side)
+        return Descriptor(scale=scale, channels=count, size_multiple=multiple, min_size=smallest)
     raise SrkdError(
         f"{label} enlarges no image of {', '.join(map(str, PROBE_SIDES))} pixels a side ({reason[:200]}): "
         "a super-resolution model takes (N, 3, H, W), or (N, 1, H, W), of any size"
     )
 
 
-def find_scale(run: Run, shape: tuple[int, int, int, int]) -> int:
-    """The scale of the output for a smooth image of this shape; ValueError if it is not an enlarged image."""
-    batch, channels, height, width = shape
-    output = run(torch.linspace(0, 1, width).expand(shape).contiguous())
-    scale = output.shape[-1] // width if output.dim() == 4 else 0
-    if scale < 1 or tuple(output.shape) != (batch, channels, height * scale, width * scale):
-        raise ValueError(f"it gave shape {tuple(output.shape)} for {shape}, not an enlarged image")
-    return scale
-
-
-def smallest_multiple(run: Run, channels: int, scale: int, attempts: Attempts | None = None) -> int:
+def smallest_multiple(run: Run, channels: int, scale: int) -> int:
     """The smallest number of which sides must be multiples: an odd multiple of it, near a usual size, works."""
-    attempts = attempts or Attempts()
     for multiple in MULTIPLES:
         height, width = (multiple * (max(1, side // multiple) | 1) for side in (57, 64))
-        if attempts.works(f"multiple {multiple}", run, (1, channels, height, width), scale):
+        if _enlarges(run, (1, channels, height, width), scale):
             return multiple
     return PROBE_SIDES[0]
 
 
-def smallest_side(run: Run, channels: int, scale: int, multiple: int, works: int, attempts: Attempts) -> int:
+def smallest_side(run: Run, channels: int, scale: int, multiple: int, works: int) -> int:
     """The smallest side that the program accepts, searching down from one that works to the first failure.
 
     Smaller images are padded to it: a pooling block may need more pixels than the image has, and may crash the process.
     """
     smallest = -(-works // multiple) * multiple
     for side in dict.fromkeys(-(-side // multiple) * multiple for side in SIDES):
-        if not attempts.works(f"side {side}", run, (1, channels, side, side), scale):
+        if not _enlarges(run, (1, channels, side, side), scale):
             break
         smallest = side
     return smallest
+
+
+def _enlarges(run: Run, shape: tuple[int, int, int, int], scale: int) -> bool:
+    try:
+        return find_scale(run, shape, "it") == scale
+    except SrkdError:
+        return False
+
+
+def run_but(run: Run, crashed: Collection[str], progress: Progress) -> Run:
+    """Return `run`, announcing each image by its shape, and refusing those that ended an earlier process."""
+
+    def run_or_refuse(images: torch.Tensor) -> torch.Tensor:
+        shape = "x".join(map(str, images.shape))
+        if shape in crashed:
+            raise SrkdError(f"it ends the process on {shape}")
+        progress(shape, 0, 1)
+        return run(images)
+
+    return run_or_refuse
 
 
 def tried_folder() -> Path:
@@ -129,7 +106,7 @@ def run_experiments(
     """The result of `function` on a file's bytes in a child process, or the stored result under `key`.
 
     `function` gets a copy of the bytes as `path`, as the file itself may change meanwhile. After a crash it runs again
-    without that experiment; it gets the names of such experiments as `crashed`.
+    without that experiment; it gets the shapes of such images as `crashed`.
     """
     record = tried_folder() / f"{key}.json"
     with suppress(OSError, ValueError):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 from compressor.base.context import Context
 from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import MissingExtra
-from compressor.runtimes.onnx_providers import PROVIDERS
 from compressor.runtimes.shader_player import player_missing
 from compressor.runtimes.tensorrt.installation import driver_missing
 
@@ -166,7 +165,7 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             files="an ONNX file (.onnx)",
             module="compressor.runtimes.onnx_runtime",
             suffixes=(".onnx",),
-            devices={device: row.part for device, row in PROVIDERS.items()},
+            devices={"cpu": "", "cuda": r"\d+"},
             reads_torch_memory=True,
             opens_as_teacher=True,
         ),
@@ -236,6 +235,11 @@ def runtime_of(file: Path) -> str:
     """The name of the runtime for files of this kind: by suffix, else torch, whose loader reads the content."""
     rows = (row for row in RUNTIMES.values() if file.suffix.lower() in row.suffixes)
     return next((row.name for row in rows if not row.sidecar or Path(f"{file}{row.sidecar}").exists()), "torch")
+
+
+def torch_device_for(device: str) -> str:
+    """Torch's device for one of a runtime: that of the same name, else the CPU, as for `openvino:GPU`."""
+    return device if device.partition(":")[0] in ("cuda", "mps") else "cpu"
 
 
 def device_patterns() -> dict[str, str]:

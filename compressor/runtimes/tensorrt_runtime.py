@@ -11,6 +11,7 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Descriptor
+from compressor.runtimes.base import find_scale
 from compressor.runtimes.file_runtime import FileRuntime, build_descriptor, read_spec
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 from compressor.runtimes.tensorrt.device import Device, device_index
@@ -67,10 +68,7 @@ class TensorRTRuntime(FileRuntime):
         if self.spec is not None:
             return replace(build_descriptor(self.spec, profile.fixed_size), max_size=largest)
         _, channels, height, width = profile.smallest
-        sr_shape = tuple(self.session.run(torch.full(profile.smallest, 0.5)).shape)
-        scale = sr_shape[3] // width
-        if scale < 1 or sr_shape[1:3] != (channels, height * scale):
-            raise SrkdError(f"{self.label} gives shape {sr_shape} for {profile.smallest}: not an enlarged image")
+        scale = find_scale(self.session.run, profile.smallest, self.label)
         return Descriptor(scale, channels, min_size=max(height, width), fixed_size=profile.fixed_size, max_size=largest)
 
 

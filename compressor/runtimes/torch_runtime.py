@@ -11,13 +11,13 @@ import torch
 from compressor.base.choices import Layout
 from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.base.precision import memory_format, synchronise
-from compressor.models.networks.base import Descriptor, Network, Spec
-from compressor.runtimes.base import require_input, require_output
+from compressor.models.networks.base import Network, Spec
+from compressor.runtimes.base import Runtime
 
 PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TorchRuntime:
+class TorchRuntime(Runtime):
     """A copy of `network` in eval mode on `device`.
 
     Half precisions are autocast: convolutions run in 16 bit, the mean shift at both ends stays in fp32, because eight
@@ -43,9 +43,9 @@ class TorchRuntime:
         if precision not in PRECISIONS:
             raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)} (runtime torch)")
         self.label, self.precision = label, precision
-        self.metadata: Mapping[str, str] = dict(metadata or {})
+        self.metadata = dict(metadata or {})
         network = network.deployed()
-        self.descriptor: Descriptor = network.descriptor
+        self.descriptor = network.descriptor
         self.spec: Spec = network.spec
         self._device = torch_device(device)
         self.device = str(self._device)
@@ -56,15 +56,12 @@ class TorchRuntime:
         self.network.to(memory_format=self._format)  # type: ignore[call-overload]
         self._forward = self._build_forward()
 
-    def run(self, lr: torch.Tensor) -> torch.Tensor:
-        require_input(lr, self.descriptor, self.label)
+    def _run(self, lr: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), self._precision_context():
             images = lr.to(self._device, torch.float32).contiguous(memory_format=self._format)
             sr = self._forward(images).float().contiguous()
             synchronise(self._device)
-            sr = sr.to(lr.device)
-        require_output(lr, sr, self.descriptor, self.label)
-        return sr
+            return sr.to(lr.device)
 
     def in_bf16(self) -> TorchRuntime:
         return type(self)(self.network, label=self.label, device=self.device, precision="bf16", metadata=self.metadata)
@@ -117,11 +114,11 @@ class TorchCompiledRuntime(TorchRuntime):
         compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.network)
         return compiled
 
-    def run(self, lr: torch.Tensor) -> torch.Tensor:
+    def _run(self, lr: torch.Tensor) -> torch.Tensor:
         import torch._dynamo.exc  # imported here because it takes a second and loads sympy
 
         try:
-            return super().run(lr)
+            return super()._run(lr)
         except torch._dynamo.exc.TorchDynamoException as error:
             cause = error.__cause__ or getattr(error, "inner_exception", None) or error
             raise SrkdError(

@@ -9,8 +9,8 @@ import torch
 
 from compressor.base.child import ResourceLimits
 from compressor.base.errors import one_line
-from compressor.runtimes.onnx_file import external_files, parse_onnx, read_whole
-from compressor.runtimes.onnx_providers import providers_here
+from compressor.runtimes.onnx_file import external_files, load_onnx, parse_onnx, read_whole
+from compressor.runtimes.onnx_providers import has_cuda
 from compressor.runtimes.onnx_runtime import OnnxRuntime, try_content
 from compressor.runtimes.table import OpenOptions
 from compressor.teachers.foreign import ForeignFacts, require_finite, weights_digest
@@ -46,7 +46,7 @@ class OnnxProgram:
 
     def move_to(self, device: torch.device) -> torch.device:
         """Move to CUDA if this ONNX Runtime supports it; else stay on the CPU, and copy images."""
-        if device.type == "cuda" and "cuda" in providers_here():
+        if device.type == "cuda" and has_cuda():
             self.runtime = OnnxRuntime(
                 self.path, OpenOptions(device=str(device)), probed=self._probed, content=self._content
             )
@@ -54,7 +54,7 @@ class OnnxProgram:
         return torch.device("cpu")
 
     def companions(self) -> Iterable[Path]:
-        return external_files(self.path)
+        return external_files(load_onnx(self.path, external_weights=False), self.path)
 
     def digest(self, settings: str) -> str:
         return weights_digest(settings, self._weights)

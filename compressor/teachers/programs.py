@@ -15,7 +15,8 @@ from torch import nn
 
 from compressor.base.errors import SrkdError, one_line
 from compressor.models.networks.base import Descriptor
-from compressor.runtimes.probing import find_scale, probe
+from compressor.runtimes.base import find_scale
+from compressor.runtimes.probing import probe
 from compressor.teachers.foreign import ForeignFacts, ModuleProgram, count_params, run_module
 
 LABELS = {"torchscript": "TorchScript program", "export": "torch.export program"}
@@ -102,8 +103,7 @@ def _open_export(path: Path, label: str) -> ModuleProgram:
     if height is None or width is None:
         descriptor = probe(run, channels, label)
     else:
-        with one_line(f"{label} is not a super-resolution model"):
-            scale = find_scale(run, (batch or 1, channels, height, width))
+        scale = find_scale(run, (batch or 1, channels, height, width), label)
         descriptor = Descriptor(scale=scale, channels=channels, fixed_size=(width, height))
     params = sum(tensor.numel() for _, tensor in program.named_parameters())
     return ExportedProgram(program, ForeignFacts("torch.export", "unknown", descriptor, params, batch), label)

@@ -25,8 +25,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.registry import build
 from compressor.models.students.students import parse_student
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.onnx_providers import torch_device_for
-from compressor.runtimes.table import RUNTIMES, OpenOptions
+from compressor.runtimes.table import RUNTIMES, OpenOptions, torch_device_for
 from export.formats.conversion import CannotConvert, FileOptions, Int8Options
 from export.formats.table import Format, find_format
 from export.plan.search import CandidateShape, ShapeMeasurement

@@ -31,9 +31,7 @@ from compressor.inference.evaluated_images import make_lr
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import Bicubic
-from compressor.runtimes.file_runtime import FileRuntime
-from compressor.runtimes.onnx_providers import torch_device_for
-from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.table import OpenOptions, torch_device_for
 from export.profile.layers import measure_layers
 from export.profile.matrix_rate import matrix_rate
 from export.profile.memory import PeakMemory
@@ -126,7 +124,7 @@ class MeasuredModel:
                 channels=runtime.descriptor.channels,
                 spec=None if runtime.spec is None else runtime.spec.to_dict(),
                 metadata=dict(runtime.metadata),
-                emulated=isinstance(runtime, FileRuntime) and runtime.emulated,
+                emulated=runtime.emulated,
                 numbers=numbers_of(runtime).line(),
                 integer_nodes=nodes,
                 integer_nodes_missing=missing,

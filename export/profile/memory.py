@@ -15,7 +15,7 @@ import torch
 from compressor.base.errors import SrkdError
 from compressor.base.machine import peak_resident_bytes
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.onnx_providers import torch_device_for
+from compressor.runtimes.table import torch_device_for
 
 MEMORY_METHOD = (
     "CPU: peak resident memory while running, less that before the model was opened, in a process of its own "

@@ -12,8 +12,7 @@ from compressor.base.errors import UsageError
 from compressor.base.machine import require_threads
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import require_memory_for
-from compressor.runtimes.onnx_providers import torch_device_for
-from compressor.runtimes.table import RUNTIMES, OpenOptions
+from compressor.runtimes.table import RUNTIMES, OpenOptions, torch_device_for
 from export.profile.process import Workload
 
 DEFAULT_RUNTIMES = ("torch", "onnxruntime")

@@ -9,8 +9,7 @@ import torch
 
 from compressor.images.sample import sample_photo
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.onnx_providers import torch_device_for
-from compressor.runtimes.table import RUNTIMES
+from compressor.runtimes.table import RUNTIMES, torch_device_for
 from export.timing.turns import Call, time_calls
 
 CallTimer = Callable[[Call, int], tuple[float, ...]]

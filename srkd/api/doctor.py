@@ -9,7 +9,7 @@ from compressor.base.errors import MissingExtra
 from compressor.base.machine import gpu_facts, installed_version, integer_products
 from compressor.inference.metric_table import METRICS
 from compressor.models.networks.registry import NETWORKS
-from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
+from compressor.runtimes.onnx_providers import GPU_COMMAND, has_cuda
 from compressor.runtimes.table import RUNTIMES, missing_modules
 from demo import SERVER_MODULES
 from demo.files import app_command, is_app_built, is_app_outdated
@@ -86,11 +86,11 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """The diagnosis of packages and devices. No large optional package is imported."""
-    providers = providers_here()
+    cuda = has_cuda()
     return Diagnosis(
         core=tuple(Package(name, installed_version(name)) for name in CORE),
         gpu=gpu_facts(),
-        onnxruntime_devices=tuple(providers),
+        onnxruntime_devices=("cpu", "cuda") if cuda else ("cpu",),
         int8=_int8_support(),
         formats=tuple(
             _piece(
@@ -121,11 +121,7 @@ def diagnose() -> Diagnosis:
                 for row in METRICS.values()
                 if row.needs
             ),
-            # Device names of ONNX Runtime: each of its builds supports some of them.
-            *(
-                Piece(f"--device {name}", row.adds, name in providers, (), None if name in providers else row.command)
-                for name, row in PROVIDERS.items()
-            ),
+            Piece("--device cuda", "ONNX files on an NVIDIA GPU", cuda, (), None if cuda else GPU_COMMAND),
         ),
         notes=tuple(dict.fromkeys((*name_collisions(), *notes(), *NETWORKS.notes, *RUNTIMES.notes, *FORMATS.notes))),
     )

@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 28396,
+    "compressor": 27947,
     "recipes": 4865,
-    "export": 11452,
-    "srkd": 13914,
+    "export": 11447,
+    "srkd": 13910,
     "demo": 674,
-    "tests": 50855,
+    "tests": 50455,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

@@ -152,46 +152,6 @@ def test_the_bytes_that_were_tried_are_the_ones_that_run(
     assert float(run(torch.ones(1, 3, 4, 4)).mean()) == pytest.approx(0.75)
 
 
-def with_constant(path: Path, attribute: Callable[[onnx.TensorProto], dict[str, Any]]) -> onnx.ModelProto:
-    """Load a model and move its weights to a node."""
-    model = onnx.load_model(str(path))
-    weights = model.graph.initializer[0]
-    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], **attribute(weights)))
-    del model.graph.initializer[:]
-    return model
-
-
-def test_weights_within_nodes_are_looked_for_beside_the_model_too(tmp_path: Path) -> None:
-    """ONNX Runtime reads them like those of the graph: from any place given in the file."""
-    path = plain(0.25, tmp_path / "inner.onnx")
-    model = with_constant(path, lambda weights: {"value": weights})
-    constant = model.graph.node[0].attribute[0].t
-    values = constant.raw_data
-    onnx.external_data_helper.set_external_data(constant, "inner.bin")
-    constant.ClearField("raw_data")
-    path.write_bytes(model.SerializeToString())
-    (tmp_path / "inner.bin").write_bytes(values)
-    assert float(open_model(path).run(torch.ones(1, 3, 4, 4)).mean()) == pytest.approx(0.75)
-    constant.external_data[0].value = "../inner.bin"
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(SrkdError, match=r"'\.\./inner\.bin'.*: refused"):
-        open_model(path)
-
-
-def test_sparse_weights_within_nodes_are_looked_for_too(tmp_path: Path) -> None:
-    path = plain(0.25, tmp_path / "sparse.onnx")
-
-    def sparse(weights: onnx.TensorProto) -> dict[str, Any]:
-        indices = numpy_helper.from_array(np.arange(weights.dims[0], dtype=np.int64), "indices")
-        value = onnx.SparseTensorProto(values=weights, indices=indices, dims=weights.dims)
-        onnx.external_data_helper.set_external_data(value.values, "../elsewhere.bin")
-        return {"sparse_value": value}
-
-    path.write_bytes(with_constant(path, sparse).SerializeToString())
-    with pytest.raises(SrkdError, match=r"'\.\./elsewhere\.bin'.*: refused"):
-        open_model(path)
-
-
 def test_names_that_are_no_text_are_one_line(tmp_path: Path) -> None:
     """ONNX Runtime opens the file, but its Python names fail."""
     path = plain(0.25, tmp_path / "names.onnx")

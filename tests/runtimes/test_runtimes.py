@@ -18,7 +18,6 @@ from compressor.models.checkpoints.save import metadata_of, save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -85,18 +84,11 @@ def test_a_wrong_input_is_refused(network: Network, exported: Path, lr: torch.Te
             runtime.run(lr)
 
 
-@pytest.mark.parametrize(("device", "message"), [("warp", "not one"), ("cuda:99", "CUDA|not one|runs on|has no")])
-def test_a_device_that_is_not_here(network: Network, exported: Path, device: str, message: str) -> None:
-    with pytest.raises(SrkdError, match=message):
-        TorchRuntime(network, label="small", device=device)
-    if device not in providers_here():
-        with pytest.raises(SrkdError, match=r"'(warp|cuda)': .*cpu"):
-            OnnxRuntime(exported, OpenOptions(device=device.split(":")[0]))
-
-
-def test_an_unknown_precision(network: Network) -> None:
-    with pytest.raises(UsageError, match="'fp8' is not one of fp32"):
-        TorchRuntime(network, label="small", precision="fp8")
+@pytest.mark.parametrize("options", [{"device": "warp"}, {"device": "cuda:99"}, {"precision": "fp8"}], ids=str)
+def test_what_torch_has_not_here_is_refused(network: Network, options: dict[str, str]) -> None:
+    (value,) = options.values()
+    with pytest.raises(UsageError, match=f"'{value}'"):
+        TorchRuntime(network, label="small", **options)
 
 
 def test_a_foreign_onnx_file_shows_its_scale_by_running(network: Network, exported: Path, tmp_path: Path) -> None:
@@ -116,7 +108,7 @@ def test_metadata_that_lies_about_the_scale(exported: Path, tmp_path: Path) -> N
     assert "at scale 2 (1, 3, 128, 128) is expected" in refusal(altered(exported, tmp_path / "lie.onnx", lie))
 
 
-@pytest.mark.parametrize("spec", ["{", "[]", '{"arch": "nothing"}', '{"arch": "edsr", "width": -1}', "[" * 100_000])
+@pytest.mark.parametrize("spec", ["{", '{"arch": "edsr", "width": -1}'])
 def test_a_spec_that_cannot_be_used(exported: Path, tmp_path: Path, spec: str) -> None:
     def spoil(model: onnx.ModelProto) -> None:
         del model.metadata_props[:]
@@ -125,13 +117,12 @@ def test_a_spec_that_cannot_be_used(exported: Path, tmp_path: Path, spec: str) -
     assert "srkd.spec" in refusal(altered(exported, tmp_path / "spoilt.onnx", spoil))
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 5000, "half", "flipped"], ids=str)
-def test_what_is_no_onnx(exported: Path, tmp_path: Path, content: bytes | str) -> None:
+def test_what_is_no_onnx(exported: Path, tmp_path: Path) -> None:
     whole = exported.read_bytes()
-    damaged = {"half": whole[: len(whole) // 2], "flipped": bytes(255 - byte for byte in whole)}
     path = tmp_path / "broken.onnx"
-    path.write_bytes(content if isinstance(content, bytes) else damaged[content])
-    assert str(path) in refusal(path)
+    for content in (b"", b"hello", whole[: len(whole) // 2], bytes(255 - byte for byte in whole)):
+        path.write_bytes(content)
+        assert str(path) in refusal(path)
 
 
 def one_node(path: Path, op: str, inputs: dict[str, tuple[int, list[object]]], out: tuple[int, list[object]]) -> Path:
@@ -152,12 +143,10 @@ IMAGE = ["n", 3, "h", "w"]
     [
         ("Add", {"a": (1, IMAGE), "b": (1, IMAGE)}, (1, IMAGE), "2 inputs and 1 outputs"),
         ("Relu", {"a": (1, ["n", 4, "h", "w"])}, (1, ["n", 4, "h", "w"]), r"shape \['n', 4, 'h', 'w'\]"),
-        ("Relu", {"a": (1, ["n", 3])}, (1, ["n", 3]), r"expected \(N, 3, H, W\)"),
         ("Neg", {"a": (TensorProto.INT32, IMAGE)}, (TensorProto.INT32, IMAGE), r"tensor\(int32\)"),
         ("GlobalAveragePool", {"a": (1, IMAGE)}, (1, ["n", 3, 1, 1]), "not an enlarged image"),
-        ("Shape", {"a": (1, IMAGE)}, (TensorProto.INT64, [4]), r"tensor\(int64\)"),
     ],
-    ids=["two inputs", "four channels", "no image", "integers", "pooling", "shape"],
+    ids=["two inputs", "four channels", "integers", "pooling"],
 )
 def test_an_interface_that_is_not_ours(
     tmp_path: Path, op: str, inputs: dict[str, tuple[int, list[object]]], out: tuple[int, list[object]], message: str

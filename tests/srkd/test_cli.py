@@ -232,7 +232,7 @@ def test_parameters() -> None:
     assert parse_setting("a=true") == ("a", True)
     assert parse_setting("a=b=c") == ("a", "b=c")
     assert SIZE.read((3, 2)) == (3, 2)
-    for word in ("cpu", "cuda", "cuda:1", "mps", "tensorrt:0", "openvino:GPU.1"):
+    for word in ("cpu", "cuda", "cuda:1", "mps", "openvino:GPU.1"):
         assert DEVICE.read(word) == word
     bad_devices = [(DEVICE, word) for word in ("gpu", "cuda:", "cuda:x", "cpu:0", "mps:1", "openvino:TPU")]
     for kind, bad in [(SIZE, "320"), (SIZE, "0x5"), (SIZES, "1x1,"), (SETTING, "x"), (BYTES, "lots"), *bad_devices]:

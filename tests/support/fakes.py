@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from compressor.models.networks.base import Descriptor
+from compressor.runtimes.base import Runtime
 
 
-class Fake:
-    """A `Runtime` around any function."""
+class Fake(Runtime):
+    """A runtime around any function, of whatever shape."""
 
     name = "torch"
-    device = "cpu"
-    precision = "fp32"
     layout = "contiguous"
-    spec = None
-    metadata: Mapping[str, str] = {}
 
     def __init__(self, function: Callable[[Tensor], Tensor], descriptor: Descriptor, label: str = "fake") -> None:
         self.function, self.descriptor, self.label = function, descriptor, label
@@ -26,6 +23,9 @@ class Fake:
 
     def run(self, lr: Tensor) -> Tensor:
         self.inputs.append(tuple(lr.shape))
+        return self._run(lr)
+
+    def _run(self, lr: Tensor) -> Tensor:
         with torch.inference_mode():
             return self.function(lr)
 

@@ -22,9 +22,7 @@ class Device:
         if missing is not None:
             raise SrkdError(missing)
         if torch.version.cuda is None:
-            raise SrkdError(
-                f"torch {torch.__version__} is built without CUDA, which engines need: install one with it"
-            )
+            raise SrkdError(f"torch {torch.__version__} is built without CUDA, which engines need: install one with it")
         with cuda_errors("initialization"):
             torch.cuda.init()  # type: ignore[no-untyped-call]
             count = torch.cuda.device_count()
