@@ -121,6 +121,10 @@ class Processes:
         """Run `work` on every process. An error in any of them ends all, and the leader reports it."""
         return work()
 
+    def from_leader(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which the leader alone does, on every process. An error in it ends all."""
+        return work()
+
     def require_equal(self, value: str, message: str) -> None:
         """Raise an error if `value` differs between processes; `message` says which value it is."""
         values = self.gather_objects((value, platform.node()))

@@ -102,6 +102,9 @@ class ProcessGroup(Processes):
         prefix = "" if index == 0 else f"rank {index} of {self.rank.world_size}: "
         raise (UsageError if code == UsageError.exit_code else SrkdError)(f"{prefix}{line}")
 
+    def from_leader(self, work: Callable[[], T]) -> T:
+        return self.broadcast(self.run_on_all(lambda: work() if self.is_leader else None))
+
     def close(self, *, success: bool) -> None:
         """Wait for the other processes after a success; leave at once after a failure."""
         try:
@@ -149,10 +152,7 @@ class _AllGather(torch.autograd.Function):
 
 @contextmanager
 def open_processes(rank: Rank) -> Iterator[Processes]:
-    """Yield the processes of this run; until such a process ends, signals are stop requests.
-
-    torchrun sends SIGTERM to the others when one has ended: the line about the reason must still be printed.
-    """
+    """Yield the processes of this run; SIGTERM, which torchrun sends to the others, still lets them print a reason."""
     if rank.world_size == 1:
         yield Processes(rank)
         return

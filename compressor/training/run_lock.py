@@ -17,15 +17,11 @@ from compressor.training.run_folder import LOCK, remove_leftovers
 def lock_run(run: Path, context: Context, option: str = "--out", *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock on a run folder within the block; the folder is created, and removed again if it stays empty.
 
-    The leading process takes the lock for all processes of its run. `option` is the option that named the folder, for
-    the error if it cannot be written. `wait_seconds` is the time for another process to release it.
+    `option` named the folder, for the error; `wait_seconds` is the time for another process to release it.
     """
-    processes = context.processes
     with ExitStack() as stack:
 
         def take() -> None:
-            if not processes.is_leader:
-                return
             try:
                 stack.enter_context(_folder(run))
                 stack.enter_context(hold_lock(run / LOCK, wait_seconds=wait_seconds))
@@ -37,7 +33,7 @@ def lock_run(run: Path, context: Context, option: str = "--out", *, wait_seconds
             except OSError as error:
                 raise unwritable_folder(run, option, error) from error
 
-        processes.run_on_all(take)
+        context.processes.from_leader(take)
         yield
 
 

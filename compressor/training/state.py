@@ -259,7 +259,7 @@ def follow_leader(
     """
     if processes.is_single:
         return
-    packed = processes.broadcast(pack_state(state.state_dict()) if processes.is_leader else None)
+    packed = processes.from_leader(lambda: pack_state(state.state_dict()))
     if not processes.is_leader:
         state.load_state_dict(unpack_state(packed), stages, teacher)
 

@@ -26,32 +26,6 @@ from srkd.terminal.console import json_value
 SCHEMA = "srkd.compress/3"
 
 
-class GpuFacts(Entry):
-    """The first accelerator that torch could use."""
-
-    name: str
-    count: int
-    memory_mb: int
-    capability: str
-    cuda: str | None
-
-
-class MachineFacts(Entry):
-    """The machine that wrote the file (`compressor.base.machine.machine_facts`)."""
-
-    cpu: str | None = None
-    physical_cores: int | None = None
-    logical_cores: int | None = None
-    usable_cores: int | None = None
-    memory_mb: int | None = None
-    torch_threads: int | None = None
-    os: str | None = None
-    python: str | None = None
-    torch: str | None = None
-    onnxruntime: str | None = None
-    gpu: GpuFacts | None = None
-
-
 def _inside(name: str) -> str:
     """The name of a folder in the run folder; refuse one that leads elsewhere."""
     if not name or Path(name).name != name or name == ".." or "\0" in name:
@@ -82,7 +56,8 @@ class RunFile(RunSpec):
     """The contents of run.json."""
 
     srkd_version: str | None = None
-    machine: MachineFacts
+    machine: dict[str, Any]
+    """The machine that wrote the file (`compressor.base.machine.machine_facts`)."""
     code: CodeFacts | None = None
     untrained: ScoresBeforeTraining | None = None
     trials: PlannedRuns | None = None
@@ -124,23 +99,34 @@ def require_run_folder(run: Path) -> None:
 
 def read_run_file(run: Path) -> RunFile:
     """run.json of a folder; refuse anything else in one line."""
-    return _parse(run, _read_values(run))
+    return _read_file(_file_in(run))
+
+
+def read_spec_file(path: Path) -> RunFile:
+    """A run.json under any name, or that of a folder."""
+    return read_run_file(path) if path.is_dir() else _read_file(path)
 
 
 def read_for_display(run: Path) -> RunFile:
     """run.json of a folder for a page or a terminal: every text is a printable line of bounded length."""
-    return _parse(run, printable(_read_values(run)))
+    file = _file_in(run)
+    return _parse(file, printable(read_object(file)))
 
 
-def _read_values(run: Path) -> dict[str, Any]:
+def _file_in(run: Path) -> Path:
+    """The run.json of a folder, which must have one."""
     require_run_folder(run)
     if not (run / RUN_FOLDER_FACTS).exists():
         raise SrkdError(f"{run} is not a run folder of srkd compress: it has no {RUN_FOLDER_FACTS}")
-    return read_object(run / RUN_FOLDER_FACTS)
+    return run / RUN_FOLDER_FACTS
 
 
-def _parse(run: Path, values: dict[str, Any]) -> RunFile:
-    file, schema = run / RUN_FOLDER_FACTS, values.pop("schema", None)
+def _read_file(file: Path) -> RunFile:
+    return _parse(file, read_object(file))
+
+
+def _parse(file: Path, values: dict[str, Any]) -> RunFile:
+    schema = values.pop("schema", None)
     if schema != SCHEMA:
         raise SrkdError(f"{file} cannot be read: its schema is {str(schema)[:40]!r}, not {SCHEMA}")
     return parse(RunFile, values, file)

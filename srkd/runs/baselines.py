@@ -15,17 +15,16 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.fitting.fit import require_solvable
 from compressor.models.networks.base import Spec
-from compressor.models.networks.registry import spec_from_dict
 from compressor.models.networks.slices import student_cuts
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method, quantisation_of
 from recipes.catalogue import FOR_FILMS, PIXEL_ONLY
 from recipes.config.reading import load_preset
-from recipes.terms.phi import PhiSource, bind_phi
+from recipes.terms.phi import bind_phi
 from srkd.record.run_spec import MarginOfLabels, RunSpec
 from srkd.runs.images import data_choice, read_images
 from srkd.runs.margin import choose_margin
-from srkd.runs.opened import open_device, open_teacher
+from srkd.runs.opened import open_device, open_teacher, phi_source, student_shape
 from srkd.runs.recipe import (
     OFFSET_RATE,
     needs_teacher,
@@ -51,12 +50,12 @@ def baselines(spec: RunSpec, context: Context) -> dict[str, RunSpec]:
     recipe or are impossible.
     """
     teacher = None if spec.teacher is None else open_teacher(spec.options.teacher, context)
-    phi = None if spec.phi is None else PhiSource(**spec.phi.model_dump())
-    methods = bind_phi(spec.preset.build_methods(), phi)
-    base = _Base(spec, spec_from_dict(spec.student.model_dump()), teacher, methods)
+    methods = bind_phi(spec.preset.build_methods(), phi_source(spec))
+    base = _Base(spec, student_shape(spec), teacher, methods)
     names = list(spec.options.run.baselines) or _usual_baselines(base, context)
     for name in names:
-        _require_possible(name, base)
+        if obstacle := _obstacle(name, base):
+            raise UsageError(f"--baselines {name}: {obstacle}")
     if not data_choice(spec.options).has_labels:
         raise UsageError(
             "--with-baseline: without HR images the teacher is the only label, and nothing can be trained without it"
@@ -72,11 +71,10 @@ def baselines(spec: RunSpec, context: Context) -> dict[str, RunSpec]:
 def _usual_baselines(base: _Base, context: Context) -> list[BaselineName]:
     """The baselines of `--with-baseline`."""
     spec, names = base.spec, list[BaselineName](["scratch"])
-    obstacle = _cutting_obstacle(base)
-    if obstacle is None:
-        names.append("inherit")
-    else:
+    if obstacle := _obstacle("inherit", base):
         context.note(f"--with-baseline: only from random weights, not inherited: {obstacle}")
+    else:
+        names.append("inherit")
     if spec.start.init == "fit":
         names.append("fit")
     if spec.start.init_from is not None:
@@ -96,32 +94,20 @@ def _usual_baselines(base: _Base, context: Context) -> list[BaselineName]:
     return names
 
 
-def _require_possible(name: BaselineName, base: _Base) -> None:
-    """Refuse a baseline that cannot be trained with this student."""
-    reason = None
-    if base.teacher is None and name in ("inherit", "fit", "logits"):
-        reason = "there is no teacher"
-    elif name == "inherit":
-        reason = _cutting_obstacle(base)
-    elif name == "fit" and base.teacher is not None:
-        try:
-            require_solvable(base.teacher, base.shape)
-        except SrkdError as error:
-            reason = str(error)
+def _obstacle(name: BaselineName, base: _Base) -> str | None:
+    """Why a baseline cannot be trained with this student; None if it can."""
+    teacher = base.teacher
     if name == "init-from" and base.spec.start.init_from is None:
-        reason = "there is no --init-from"
-    if reason is not None:
-        raise UsageError(f"--baselines {name}: {reason}")
-
-
-def _cutting_obstacle(base: _Base) -> str | None:
-    """Why no student of this shape can be cut from the teacher; None if it can."""
-    if base.teacher is None:
+        return "there is no --init-from"
+    if name in ("scratch", "init-from"):
+        return None
+    if teacher is None:
         return "there is no teacher"
-    if base.teacher.network is None:
-        return f"the {base.teacher.backend} teacher gives outputs only"
     try:
-        student_cuts(base.teacher.network.spec.deployed, base.shape.deployed)
+        if name == "fit":
+            require_solvable(teacher, base.shape)
+        elif name == "inherit":
+            student_cuts(teacher.require_network("weights").spec.deployed, base.shape.deployed)
     except SrkdError as error:
         return str(error)
     return None

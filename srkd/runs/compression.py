@@ -25,7 +25,7 @@ from srkd.options.compress import CompressOptions
 from srkd.options.degradation import measured
 from srkd.options.models import ModelFile, file_of, refuse_file_options
 from srkd.record.result import CompressReport
-from srkd.record.run_file import RunFile, find_run_file, read_run_file, write_run_file
+from srkd.record.run_file import RunFile, find_run_file, read_run_file, read_spec_file, write_run_file
 from srkd.runs.code import require_same_files
 from srkd.runs.decide import decide
 from srkd.runs.plan import RunPlan
@@ -52,25 +52,21 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
         if restarts > 0 and group.broadcast((folder / FACTS).is_file()):
             context.note(f"started again by torchrun: continuing {folder}")
             return _resume(folder, context, ResumeOptions())
-        group.run_on_all(lambda: require_new(folder) if group.is_leader else None)
+        group.from_leader(lambda: require_new(folder))
         with lock_run(folder, context):
-            contents = group.broadcast(group.run_on_all(lambda: begin(options, context) if group.is_leader else None))
-            return _train(folder, contents, context)
+            return _train(folder, group.from_leader(lambda: begin(options, context)), context)
 
 
 def run_spec(file: Path, folder: Path, context: Context) -> CompressReport:
-    """Train what the run.json of another folder decided, in a folder of its own."""
+    """Train what another run's run.json decided (the file, or its folder), in a folder of its own."""
+
+    def begin_again() -> RunFile:
+        require_new(folder)
+        contents = read_spec_file(file)
+        return new_run_file(contents.spec, trials=contents.trials)
+
     with _all_processes(context) as context:
-        group = context.processes
-
-        def read() -> RunFile | None:
-            if not group.is_leader:
-                return None
-            require_new(folder)
-            contents = read_run_file(file if file.is_dir() else file.parent)
-            return new_run_file(contents.spec, trials=contents.trials)
-
-        contents = group.broadcast(group.run_on_all(read))
+        contents = context.processes.from_leader(begin_again)
         with lock_run(folder, context):
             return _train(folder, contents, context)
 
@@ -126,7 +122,7 @@ def _teacher_file(options: CompressOptions, context: Context) -> Iterator[Compre
             context.note(f"teacher: written to {path}")
         return file, file.path == path
 
-    file, is_new = group.broadcast(group.run_on_all(lambda: write() if group.is_leader else None))
+    file, is_new = group.from_leader(write)
     try:
         given = dataclasses.replace(options.teacher, teacher=file.path, arch_options=file.options)
         yield dataclasses.replace(options, teacher=given)
@@ -177,16 +173,14 @@ def _resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport
 def _read_unfinished(run: Path, processes: Processes) -> RunFile:
     """run.json of a run that can be continued; only the leading process needs the folder."""
 
-    def read() -> RunFile | None:
-        if not processes.is_leader:
-            return None
+    def read() -> RunFile:
         require_run(run)
         began = read_run_file(run)
         if began.is_finished:
             raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")
         return began
 
-    return processes.broadcast(processes.run_on_all(read))
+    return processes.from_leader(read)
 
 
 def continue_planned(
@@ -205,15 +199,14 @@ def continue_planned(
 
 def _require_recorded_files(run: Path, context: Context, *, accepted: bool) -> None:
     """Refuse files of the user with which neither the run nor a run of the plan trained, before they are imported."""
-    group = context.processes
 
     def check() -> None:
-        if group.is_leader and not accepted:
-            files = [find_run_file(folder) for folder in (run, *sorted(run.iterdir())) if folder.is_dir()]
-            codes = [file.code for file in files if file is not None and file.code is not None]
-            require_same_files(codes, f"--resume {run}")
+        files = [find_run_file(folder) for folder in (run, *sorted(run.iterdir())) if folder.is_dir()]
+        codes = [file.code for file in files if file is not None and file.code is not None]
+        require_same_files(codes, f"--resume {run}")
 
-    group.run_on_all(check)
+    if not accepted:
+        context.processes.from_leader(check)
 
 
 def refuse_side_by_side(options: CompressOptions) -> None:

@@ -40,9 +40,9 @@ from srkd.runs.recipe import (
     with_pace_of_start,
 )
 from srkd.runs.student import (
-    build_student,
     choose_quantisation,
     choose_student,
+    first_student,
     require_inside,
 )
 from srkd.runs.target import with_student_for_target
@@ -65,7 +65,10 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
     goal, check = _choose_goal(options, choice, teacher, context)
     labels = _choose_labels(options, choice, methods, goal, note)
     preset = with_pace_of_start(preset.at_scale(shape.scale), shape, start, teacher, options, note)
-    student = build_student(shape, start, teacher, None, options.training.seed, context)
+    student = first_student(shape, start, teacher, None, options.training.seed, context, options.student.init_from)
+    start = student.start
+    for line in () if start.init_from is None else start.init_from.lines():
+        note(line)
     quantisation = choose_quantisation(student, methods, teacher)
     if quantisation is not None:
         student = replace(student, network=quantise(student.network, quantisation))

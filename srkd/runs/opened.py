@@ -12,7 +12,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.data.label_margin import LabelMargin
 from compressor.data.prepare import Data
 from compressor.data.teacher_cache import TeacherCache
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.torch_runtime import torch_device
 from compressor.teachers.teacher import Teacher, load_teacher
@@ -29,7 +29,7 @@ from srkd.record.run_spec import RunSpec, TeacherFile
 from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
 from srkd.runs.images import data_choice, read_images
 from srkd.runs.recipe import fit_batch
-from srkd.runs.student import FirstStudent, build_student, whole_teacher
+from srkd.runs.student import FirstStudent, first_student, whole_teacher
 from srkd.runs.teacher import fit_sizes, load_given_teacher
 from srkd.runs.teacher_use import TeacherUse, plan_cache
 
@@ -91,9 +91,10 @@ def open_run(spec: RunSpec, context: Context) -> OpenRun:
     teacher = None if spec.teacher is None else open_teacher(spec.options.teacher, context)
     if teacher is not None:
         _require_same("teacher", _file_alone(spec.teacher), _file_alone(teacher_entry(teacher)))
-    shape = spec_from_dict(spec.student.model_dump())
-    student = build_student(shape, spec.start, teacher, spec.quantisation, spec.seed, context)
-    phi = None if spec.phi is None else PhiSource(**spec.phi.model_dump())
+    shape = student_shape(spec)
+    init_from = None if spec.start.init_from is None else spec.start.init_from.path
+    student = first_student(shape, spec.start, teacher, spec.quantisation, spec.seed, context, init_from)
+    phi = phi_source(spec)
     use = TeacherUse(spec.options.training.recipe, bind_phi(spec.preset.build_methods(), phi), teacher, spec.labels)
     methods = build_methods(spec.preset, phi, use, student.network)
     choice, lr_patch = data_choice(spec.options), spec.preset.schedule.lr_patch
@@ -114,6 +115,16 @@ def open_run(spec: RunSpec, context: Context) -> OpenRun:
         read=lambda: Validation(data.validation, shape.scale, spec.goal, judge, context),
     )
     return OpenRun(spec, device, teacher, student, methods, data, cache, validation)
+
+
+def student_shape(spec: RunSpec) -> Spec:
+    """The spec of the run's student, as networks are built from."""
+    return spec_from_dict(spec.student.model_dump())
+
+
+def phi_source(spec: RunSpec) -> PhiSource | None:
+    """The φ of the run; None if no method uses one."""
+    return None if spec.phi is None else PhiSource(**spec.phi.model_dump())
 
 
 def open_device(name: str) -> torch.device:

@@ -67,14 +67,10 @@ class RunPlan:
                 title = f"run {number} of {len(self.runs)}"
                 results.append(self._finish(run, title, results))
                 if not self.is_two_recipes:
-                    group.run_on_all(
-                        lambda: (
-                            require_same_batches(self.folder, self.planned, len(results)) if group.is_leader else None
-                        )
-                    )
+                    group.from_leader(lambda: require_same_batches(self.folder, self.planned, len(results)))
                 if number < len(self.runs) and any(group.gather_objects(stop.received)):
                     raise Interrupted(f"interrupted after {title}; continue with: srkd compress --resume {self.folder}")
-        shown = group.broadcast(group.run_on_all(lambda: self._summarise(results) if group.is_leader else None))
+        shown = group.from_leader(lambda: self._summarise(results))
         assert shown.result is not None
         return shown.result
 
@@ -102,22 +98,19 @@ class RunPlan:
         """The run's spec; that of a second recipe is decided when its turn comes, or was when it began."""
         if run.spec is not None:
             return run.spec
-        group = self.context.processes
 
-        def decided() -> RunSpec | None:
-            if not group.is_leader:
-                return None
+        def decided() -> RunSpec:
             began = find_run_file(self.folder / run.name)
             if began is not None:
                 return began.spec
             return decide_second(self.folder, self.contents, results[-1], self.context)
 
-        return group.broadcast(group.run_on_all(decided))
+        return self.context.processes.from_leader(decided)
 
     def _finish(self, run: PlannedRun, title: str, results: Sequence[RunFile]) -> RunFile:
         """Start or continue a run unless it is finished, and return its run.json."""
         group, folder = self.context.processes, self.folder / run.name
-        (began,) = group.broadcast(group.run_on_all(lambda: [_read_or_discard(folder) if group.is_leader else None]))
+        began = group.from_leader(lambda: _read_or_discard(folder))
         if began is not None and began.is_finished:
             if not self.contents.options.run.is_side_by_side:
                 self.context.note(f"{title}: {run.title} (finished before)")
@@ -139,7 +132,7 @@ class RunPlan:
                 )
         except Interrupted as error:
             raise Interrupted(f"{title}: {error}") from error
-        return group.broadcast(group.run_on_all(lambda: read_run_file(folder) if group.is_leader else None))
+        return group.from_leader(lambda: read_run_file(folder))
 
     def _train_side_by_side(self, stop: StopRequest) -> None:
         """Begin all runs, and let workers train those that are not finished."""
@@ -197,8 +190,7 @@ class RunPlan:
         return contents is not None and contents.is_finished
 
     def _write(self, contents: RunFile) -> None:
-        group = self.context.processes
-        group.run_on_all(lambda: write_run_file(self.folder, contents) if group.is_leader else None)
+        self.context.processes.from_leader(lambda: write_run_file(self.folder, contents))
 
 
 def _read_or_discard(run: Path) -> RunFile | None:

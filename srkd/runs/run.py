@@ -28,6 +28,7 @@ from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
+from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import PATCH
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import cost
@@ -44,12 +45,10 @@ from compressor.training.validation import Reference, enlarge, middle_of
 from srkd.options.values import as_tuple
 from srkd.record.code import CodeFacts
 from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
-from srkd.record.run_file import MachineFacts, RunFile, find_run_file
+from srkd.record.run_file import RunFile, find_run_file
 from srkd.record.run_spec import RunSpec
 from srkd.runs.code import require_same_code, used_code
-from srkd.runs.images import data_choice
 from srkd.runs.opened import ChangedInput, OpenRun, open_run
-from srkd.runs.solved import solve
 from srkd.version import __version__
 
 STOPPING = "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
@@ -69,7 +68,7 @@ def train(
     The process has the folder's lock. `part_of` is the folder of the run's plan.
     """
     group = context.processes
-    (began,) = group.broadcast(group.run_on_all(lambda: [find_run_file(path) if group.is_leader else None]))
+    began = group.from_leader(lambda: find_run_file(path))
     where = f"--resume {part_of or path}"
     if began is not None:
         _note_what_changed(began, context.note)
@@ -98,8 +97,7 @@ def train(
 
 def new_run_file(spec: RunSpec, **entries: Any) -> RunFile:
     """run.json of a run that has not begun."""
-    machine = MachineFacts.model_validate(machine_facts())
-    return RunFile(**{**spec.entries(), "srkd_version": __version__, "machine": machine, **entries})
+    return RunFile(**{**spec.entries(), "srkd_version": __version__, "machine": machine_facts(), **entries})
 
 
 def _open(spec: RunSpec, context: Context, where: str) -> OpenRun:
@@ -118,9 +116,8 @@ def _open(spec: RunSpec, context: Context, where: str) -> OpenRun:
 
 def _note_what_changed(began: RunFile, note: Note) -> None:
     """Name what cannot be restored, and may change the bytes: the processor, the GPU, the version of torch."""
-    machine, now = began.machine, MachineFacts.model_validate(machine_facts())
-    processor = "gpu" if began.device.startswith("cuda") else "cpu"
-    compared = {name: (getattr(machine, name), getattr(now, name)) for name in (processor, "torch")}
+    now, processor = machine_facts(), "gpu" if began.device.startswith("cuda") else "cpu"
+    compared = {name: (began.machine.get(name), now[name]) for name in (processor, "torch")}
     changes = [f"{name} {old}, now {new}" for name, (old, new) in compared.items() if old not in (None, new)]
     if changes:
         note(
@@ -211,8 +208,7 @@ class TrainingRun:
         worse = None if stages[-1].is_later else _below_its_start(student.scores.by(run.goal), untrained)
         if worse and state.role == "student":
             # Not the trained student but the best one, which may be the start.
-            weights = processes.run_on_all(lambda: self._best_weights() if processes.is_leader else None)
-            trained.load_state_dict(processes.broadcast(weights))
+            trained.load_state_dict(processes.from_leader(self._best_weights))
             student = self._quality(trained)
             self.folder.log(worse)
         if state.role == "joint":
@@ -270,11 +266,15 @@ class TrainingRun:
             size = teacher.own_sizes.fixed_size
             side = PATCH if size is None else min(size)
             patches = draw_calibration_patches(run.data.train, seed=run.spec.seed, side=side)
-            cache = data_choice(run.spec.options).cache()
-            solved, was_kept = solve(teacher, first.network.spec, patches, cache, self.context)
+            # Once for all runs of a plan that start from the same fit.
+            solved = self.context.once(
+                "solved",
+                *(id(run.teacher), id(run.data), run.spec.seed, first.network.spec),
+                read=lambda: fit(teacher, first.network.spec, patches, context=self.context),
+            )
             first.network.load_state_dict(solved.state_dict())
-            when = "as it was solved for before" if was_kept else f"solved for in {time.monotonic() - began:.0f} s"
-            how = f"{when} on {len(patches)} patches of {patches.shape[-1]}x{patches.shape[-2]}"
+            size_text = f"{patches.shape[-1]}x{patches.shape[-2]}"
+            how = f"solved for in {time.monotonic() - began:.0f} s on {len(patches)} patches of {size_text}"
         untrained = ScoresBeforeTraining(self._judge(first.network.to(run.device).eval()), sliced)
         others = {"slice": untrained.slice, reference.name: reference.bicubic.by(run.goal)}
         if run.goal == "original" and reference.teacher is not None:

@@ -14,7 +14,7 @@ import torch
 from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.networks.registry import build
 from compressor.training.method import quantisation_of
 from compressor.training.run_folder import FLOAT_STUDENT, SHEET, STUDENT
 from recipes.config.reading import load_preset, recipe_label
@@ -23,6 +23,7 @@ from srkd.record.result import CompressReport
 from srkd.record.run_file import PlannedRun, PlannedRuns, RunFile
 from srkd.record.run_spec import Distillation, RunSpec
 from srkd.runs.decide import decide
+from srkd.runs.opened import student_shape
 from srkd.runs.recipe import load_recipe
 from srkd.runs.run import new_run_file
 
@@ -83,7 +84,7 @@ def _require_quantising(options: CompressOptions, first: RunSpec) -> None:
     except SrkdError as error:
         raise UsageError(f"--then {options.training.recipe}: {error}") from error
     with torch.device("meta"):
-        build(spec_from_dict(first.student.model_dump()), quantisation=quantisation)
+        build(student_shape(first), quantisation=quantisation)
 
 
 def summarise_second(

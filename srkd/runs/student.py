@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from compressor.base.choices import Init, Select
 from compressor.base.context import Context, Note
@@ -62,33 +65,31 @@ def choose_student(
     spec = _cut_spec(teacher, preset, options, note) if shape is None else _given_spec(shape, init, options, teacher)
     if init == "fit" and teacher is not None:
         require_solvable(teacher, spec)
-    student = build(spec)
-    if student.descriptor.channels != 3:
+    with torch.device("meta"):
+        channels = build(spec).descriptor.channels
+    if channels != 3:
         raise UsageError(
-            f"the student has {student.descriptor.channels} channels, and compress trains on RGB images: add "
-            "channels=3 to --student"
+            f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
         )
     teacher_spec = None if network_of_teacher is None else network_of_teacher.spec
     hint, width = width_hint(spec), spec.to_dict().get("width")
     if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
         note(hint)
-    init_from = None
-    if options.student.init_from is not None:
-        init_from = initialise_from(student, options.student.init_from)
-        for line in init_from.lines():
-            note(line)
-    return spec, StudentStart(init=init, select=select, init_from=init_from, is_cut=shape is None)
+    return spec, StudentStart(init=init, select=select, init_from=None, is_cut=shape is None)
 
 
-def build_student(
+def first_student(
     spec: Spec,
     start: StudentStart,
     teacher: Teacher | None,
     quantisation: Quantisation | None,
     seed: int,
     context: Context,
+    init_from: str | Path | None,
 ) -> FirstStudent:
-    """The student with its first weights; those of a fit follow later, on the run's own images."""
+    """The student with its first weights; those of a fit follow later, on the run's own images. `init_from` is the file
+    from which it takes weights of equal name and shape; the start that is returned says which.
+    """
     source = None if teacher is None else teacher.network
     turned, plain_slice = None, None
     if source is not None and start.select != "leading" and spec.deployed == spec:
@@ -102,10 +103,11 @@ def build_student(
         network = cut_student(source, spec) if start.init == "fit" else random_student(source, spec, seed)
     else:
         network = build(spec, seed=seed)
-    if start.init_from is not None:
-        report = initialise_from(network, start.init_from.path)
-        if report.sha256 != start.init_from.sha256:
+    if init_from is not None:
+        report = initialise_from(network, init_from)
+        if start.init_from is not None and report.sha256 != start.init_from.sha256:
             raise SrkdError(f"--init-from {report.path}: the file is not what it was when the run began")
+        start = start.model_copy(update={"init_from": report})
     if source is not None and (start.init == "fit" or start.select == "principal"):
         with suppress(SrkdError):  # a student of another kind
             plain_slice = cut_student(source, spec)

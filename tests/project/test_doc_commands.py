@@ -130,16 +130,15 @@ def test_most_pages_have_commands() -> None:
     assert len(with_commands("srkd")) > 25 and sum(len(list(lines(page))) for page in PAGES) > 120
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_no_command_has_a_gap(page: Path) -> None:
-    assert [str(line) for line in lines(page) if any("..." in word for word in line.words)] == []
+def test_no_command_has_a_gap() -> None:
+    assert [str(line) for page in PAGES for line in lines(page) if any("..." in word for word in line.words)] == []
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=named)
-def test_commands_in_running_text_have_options_that_exist(page: Path) -> None:
+def test_commands_in_running_text_have_options_that_exist() -> None:
     """They are parts of commands, so only the names of their options can be checked."""
-    text = INDENTED.sub("\n", FENCE.sub("", page.read_text(encoding="utf-8")))
-    for span in re.findall(r"`((?:srkd|python -m benchmarks) [^`]+)`", text):
+    pages = (page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *PAGES))
+    texts = "\n".join(INDENTED.sub("\n", FENCE.sub("", page)) for page in pages)
+    for span in re.findall(r"`((?:srkd|python -m benchmarks) [^`]+)`", texts):
         words = span.replace("\\|", "|").split()
         flags = {word.split("=")[0].strip("[]") for word in words if word.strip("[").startswith("--")}
         known = flags_of(words[3]) if words[0] == "python" and words[3] not in VERBS else options_of(words)
@@ -165,11 +164,10 @@ def options_of(words: list[str]) -> set[str]:
     return known
 
 
-@pytest.mark.parametrize("page", with_commands("srkd", "torchrun"), ids=named)
-def test_the_command_line_reads_every_command(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_reads_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("srkd.options.values.pull", lambda address: tmp_path)  # else a word of hf:// asks the hub
-    for line in lines(page):
+    for line in (line for page in PAGES for line in lines(page)):
         words = list(line.words)
         if "srkd" in words and line.program in ("srkd", "torchrun"):
             read(words[words.index("srkd") + 1 :])
@@ -190,10 +188,9 @@ def read(words: list[str]) -> None:
                     from_command_line(command.options, dict(own.params))
 
 
-@pytest.mark.parametrize("page", with_commands("python", "make"), ids=named)
-def test_benchmarks_and_targets_of_make_exist(page: Path) -> None:
+def test_benchmarks_and_targets_of_make_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for line in lines(page):
+    for line in (line for page in PAGES for line in lines(page)):
         if line.program == "make":
             targets = [word for word in line.words[1:] if "=" not in word]
             assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), str(line)

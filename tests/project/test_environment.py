@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,8 +31,7 @@ def test_without_an_active_environment_it_uses_venv_of_the_clone() -> None:
     assert where().stdout.strip() == str(ROOT / ".venv")
 
 
-@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
-@pytest.mark.parametrize("torch", [True, False])
+@pytest.mark.parametrize(("variable", "torch"), [("VIRTUAL_ENV", True), ("CONDA_PREFIX", False)])
 def test_an_active_environment_is_used_if_it_has_torch(tmp_path: Path, variable: str, torch: bool) -> None:
     active = fake_environment(tmp_path / "active", torch=torch)
     assert where(**{variable: str(active)}).stdout.strip() == str(active if torch else ROOT / ".venv")
@@ -84,26 +82,6 @@ def test_the_lowest_versions_are_those_of_the_core_dependencies() -> None:
         assert name == "torch" or f" {name}=={version} " in line
     (torch,) = re.findall(r"^torch==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert line.count("torch==") == 1 and f" {torch} " in line
-
-
-def test_every_target_of_the_makefile_exists() -> None:
-    names = [
-        "quickstart",
-        "test",
-        "test-ci",
-        "test-all",
-        "lint",
-        "types",
-        "types-all",
-        "coverage",
-        "format",
-        "clean",
-        "env",
-    ]
-    done = subprocess.run(
-        ["make", "-n", f"PYTHON={sys.executable}", *names], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_ci_runs_what_the_readme_says() -> None:

@@ -12,9 +12,9 @@ MOST_LINES = {
     "compressor": 27947,
     "recipes": 4865,
     "export": 11447,
-    "srkd": 13910,
+    "srkd": 13805,
     "demo": 674,
-    "tests": 50455,
+    "tests": 50437,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

@@ -28,8 +28,7 @@ from srkd import compress
 from srkd.cli.main import run
 from srkd.options.compress import CompressOptions
 from srkd.record.run_spec import StudentStart
-from srkd.runs.student import FirstStudent, choose_student, is_solved_across
-from srkd.runs.student import build_student as build_first
+from srkd.runs.student import FirstStudent, choose_student, first_student, is_solved_across
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
 """Settings with a rate that changes no weight: the written student equals the initial one."""
@@ -45,16 +44,17 @@ def teacher() -> Teacher:
 @pytest.fixture
 def choose(teacher: Teacher) -> Choose:
     def choose(recipe: str = "logits", **shape: Any) -> tuple[FirstStudent, list[str]]:
-        return first_student(teacher, load_preset(recipe), **shape)
+        return chosen(teacher, load_preset(recipe), **shape)
 
     return choose
 
 
-def first_student(teacher: Teacher | None, preset: Preset, **shape: Any) -> tuple[FirstStudent, list[str]]:
+def chosen(teacher: Teacher | None, preset: Preset, **shape: Any) -> tuple[FirstStudent, list[str]]:
     """The student that these options give before its first step, and the notes."""
     notes: list[str] = []
-    spec, start = choose_student(teacher, preset, CompressOptions.of(seed=0, **shape), notes.append)
-    return build_first(spec, start, teacher, None, 0, Context()), notes
+    options = CompressOptions.of(seed=0, **shape)
+    spec, start = choose_student(teacher, preset, options, notes.append)
+    return first_student(spec, start, teacher, None, 0, Context(), options.student.init_from), notes
 
 
 def network_of(teacher: Teacher) -> Network:
@@ -97,11 +97,11 @@ student:
 
 def test_the_published_student_of_a_teacher_counts_unless_a_shape_is_given(teacher: Teacher) -> None:
     preset = read_preset(PUBLISHED, "mine.yaml")
-    first, notes = first_student(teacher, preset)
+    first, notes = chosen(teacher, preset)
     assert first.network.spec == RCANSpec(2, width=16, groups=2, depth=1, hidden=4) and first.start.init == "random"
     published, begun = notes
     assert "rcan:width=16,groups=2,depth=1,hidden=4" in published and "--init-from" in begun and "x4" in begun
-    narrow, notes = first_student(teacher, preset, width=0.5)
+    narrow, notes = chosen(teacher, preset, width=0.5)
     assert narrow.network.spec == RCANSpec(2, width=8, groups=2, depth=2, hidden=2) and notes == []
 
 

@@ -6,9 +6,11 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import srkd
 from compressor.base.context import Context
@@ -16,7 +18,9 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import draw_calibration_patches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.save import save_network
+from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import CANDIDATES
+from compressor.models.networks.base import Network
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from srkd.options.compress import CompressOptions
@@ -61,24 +65,22 @@ def test_a_student_with_branches_is_solved_trained_and_exported_without_them(gro
 
 
 @pytest.mark.ci
-def test_a_student_is_solved_for_once(ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
+def test_runs_of_a_plan_with_one_start_solve_for_it_once(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved: list[int] = []
 
-    def how(name: str, **options: object) -> str:
-        lines = compress(ground, tmp_path / name, **options)
-        return next(line.partition(" on ")[0].rpartition(" in ")[0] or line for line in lines if "solved for" in line)
+    def counted(*args: Any, **options: Any) -> Network:
+        solved.append(len(solved))
+        return fit(*args, **options)
 
-    assert not any("damaged" in line for line in compress(ground, tmp_path / "new", seed=12))
-    assert how("first") == "solved for"
-    assert "as it was solved for before" in how("again", recipe="logits", init="fit")
-    assert how("other seed", seed=11) == how("other shape", width=0.25) == "solved for"
-    students = (tmp_path / "cache").glob("solved-*/student.safetensors")
-    for student in students:
-        student.write_bytes(student.read_bytes()[:-4])
-    lines = compress(ground, tmp_path / "damaged")
-    assert any("is damaged" in line for line in lines) and any("solved for in" in line for line in lines)
-    first, again = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("first", "damaged"))
-    assert first == again
+    monkeypatch.setattr("srkd.runs.run.fit", counted)
+    compress(ground, tmp_path / "sweep", sweep=("rate=1e-9,2e-9",), seeds=2)
+    assert len(solved) == 2  # once a seed
+    compress(ground, tmp_path / "alone", rate=1e-9)
+    runs = tmp_path / "alone", tmp_path / "sweep" / "rate-1e-9-seed10"
+    alone, in_plan = (load_file(run / "student.safetensors") for run in runs)
+    assert all(torch.equal(alone[name], in_plan[name]) for name in alone)
 
 
 @pytest.mark.ci

@@ -15,7 +15,7 @@ from compressor.base.errors import SrkdError
 from srkd.record.measurements import read_exports, read_profile
 from srkd.record.metrics import read_rows
 from srkd.record.reading import printable
-from srkd.record.run_file import find_run_file, read_for_display, read_run_file, write_run_file
+from srkd.record.run_file import find_run_file, read_for_display, read_run_file, read_spec_file, write_run_file
 from tests.support.commands import python
 from tests.support.run_files import RESULT, RUN, assert_read_as_written, read_json, save_run_file
 from tests.support.small_runs import SMALL
@@ -50,6 +50,14 @@ def test_a_run_is_read_as_it_was_written(runs: Path) -> None:
 def test_the_model_needs_no_torch() -> None:
     outcome = python("-c", "import sys, srkd.record.run_file; print('torch' in sys.modules)")
     assert outcome.out.strip() == "False", outcome.err
+
+
+def test_a_spec_is_the_file_that_was_named(tmp_path: Path) -> None:
+    save_run_file(tmp_path, seed=1)
+    (tmp_path / "chosen.json").write_text(json.dumps({**RUN, "seed": 2}))
+    assert (read_spec_file(tmp_path).seed, read_spec_file(tmp_path / "chosen.json").seed) == (1, 2)
+    with pytest.raises(SrkdError, match=r"absent\.json"):
+        read_spec_file(tmp_path / "absent.json")
 
 
 # Wrong contents.
