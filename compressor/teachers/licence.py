@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from safetensors import safe_open
+
 from compressor.assets import FOLDER, LICENCE
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, one_line
 from compressor.base.files import file_sha256
-from compressor.models.checkpoints.header import read_header
 from compressor.models.checkpoints.licence import read_licence
 from compressor.runtimes.onnx_file import MOST_BYTES, load_onnx
 
@@ -23,20 +25,12 @@ def licence_of(path: Path) -> str | None:
 
 def _metadata(path: Path) -> Mapping[str, str]:
     kind = path.suffix.lower()
-    if kind == ".safetensors":
-        with open(path, "rb") as handle:
-            size = handle.seek(0, 2)
-            handle.seek(0)
-            try:
-                return read_header(handle, size).metadata
-            except SrkdError:  # opening the weights reports the error
-                return {}
-    if kind == ".onnx" and path.stat().st_size < MOST_BYTES:
-        try:
-            model = load_onnx(path, external_weights=False)
-        except SrkdError:
-            return {}
-        return {entry.key: entry.value for entry in model.metadata_props}
+    with suppress(SrkdError):  # opening the weights reports the error
+        if kind == ".safetensors":
+            with one_line(str(path)), safe_open(path, "np") as file:
+                return file.metadata() or {}
+        if kind == ".onnx" and path.stat().st_size < MOST_BYTES:
+            return {entry.key: entry.value for entry in load_onnx(path, external_weights=False).metadata_props}
     return {}
 
 

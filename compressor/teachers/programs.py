@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from compressor.base.errors import SrkdError, one_line
+from compressor.models.checkpoints.files import require_whole
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import find_scale
 from compressor.runtimes.probing import probe
@@ -45,21 +46,11 @@ def open_program(kind: str, path: Path, *, trust_code: bool = False) -> ModulePr
             f"{path}: a {LABELS[kind]} may run any code: export the model to ONNX, or, if you trust the file, give "
             "--trust-code (trust_code=True)"
         )
-    _require_whole(path)
+    with one_line(str(path), first=True), zipfile.ZipFile(path) as archive:
+        require_whole(archive, f"{path}: ")
     label = f"{LABELS[kind]} {path.name}"
     with one_line(f"{path} is not a {LABELS[kind]} that this torch {torch.__version__} can open"):
         return _open_torchscript(path, label) if kind == "torchscript" else _open_export(path, label)
-
-
-def _require_whole(path: Path) -> None:
-    """Refuse an archive whose bytes are not those that were written: torch does not compare their checksums."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:
-        raise SrkdError(f"{path}: a damaged archive ({str(error)[:80]}): download or export it again") from error
-    if damaged is not None:
-        raise SrkdError(f"{path}: a damaged archive (record {damaged[-60:]!r}): download or export it again")
 
 
 def _open_torchscript(path: Path, label: str) -> ModuleProgram:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from compressor.models.networks.span import NO_MEAN, SPANSpec
 from compressor.teachers.teacher import load_teacher
 from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
-from tests.support.hostile_checkpoints import damaged
 from tests.support.ncnn_files import compact_file, rrdbnet_file, run_ncnn, span_file
 from tests.support.shared import needs_shared, shared
 
@@ -168,55 +166,26 @@ def none(_: object) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "binary": (lambda path: none(path.write_bytes((7767517).to_bytes(4, "little") * 9)), "binary"),
-    "another first word": (in_param("7767517", "7767516"), "7767516"),
-    "an empty text": (lambda path: none(path.write_bytes(b"")), "begins with ''"),
     "a lost line": (lambda path: none(path.write_text(path.read_text().rpartition("Bin")[0])), "and claims"),
     "a billion layers": (in_param("\n12 ", "\n1000000000 "), "1,000,000,000 layers"),
-    "a number that is text": (in_param("0=6", "0=six"), "damaged"),
-    "an endless number": (in_param("0=6", f"0={'9' * 5000}"), "damaged"),
     "a huge size": (in_param("6=162", "6=1073741824"), "fit no 6 kernels"),
-    "a huge size that divides": (in_param("6=162", "6=1620000000"), "ends within layer 'l1'"),
     "a negative size": (in_param("0=6", "0=-6"), "a size is 1 or more"),
-    "a size that is no whole number": (in_param("0=6", "0=6.5"), "6.5"),
     "more blobs than words": (in_param("Convolution l1 1 1", "Convolution l1 1 900000000"), "fewer blobs"),
-    "an unwritten blob": (in_param("b0_", "c0_"), "which no layer before it writes"),
     "eight bits": (in_param("5=1 6=162", "5=1 8=1 6=162"), "int8"),
     "another layer": (in_param("PReLU l2", "Mish l2"), "Mish.. is not one of Compact"),
-    "another slope": (in_param("5=1 6=162", "5=1 9=2 -23310=1,0.3 6=162"), "0.3"),
-    "a stride": (in_param("5=1 6=162", "5=1 3=2 6=162"), "'l1'"),
     "a cut end": (in_bin(lambda content: content[:-5]), "ends within layer .l7."),
-    "a byte more": (in_bin(lambda content: content + b"\0"), "1 bytes more"),
     "weights as bytes": (in_bin(lambda content: (0x000D4B38).to_bytes(4, "little") + content[4:]), "as int8"),
-    "weights by a table": (in_bin(lambda content: b"\1" + content[1:]), "a table of 256 values"),
-    "no weights": (lambda path: path.with_suffix(".bin").unlink(), "net.bin, are not beside it"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", REFUSED)
 def test_a_damaged_or_foreign_file_is_refused_in_one_line(damage: str, compact: Path) -> None:
-    change, said = REFUSED[damage]
+    change, message = REFUSED[damage]
     change(compact)
-    with pytest.raises(SrkdError, match=said) as raised:
+    with pytest.raises(SrkdError, match=message) as raised:
         load_checkpoint(compact)
     assert len(str(raised.value).splitlines()) == 1
     assert str(raised.value).startswith(f"{compact}: ")
-
-
-@pytest.mark.ci
-@pytest.mark.parametrize("part", [".param", ".bin"])
-def test_a_file_damaged_at_random_opens_or_is_refused_in_one_line(part: str, compact: Path) -> None:
-    rng = random.Random(0)
-    file, refused = compact.with_suffix(part), 0
-    whole = file.read_bytes()
-    for _ in range(300):
-        file.write_bytes(damaged(whole, rng))
-        try:
-            load_checkpoint(compact)
-        except SrkdError as error:
-            assert str(error).isprintable(), repr(error)
-            assert len(str(error)) < 900
-            refused += 1
-    assert refused > 30
 
 
 def test_an_image_that_changes_its_channels_is_refused(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 27947,
+    "compressor": 27853,
     "recipes": 4865,
     "export": 11447,
     "srkd": 13805,
     "demo": 674,
-    "tests": 50437,
+    "tests": 49386,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

@@ -5,14 +5,10 @@ Memory is bounded by the file: what a deflated archive grows to is a small multi
 
 from __future__ import annotations
 
-import pickletools
 import stat
-import struct
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -22,14 +18,13 @@ from safetensors import safe_open
 
 from compressor.base.errors import SrkdError, is_out_of_memory, one_line
 from compressor.base.files import sha256_of
-from compressor.models.checkpoints.header import AGAIN, HEADER_BYTES_LIMIT, NCNN_BINARY_MAGIC, ncnn_files, read_header
+from compressor.models.checkpoints.header import AGAIN, NCNN_BINARY_MAGIC, ncnn_files
 from compressor.models.checkpoints.ncnn_graph import TEXT_BYTES_LIMIT
 from compressor.models.checkpoints.ncnn_networks import read_network
 from compressor.models.checkpoints.pickles import read_pickled
 
-PICKLE_BYTES_LIMIT = 16 * 2**20
-LEGACY_PICKLES = 5
-"""Pickles of a file of torch.save before 1.6: magic number, protocol, machine, object, the storages' keys."""
+HEADER_BYTES_LIMIT = 16 * 2**20
+"""The most bytes of a safetensors header."""
 LARGEST_INFLATION = 8
 """Most bytes of values per byte of the file; trained weights deflate only by a tenth, so a larger ratio is not weights.
 """
@@ -64,56 +59,44 @@ def most_bytes(size_bytes: int) -> int:
 def open_zip(path: Path, size_bytes: int) -> object:
     """Return the content of a file of torch.save since 1.6: a zip of `<name>/data.pkl`, `<name>/data/<key>`, ...
 
-    torch compares no checksums and maps stored records only, so the records are read here first; packed ones are stored
-    in a temporary file.
+    Its records are mapped, so that no tensor reaches beyond the file; packed ones are stored in a temporary file first.
     """
-    with tempfile.NamedTemporaryFile() as copy:
-        with _zip_errors(), zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as stored:
-            members = archive.infolist()
-            ends = {info.filename.rpartition("/")[2]: info.file_size for info in members}
-            if "data.pkl" not in ends:
-                raise SrkdError("a zip archive without data.pkl: torch.save did not write it")
-            if "constants.pkl" in ends:
-                raise SrkdError(f"a TorchScript archive, which holds code: it can be a teacher; else {SAVE_WEIGHTS}")
-            if ends["data.pkl"] > PICKLE_BYTES_LIMIT:
-                raise SrkdError(f"its data.pkl has over {PICKLE_BYTES_LIMIT:,} bytes: this is not a checkpoint")
-            if sum(info.file_size for info in members) > most_bytes(size_bytes):
-                raise SrkdError(f"its records claim far more than the file's {size_bytes:,} bytes: no checkpoint does")
-            is_packed = any(info.compress_type != zipfile.ZIP_STORED for info in members)
+    with (
+        tempfile.NamedTemporaryFile() as copy,
+        one_line(f"a damaged archive, {AGAIN}", first=True),
+        zipfile.ZipFile(path) as archive,
+    ):
+        members = archive.infolist()
+        names = {info.filename.rpartition("/")[2] for info in members}
+        if "data.pkl" not in names:
+            raise SrkdError("a zip archive without data.pkl: torch.save did not write it")
+        if "constants.pkl" in names:
+            raise SrkdError(f"a TorchScript archive, which holds code: it can be a teacher; else {SAVE_WEIGHTS}")
+        if sum(info.file_size for info in members) > most_bytes(size_bytes):
+            raise SrkdError(f"its records claim far more than the file's {size_bytes:,} bytes: no checkpoint does")
+        require_whole(archive)
+        if all(info.compress_type == zipfile.ZIP_STORED for info in members):
+            return read_pickled(path, mapped=True)
+        with zipfile.ZipFile(copy, "w") as stored:
             for info in members:
-                if info.CRC == 0:
-                    del info.CRC  # torch.serialization.set_crc32_options(False): there is no checksum to compare
-                content = archive.read(info)
-                if is_packed:
-                    stored.writestr(info.filename, content)
-        return read_pickled(Path(copy.name) if is_packed else path, mapped=True)
+                stored.writestr(info.filename, archive.read(info))
+        return read_pickled(Path(copy.name), mapped=True)
 
 
-@contextmanager
-def _zip_errors() -> Iterator[None]:
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, RuntimeError, OverflowError) as error:
-        raise SrkdError(f"a damaged archive ({str(error)[:80]}): {AGAIN}") from error
+def require_whole(archive: zipfile.ZipFile, label: str = "") -> None:
+    """Refuse an archive with a record that is not the one that was written: torch compares no checksums."""
+    for info in archive.infolist():
+        if info.CRC == 0:
+            del info.CRC  # torch.serialization.set_crc32_options(False): there is no checksum to compare
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise SrkdError(f"{label}a damaged archive (record {damaged[-60:]!r}): {AGAIN}")
 
 
-def open_legacy(path: Path, handle: IO[bytes]) -> object:
-    """Return the content of a file of torch.save before 1.6: its pickles, then the storages' values."""
-    try:
-        for _ in range(LEGACY_PICKLES):
-            for _ in pickletools.genops(handle):
-                if handle.tell() > PICKLE_BYTES_LIMIT:
-                    raise SrkdError(f"its pickles have over {PICKLE_BYTES_LIMIT:,} bytes: this is not a checkpoint")
-    except (ValueError, UnicodeError) as error:
-        raise SrkdError(f"a pickle that torch.save did not write, or damaged ({str(error)[:80]}): {AGAIN}") from error
-    return read_pickled(path, mapped=False)
-
-
-def open_safetensors(path: Path, handle: IO[bytes], size_bytes: int) -> tuple[object, Mapping[str, str]]:
+def open_safetensors(path: Path) -> tuple[object, Mapping[str, str]]:
     """Return the tensors of a safetensors file by name, and its metadata."""
-    header = read_header(handle, size_bytes)
     with one_line(f"its safetensors header is damaged, {AGAIN}"), safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in header.tensors}, header.metadata
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def open_ncnn(param: Path, handle: IO[bytes], size_bytes: int) -> tuple[object, Mapping[str, object], tuple[str, ...]]:
@@ -163,9 +146,9 @@ def _open(path: Path, handle: IO[bytes], size_bytes: int) -> tuple[object, Mappi
     # Test before the pickles: the length of a safetensors header may begin with the byte of a pickle.
     # The test does not ask for the file's size, so that a file that was cut short is still called safetensors.
     if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") <= HEADER_BYTES_LIMIT or start[:1] != b"\x80"):
-        return open_safetensors(path, handle, size_bytes)
-    if start.startswith(b"\x80"):
-        return open_legacy(path, handle), {}
+        return open_safetensors(path)
+    if start.startswith(b"\x80"):  # torch.save before 1.6
+        return read_pickled(path, mapped=False), {}
     raise SrkdError(
         f"not a checkpoint, it starts with {start[:8]!r}: srkd reads .pt, .pth, .ckpt and .safetensors "
         "files, ncnn's .param with its .bin, TorchScript, .pt2 and .onnx"

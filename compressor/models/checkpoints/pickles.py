@@ -70,10 +70,7 @@ STAND_INS: Mapping[str, Any] = {
 
 
 def read_pickled(path: Path, *, mapped: bool) -> object:
-    """Return the content of a file of torch.save, on the CPU.
-
-    Mapped values stay in the file until they are used, and no tensor may reach beyond it.
-    """
+    """Return the content of a file of torch.save, on the CPU. Mapped values stay in the file until they are used."""
     names: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
     with one_line("its content is damaged", first=True), safe_globals(names), warnings.catch_warnings():
         warnings.simplefilter("ignore")

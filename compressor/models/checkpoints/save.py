@@ -11,7 +11,6 @@ import torch
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.degradation.names import METADATA as DEGRADATION
-from compressor.models.checkpoints.header import TensorEntry
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.networks.base import Network, Spec, tensor_bytes
 from compressor.models.quantisation.description import KEY as QUANT
@@ -48,10 +47,9 @@ def save_network(
     if dtype not in DTYPE_NAMES:
         raise UsageError(f"cannot save as {dtype}; there are {', '.join(str(name) for name in DTYPE_NAMES)}")
     tensors = {name: _converted(name, tensor, dtype) for name, tensor in sorted(network.state_dict().items())}
-    entries = _entries(tensors)
     own = metadata_of(network.spec, network.quantisation)
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
-        stream.write(_header(entries, {**own, **extra}))
+        stream.write(_header(tensors, {**own, **extra}))
         for tensor in tensors.values():
             stream.write(tensor_bytes(tensor))
 
@@ -63,24 +61,18 @@ def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Ten
     return converted
 
 
-def _entries(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorEntry]:
-    entries: dict[str, TensorEntry] = {}
-    begin = 0
-    for name, tensor in tensors.items():
-        end = begin + tensor.numel() * tensor.element_size()
-        entries[name] = TensorEntry(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), begin, end)
-        begin = end
-    return entries
-
-
-def _header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return length and JSON, padded with spaces to a multiple of eight (huggingface/safetensors, README, 'Format').
 
     The library's own writer is not used because it orders the metadata randomly.
     """
     entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    for name, entry in tensors.items():
-        entries[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [entry.begin, entry.end]}
+    begin = 0
+    for name, tensor in tensors.items():
+        end = begin + tensor.numel() * tensor.element_size()
+        dtype, shape = DTYPE_NAMES[tensor.dtype], list(tensor.shape)
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+        begin = end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
