@@ -65,7 +65,6 @@ class CodeFacts(Entry):
         return {f"version of {name}": version for name, version in self.packages.items()}
 
     def lines(self) -> list[tuple[str, str]]:
-        """The packages, each file with its hash, and each continuation with other code."""
         return [
             ("trained with", ", ".join(f"{name} {version}" for name, version in self.packages.items())),
             *((Path(path).name, f"sha256 {short(sha256)}") for path, sha256 in self.files.items()),
@@ -74,7 +73,6 @@ class CodeFacts(Entry):
 
 
 def file_changes(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[Difference, ...]:
-    """The files that are not what they were."""
     return differences(
         {f"file {path}": sha256 for path, sha256 in before.items()},
         {f"file {path}": sha256 for path, sha256 in now.items()},

@@ -92,7 +92,6 @@ class RunFile(RunSpec):
 
 
 def require_run_folder(run: Path) -> None:
-    """Refuse a path that is not a folder."""
     if not run.is_dir():
         raise SrkdError(f"{run} is not a run folder: it {'is a file' if run.exists() else 'does not exist'}")
 
@@ -149,5 +148,4 @@ def find_run_of(run: Path, student_sha256: str) -> RunFile | None:
 
 
 def write_run_file(run: Path, contents: RunFile) -> None:
-    """Replace run.json of a folder."""
     write_facts(run, contents.to_json())

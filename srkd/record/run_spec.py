@@ -183,7 +183,6 @@ class RunSpec(Entry):
         return RunSpec(**{**self.entries(), **entries})
 
     def with_seed(self, seed: int) -> RunSpec:
-        """The same run with another seed."""
         training = replace(self.options.training, seed=seed)
         return self.changed(seed=seed, options=replace(self.options, training=training))
 
@@ -193,5 +192,4 @@ class RunSpec(Entry):
 
 
 def student_spec(fields: Mapping[str, Any]) -> StudentSpec:
-    """The entry `student` for the fields of a network's spec."""
     return StudentSpec.model_validate(json_value(dict(fields)))

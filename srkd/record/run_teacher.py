@@ -25,7 +25,6 @@ class RunTeacher:
 
 
 def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
-    """The teacher named in run.json, if its file is there and unchanged."""
     try:
         contents = find_run_file(run)
     except SrkdError as error:

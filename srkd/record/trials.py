@@ -82,11 +82,9 @@ class Gain:
 
     @property
     def above_zero(self) -> int:
-        """The number of differences above zero."""
         return sum(difference > 0 for difference in self.differences)
 
     def line(self) -> str:
-        """A line on the gain, or that there is no difference."""
         name = f"gain over {self.over}"
         if self.point is not None:
             name = f"{self.point}: gain over {self.over.removesuffix(f', {self.point}')}"
@@ -209,7 +207,6 @@ class TrialsReport:
 
     @property
     def best_point(self) -> VariantScores:
-        """The point with the best mean over the seeds."""
         return max(self.rows[: self.points], key=lambda row: row.mean)
 
     def lines(self) -> tuple[str, ...]:

@@ -69,7 +69,6 @@ def baselines(spec: RunSpec, context: Context) -> dict[str, RunSpec]:
 
 
 def _usual_baselines(base: _Base, context: Context) -> list[BaselineName]:
-    """The baselines of `--with-baseline`."""
     spec, names = base.spec, list[BaselineName](["scratch"])
     if obstacle := _obstacle("inherit", base):
         context.note(f"--with-baseline: only from random weights, not inherited: {obstacle}")

@@ -94,7 +94,6 @@ class DryRun:
     """The reports of the points of a sweep by their labels; the first one is also this report."""
 
     def rows(self) -> list[tuple[str, str]]:
-        """The report as pairs of a name and a text."""
         spec, rule, data = self.spec, self.spec.preset.schedule, self.spec.data
         steps = sum(stage.steps for stage in self.stages)
         rows = [

@@ -27,12 +27,10 @@ def teacher_entry(teacher: Teacher) -> TeacherFile | None:
 
 
 def cache_entry(cache: TeacherCache | None) -> TeacherOutputs | None:
-    """The entry `teacher_cache`."""
     return None if cache is None else TeacherOutputs.model_validate(cache.facts())
 
 
 def images_entry(data: Data, labels: Goal) -> TrainingImages:
-    """The entry `data`."""
     return TrainingImages(
         origin=data.origin,
         labels="teacher" if labels == "teacher" else "HR",
@@ -44,7 +42,6 @@ def images_entry(data: Data, labels: Goal) -> TrainingImages:
 
 
 def degradation_entry(data: Data) -> DegradationSteps | None:
-    """The entry `degradation`."""
     degraded = data.train.degraded
     if degraded is None:
         return None

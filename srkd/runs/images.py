@@ -37,7 +37,6 @@ def data_choice(options: CompressOptions) -> DataChoice:
 
 
 def read_images(choice: DataChoice, scale: int, lr_patch: int, context: Context) -> Data:
-    """The decoded images of a run."""
     return context.once(
         "images",
         *(choice, scale, lr_patch),

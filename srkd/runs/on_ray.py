@@ -76,11 +76,9 @@ class Cluster:
         )
 
     def start(self, target: str, method: str, job: Mapping[str, Any]) -> Any:
-        """Start a task; return its reference."""
         return self._execute.remote(target, method, dict(job))
 
     def result(self, reference: Any) -> Any:
-        """Wait for a task, and return its result or raise its error."""
         try:
             answer = self.ray.get(reference)
         except self.ray.exceptions.TaskCancelledError as error:
@@ -93,7 +91,6 @@ class Cluster:
 
     @property
     def processors(self) -> int:
-        """The processors of all nodes together."""
         return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
 
     def cancel(self, reference: Any, *, at_once: bool = False) -> None:

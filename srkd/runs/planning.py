@@ -126,7 +126,6 @@ def targets_of(target: TargetOptions) -> Targets:
 
 
 def open_teacher(options: PlanOptions, context: Context) -> ImageModel:
-    """The teacher of the options, a file or an open network."""
     given = options.teacher
     if not isinstance(given.teacher, ImageModel):
         return load_given_teacher(given, context.note)
@@ -185,7 +184,6 @@ class Planning:
     def report(
         self, question: Question, result: Plan, machine: str, picture: Path | None, notes: Sequence[str] = ()
     ) -> PlanReport:
-        """The report, and the picture if there is to be one."""
         network, given = self.teacher.network, self.options.teacher.teacher
         environment, scale = question.environment, self.teacher.descriptor.scale
         if picture is not None:

@@ -34,7 +34,6 @@ class PlanFiles:
 
 
 def write_shapes(options: PlanOptions, folder: Path, context: Context) -> PlanFiles:
-    """Write the shapes that another device is to time."""
     if options.picture is not None:
         raise UsageError(f"--out {options.picture}: --emit plans nothing yet; give it with --measured")
     targets = targets_of(options.target)

@@ -335,7 +335,6 @@ class TrainingRun:
         )
 
     def _write_networks(self, state: State, student: Network, quality: Quality, teacher: Teacher | None) -> None:
-        """Write comparison.png, the student and, if it was trained too, the teacher."""
         run, spec = self.run, self.run.spec
         image, scale = run.data.validation[0].images[0], spec.student.scale
         models: dict[str, ImageModel | None] = {without_network(scale): None, "student": student}

@@ -90,7 +90,6 @@ def _require_quantising(options: CompressOptions, first: RunSpec) -> None:
 def summarise_second(
     folder: Path, planned: PlannedRuns, results: Sequence[RunFile]
 ) -> tuple[CompressReport, RunFile, Mapping[str, Path]]:
-    """The report of both runs, and the files that the folder shows."""
     distilled, quantised = results
     first, second = distilled.result, quantised.result
     assert first is not None and second is not None

@@ -117,7 +117,6 @@ def first_student(
 
 
 def is_solved_across(spec: Spec, start: StudentStart, teacher: Teacher | None) -> bool:
-    """Whether the student is solved for from a network of another kind."""
     known = None if teacher is None or teacher.network is None else teacher.network.spec
     return start.init == "fit" and (known is None or not is_same_kind(known, spec))
 
@@ -244,7 +243,6 @@ def _reduces(fraction: float, what: str) -> str:
 
 
 def _given_spec(text: str, init: Init, options: CompressOptions, teacher: Teacher | None) -> Spec:
-    """The shape of `--student`."""
     if options.student.width is not None or options.student.depth is not None:
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
     if teacher is None and init != "random":

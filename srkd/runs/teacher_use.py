@@ -31,7 +31,6 @@ class TeacherUse:
 
     @property
     def runs_teacher(self) -> bool:
-        """Whether a step runs the teacher."""
         return self.labels == "teacher" or needs_teacher(self.methods)
 
     @property
