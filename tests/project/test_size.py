@@ -12,9 +12,9 @@ MOST_LINES = {
     "compressor": 27853,
     "recipes": 4865,
     "export": 11447,
-    "srkd": 13805,
+    "srkd": 13778,
     "demo": 674,
-    "tests": 49386,
+    "tests": 49369,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
