@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from compressor.base.entry_points import EntryPointTable, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError
-from compressor.training.method import TEACHER_NEEDS, ChoosesTeacherNeeds, Method, TeacherNeeds
+from compressor.training.method import TEACHER_NEEDS, Method, TeacherNeeds, declares
 
 GROUP = "srkd.recipes"
 """The entry point group for methods and presets of other packages."""
@@ -143,18 +143,19 @@ def notes() -> tuple[str, ...]:
 
 def teacher_needs(method: Method) -> TeacherNeeds:
     """Return what the method needs of a teacher: what its options say, otherwise what its entry or its class says."""
-    if isinstance(method, ChoosesTeacherNeeds):
+    if method.teacher_needs is not None:
         return method.teacher_needs
     entry = METHODS.get(method.name)
     return needs_of_class(type(method)) if entry is None else entry.needs
 
 
-def needs_of_class(method: type[Any]) -> TeacherNeeds:
+def needs_of_class(method: type[Method]) -> TeacherNeeds:
     """Return the most that a method without an entry can need: its `teacher_needs`, if that does not depend on options.
 
     Without it: outputs, or the network for a method that declares pairs of features.
     """
-    declared = getattr(method, "teacher_needs", None)
+    declared: object = method.teacher_needs
     if isinstance(declared, str):
         return cast(TeacherNeeds, declared)  # checked by MethodEntry
-    return "network" if declared is not None or hasattr(method, "feature_pairs") else "outputs"
+    is_open = declares(method, "teacher_needs") or declares(method, "feature_pairs")
+    return "network" if is_open else "outputs"

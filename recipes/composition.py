@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from compressor.base.errors import SrkdError
 from compressor.training.calibration import term_weights
-from compressor.training.method import GatesPatches, Kind, Method, kind_of, updates_of
+from compressor.training.method import Kind, Method
 
 if TYPE_CHECKING:
     from compressor.training.calibration import Blend, Calibrated
@@ -53,7 +53,7 @@ def refusals(methods: Sequence[Method]) -> list[str]:
     """Return one line for each pair of incompatible methods."""
     lines = []
     for first, second in combinations(methods, 2):
-        reason = REFUSED.get(frozenset({kind_of(first), kind_of(second)})) or _different_gates(first, second)
+        reason = REFUSED.get(frozenset({first.kind, second.kind})) or _different_gates(first, second)
         reason = reason or _teacher_image_twice(first, second) or _different_updates(first, second)
         if reason is not None:
             lines.append(f"{first.name} and {second.name} do not go together: {reason}")
@@ -62,10 +62,9 @@ def refusals(methods: Sequence[Method]) -> list[str]:
 
 def _different_gates(first: Method, second: Method) -> str | None:
     """Return a reason against two different gates: they select different patches, and share a log entry."""
-    gates = [method.gate if isinstance(method, GatesPatches) else "off" for method in (first, second)]
-    if "off" in gates or gates[0] == gates[1]:
+    if "off" in (first.gate, second.gate) or first.gate == second.gate:
         return None
-    return f"their gates are {gates[0]} and {gates[1]}: set one for both, --set gate={gates[0]}"
+    return f"their gates are {first.gate} and {second.gate}: set one for both, --set gate={first.gate}"
 
 
 def _teacher_image_twice(first: Method, second: Method) -> str | None:
@@ -84,10 +83,10 @@ def _teacher_image_twice(first: Method, second: Method) -> str | None:
 
 
 def _different_updates(first: Method, second: Method) -> str | None:
-    other, more = sorted((first, second), key=updates_of)
-    if updates_of(more) == updates_of(other):
+    other, more = sorted((first, second), key=lambda method: method.updates)
+    if more.updates == other.updates:
         return None
-    return f"{more.name} makes {updates_of(more)} updates a step, and {other.name} would count in each"
+    return f"{more.name} makes {more.updates} updates a step, and {other.name} would count in each"
 
 
 def disagreements(methods: Sequence[Method], weights: Mapping[str, float], blend: Blend | None = None) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from compressor.training import method
+from compressor.training.method import Method, declares
 from recipes.catalogue import BUILTIN
 from recipes.composition import REFUSED
 from scripts.markdown import table
@@ -24,7 +24,6 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 CELL, TOP, LEFT = 30, 150, 110
 INK, MUTED, PAPER, LINE, DOT, STRIPE = "#17292b", "#56696b", "#ffffff", "#d5dfdd", "#1c8d7a", "#eef3f2"
-OWN_MODULES = "modules of its own"
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
@@ -105,22 +104,18 @@ def _imported(path: Path) -> Iterable[str]:
             yield from (alias.name for alias in node.names)
 
 
-def optional_members() -> dict[str, tuple[type, tuple[str, ...]]]:
-    """Return the protocols of optional members by name, each with the names of its members."""
-    return {
-        name: (protocol, tuple(member for member in vars(protocol) if not member.startswith("_")))
-        for name, protocol in vars(method).items()
-        if getattr(protocol, "_is_runtime_protocol", False) and protocol.__module__ == method.__name__
-    }
+def optional_members() -> dict[str, object]:
+    """Return the members that a method need not have, by name."""
+    return {name: member for name, member in vars(Method).items() if not name.startswith("_") and name != "terms"}
 
 
 def members_table() -> str:
-    """Return a table of the optional members: how each is called, its protocol, and what the protocol says."""
-    rows = []
-    for name, (protocol, members) in optional_members().items():
-        calls = ", ".join(f"`{_call(member, getattr(protocol, member))}`" for member in members)
-        rows.append((calls, f"`{name}`", " ".join((protocol.__doc__ or "").split())))
-    return table(("member", "protocol", "means"), rows)
+    """Return a table of the optional members: how each is called, and what it is."""
+    rows = [
+        (f"`{_call(name, member)}`", " ".join((member.__doc__ or "").split()))
+        for name, member in optional_members().items()
+    ]
+    return table(("member", "is"), rows)
 
 
 def _call(name: str, member: object) -> str:
@@ -133,15 +128,12 @@ def _call(name: str, member: object) -> str:
 def methods() -> Matrix:
     """Return the matrix of each method's teacher needs and optional members."""
     needs = {"outputs": "the teacher's images", "network": "the teacher's network"}
-    asked = {name: members for name, (_, members) in optional_members().items()}
+    asked = optional_members()
     dots = set()
     for name, entry in BUILTIN.items():
         dots |= {(name, needs[entry.needs])} if entry.needs in needs else set()
-        dots |= {(name, OWN_MODULES)} if _has_modules(entry.load()) else set()
-        dots |= {
-            (name, words) for words, members in asked.items() if all(hasattr(entry.load(), one) for one in members)
-        }
-    columns = [*needs.values(), OWN_MODULES, *asked]
+        dots |= {(name, member) for member in asked if declares(entry.load(), member)}
+    columns = [*needs.values(), *asked]
     return Matrix("What each method asks of the loop.", list(BUILTIN), columns, frozenset(dots))
 
 
@@ -149,7 +141,7 @@ def combinations() -> str:
     """Return a table of the kinds of methods: which methods are of a kind, and which kinds do not go with it."""
     of_kind: dict[str, list[str]] = {}
     for name, entry in BUILTIN.items():
-        of_kind.setdefault(method.kind_of(entry.load()), []).append(f"`{name}`")
+        of_kind.setdefault(kind_of(entry.load()), []).append(f"`{name}`")
     rows = []
     for kind, names in of_kind.items():
         refused = {" ".join(pair - {kind}) or kind: reason for pair, reason in REFUSED.items() if kind in pair}
@@ -161,6 +153,5 @@ def combinations() -> str:
     return table(("kind", "methods", "does not go with"), rows)
 
 
-def _has_modules(cls: type[object]) -> bool:
-    """Return True if a method's class defines its modules itself; every method inherits `modules`, mostly empty."""
-    return any("modules" in vars(base) for base in cls.__mro__ if base.__name__ != "PlainMethod")
+def kind_of(cls: type[Method]) -> str:
+    return str(cls.kind) if declares(cls, "kind") else "pixel"

@@ -13,7 +13,7 @@
     StepNetworks      the runners of a step: students and a teacher, and modules of methods
     Step              a batch and its networks: `step.student()`, `step.teacher(taps=("body_end",))`, `step.hr`
                       >>> step = Step(0, 1, batch, networks)
-    Method            what a method has: name, weights, modules, terms
+    Method            the base class of methods: weights, terms, and what else they may have
     make_method       a method by name or file, with its options; its `terms(step)` are losses
                       >>> terms = make_method("logits", {"kappa": 0.5}).terms(step)
     FeaturePair       a pair of features that a term compares, for `feature_pairs` of a method

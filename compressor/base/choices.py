@@ -29,11 +29,8 @@ Decay: TypeAlias = Literal["constant", "milestones", "cosine"]
 OptimiserName: TypeAlias = Literal["adam", "soap"]
 """The optimiser of training: Adam, or SOAP, which is Adam in bases of each weight's own."""
 
-PrecisionOption: TypeAlias = Literal["auto", "fp32", "bf16", "measure"]
-"""The precision of training; auto: by facts of machine and run, measure: whichever is faster."""
-
-TeacherPrecisionOption: TypeAlias = Literal["auto", "fp32", "bf16"]
-"""The precision of a frozen teacher; auto: the student's."""
+PrecisionOption: TypeAlias = Literal["auto", "fp32", "bf16"]
+"""The precision of training, auto: by facts of machine and run; and that of a frozen teacher, auto: the student's."""
 
 CompileOption: TypeAlias = Literal["auto", "on", "off"]
 """Compilation of the networks in training; auto: by facts of machine and run."""

@@ -1,16 +1,18 @@
-"""Weights without a published value: calibrated in the first steps of a run, and then frozen.
+"""Weights without a published value: 0 in the first steps of a run, and then λ = ρ·U/R for good.
 
-During calibration the term has weight 0. Then λ = ρ·U/R, with U the mean pixel term and R the mean raw term of those
-steps, so that the term starts with the share ρ of the pixel loss.
+U is the mean pixel term and R the mean raw term of those steps, so that the term starts with the share ρ of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compressor.base.errors import SrkdError
+
+if TYPE_CHECKING:
+    from compressor.training.method import Method
 
 MAX_CALIBRATION_STEPS = 100
 """The most steps of calibration; runs of under ten times as many steps use a tenth of theirs."""
@@ -33,16 +35,6 @@ Blend: TypeAlias = float | Mapping[str, float]
 """The factor of the whole loss of each method, or of methods by name; it is 1 for the others."""
 
 
-class Weighted(Protocol):
-    """A method, as far as the weights of its terms are concerned."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def weights(self) -> Weights: ...
-
-
 def scaled_weight(weight: float | Calibrated, factor: float) -> float | Calibrated:
     """Return a weight times a number; of a calibrated one, the share."""
     return replace(weight, share=factor * weight.share) if isinstance(weight, Calibrated) else factor * weight
@@ -59,7 +51,7 @@ def added_weights(first: float | Calibrated, second: float | Calibrated) -> floa
 
 
 def term_weights(
-    methods: Sequence[Weighted], weights: Mapping[str, float], blend: Blend | None
+    methods: Sequence[Method], weights: Mapping[str, float], blend: Blend | None
 ) -> dict[str, float | Calibrated]:
     """Return the weight of each term: that in `weights`, otherwise the methods' own or, with `blend`, their sum."""
     own: dict[str, float | Calibrated] = {}

@@ -15,6 +15,7 @@ from compressor.data.batches import BatchHashes
 from compressor.images.scores import GOAL_WORDS, Scores, both_goals
 from compressor.models.networks.base import ImageModel
 from compressor.training.guard import Balance, SkippedStep
+from compressor.training.loop import Events
 from compressor.training.losses import Losses
 from compressor.training.pace import Pace
 from compressor.training.run_folder import RunFolder
@@ -28,7 +29,7 @@ SAVE_SECONDS = 60.0
 """Interval of saved states in seconds, the most work that a crash can cost besides the current step."""
 
 
-class RunEvents:
+class RunEvents(Events):
     """The listener that writes metrics.jsonl and log.txt, feeds trackers, validates, and saves states and students."""
 
     def __init__(

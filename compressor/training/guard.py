@@ -1,15 +1,8 @@
-"""Checks of a run: bad steps are skipped, terms that outweigh the pixel loss are flagged, and every term must have a
-gradient.
+"""Checks of a run: bad steps are skipped, dominating terms are flagged, and every term must have a gradient.
 
-A step is skipped when
-- its loss or its gradient norm is not finite, or
-- its loss is over MAX_RATIO times the average of recent good steps, after at least MIN_GOOD_STEPS good steps. The
-average is the mean of the good steps so far and, from HORIZON on, an exponential one of that length; skipped steps
-never enter it, so that an explosion cannot raise its own bound. The rule does not apply while the average is not
-positive.
-
-A skipped step does not update the weights, Adam's moments, or the average of the weights; the step's number still
-advances, so that the next step uses other images. After MAX_IN_A_ROW consecutive skipped steps the run ends.
+A step is skipped when its loss or its gradient norm is not finite, or when its loss is over MAX_RATIO times the average
+of good steps (the mean and, from HORIZON on, an exponential one). It updates nothing; the next step uses other images.
+After MAX_IN_A_ROW consecutive skipped steps the run ends.
 """
 
 from __future__ import annotations

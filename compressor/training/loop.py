@@ -30,30 +30,27 @@ class BatchSource(Protocol):
     def at(self, step: int) -> Batch: ...
 
 
-class Events(Protocol):
-    """The listener of a run, which logs, validates and saves."""
+class Events:
+    """The listener of a run, which logs, validates and saves. This one does nothing."""
 
-    def on_step(self, done: int, rate: float, losses: Losses) -> None: ...
+    def on_step(self, done: int, rate: float, losses: Losses) -> None:
+        """Log a good step."""
 
     def on_skip(self, done: int, skipped: SkippedStep) -> None:
-        """Handle a skipped step (instead of `on_step`)."""
-        ...
+        """Log a skipped step, in place of `on_step`."""
+
+    def after_step(self, done: int, state: State) -> None:
+        """Validate and save if it is due, after each step."""
 
     def flag(self, done: int, message: str) -> None:
         """Report a message about training that belongs into the report of the run, too."""
-        ...
-
-    def after_step(self, done: int, state: State) -> None:
-        """Validate and save if it is due; called after each step."""
-        ...
 
     def note(self, line: str) -> None:
         """Report one line to the user and to the log."""
-        ...
 
     def how_to_continue(self) -> str:
         """Return what is saved and how to continue, for the line that ends a run."""
-        ...
+        return "nothing is saved"
 
 
 @dataclass(frozen=True)

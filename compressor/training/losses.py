@@ -9,7 +9,7 @@ import torch
 
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
-from compressor.training.method import KINDS, AddsToPixelLoss
+from compressor.training.method import KINDS, declares
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -48,7 +48,7 @@ def compute_losses(stage: Stage, state: State, step: Step) -> Losses:
     for method in stage.methods:
         step.uses_features = False
         terms.update(method.terms(step))
-        if step.uses_features and not isinstance(method, AddsToPixelLoss):
+        if step.uses_features and not declares(method, "kind"):
             raise SrkdError(
                 f"{method.name} compares features and declares no kind, which decides the methods it goes with: add "
                 f'kind = "feature" to its class, or one of {", ".join(KINDS)}'

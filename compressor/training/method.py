@@ -1,16 +1,10 @@
-"""The interface of a distillation method: a name, weighted terms, and modules that are trained with the student.
-
-`Method` has the four members that every method has; every protocol after it is an optional member. Each says who asks
-for it, and what holds for a method without it. Importing this file does not import torch.
-
-`PlainMethod` is the base class of methods without modules.
-"""
+"""The interface of a distillation method: weighted terms, and what it may ask of the loop. This imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     import torch
@@ -23,33 +17,30 @@ if TYPE_CHECKING:
     from compressor.training.calibration import Weights
     from compressor.training.step import Step
 
+TeacherNeeds = Literal["nothing", "outputs", "network"]
+"""The teacher that a method needs: none, any model for its outputs, or one of srkd's networks."""
+TEACHER_NEEDS: tuple[TeacherNeeds, ...] = get_args(TeacherNeeds)
+"""All teacher needs, in ascending order."""
 
-class Method(Protocol):
-    """A method: it requests outputs and features from the step and returns named terms, without access to the loop."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def weights(self) -> Weights: ...
-
-    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        """Return projectors, heads, gates: trained with the student, never exported, never averaged.
-
-        They are available as `step.modules[name]`. Frozen parameters among them are saved, but not trained.
-        """
-        ...
-
-    def terms(self, step: Step) -> Mapping[str, torch.Tensor]:
-        """Return named, unweighted, differentiable losses."""
-        ...
+Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "looks", "joint", "quantised"]
+"""The kind of loss that a method adds to the pixel loss."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-class PlainMethod:
-    """A base class for methods without modules of their own, called by the class's name unless they have one."""
+class Method:
+    """A method: it requests outputs and features from the step and returns named terms, without access to the loop.
+
+    Every method has `weights` and `terms`, and is called by its class's name unless it has a `name`. Everything else is
+    optional, and has here the value that holds for most methods.
+    """
 
     if TYPE_CHECKING:
-        name: str
+
+        @property
+        def name(self) -> str: ...
+
+        @property
+        def weights(self) -> Weights: ...
 
     def __getattr__(self, member: str) -> str:
         # No property: a dataclass would take it for the default of a field `name`.
@@ -57,120 +48,135 @@ class PlainMethod:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {member!r}", name=member, obj=self)
         return type(self).__name__
 
+    def terms(self, step: Step) -> Mapping[str, torch.Tensor]:
+        """Return named, unweighted, differentiable losses."""
+        raise NotImplementedError
+
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        """Return the modules that are trained with the student and not exported: none."""
+        """Return projectors, heads, gates: trained with the student, never exported, never averaged.
+
+        They are available as `step.modules[name]`. Frozen parameters among them are saved, but not trained.
+        """
         from torch import nn
 
         return nn.ModuleDict()
 
-
-# Asked before training: does the method fit the recipe, the networks and the data?
-
-TeacherNeeds = Literal["nothing", "outputs", "network"]
-"""The teacher that a method needs: none, any model for its outputs, or one of srkd's networks."""
-TEACHER_NEEDS: tuple[TeacherNeeds, ...] = get_args(TeacherNeeds)
-"""All teacher needs, in ascending order."""
-
-
-@runtime_checkable
-class ChoosesTeacherNeeds(Protocol):
-    """A method whose options decide what it needs of the teacher; its catalogue entry states the largest need.
-
-    Asked by the catalogue of recipes (`teacher_needs`). Without it: what the entry says.
-    """
+    # Before training: does the method fit the recipe, the networks and the data?
 
     @property
-    def teacher_needs(self) -> TeacherNeeds: ...
-
-
-Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "looks", "joint", "quantised"]
-"""The kind of loss that a method adds to the pixel loss."""
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-
-@runtime_checkable
-class AddsToPixelLoss(Protocol):
-    """A method that adds a loss to the pixel loss; its kind decides which methods it goes with.
-
-    Asked by the check of a recipe's combination (`recipes.composition`). Without it: `pixel`, which goes with all.
-    """
+    def teacher_needs(self) -> TeacherNeeds | None:
+        """What the options need of the teacher; none: the largest need, which the catalogue has."""
+        return None
 
     @property
-    def kind(self) -> Kind: ...
-
-
-def kind_of(method: Method) -> Kind:
-    """Return the kind of loss that the method adds to the pixel loss."""
-    return method.kind if isinstance(method, AddsToPixelLoss) else "pixel"
-
-
-@runtime_checkable
-class GatesPatches(Protocol):
-    """A method that may learn from the teacher on some patches only: `hard`, `soft` or `off`.
-
-    Asked by the check of a recipe's combination: all methods of a run have one gate. Without it: `off`.
-    """
+    def kind(self) -> Kind:
+        """The kind of loss that is added to the pixel loss, which decides the methods it goes with."""
+        return "pixel"
 
     @property
-    def gate(self) -> Literal["hard", "soft", "off"]: ...
-
-
-@runtime_checkable
-class NeedsBatch(Protocol):
-    """A method whose terms compare the patches of a step and need at least this many, over all processes.
-
-    Asked by the reader of recipes, which refuses a smaller batch. Without it: any batch.
-    """
+    def gate(self) -> Literal["hard", "soft", "off"]:
+        """The patches on which it learns from the teacher; all methods of a run have one gate."""
+        return "off"
 
     @property
-    def smallest_batch(self) -> int: ...
-
-
-@runtime_checkable
-class FitsNetworks(Protocol):
-    """A method that checks the networks it works with, or has options that depend on them.
-
-    Asked before anything is written (`fit_methods`). Without it: any networks, and the options as they are.
-    """
+    def smallest_batch(self) -> int:
+        """The fewest patches of a step, over all processes, for terms that compare them."""
+        return 1
 
     def fit(self, teacher: Network | None, student: Network) -> Method:
         """Return the method with every option decided; refuse unsuitable networks in one line.
 
         `teacher` is None if there is none, or if it only gives outputs. A quantised student is quantised already.
         """
-        ...
-
-
-def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Network) -> tuple[Method, ...]:
-    """Return the methods fitted to the networks of a run."""
-    return tuple(method.fit(teacher, student) if isinstance(method, FitsNetworks) else method for method in methods)
-
-
-@runtime_checkable
-class FeedsOtherSizes(Protocol):
-    """A method that runs the teacher on images of other sizes than the batch's.
-
-    Asked by the configuration of a run, before the first image is read. Without it: the batch's size alone.
-    """
+        return self
 
     def fit_sizes(self, teacher: Descriptor, lr_patch: int, scale: int) -> tuple[Method, str | None]:
         """Return the method for a teacher that accepts these sizes, and a note about anything switched off.
 
-        An explicit option that the teacher cannot serve is refused.
+        It is for methods that run the teacher on images of other sizes than the batch's.
         """
-        ...
-
-
-@runtime_checkable
-class FitsBatch(Protocol):
-    """A method whose default weights depend on the number of patches of a step, over all processes.
-
-    Asked by the configuration of a run. Without it: the weights as they are.
-    """
+        return self, None
 
     def fit_batch(self, batch: int) -> tuple[Method, str | None]:
         """Return the method with its weights for this batch, and a note if they are not the published ones."""
-        ...
+        return self, None
+
+    def feature_pairs(self, teacher: Network | None, student: Network) -> Sequence[FeaturePair]:
+        """Return the features that terms compare: they are checked and reported before training."""
+        return ()
+
+    @property
+    def teacher_views(self) -> Sequence[View]:
+        """The inputs for which it needs only the teacher's output, so that a cache may provide it."""
+        return ()
+
+    # For the stages of a run and their networks.
+
+    @property
+    def quantisation(self) -> Quantisation | None:
+        """How the student is quantised before the first step."""
+        return None
+
+    def earlier_stages(self) -> Sequence[EarlierStage]:
+        """Return the stages before its own."""
+        return ()
+
+    def later_stages(self) -> Sequence[LaterStage]:
+        """Return the stages after its own."""
+        return ()
+
+    @property
+    def stays(self) -> bool:
+        """Whether its terms also count in the stages that other methods have after the main one."""
+        return False
+
+    @property
+    def segments(self) -> Segments:
+        """The cut of fusions' concatenations for a student inside the teacher: `each` map, or CSD's `contiguous`."""
+        return "each"
+
+    def branches(self, teacher: Spec) -> Sequence[Spec]:
+        """Return further students inside the teacher, for a method of the kind `joint`: step.student(branch=1), …"""
+        return ()
+
+    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        """Return frozen networks, `step.helpers[name]`, built at each start, neither trained nor saved."""
+        from torch import nn
+
+        return nn.ModuleDict()
+
+    # In each step.
+
+    @property
+    def updates(self) -> int:
+        """The optimiser's updates per step, `step.part`: the networks run anew for each, and gradients add up."""
+        return 1
+
+    @property
+    def opponent_terms(self) -> Sequence[str]:
+        """The terms that train only its own modules, such as a discriminator: they must not reach the student."""
+        return ()
+
+    def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> AfterAverage | None:
+        """Change the method's `modules` after `done` steps of its stage, or watch over the averaged student.
+
+        It is called after each step that was not skipped, once the average is updated.
+        """
+        return None
+
+    def own_rates(self, student: Network, modules: nn.ModuleDict) -> Sequence[OwnRate]:
+        """Return parameters of the student, or of its own modules, that are trained at rates of their own."""
+        return ()
+
+
+PlainMethod = Method
+"""The public name of the class that other packages derive from."""
+
+
+def declares(method: Method | type[Method], member: str) -> bool:
+    """Return True if a method, or its class, has an optional member of its own."""
+    cls = method if isinstance(method, type) else type(method)
+    return getattr(cls, member) is not getattr(Method, member)
 
 
 @dataclass(frozen=True)
@@ -180,54 +186,6 @@ class FeaturePair:
     term: str
     student: str
     teacher: str | None
-
-
-@runtime_checkable
-class ComparesFeatures(Protocol):
-    """A method whose terms use features, by taps.
-
-    Asked before training: the pairs are checked and reported (`recipes.terms.features`). Without it: no features.
-    """
-
-    def feature_pairs(self, teacher: Network | None, student: Network) -> Sequence[FeaturePair]: ...
-
-
-@runtime_checkable
-class HasTeacherViews(Protocol):
-    """A method that needs only the teacher's output for some inputs, so that a cache may provide it.
-
-    Asked by the configuration of a run, for the cache of teacher outputs (`teacher_views`). Without it: no cache.
-    """
-
-    @property
-    def teacher_views(self) -> Sequence[View]: ...
-
-
-def teacher_views(methods: Iterable[object]) -> tuple[View, ...]:
-    """Return the views of which the methods need outputs, each once."""
-    views: list[View] = [
-        view for method in methods if isinstance(method, HasTeacherViews) for view in method.teacher_views
-    ]
-    return tuple(dict.fromkeys(views))
-
-
-# Asked for the stages of a run and their networks.
-
-
-@runtime_checkable
-class QuantisesStudent(Protocol):
-    """A method that trains a quantised student: the float one is quantised before the first step.
-
-    Asked by the configuration of a run (`quantisation_of`). Without it: a float student.
-    """
-
-    @property
-    def quantisation(self) -> Quantisation: ...
-
-
-def quantisation_of(methods: Sequence[Method]) -> Quantisation | None:
-    """Return the student's quantisation by the methods, or None."""
-    return next((method.quantisation for method in methods if isinstance(method, QuantisesStudent)), None)
 
 
 @dataclass(frozen=True)
@@ -246,16 +204,6 @@ class EarlierStage:
     most: int | None = None
 
 
-@runtime_checkable
-class HasEarlierStages(Protocol):
-    """A method that needs stages before its own, each with a method.
-
-    Asked for the stages of a run (`training.stage.with_other_stages`). Without it: its own stage alone.
-    """
-
-    def earlier_stages(self) -> Sequence[EarlierStage]: ...
-
-
 @dataclass(frozen=True)
 class LaterStage:
     """A stage after the main one, which gives it `share` of its steps: its rate falls along a cosine.
@@ -270,86 +218,6 @@ class LaterStage:
     method: Callable[[int, int], Method]
 
 
-@runtime_checkable
-class HasLaterStages(Protocol):
-    """A method that needs stages after its own, each with a method.
-
-    Asked for the stages of a run (`training.stage.with_other_stages`). Without it: its own stage is the last.
-    """
-
-    def later_stages(self) -> Sequence[LaterStage]: ...
-
-
-@runtime_checkable
-class StaysInLaterStages(Protocol):
-    """A method whose terms also count in the stages that other methods have after the main one.
-
-    Asked for the stages of a run (`training.stage.with_other_stages`). Without it: in its own stage alone.
-    """
-
-    @property
-    def stays(self) -> bool: ...
-
-
-@runtime_checkable
-class TrainsJointly(Protocol):
-    """A method that trains a copy of the teacher with the students inside it, on slices of its weights.
-
-    Asked by the stage for the network it trains, and by `training.networks` for the students. Without it: the student.
-    """
-
-    @property
-    def segments(self) -> Segments:
-        """The cut of fusions' concatenations for a student inside the teacher: `each` map, or CSD's `contiguous`."""
-        ...
-
-    def branches(self, teacher: Spec) -> Sequence[Spec]:
-        """Return further students that are trained with the student: step.student(branch=1) and so on."""
-        ...
-
-
-@runtime_checkable
-class HasHelpers(Protocol):
-    """A method whose terms use frozen networks, `step.helpers[name]`, built at each start, neither trained nor saved.
-
-    Asked by `training.networks`. Without it: none.
-    """
-
-    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict: ...
-
-
-# Asked in each step.
-
-
-@runtime_checkable
-class SeveralUpdates(Protocol):
-    """A method with several updates per step: the optimiser moves after each, and the networks run anew for each.
-
-    Gradients are cleared only before the first. `step.part` is the index of the update. Asked by the stage
-    (`updates_of`). Without it: one update.
-    """
-
-    @property
-    def updates(self) -> int: ...
-
-
-def updates_of(method: Method) -> int:
-    """Return the number of optimiser updates in a step of the method."""
-    return method.updates if isinstance(method, SeveralUpdates) else 1
-
-
-@runtime_checkable
-class TrainsOpponent(Protocol):
-    """A method with terms that train only its own modules, such as a discriminator.
-
-    Asked by the loop at the first step of a stage: these terms must not reach the student, and all others must.
-    Without it: every term reaches the student.
-    """
-
-    @property
-    def opponent_terms(self) -> Sequence[str]: ...
-
-
 @dataclass(frozen=True)
 class AfterAverage:
     """What a method that follows the average has to say, and the student to which training goes back, if it must."""
@@ -358,35 +226,25 @@ class AfterAverage:
     back_to: Network | None = None
 
 
-@runtime_checkable
-class FollowsAverage(Protocol):
-    """A method that follows the averaged student: its modules hold an earlier one, or it watches over training.
-
-    Asked by the loop after each step that was not skipped, once the average is updated. Without it: nothing is done.
-    """
-
-    def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> AfterAverage | None:
-        """Change the method's `modules` after `done` steps of its stage; they are saved, and never exported."""
-        ...
-
-
 @dataclass(frozen=True)
 class OwnRate:
-    """Parameters of the trained network, or of a method's modules, with a rate and a weight decay of their own.
-
-    The rate is scaled with the stage's schedule: it halves when that halves.
-    """
+    """Parameters with a rate and a weight decay of their own; the rate halves when the stage's schedule halves."""
 
     parameters: Sequence[nn.Parameter]
     rate: float
     weight_decay: float = 0.0
 
 
-@runtime_checkable
-class SetsOwnRates(Protocol):
-    """A method that trains some parameters of the student, or of its own modules, at rates of their own.
+def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Network) -> tuple[Method, ...]:
+    """Return the methods fitted to the networks of a run."""
+    return tuple(method.fit(teacher, student) for method in methods)
 
-    Asked by the state of training for its optimiser. Without it: the stage's rate for all.
-    """
 
-    def own_rates(self, student: Network, modules: nn.ModuleDict) -> Sequence[OwnRate]: ...
+def teacher_views(methods: Iterable[Method]) -> tuple[View, ...]:
+    """Return the views of which the methods need outputs, each once."""
+    return tuple(dict.fromkeys(view for method in methods for view in method.teacher_views))
+
+
+def quantisation_of(methods: Sequence[Method]) -> Quantisation | None:
+    """Return the student's quantisation by the methods, or None."""
+    return next((method.quantisation for method in methods if method.quantisation is not None), None)

@@ -10,7 +10,6 @@ from compressor.base.precision import autocast
 from compressor.base.processes import Processes
 from compressor.models.networks.base import ImageModel, Spec
 from compressor.models.students.students import StudentView
-from compressor.training.method import HasHelpers, TrainsJointly
 from compressor.training.speed import CompiledForward
 from compressor.training.stage import Stage
 from compressor.training.state import State
@@ -37,9 +36,7 @@ def build_networks(
 
     if state.role == "joint":
         whole = state.trained_network.spec
-        branches = [
-            spec for method in stage.methods if isinstance(method, TrainsJointly) for spec in method.branches(whole)
-        ]
+        branches = [spec for method in stage.methods for spec in method.branches(whole)]
         students = [student_inside(spec) for spec in dict.fromkeys((state.student.spec, *branches))]
         teacher_runner: Runner | None = runner(state.trained_network, mode.precision, True)
     else:
@@ -47,9 +44,5 @@ def build_networks(
         model = state.choose_teacher(teacher)
         teacher_runner = None if model is None else runner(model, mode.teacher_precision, False)
     teacher_network = None if teacher is None else teacher.network
-    helpers = {
-        method.name: frozen(method.helpers(teacher_network, state.student))
-        for method in stage.methods
-        if isinstance(method, HasHelpers)
-    }
+    helpers = {method.name: frozen(method.helpers(teacher_network, state.student)) for method in stage.methods}
     return StepNetworks(students, teacher_runner, state.modules, helpers, processes)

@@ -38,14 +38,10 @@ class Optimiser:
 class Soap(torch.optim.Optimizer):
     """SOAP: Adam in the eigenbases of a weight's second moments (Vyas et al., 2024, arXiv:2409.11321, algorithm 3).
 
-    The gradient G of a convolution has three modes: outputs, inputs and the pixels of the kernel. For each mode k
+        C_k ← β₂·C_k + (1-β₂)·G_(k)·G_(k)ᵀ,    G_(k): the gradient with mode k (outputs, inputs, pixels) as its rows
+        Q_k = the eigenvectors of C_k, anew every `EVERY` steps: Adam's step is taken in these bases, and turned back.
 
-        C_k ← β₂·C_k + (1-β₂)·G_(k)·G_(k)ᵀ,    G_(k): the gradient with mode k as its rows
-        Q_k = the eigenvectors of C_k, anew every `EVERY` steps.
-
-    Adam's step is taken in these bases: its first moments are turned by all Q_k, its second moments are those of the
-    turned gradient, and the step is turned back. Vectors, and modes longer than `LARGEST_BASIS`, keep their own basis.
-    The first step finds the bases and moves nothing.
+    Vectors, and modes longer than `LARGEST_BASIS`, keep their own basis. The first step moves nothing.
     """
 
     def __init__(self, params: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float) -> None:

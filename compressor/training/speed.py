@@ -1,37 +1,23 @@
-"""The execution mode of training on this machine: precision, memory layout and compilation.
+"""The execution mode of training on this machine: precision, memory layout and compilation (docs/use/speed.md).
 
 It is decided by facts, never by timing, so that the same seed gives the same run on the same machine, however busy it
 is: bf16 autocast if the processor computes bf16 natively and the run is not short, else fp32; channels last, except in
-fp32 on a processor without AVX-512. A frozen teacher computes in the student's precision, if it is one of srkd's
-networks.
-
-Only if the preset asks for it (`precision: measure`), a measurement decides. The candidates are then fp32 and, if
-native, bf16, each with channels last or first. In this order each must be a tenth faster than the best before it, so
-that noise does not decide.
-
-On CUDA long runs compile the networks. The mode is `reduce-overhead`: kernels are fused, and each forward and backward
-pass is recorded once as a CUDA graph and replayed, so that small convolutions no longer wait for Python. On a CPU
-compilation does not speed up a training step of these networks (measured: 1.0 times), so it is done only on request.
+fp32 on a processor without AVX-512; compiled in long runs on CUDA.
 """
 
 from __future__ import annotations
 
-import copy
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from compressor.base.choices import CompileOption, Layout, Precision, PrecisionOption, TeacherPrecisionOption
+from compressor.base.choices import CompileOption, Layout, Precision, PrecisionOption
 from compressor.base.context import Note
 from compressor.base.errors import reason_of
-from compressor.base.machine import count_threads
-from compressor.base.precision import autocast, computes_bf16, memory_format, synchronise, training_layout
+from compressor.base.precision import computes_bf16, memory_format, training_layout
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
 
@@ -42,27 +28,8 @@ SHORT_RUN_MACS = 1.5e12
 threads of a processor of 2020 to 2024, too short to be worth accelerating."""
 PASSES_OF_A_STEP = 3
 """Forward passes per training step: a backward pass costs about two."""
-STEP_SECONDS = 0.25
-"""Approximate duration of a measured step in fp32, in seconds; the number of patches is chosen for it."""
-ROUNDS = 3
-MARGIN = 1.1
-"""A candidate must be faster than the best before it by this factor."""
 MIN_COMPILED_STEPS = 2000
 """Fewest steps for compilation, which takes about a minute: shorter runs end sooner without it."""
-
-
-@dataclass(frozen=True)
-class PrecisionAndLayout:
-    """A candidate precision and memory layout of training."""
-
-    precision: Precision
-    layout: Layout
-
-    def __str__(self) -> str:
-        return f"{self.precision} {self.layout}"
-
-
-PLAIN = PrecisionAndLayout("fp32", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -70,7 +37,7 @@ class SpeedOptions:
     """The choices of a preset; "auto" leaves a choice to the facts of machine and run."""
 
     precision: PrecisionOption = "auto"
-    teacher_precision: TeacherPrecisionOption = "auto"
+    teacher_precision: PrecisionOption = "auto"
     """The teacher's precision; auto: the student's."""
     compile: CompileOption = "auto"
 
@@ -80,47 +47,35 @@ class SpeedOptions:
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """The chosen mode and its reason; if measured, the milliseconds per step (forward and backward of the student).
+    """The chosen mode and its reason; run.json stores its fields, so that a resumed run trains in the same mode."""
 
-    run.json stores its fields, so that a resumed run trains in the same mode.
-    """
-
-    precision: Precision
-    layout: Layout
+    precision: Precision = "fp32"
+    layout: Layout = "channels_last"
     teacher_precision: Precision = "fp32"
     compiled: bool = False
-    patches: int = 0
-    step_ms: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
     def lay_out(self, module: M, *, frozen: bool = False) -> M:
         """Return a module with its tensors converted in place to the mode's memory layout.
 
-        A frozen one computes no gradients of weights: it is faster with channels last, unless a measurement decided.
+        A frozen one computes no gradients of weights: it is faster with channels last.
         """
-        layout = PLAIN.layout if frozen and not self.step_ms else self.layout
+        layout: Layout = "channels_last" if frozen else self.layout
         return module.to(memory_format=memory_format(layout))  # type: ignore[call-overload, no-any-return]
 
-    def line(self, lr_patch: int) -> str:
+    def line(self) -> str:
         """Return the choice as one line."""
         mode = f"{self.precision}, {self.layout.replace('_', ' ')}" + (", compiled" if self.compiled else "")
-        if not self.step_ms:
-            return f"training in {mode}" + (f": {self.reason}" if self.reason else "")
-        ratio = self.step_ms[str(PLAIN)] / self.step_ms[str(PrecisionAndLayout(self.precision, self.layout))]
-        times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in self.step_ms.items())
-        return (
-            f"training in {mode}: {ratio:.2f} times fp32 channels last here "
-            f"({times}; {self.patches} patches of {lr_patch}x{lr_patch}, {count_threads(torch.get_num_threads())})"
-        )
+        return f"training in {mode}" + (f": {self.reason}" if self.reason else "")
 
 
-PLAIN_MODE = ExecutionMode(PLAIN.precision, PLAIN.layout)
+PLAIN_MODE = ExecutionMode()
 
 
 def plain_mode(options: SpeedOptions) -> ExecutionMode:
     """Return the mode independently of a machine: open options become fp32 and not compiled."""
     precision: Precision = "bf16" if options.precision == "bf16" else "fp32"
-    return ExecutionMode(precision, PLAIN.layout, options.of_teacher(precision), options.compile == "on")
+    return ExecutionMode(precision, PLAIN_MODE.layout, options.of_teacher(precision), options.compile == "on")
 
 
 def choose_execution_mode(
@@ -134,15 +89,13 @@ def choose_execution_mode(
 ) -> ExecutionMode:
     """Return the mode to train `student` on `device`; `batch` is that of all processes. The student is not changed."""
     compiled = should_compile(options.compile, device=device, steps=steps)
-    if options.precision == "measure":
-        return _measured_mode(student, batch, lr_patch, device, options, compiled)
     precision, reason = _precision_by_facts(student, steps * batch, lr_patch, device, options.precision)
     layout = training_layout(device, precision)
     return ExecutionMode(precision, layout, options.of_teacher(precision), compiled, reason=reason)
 
 
 def _precision_by_facts(
-    student: Network, patches: int, lr_patch: int, device: torch.device, option: TeacherPrecisionOption
+    student: Network, patches: int, lr_patch: int, device: torch.device, option: PrecisionOption
 ) -> tuple[Precision, str]:
     """Return the precision for this total number of patches, and the reason."""
     if option != "auto":
@@ -153,67 +106,6 @@ def _precision_by_facts(
     if macs < SHORT_RUN_MACS:
         return "fp32", "a short run"
     return "bf16", f"{device.type} computes bf16 natively here"
-
-
-def _measured_mode(
-    student: Network, batch: int, lr_patch: int, device: torch.device, options: SpeedOptions, compiled: bool
-) -> ExecutionMode:
-    """Return the fastest mode by a short measurement."""
-    precisions: tuple[Precision, ...] = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
-    layouts: tuple[Layout, ...] = ("channels_last", "contiguous")
-    plain, *others = candidates = [
-        PrecisionAndLayout(precision, layout) for precision in precisions for layout in layouts
-    ]
-    trial = _Trial(student, plain, 1, lr_patch, device)
-    trial.run()
-    patches = max(1, min(batch, int(STEP_SECONDS / trial.seconds())))
-    trials = [_Trial(student, candidate, patches, lr_patch, device) for candidate in candidates]
-    step_ms = _measure(trials)
-    best = plain
-    for candidate in others:
-        if step_ms[str(best)] > MARGIN * step_ms[str(candidate)]:
-            best = candidate
-    teacher = options.of_teacher(best.precision)
-    return ExecutionMode(best.precision, best.layout, teacher, compiled, patches, step_ms)
-
-
-class _Trial:
-    """A timed forward and backward pass of a copy of the student on random patches."""
-
-    def __init__(
-        self, student: Network, candidate: PrecisionAndLayout, patches: int, lr_patch: int, device: torch.device
-    ) -> None:
-        self.name, self.device = str(candidate), device
-        self.precision: Precision = candidate.precision
-        copied = copy.deepcopy(student).to(device)
-        self.network = copied.to(memory_format=memory_format(candidate.layout)).train()  # type: ignore[call-overload]
-        noise = torch.Generator().manual_seed(0)
-        self.lr = torch.rand(patches, 3, lr_patch, lr_patch, generator=noise).to(device)
-
-    def run(self) -> None:
-        self.network.zero_grad(set_to_none=True)
-        with autocast(self.precision, self.device):
-            sr = self.network(self.lr)
-        torch.autograd.backward(F.l1_loss(sr.float(), torch.zeros_like(sr, dtype=torch.float32)))
-
-    def seconds(self) -> float:
-        """Return the duration of one run in seconds."""
-        synchronise(self.device)
-        began = time.perf_counter()
-        self.run()
-        synchronise(self.device)
-        return time.perf_counter() - began
-
-
-def _measure(trials: Sequence[_Trial]) -> dict[str, float]:
-    """Return milliseconds by name: the median of a few interleaved rounds after a warm-up."""
-    for trial in trials:
-        trial.run()
-    times: dict[str, list[float]] = {trial.name: [] for trial in trials}
-    for _ in range(ROUNDS):
-        for trial in trials:
-            times[trial.name].append(trial.seconds() * 1e3)
-    return {name: round(statistics.median(figures), 3) for name, figures in times.items()}
 
 
 def should_compile(option: CompileOption, *, device: torch.device, steps: int) -> bool:
@@ -236,6 +128,7 @@ class CompiledForward:
 
     def _compile(self, lr: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the compiled forward pass, after a trial with its backward pass in the caller's precision."""
+        # CUDA graphs: small convolutions no longer wait for Python.
         mode = "reduce-overhead" if lr.device.type == "cuda" else "default"
         forward = cast(Callable[[torch.Tensor], torch.Tensor], torch.compile(self.network, mode=mode, dynamic=False))
         try:

@@ -10,15 +10,7 @@ from typing import Literal
 from compressor.base.choices import Decay
 from compressor.models.networks.axes import Segments
 from compressor.training.calibration import Blend, Calibrated, term_weights
-from compressor.training.method import (
-    HasEarlierStages,
-    HasLaterStages,
-    Method,
-    StaysInLaterStages,
-    TrainsJointly,
-    TrainsOpponent,
-    updates_of,
-)
+from compressor.training.method import Method
 from compressor.training.optimisers import Optimiser
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 
@@ -96,15 +88,12 @@ class Stage:
         """The network that this stage trains."""
         if self.tunes_teacher:
             return "teacher"
-        return "joint" if any(isinstance(method, TrainsJointly) for method in self.methods) else "student"
+        return "joint" if any(method.kind == "joint" for method in self.methods) else "student"
 
     @property
     def segments(self) -> Segments:
         """The cut of concatenations for a student inside the teacher."""
-        for method in self.methods:
-            if isinstance(method, TrainsJointly):
-                return method.segments
-        return "each"
+        return next((method.segments for method in self.methods if method.kind == "joint"), "each")
 
     @property
     def term_weights(self) -> dict[str, float | Calibrated]:
@@ -114,20 +103,19 @@ class Stage:
     @property
     def opponent_terms(self) -> frozenset[str]:
         """The terms that train only the methods' own modules."""
-        opponents = [method for method in self.methods if isinstance(method, TrainsOpponent)]
-        return frozenset(term for method in opponents for term in method.opponent_terms)
+        return frozenset(term for method in self.methods for term in method.opponent_terms)
 
     @property
     def updates(self) -> int:
         """The number of updates in a step."""
-        return max((updates_of(method) for method in self.methods), default=1)
+        return max((method.updates for method in self.methods), default=1)
 
 
 def with_other_stages(main: Stage) -> tuple[Stage, ...]:
     """Return the stages that the methods need before `main`, `main` itself, and those that they need after it."""
     earlier, later = list[Stage](), list[Stage]()
     for method in main.methods:
-        for before in method.earlier_stages() if isinstance(method, HasEarlierStages) else ():
+        for before in method.earlier_stages():
             steps = max(1, round(before.share * main.schedule.steps))
             steps = steps if before.most is None else min(steps, before.most)
             rate = main.schedule.rate if before.rate is None else before.rate
@@ -141,10 +129,10 @@ def with_other_stages(main: Stage) -> tuple[Stage, ...]:
                 validate_every=steps,
             )
             earlier.append(stage)
-    staying = [method for method in main.methods if isinstance(method, StaysInLaterStages) and method.stays]
+    staying = [method for method in main.methods if method.stays]
     began = sum(stage.schedule.steps for stage in earlier) + main.schedule.steps
     for method in reversed(main.methods):
-        for after in reversed(method.later_stages() if isinstance(method, HasLaterStages) else ()):
+        for after in reversed(method.later_stages()):
             steps = round(after.share * main.schedule.steps)
             if not 0 < steps < main.schedule.steps - sum(stage.schedule.steps for stage in later):
                 continue

@@ -27,7 +27,7 @@ from compressor.models.networks.base import ImageModel, Network, tensor_bytes
 from compressor.models.students.students import student_of_spec
 from compressor.training.calibration import TermCalibration
 from compressor.training.guard import Guard
-from compressor.training.method import FollowsAverage, Method, SetsOwnRates
+from compressor.training.method import Method, declares
 from compressor.training.stage import Role, Stage
 
 RATE_RATIO = "rate_ratio"
@@ -123,7 +123,7 @@ class State:
         self.ema.update(self.trained_network)
         messages = list[str]()
         for method in methods:
-            if isinstance(method, FollowsAverage):
+            if declares(method, "follow_average"):
                 modules = cast(nn.ModuleDict, self.modules[method.name])
                 after = method.follow_average(modules, self.averaged_network(), self.done - self.began)
                 if after is not None:
@@ -235,12 +235,7 @@ def _parameter_groups(stage: Stage, network: Network, modules: nn.ModuleDict) ->
     """
     own_modules = {method.name: cast(nn.ModuleDict, modules[method.name]) for method in stage.methods}
     extra = [parameter for own in own_modules.values() for parameter in learnt_parameters(own)]
-    rates = [
-        rate
-        for method in stage.methods
-        if isinstance(method, SetsOwnRates)
-        for rate in method.own_rates(network, own_modules[method.name])
-    ]
+    rates = [rate for method in stage.methods for rate in method.own_rates(network, own_modules[method.name])]
     apart = {id(parameter) for rate in rates for parameter in rate.parameters}
     rest = [parameter for parameter in (*network.parameters(), *extra) if id(parameter) not in apart]
     groups: list[dict[str, Any]] = [{"params": rest, RATE_RATIO: 1.0}]

@@ -1,8 +1,6 @@
 """Validation: scores of networks on whole images, to the originals and to the teacher's images.
 
-The protocol is that of `srkd evaluate` (Y-PSNR, a border of `scale` pixels left out, outputs rounded to 8 bit), and so
-are the figures: images are enlarged whole, or in exact tiles where memory asks for them. The teacher enlarges each
-image once, before the first step.
+The protocol and the figures are those of `srkd evaluate`. The teacher enlarges each image once, before the first step.
 """
 
 from __future__ import annotations

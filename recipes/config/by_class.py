@@ -20,6 +20,7 @@ from typing import Any
 from compressor.base.entry_points import describe_failure
 from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.base.python_files import import_file, imported_files, module_of_file
+from compressor.training.method import Method, declares
 from recipes.catalogue import METHODS, MethodEntry, needs_of_class
 
 BASE = "logits"
@@ -128,7 +129,7 @@ def _class_in(path: Path, name: str) -> type[Any]:
     methods = _methods_in(path)
     if name not in methods:
         is_there = hasattr(import_file(path), name)
-        what = f"{name} is no class with terms(step)" if is_there else f"there is no {name}"
+        what = f"{name} is no PlainMethod with terms(step)" if is_there else f"there is no {name}"
         raise UsageError(f"{path}: {what}; {nearest(name, methods)}")
     return methods[name]
 
@@ -145,11 +146,11 @@ def _methods_in(path: Path) -> dict[str, type[Any]]:
         reason = describe_failure(error, module_of_file(path))
         raise SrkdError(f"{path} cannot be imported ({reason})") from error
     classes = {name: value for name, value in vars(module).items() if isinstance(value, type)}
-    return {
-        name: value
-        for name, value in classes.items()
-        if value.__module__ == module.__name__ and callable(getattr(value, "terms", None))
-    }
+    return {name: value for name, value in classes.items() if value.__module__ == module.__name__ and _is_method(value)}
+
+
+def _is_method(cls: type[Any]) -> bool:
+    return issubclass(cls, Method) and declares(cls, "terms")
 
 
 def _open_class(given: ByClass) -> type[Any]:
@@ -176,10 +177,10 @@ def recipe_of(method: object) -> str:
             raise UsageError(
                 f"{cls.__name__} is the method {entry.name} of {entry.package}: give recipe={entry.name!r}"
             )
-    if not callable(getattr(cls, "terms", None)) or not dataclasses.is_dataclass(cls):
+    if not _is_method(cls) or not dataclasses.is_dataclass(cls):
         raise UsageError(
-            f"{cls.__name__} is no method: recipe takes a name, a file, or a dataclass with terms(step) "
-            "(docs/extend/write-a-method.md)"
+            f"{cls.__name__} is no method: recipe takes a name, a file, or a dataclass that derives from "
+            "srkd.PlainMethod and has terms(step) (docs/extend/write-a-method.md)"
         )
     file = _file_of(cls)
     if file is None:

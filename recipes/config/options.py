@@ -6,18 +6,15 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.yaml_errors import KeyPath, Problem, YamlError, YamlSource
-from compressor.training.method import TEACHER_NEEDS, ChoosesTeacherNeeds
+from compressor.training.method import TEACHER_NEEDS, Method
 from recipes.catalogue import MethodEntry
 from recipes.config.by_class import FIXED, find_method
-
-if TYPE_CHECKING:
-    from compressor.training.method import Method
 
 
 @cache
@@ -61,15 +58,15 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     if problems:
         raise YamlError(problems)
     try:
-        method = cast("Method", entry.load()(**values))
+        method = entry.load()(**values)
     except (ValueError, TypeError) as error:
         raise UsageError(f"method {entry.name}: {error}") from error
-    if missing := [member for member in ("name", "weights", "modules") if not hasattr(method, member)]:
+    if not isinstance(method, Method) or not hasattr(method, "weights"):
         raise SrkdError(
-            f"the method {entry.where} of {entry.package} has no `{missing[0]}`: derive it from srkd.PlainMethod and "
-            "give `weights`, a number for each of its terms"
+            f"the method {entry.where} of {entry.package}: derive it from srkd.PlainMethod and give `weights`, a "
+            "number for each of its terms"
         )
-    needs = method.teacher_needs if isinstance(method, ChoosesTeacherNeeds) else entry.needs
+    needs = method.teacher_needs or entry.needs
     if TEACHER_NEEDS.index(needs) > TEACHER_NEEDS.index(entry.needs) or method.name != entry.name:
         raise SrkdError(
             f"the method {entry.name} of {entry.package} is called {method.name!r} and needs {needs!r}, "

@@ -22,7 +22,6 @@ from compressor.base.choices import (
     OptimiserName,
     PrecisionOption,
     Select,
-    TeacherPrecisionOption,
 )
 from compressor.base.errors import UsageError
 
@@ -134,9 +133,9 @@ class ScheduleRule(PresetPart):
     precision: PrecisionOption = Field(
         default="auto",
         description="precision of the student; auto: bf16 where the processor computes it natively, fp32 for short "
-        "runs; measure: whichever, with its memory layout, is faster when the run starts",
+        "runs",
     )
-    teacher_precision: TeacherPrecisionOption = Field(
+    teacher_precision: PrecisionOption = Field(
         default="auto", description="precision of the frozen teacher; auto: the student's, for srkd's own networks"
     )
     compile: CompileOption = Field(

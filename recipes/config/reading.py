@@ -15,7 +15,7 @@ from compressor.base.errors import SrkdError, UsageError, nearest, parse_int
 from compressor.base.files import read_text
 from compressor.base.yaml_errors import KeyPath, Problem, YamlError, YamlSource, file_error
 from compressor.base.yaml_text import Document, parse_value, parse_yaml
-from compressor.training.method import Method, NeedsBatch
+from compressor.training.method import Method
 from recipes.catalogue import METHODS, RECIPES
 from recipes.composition import disagreements, refusals
 from recipes.config.by_class import BASE, ByClass, find_method, is_class, read_class
@@ -176,7 +176,7 @@ def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Yam
     lines = dict.fromkeys([*refusals(methods), *disagreements(methods, preset.weights, preset.blend)])
     problems = [origin.problem(("methods",), None, line) for line in lines]
     for method in methods:
-        if isinstance(method, NeedsBatch) and schedule.batch < method.smallest_batch:
+        if schedule.batch < method.smallest_batch:
             expected = f"expected at least {method.smallest_batch}: {method.name} compares the patches of a batch"
             problems.append(origin.problem(("schedule", "batch"), str(schedule.batch), expected))
     if schedule.hr_patch is not None and "lr_patch" in schedule.model_fields_set:

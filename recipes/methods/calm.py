@@ -2,13 +2,8 @@
 
     L = w·mean|S(x') - sg S(x)|        x' = round(x moved by a pixel or not, down and right, + σ·n),  σ ~ U(0, noise)
 
-x' is what the next frame of a film may be where nothing moves but the camera, by a pixel: n is normal noise, σ drawn
-for each patch, and both sides are compared where they show the same, away from the patch's border. S(x) is the target
-and gets no gradient: the recipe's own loss holds it. [choice], after stability training (Zheng et al., CVPR 2016): it
-needs neither frames nor motion, nor a teacher.
-
-Known weakness: the noise of a film is that of its codec, not normal; and a blurred image is calm, too. So the weight is
-low, and flicker is to be read beside sharpness.
+n is normal noise, σ drawn for each patch. [choice], after stability training (Zheng et al., CVPR 2016;
+docs/methods/calm.md).
 """
 
 from __future__ import annotations
@@ -23,7 +18,7 @@ from torch.nn import functional as F
 
 from compressor.base.randomness import crop_each, generator_of, uniforms
 from compressor.images.metrics import as_in_a_file
-from compressor.training.method import PlainMethod
+from compressor.training.method import Method
 from compressor.training.step import Step
 
 BORDER = 4
@@ -32,7 +27,7 @@ that the other input does not have."""
 
 
 @dataclass(frozen=True)
-class Calm(PlainMethod):
+class Calm(Method):
     weight: Annotated[float, Field(ge=0, description="w, weight of the difference; 0: no second pass")] = 1.0
     noise: Annotated[float, Field(ge=0, description="largest deviation of the noise, in grey levels of 255")] = 4.0
     moves: Annotated[bool, Field(description="whether half of the patches move by a pixel, in each direction")] = True

@@ -3,15 +3,8 @@
     L = L1(S, y) + Σ_i [ w·L1(P_i, y) + λ·Σ_j v_j·D_j(P_i) ]
     D_j(P) = mean|φ_j(+) - φ_j(P)| / (mean Σ_k |φ_j(N_k) - φ_j(P)| + 1e-7),   + = y, or sg S
 
-[choice] A reconstruction. Of CLSD's paper ("contrastive learning based self-distillation") we have the abstract, tables
-and a few details: auxiliary task models of 5 residual blocks with 64 channels on intermediate features, no teacher,
-Adam 2e-4, batch 16, the rate halved at epoch 300 of 600. Its equations are not available, so everything else is ours:
-heads and taps as in ds.py, the ratio as in CSD (contrast.py), λ calibrated to a fifth of the pixel loss (our guess for
-a fixed one is CSD's 0.784). `pos="gt"` because the abstract mentions a bias towards the task and there is no teacher;
-`pos="final"` distils the student's own image. At λ = 0 this is DS.
-
-φ = teacher means the first blocks of the run's teacher or, without one, of the embedded teacher: CLSD's method needs no
-other teacher.
+[choice] A reconstruction from CLSD's abstract and tables (docs/methods/clsd.md): heads as in ds.py, the ratio as in
+contrast.py. At λ = 0 this is DS.
 """
 
 from __future__ import annotations

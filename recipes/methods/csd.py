@@ -4,25 +4,9 @@
     CSD-lite   L = L1(S, y) + λ_C·Σ_j v_j·D_j, for two models that share no weights
     D_j = mean|φ_j(sg T) - φ_j(S)| / (mean Σ_k |φ_j(N_k) - φ_j(S)| + 1e-7)
 
-The ratio and its details: recipes/terms/contrast.py; φ: recipes/terms/perceptual.py. Wang et al., Towards Compact
-Single Image Super-Resolution via Contrastive Self-distillation (IJCAI 2021); code followed: Booooooooooo/CSD, PyTorch
-version, trainer/slim_contrast_trainer.py. λ_T = 1, K = 10. λ_C = 200 for images in [0,255] is 0.784314 here; VGG-19 is
-fed 255·image all the same.
-
-- Means run over the whole batch, of all processes, before the division. K negatives are drawn from it; a smaller batch
-  is used completely. D_j is a ratio to a sum over negatives, so with fewer of them it is larger: `lam=None` makes λ_C
-  smaller by as much, 0.784314·K/10 for K negatives in use. A λ_C that is given stays as it is.
-- T and S share memory: S runs on leading slices of T's parameters, and all gradients go to T.
-- Whether the positive φ(T) is detached is a flag in the code, which its README sets: detached unless `detach: false`.
-- The code switches λ_T off from an epoch that the README sets to the end of the run: here it is never switched off.
-- `widths` trains further students in the same teacher (ours): their pixel losses are the term `widths_pixel`, and the
-  contrast is summed over all. Other methods of a recipe only use the student that the run exports.
-- `compat: csd` uses the first K images as negatives, and for CARN the leading columns of each fusion as a whole, which
-  at half the width are weights of the first map only; ours uses the leading columns of every map.
-- φ = teacher is a copy of the blocks of the teacher as loaded, not as it is being trained.
-
-CSD-lite is ours: λ_T·L1(T, y) is dropped, as T is not trained. Any teacher with outputs can be used; its φ = teacher is
-then that of the embedded teacher.
+Wang et al., Towards Compact Single Image Super-Resolution via Contrastive Self-distillation (IJCAI 2021); code:
+Booooooooooo/CSD, trainer/slim_contrast_trainer.py. λ_T = 1, K = 10; λ_C = 200 for images in [0,255] is 0.784314 here.
+Where we differ: docs/methods/csd.md. CSD-lite is ours.
 """
 
 from __future__ import annotations

@@ -5,26 +5,8 @@
     x_0 = x,   x_k = clip(x + noise of σ from U(1, 30)/255, in grey with probability 0.5)
     H ← 0.1·H + 0.9·Ŝ every q steps,   Ŝ the averaged student;   q = 1000, then 2000 and 3000, each for 100,000 steps
 
-D: recipes/terms/symmetries.py, each operation with probability 0.5; the ratio: recipes/terms/contrast.py, here with
-negatives of each sample's own; φ: recipes/terms/perceptual.py. c, κ, w = 1, λ = 0.1, K = 4.
-
 Dynamic Contrastive Knowledge Distillation for Efficient Image Restoration (AAAI 2025, arXiv 2412.08939); code followed:
-super-SSS/DCKD, basicsr/models/dckd_model.py, basicsr/losses/basic_loss.py, options/train/SwinIR. The paper was known to
-us by its formulas only, second hand. What differs:
-
-- φ of the code is the encoder of an ImageNet VQGAN, fed images in [0,1] though it was trained on [-1,1]. Ours is that
-  of CSD: VGG-19 or the teacher's first blocks ([choice]).
-- The paper's last term, 0.001 times a cross-entropy of soft codes of that VQGAN, needs its code book and is left out.
-- λ = 0.1 belongs to five levels and five negatives. D_j is a ratio to a sum over the negatives, so `lam=None` makes
-  it λ = 0.1·(K + 1)/5·Σv/Σ_used v, for any other number of both. A λ that is given stays as it is.
-- Code: the grey noise of a step is one field for the whole batch. Here each sample and each k has noise of its own.
-- Code: H is not saved, and a resumed run starts it again. Here it is part of the state.
-- Code: each process has its own ratio. Here the means run over the batch of all processes, then they are divided.
-- "Decay 0.1" keeps 10 % of the old H, so that H is nearly the averaged student of at most q steps ago. The code's list
-  of q ends at 300,000 steps; here the last one stays.
-
-At the start H = S, and only the noise keeps the denominator from zero: D_j is large if S is far from T. The log has
-numerator and denominator at φ's last level, seen/contrast_near and seen/contrast_far.
+super-SSS/DCKD, basicsr/models/dckd_model.py. Where we differ: docs/methods/dckd.md.
 """
 
 from __future__ import annotations

@@ -3,13 +3,8 @@
     L = L1(S, y) + w·Σ_i L1(P_i(F_i, F_head), y),   taps rel(1/3) and rel(2/3), w = 1
     P(F) = mean + conv(up( conv(B₅(…B₁(F))) + F_head ))/range,   B: EDSR's residual block of 64 channels, res_scale 1
 
-CLSD's paper has DS rows (×2/×3/×4, EDSR 16/64) and says that auxiliary models ("PH") of 5 residual blocks with 64
-channels are attached to intermediate features; positions, weights and the heads' tails are unknown. [choice] Taps, w,
-and the tail (long skip, own upsampler, last convolution, mean), which is EDSR's. [choice] If the student does not have
-64 channels, a 1×1 convolution each converts F and F_head: the heads of a slice are as strong as those of its teacher.
-Range and mean are the student's own, since its features have that scale; a network without a mean gets DIV2K's. We
-interpret DS as CLSD's method without its contrast. No teacher. The heads are trained with the student and then
-discarded: neither exported, nor averaged, nor counted.
+[choice] CLSD's paper has DS rows and names the heads' blocks; taps, w and tails are ours (docs/methods/ds.md). Features
+of other widths pass a 1×1 convolution first. Range and mean are the student's own, or DIV2K's mean.
 """
 
 from __future__ import annotations
@@ -28,7 +23,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import ResidualBlock
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
 from compressor.training.calibration import Calibrated
-from compressor.training.method import FeaturePair, Kind, PlainMethod
+from compressor.training.method import FeaturePair, Kind, Method
 from compressor.training.step import Step
 from recipes.terms.features import resolve_taps
 
@@ -38,7 +33,7 @@ Taps = Annotated[tuple[str, ...], Field(min_length=1, description="features of t
 
 
 @dataclass(frozen=True)
-class DeepSupervision(PlainMethod):
+class DeepSupervision(Method):
     taps: Taps = ("rel(1/3)", "rel(2/3)")
     head_weight: Annotated[float, Field(ge=0, description="w, the weight of the images of all heads together")] = 1.0
     name: str = "ds"

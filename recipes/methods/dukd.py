@@ -3,27 +3,10 @@
     L = c·L1(S(x), y) + L1(S(x), sg T(x)) + Σ_u L1(D⁻¹ S(D u), sg T(u)),   u ∈ {zoom-in of y, zoom-out of x}
 
     zoom-in    a crop of y as large as x          zoom-out    imresize(x, 1/s): float, neither rounded nor clipped
-    D          i: 1 - v, h: rows reversed, v: columns reversed, t: transposed, in this order, each drawn per sample
-    D⁻¹        t, v, h, i
+    D          recipes/terms/symmetries.py, each operation drawn per sample
 
-Zhang et al., DUKD, equations 1-3 and 3.2-3.3; code: yun224/DUKD, models/dukd_model.py (noising, optimize_parameters)
-and options/. Where paper and code differ:
-
-- Paper: weights 1, one update. Code: c = 5 (EDSR, SwinIR), 1 or 2 (RCAN), and two updates, the second on the new inputs
-  with the first one's gradient still added; zoom-in of n cells of a grid; no D on zoom-out, and a pixel term there,
-  c·L1(S(zo), x), which is not in the paper.
-- Code: D is undone by a second call in the order i, h, v, t. That is wrong for t with exactly one of h and v (4 of 16
-  subsets, 12.6 % of the samples at p = 0.3: a rotation by 90° is undone by another one); here only with `bug`.
-- Code: its teacher is in train mode and keeps its graph; ours is frozen.
-- Paper: rotation by 90°; code: transpose. With the flips both give all eight symmetries; we transpose.
-- Paper: a random crop for zoom-in; code: n of the s·s cells of a grid, the same for the whole batch. We crop at random
-  for each sample; `zoom_in_cells` is the code's.
-- Neither uses zoom-out with SwinIR (12x12 inputs); the code's files for RCAN x2 and x4 switch zoom-out and D off.
-
-Colours are inverted in the image range [0,1], and nothing is clipped before it is undone.
-
-`paper+` is the paper's one update with the code's c = 5 and p = 0.3; `paper` has weights 1; `code` is the code with its
-settings for each network and scale, which stand beside the networks (`dukd.pixel_weight` and the like).
+Zhang et al., DUKD, equations 1-3 and 3.2-3.3; code: yun224/DUKD, models/dukd_model.py and options/. The three variants,
+and where paper and code differ: docs/methods/dukd.md.
 """
 
 from __future__ import annotations
@@ -40,7 +23,7 @@ from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, random_positions, uniforms
 from compressor.data.batches import View
 from compressor.models.networks.base import Descriptor, Network
-from compressor.training.method import Kind, PlainMethod
+from compressor.training.method import Kind, Method
 from compressor.training.step import Step
 from recipes.config.published import networks_with, published_options
 from recipes.terms.symmetries import Operations, apply, draw_operations, invert
@@ -50,7 +33,7 @@ Switch = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
-class DUKD(PlainMethod):
+class DUKD(Method):
     variant: Annotated[
         Literal["paper+", "paper", "code"],
         Field(

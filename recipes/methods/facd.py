@@ -4,14 +4,8 @@
     ratio      ℓ_i = 1/J Σ_j d(u_ij, F_ij) / (Σ_{k≠i} d(u_ij, F_kj) + 1e-7),   d = mean |·|,   u = DR(F_S): conv 1×1
     infonce    ℓ_i = 1/J Σ_j -log( e^{s_ii/τ} / Σ_k e^{s_ik/τ} ),   s = cosine of u and F averaged over space, τ = 0.1
 
-[choice] Only FACD's abstract (Moon et al.) and one figure are available: features contrasted at three taps, the third
-before the global skip; other patches as negatives; a block DR on the student's side; distillation selected per patch.
-The formula, λ, the number of negatives and the rule of the gate are ours, as three switches: `form`, `gate`, `lam`;
-call results FACD-style. Without `lam`, λ·ℓ before the gate starts as a fifth of the pixel loss; λ is about 0.06 in
-[0,1] for 16 patches. κ = 1.
-
-Negatives are the other patches of the whole batch, over all processes. The gate's open fraction is logged as
-`seen/gate_open`: if it is 0, the method is scratch.
+[choice] A reconstruction from FACD's abstract (Moon et al.) and one figure (docs/methods/facd.md). Negatives are the
+other patches of the whole batch, over all processes.
 """
 
 from __future__ import annotations

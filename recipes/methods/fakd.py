@@ -4,21 +4,8 @@
     A(F) = f̂ᵀ f̂   (B,N,N), N = h·w,   f̂ = f / (‖f‖ over channels + 1e-8)
 
 He et al., FAKD (ICIP 2020); code followed: Vincent-Hoo/Knowledge-Distillation-for-Super-resolution, code/loss.py,
-feature_transformation.py (spatial_similarity), models/edsr.py, models/rcan.py. α = 0.5; β = 10 for images in [0,255],
-10/255 in [0,1]. The term is summed over taps, not averaged. A has no channels, so that student and teacher may differ
-in width and in kind.
-
-Three taps. EDSR and the rest: rel(1/3), rel(2/3), pre_up; RCAN of ten groups: body[2], body[6], pre_up, as its code
-has them (`fakd.taps` beside the network). The paper's figure draws the third before the global skip; its code adds the
-skip in place and so compares after it: `taps=[rel(1/3), rel(2/3), body_end]` is the figure.
-`gate` lets what is learnt of the teacher, image and affinities, through by the patch (gating.py); off as published.
-
-- The epsilon is added to the norm, it does not stand inside the square root.
-- Official gradients are NaN where all channels of a position are zero; here the gradient of such a position is 0.
-- Paper and code store A completely: 324 MiB per map for 16 patches of 48×48. Here a few rows of one sample's A exist at
-  a time, few enough for a core's cache, and of them only the part on and right of the diagonal, as A is symmetric. The
-  gradient is computed in the same pass as the value, so nothing is stored.
-- DUKD's copy of this loss rebuilds it from numbers and so has no gradient at all; it is not followed.
+feature_transformation.py. α = 0.5; β = 10/255 for images in [0,1]. A is symmetric and never stored: a few rows of one
+sample exist at a time, and the gradient is computed with the value. Where we differ: docs/methods/fakd.md.
 """
 
 from __future__ import annotations

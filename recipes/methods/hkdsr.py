@@ -3,37 +3,12 @@
     I_g   = tail(body_end(f_g) + f_head), the network's own parts after tap g; the last output is S or T itself
     stage 1, a copy of the teacher   L = Σ_i L1(I_i, y)
     stage 2, the student             L = L1(S, y) + β_w·Σ_i ω_i·FSM(I_i^S, I_i^T) + β_a·Σ_i L1(I_i^S, Z_i)
+    FSM, bands     Σ over Haar's three high bands (haar.py) of L1(band(S), band(T))
+    FSM, matrix    Σ over them of mean |M(S) - M(T)|,   M(I) = DWT(I)ᵀ · DWT(y), N×N over RGB, on windows of 24×24
+    Z = q₀·y + q₁·T,   q = softmax(sigmoid(V₂·ReLU(V₁·GAP(concat(y, T))))),   V₁: 6 → 96, V₂: 96 → 2
 
-Only the paper's abstract was available; code followed: wslgqq277g/HKDSR, three generations of it.
-
-FSM compares high bands, on one level of the Haar transform:
-
-    of each 2×2 block a b / c d:   (a+b+c+d)/2 | (a+b-c-d)/2, (a-b+c-d)/2, (a-b-c+d)/2
-    bands      Σ over the three high bands of L1(band(S), band(T))
-    matrix     Σ over them of mean |M(S) - M(T)|,   M(I) = DWT(I)ᵀ · DWT(y), N×N over RGB
-
-basicsr/losses/basic_loss.py (WaveLoss, SimLoss), sr_l1_model.py. Order, signs and the zero padding of odd sizes are
-those of pytorch_wavelets' DWTForward(mode="zero", wave="haar"); orthonormal.
-
-- The abstract has similarity matrices with y, the newest code (sr_l1_model.py) the L1 of bands. Bands by default;
-  `fsm="matrix"` is the older SimLoss on random windows of 24×24 of each band (that code: whole bands), with that code's
-  weights of it. M is of second degree in the image range, the bands of first.
-- SimLoss pairs level-1 bands (label given with one level) or also level 2; M at level 1 of a 192×192 patch is 324 MiB
-  a band and sample, hence the windows.
-
-ACF learns from Z_i, the mix that gate i makes of y and T = I_i^T; gates learn with the student:
-
-    q = softmax(sigmoid(V₂·ReLU(V₁·GAP(concat(y, T))))) ∈ R²,   Z = q₀·y + q₁·T,   V₁: 6 → 96, V₂: 96 → 2
-
-basic_loss.py (AdaptLoss_nochannel). Sigmoid before softmax keeps each share in [1/(1+e), e/(1+e)] = [0.269, 0.731]. The
-gate learns through Z, so its parameters belong in the optimiser. Its input is an image in [0,1]. The code's weights
-of ACF with SimLoss, 0.5 and 1 (×2: 0.02 and 0.4), are not taken: β_a is 0.2 with either form of FSM.
-
-- ω: the newest code adds up a running sum, which makes (4,3,2,1) of four outputs, with β_w = 0.025. Decided here: ω = 1
-  with β_w = 0.0625, the same total; `compat="hkdsr"` is the code's.
-- Stage 1 of the code tunes at groups 0,2,4,6,8 what stage 2 uses at 0,4,9. Here the taps used later are tuned, for a
-  third of the student's steps at a constant 1e-5. Without it a teacher's intermediate images mean nothing.
-- The last tap listed is the last block, so that its image and the final one are the same and count twice, as there.
+Code followed: wslgqq277g/HKDSR, basicsr/losses/basic_loss.py (WaveLoss, SimLoss, AdaptLoss_nochannel), sr_l1_model.py.
+Its three generations, and what was decided between them: docs/methods/hkdsr.md.
 """
 
 from __future__ import annotations
@@ -51,7 +26,7 @@ from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, next_torch_seed, random_positions, torch_seed
 from compressor.models.networks.base import Network
 from compressor.training.calibration import Calibrated
-from compressor.training.method import EarlierStage, FeaturePair, Kind, PlainMethod
+from compressor.training.method import EarlierStage, FeaturePair, Kind, Method
 from compressor.training.step import Forward, Step
 from recipes.terms.distances import full_precision, sample_l1, widen
 from recipes.terms.features import require_network, resolve_taps
@@ -66,7 +41,7 @@ Taps = Annotated[tuple[str, ...], Field(min_length=1, description="blocks whose 
 
 
 @dataclass(frozen=True)
-class Tuning(PlainMethod):
+class Tuning(Method):
     """Stage 1: every output is trained on the label. The student of this stage is the copy of the teacher."""
 
     taps: tuple[str, ...]
@@ -83,7 +58,7 @@ class Tuning(PlainMethod):
 
 
 @dataclass(frozen=True)
-class Hkdsr(PlainMethod):
+class Hkdsr(Method):
     teacher_taps: Taps = ("rel(1/3)", "rel(2/3)", "rel(1)")
     student_taps: Taps = ("rel(1/3)", "rel(2/3)", "rel(1)")
     fsm: Annotated[

@@ -4,14 +4,8 @@
     g = |r(F_S) - sg F_T|,   a = mean_c g,   m = sg(a / mean_hw a) of each sample,   n = sg mean|F_T|
     d = mean(m ⊙ g) / n
 
-[choice] The name follows the "LFD" rows of CLSD's table; LFD's own paper is not among our sources, so taps, form and
-weight are ours. κ = 0. λ is calibrated: the term begins with a fifth of the pixel loss; about 0.003 in [0,1].
-`gate` lets features and image through by the patch (gating.py).
-
-- n makes the term free of scale: EDSR's features live on a scale of 255, SwinIR's on one of 1. It is that of the whole
-  batch over all processes, so that several give what one gives.
-- Without the stop-gradient on m, a student would be paid for piling its error up in one place.
-- Where a sample has no error at all m is 0 (0/0 otherwise), and a teacher map of zeros counts with n = 1e-8.
+[choice] The name follows CLSD's table; taps, form and weight are ours (docs/methods/lfd.md). n is that of the whole
+batch over all processes. Where a sample has no error m is 0, and a teacher map of zeros counts with n = 1e-8.
 """
 
 from __future__ import annotations

@@ -3,12 +3,8 @@
     after a ReLU       Q(v) = round(clip(v, 0, α)·n/α)·α/n,   n = 2^k - 1,   dQ/dα = 1[v ≥ α]
     signed features    PAMS's symmetric form
 
-Our sources only mention the name: this is our interpretation of the method, with places, weights and stages of PAMS
-(quantised.py). α starts at 10 and has a weight decay of 1e-4; the weights have none.
-
-α = 10 suits activations of a few units. In a network that works in 0..255 features are ten times larger, and α = 10
-would destroy a trained one; `alpha=None` finds α in a calibration stage instead, as PAMS does. The preset `pact` does
-so.
+Our sources only mention the name: places, weights and stages are those of PAMS (quantised.py); docs/methods/pact.md.
+α = 10 suits activations of a few units; `alpha=None` finds α in a calibration stage, as the preset does.
 """
 
 from __future__ import annotations

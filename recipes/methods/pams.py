@@ -3,17 +3,8 @@
     L = L1(S, y) + γ·mean( (â(F_S) - â(F_T))² ),   â(F) = flatten(mean_c F²)/‖·‖₂ of a sample,   F at pre_up
 
 Code followed: colorjam/PAMS, main.py, utils/common.py; γ = 1000 there, for images in [0,255], and 1000/255 for [0,1].
-Quantisers: compressor/models/quantisation/quantisers.py; the two stages: quantised.py.
-
-A block: the skip adds Q1(x); conv1 → ReLU → Q2 → conv2 → ·res_scale → Q3; weights Q(W). Head, body_end, upsampler and
-tail stay in float.
-
-- The code's conv1 reads the float x, so that its block is not a k-bit one. Our decision: it reads Q1(x);
-  `compat="pams"` follows the code, with its α of the last batch after calibration and its half gradients at ±α.
-- The code loads the trained file only into the teacher, and the quantised student starts from random weights. Our
-  decision: it starts from the float weights; `--init random` follows the code.
-
-The maps have no channels, so the teacher may be wider than the student, or another kind of network.
+Quantisers: compressor/models/quantisation/quantisers.py; the two stages: quantised.py; where we differ:
+docs/methods/pams.md. The maps have no channels, so the teacher may be wider, or another kind of network.
 """
 
 from __future__ import annotations

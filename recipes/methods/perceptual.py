@@ -2,21 +2,13 @@
 
     main stage    L = L1(s,t) + g·L1(∇s,∇t) + w·Σ L1 of Haar's high bands of s and t, two levels
     last stage    L = L1(s,t) + g·L1(∇s,∇t) + p·spectrum(s,t) + q·contrast(s,t) + f·flat(s,t)
-                      + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1)
-                  D learns BCE(D(t), 1) + BCE(D(s), 0);   it starts from the averaged student
+                      + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1);        D learns BCE(D(t), 1) + BCE(D(s), 0)
+    L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)|, φ = the teacher's blocks; or Real-ESRGAN's sum over VGG-19
     t = the teacher's image of the same input, clipped and rounded to 8 bit
-    g = w = 0.5, p = f = 1, q = 4, λ_D = 0.01;   the three of texture are those of recipes/terms/texture.py
 
-L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)| with the teacher's own blocks as φ (after a sixth, a third and half of
-them), fed the images shrunk to their input's size, weight calibrated to 0.3 of the L1; or Real-ESRGAN's sum over VGG-19
-with weight 1. D is the U-Net of recipes/terms/discriminator.py. Both of its images are of one input, so it learns what
-the student still lacks, not how photographs look; both get the same uniform noise of ±1/2 of a grey level, so that it
-doesn't read the rounding of t. D first learns alone, then λ_D rises: a twentieth and a tenth of the stage, at most 500
-and 1000 steps. recipes/terms/looks_guard.py watches, and halves λ_D or ends the game.
-
-[choice], after Real-ESRGAN (realesrgan/models/realesrgan_model.py, which trains the teachers) and SDAKD (arXiv
-2510.03870, which needs a discriminator of the student's own size); nothing published is repeated. An original is not
-used. With λ_φ = λ_D = 0 there is no last stage.
+Texture: recipes/terms/texture.py; D: discriminator.py; the guard: looks_guard.py. D first learns alone, then λ_D rises.
+[choice], after Real-ESRGAN (realesrgan/models/realesrgan_model.py) and SDAKD (arXiv 2510.03870;
+docs/methods/perceptual.md).
 """
 
 from __future__ import annotations
@@ -36,7 +28,7 @@ from compressor.images.metrics import as_in_a_file
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network
 from compressor.training.calibration import Calibrated
-from compressor.training.method import AfterAverage, Kind, LaterStage, OwnRate
+from compressor.training.method import AfterAverage, Kind, LaterStage, Method, OwnRate
 from compressor.training.step import Step
 from recipes.composition import ROUNDED_IMAGE_TERM
 from recipes.terms.discriminator import LOSSES, LossName, UNetDiscriminator
@@ -117,7 +109,7 @@ class Perceptual(UsesPerceptualNet):
 
 
 @dataclass(frozen=True)
-class Game:
+class Game(Method):
     """The last stage, of `steps` after `began`: student against discriminator."""
 
     of: Perceptual

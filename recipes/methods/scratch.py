@@ -4,10 +4,6 @@
     inherit   S ← slice(T, width, depth), a detached copy of the trained teacher's weights; then the same loss
 
 Source: every table of the field (e.g. DUKD, table 2, rows 'Scratch'). L1 is the mean over all elements.
-
-Inherit separates the gain of initialisation from that of distillation: in a user's run of CSD's code (CSD issue #9) it
-explains 0.23 of the 0.27 dB that CSD gains on Urban100. Before training the slice is not a working network (about 14 dB
-on Set5 at width 0.25), so a first loss above that of a random student is normal.
 """
 
 from __future__ import annotations
@@ -18,12 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional as F
 
-from compressor.training.method import PlainMethod
+from compressor.training.method import Method
 from compressor.training.step import Step
 
 
 @dataclass(frozen=True)
-class Scratch(PlainMethod):
+class Scratch(Method):
     """Pixel L1 to the ground truth."""
 
     weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0})

@@ -3,16 +3,8 @@
     R = Σ_j v_j · mean|φ_j(P) - φ_j(S)| / (mean_{b,c,h,w} Σ_k |φ_j(N_k) - φ_j(S)| + 1e-7),   v = 1/32, 1/16, 1/8, 1/4, 1
 
 Wang et al., CSD (IJCAI 2021); code followed: Booooooooooo/CSD, loss/contrast_loss.py, trainer/slim_contrast_trainer.py.
-
-- Both means run over the whole batch before the division: a ratio of the batch, not a mean of ratios. The denominator
-  is a sum over the K negatives, not a mean: with half as many the term is twice as large, and methods whose λ is
-  published for a number of them scale it (`fit_batch`).
-- Negatives are LR images of the same batch enlarged by torch's bicubic (a = -0.75), neither clamped nor given a
-  gradient; each is compared with every student image, including its own.
-- The code draws a permutation of 0…K-1 and so always uses the first K of the batch, whose order has no effect on a sum.
-  We draw K of the batch without replacement; `compat="csd"` uses the first K. A smaller batch is used completely.
-- The code detaches the positive only under a flag, which its README sets: here the caller decides, by detaching.
-- The code's cosine variant runs along the batch axis, surely by mistake, and is left out.
+Both means run over the whole batch before the division. The denominator is a sum over K negatives, LR images of the
+batch enlarged by torch's bicubic, each compared with every student image (docs/methods/csd.md).
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
     c0 3→n;  c1 n→2n, c2 2n→4n, c3 4n→8n, each 4×4 with stride 2;  then up by 2 (bilinear), c4 8n→4n, + x2;
     up, c5 4n→2n, + x1;  up, c6 2n→n, + x0;  c7, c8 n→n;  c9 n→1          (a leaky ReLU of 0.2 behind each but the last)
 
-c1 to c8 have no bias and spectral normalisation: the weight is divided by σ = uᵀ·W·v, its largest singular value, with
-v ← Wᵀu/|Wᵀu| and u ← Wv/|Wv| once in each pass that learns (Miyato et al., 2018). Code followed:
+c1 to c8 have no bias and spectral normalisation (Miyato et al., 2018), iterated in each pass that learns. Code:
 xinntao/Real-ESRGAN, realesrgan/archs/discriminator_arch.py (n = 64), whose names of parameters are kept.
 """
 

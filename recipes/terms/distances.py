@@ -2,12 +2,9 @@
 
     d(a, b) = mean |a - b| over all elements of a sample
 
-B anchors against K others would be a tensor of K·B features: 10·16 of 64×192×192 are 1.4 GiB per level, which autograd
-would keep. Here one other is handled at a time, and on a CPU so few elements that their differences stay in the cache.
-For a sum over the others, the gradient is computed in the same pass: sums of signs, which half precision represents
-exactly.
-
-Terms are computed in fp32 also inside a bf16 autocast, as differences of similar features lose precision.
+One other sample is handled at a time, and on a CPU so few elements that they stay in the cache: all differences of B
+anchors and K others would be gigabytes. The gradient of a sum over the others, sums of signs, is computed in the same
+pass. Terms are in fp32 also inside a bf16 autocast, as differences of similar features lose precision.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.randomness import torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.taps import resolve_tap, tap_shapes
-from compressor.training.method import ComparesFeatures, FeaturePair, Kind, Method
+from compressor.training.method import FeaturePair, Kind, Method
 from compressor.training.step import Step
 from recipes.terms.distances import widen
 from recipes.terms.gating import Gated
@@ -54,7 +54,7 @@ def describe_taps(
 
     lines = []
     for method in methods:
-        pairs = method.feature_pairs(teacher, student) if isinstance(method, ComparesFeatures) else ()
+        pairs = method.feature_pairs(teacher, student)
         teacher_taps = [pair.teacher for pair in pairs if pair.teacher is not None]
         student_shapes = shapes(student, [pair.student for pair in pairs]) if pairs else {}
         teacher_shapes = shapes(require_network(teacher), teacher_taps) if teacher_taps else {}

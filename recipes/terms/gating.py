@@ -3,13 +3,8 @@
     1/B Σ_i a_i·ℓ_i
     hard  a_i = 1[L1(T_i, y_i) < L1(S_i, y_i)],   soft  sigmoid((L1(S_i, y_i) - L1(T_i, y_i)) / τ_g),   off  1
 
-[choice] FACD's abstract says that distillation is selected per patch; the losses that can be gated are our choice: the
-teacher's image, FAKD's affinities and LFD-style's features have a value per sample. CSD's contrast has none (one ratio
-for the whole batch), and the heads of DS and CLSD-style learn only from labels.
-
-τ_g is the standard deviation of the gap between the errors over the run. Mean and mean square include all samples of
-the steps so far and, from HORIZON steps on, are exponential averages of that length. [choice] A step's own samples are
-included, so that τ_g is defined in the first step.
+τ_g is the standard deviation of the gap between the errors over all samples so far, this step's included; from HORIZON
+steps on, of an exponential average of that length. [choice], docs/methods/facd.md.
 """
 
 from __future__ import annotations
@@ -23,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.models.networks.base import Network
-from compressor.training.method import Method, PlainMethod
+from compressor.training.method import Method
 from compressor.training.step import Step
 from recipes.composition import GATED_IMAGE_TERM, IMAGE_TERM
 from recipes.terms.distances import sample_l1
@@ -37,7 +32,7 @@ GATE = Field(
 
 
 @dataclass(frozen=True)
-class Gated(PlainMethod):
+class Gated(Method):
     """A method that may exclude patches; the share of patches that pass is logged as `seen/gate_open`."""
 
     gate: Annotated[Gate, GATE] = field(default="off", kw_only=True)
@@ -60,7 +55,7 @@ class Gated(PlainMethod):
         if self.gate == "hard":
             values = (gap > 0).to(gap.dtype)
         else:
-            running = cast(RunningSpread, cast(nn.ModuleDict, step.modules[cast(Method, self).name])["spread"])
+            running = cast(RunningSpread, cast(nn.ModuleDict, step.modules[self.name])["spread"])
             moments = running.moments_with(step.all_gather(gap))
             step.after_update(lambda: running.moments.copy_(moments))
             values = torch.sigmoid(gap / running.deviation(moments).to(gap.dtype).clamp_min(MIN_SPREAD))

@@ -1,18 +1,13 @@
 """The guard of adversarial training: it compares fixed crops with the teacher's before artefacts can show.
 
-    spectrum   R_k = 10·log10((P_S,k + ε)/(P_T,k + ε)) over rings of the crops' mean power: the mean of all rings at
-               most 1 dB, each above half Nyquist at most 3 dB; more is invented noise or a checkerboard
-    colour     the largest |mean(S - T)| of a channel over all crops: at most 0.5/255 above its value at the start; the
-               mean over blocks of 8 LR pixels of |mean(S - T)|: at most 1/255 above it
-    distance   PSNR(S, T) at most 1 dB below its value at the start
-    flat       deviation within the flattest 5 % of the teacher's blocks of 8×8: at most 1.2 times the teacher's, or 1.2
-               times its value at the start
-    opponent   its accuracy on the crops, which it never learns from, above 0.98 for a fourth of the stage: too strong
+    spectrum   10·log10((P_S,k + ε)/(P_T,k + ε)) over rings: their mean, and the largest above half Nyquist
+    colour     the largest |mean(S - T)| of a channel over all crops, and over blocks of 8 LR pixels
+    distance   PSNR(S, T)
+    flat       deviation within the flattest 5 % of the teacher's blocks of 8×8, over the teacher's
+    opponent   its accuracy on the crops, which it never learns from
 
-One breach halves the adversarial weight, and for a tenth of the stage no other one counts, so that this can help; after
-the third the student goes back to the last one without a breach, and adversarial training ends. [choice]: the bounds
-of a spectrum below the teacher's would be broken by every student that has yet to sharpen, and those of colour and flat
-areas by a student that is small; hence the values at the start.
+Most bounds are relative to the start. One breach halves the adversarial weight, and for a tenth of the stage no other
+counts; after the third the student goes back to the last one without a breach, and adversarial training ends. [choice]
 """
 
 from __future__ import annotations

@@ -1,17 +1,11 @@
 """φ, the frozen network whose features are used to compare images: VGG-19, or the teacher's first blocks.
 
-    VGG-19     ReLU 1_1, 2_1, 3_1, 4_1, 5_1: outputs of the layers 1, 6, 11, 20, 29, fed 255·image without ImageNet's
-               mean and deviation (CSD, loss/contrast_loss.py; Simonyan and Zisserman, 2015, configuration E);
-               for looks (ESRGAN): conv 1_2, 2_2, 3_4, 4_4, 5_4 before their ReLU, layers 2, 7, 16, 25, 34, with
-               ImageNet's mean and deviation (BasicSR, archs/vgg_arch.py)
-    teacher    a copy of the teacher's stem and first blocks, one level after each block: at least one, at most five, as
-               many as cost no more than VGG-19 on the same image ([choice]: for machines without VGG-19);
-               for looks: one level each after a sixth, a third and half of its blocks
+    VGG-19     outputs of the layers 1, 6, 11, 20, 29, fed 255·image (CSD, loss/contrast_loss.py); for looks: conv 1_2
+               to 5_4 before their ReLU, with ImageNet's mean and deviation (BasicSR, archs/vgg_arch.py)
+    teacher    a copy of the teacher's first blocks, a level after each: one to five, as many as cost no more than
+               VGG-19 ([choice]); for looks: levels after a sixth, a third and half of its blocks
 
-VGG-19 is defined here without torchvision; names and shapes are those of its file (`features.N.weight`), so that
-vgg19-dcbb9e9d.pth can be loaded directly. Its ImageNet weights were not available during development: names, shapes,
-taps and cost are tested against the published layer list, the loader with files of random weights. No figure here was
-obtained with the real weights.
+VGG-19 has the names and shapes of torchvision's file. No figure of srkd was obtained with its ImageNet weights.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""The selection of φ, the frozen network whose features contrastive methods compare: one per run, selected before
-training.
+"""The selection of φ, the frozen network whose features contrastive methods compare: one per run, before training.
 
 VGG-19 from the file of `--phi-weights`, from torch.hub's cache, or downloaded into it, in this order; else the
-teacher's own first blocks. A download from a silent server, or with a wrong checksum, counts as unavailable.
-With `phi=vgg19` (required by a paper's preset) there is no fallback.
+teacher's own first blocks. With `phi=vgg19` (required by a paper's preset) there is no fallback.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias, cast
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -27,7 +25,7 @@ from compressor.base.files import file_sha256
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.published import hub_file
 from compressor.models.networks.base import Network
-from compressor.training.method import Method, PlainMethod
+from compressor.training.method import Method
 from recipes.terms.perceptual import VGG19, Phi, TeacherPhi, load_vgg19, plan_teacher_phi
 
 FILE = "vgg19-dcbb9e9d.pth"
@@ -42,7 +40,7 @@ PhiChoice: TypeAlias = Literal["auto", "vgg19", "teacher"]
 
 
 @dataclass(frozen=True)
-class UsesPerceptualNet(PlainMethod):
+class UsesPerceptualNet(Method):
     """A method with φ as `step.helpers[self.name]["phi"]`: frozen, built at each start, not saved."""
 
     phi: Annotated[
@@ -63,7 +61,7 @@ class UsesPerceptualNet(PlainMethod):
         if self.uses_teacher_blocks and owner is not None:
             # The plan is cached here, so that a later dry run does not count the planning of φ.
             plan_teacher_phi(owner.spec, for_looks=self.phi_for_looks)
-        return cast(Method, self)
+        return self
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """Return φ as a helper; `teacher` is the loaded teacher, even if a copy of it is trained."""

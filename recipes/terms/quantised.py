@@ -1,18 +1,11 @@
 """The common part of PAMS and PACT: a quantised student whose ranges are calibrated, then learnt at their own rate.
 
-    stage 1, calibration   nothing is clipped; α_t = the bias-corrected average of the batches' a_1 … a_t, d = 0.9997
-                           a = mean over samples of max|v|
+    stage 1, calibration   nothing is clipped; a = mean over samples of max|v|, d = 0.9997, and α their average:
                            α_t = α_(t-1) + (1 - d)/(1 - d^t)·(a_t - α_(t-1))
-    stage 2                α is trained, by Adam at 1e-2, and kept above 0
+    stage 2                α is trained, by Adam at 1e-2 in a network that works in 0..255, and kept above 0
 
-If every layer is quantised (`placement="all"`), layers outside the blocks with inputs of 8 bits or more use the largest
-feature of any sample as range: a mean would clip the image itself, white first, which cost 0.3 dB.
-
-Code followed: colorjam/PAMS, model/quant_ops.py. There the average starts with the second epoch, and with its default
-of one calibration epoch α is the last batch's a; our decision is the average over at most 1000 steps. The weights are
-trained in both stages. α's rate is given for networks that work in 0..255, as PAMS's does, and scaled to the range of
-others: Adam's steps do not depend on the size of a gradient, and for a network in [0,1] 1e-2 is a hundredth of the
-range.
+Code followed: colorjam/PAMS, model/quant_ops.py, where α is the last batch's a. With `placement="all"`, layers outside
+the blocks with inputs of 8 bits or more use the largest feature of any sample: a mean would clip white.
 """
 
 from __future__ import annotations
@@ -35,7 +28,7 @@ from compressor.models.quantisation.description import (
     QuantisationMethod,
 )
 from compressor.models.quantisation.quantisers import SMALLEST_ALPHA, Quantiser, following, quantisers_of
-from compressor.training.method import EarlierStage, Kind, OwnRate, PlainMethod
+from compressor.training.method import EarlierStage, Kind, Method, OwnRate
 from compressor.training.step import Step
 
 AVERAGE_DECAY = 0.9997
@@ -54,7 +47,7 @@ AlphaRate = Annotated[float, Field(gt=0, description="learning rate of α, for a
 
 
 @dataclass(frozen=True)
-class QuantisedMethod(PlainMethod):
+class QuantisedMethod(Method):
     """A method that trains a quantised student."""
 
     bits: Bits = 8
@@ -111,7 +104,7 @@ class QuantisedMethod(PlainMethod):
 
 
 @dataclass(frozen=True)
-class Calibration(PlainMethod):
+class Calibration(Method):
     """Stage 1: the losses of the method, while α follows the features."""
 
     of: QuantisedMethod

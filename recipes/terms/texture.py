@@ -1,25 +1,13 @@
-"""How much texture an image has beside another, as losses: by frequency, by place, and in flat areas.
+"""How much texture an image has beside another, as losses: by frequency, by place, and in flat areas ([choice]).
 
     spectrum    Σ_b v_b·mean_k γ_k²·|log10((P_S,bk + ε_b)/(P_T,bk + ε_b))| / Σ_b v_b
     contrast    mean over blocks of 8×8 pixels of ρ²·|dev(S) - dev(T)|
     flat        mean over the calmest quarter of T_b's blocks of max(0, dev(S) - dev(T))
-
-S_b and T_b are two patches, the first of them the student's; P_bk is the power of the luminance in ring k of the
-frequencies (compressor/images/looks.py), ε_b a thousandth of the mean of P_T,b, and v_b² the mean of P_T,b in the rings
-finer than 8 pixels: patches count by the texture that they should have. dev is a block's deviation, of all channels
-together.
-
-γ_k is the coherence of S and T in ring k, over the batch, and ρ their correlation within a block, of all channels
-together; both without gradient, and 0 in place of a negative one:
-
     γ_k = Σ_b Re mean(F_S·conj F_T) / √(Σ_b P_S,bk · Σ_b P_T,bk),   ρ = cov(S, T)/(dev(S)·dev(T))
 
-Texture is asked for where the student knows where it lies. Where it doesn't, it would meet the demand in the cheapest
-way, by the squares of the LR pixels along its edges.
-
-The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its
-place, and says little of where in a block a line lies, of which a small student is not sure. It treats a block with
-too much as one with too little; in flat areas too much is seen first, which is why they count once more.
+P_bk is the power of patch b's luminance in ring k (compressor/images/looks.py), ε_b a thousandth of P_T,b's mean, v_b²
+its mean in the rings finer than 8 pixels. The coherence γ and the correlation ρ, without gradient and at least 0, ask
+for texture only where the student knows where it lies (docs/methods/perceptual.md).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import ConfigDict, PlainSerializer, PlainValidator
 
 from compressor.base.choices import Goal, Init, Layout, Precision, Select
 from compressor.models.quantisation.description import Quantisation
@@ -50,8 +50,6 @@ class TrainingMode(Entry):
     layout: Layout
     teacher_precision: Precision = "fp32"
     compiled: bool = False
-    patches: int = 0
-    step_ms: dict[str, float] = Field(default_factory=dict)
     reason: str = ""
 
 

@@ -18,7 +18,7 @@ from compressor.inference.teacher_check import TeacherCheck, check_teacher, form
 from compressor.models.networks.registry import quantise
 from compressor.teachers.teacher import Teacher
 from compressor.training.distributed import process_device
-from compressor.training.method import Method, TrainsJointly, kind_of
+from compressor.training.method import Method
 from compressor.training.speed import choose_execution_mode
 from recipes.catalogue import FOR_FILMS, PIXEL_ONLY
 from recipes.config.reading import recipe_label
@@ -76,7 +76,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
     methods = build_methods(preset, phi, use, student.network, note)
     use = replace(use, methods=methods)
     for method in methods:
-        if isinstance(method, TrainsJointly):
+        if method.kind == "joint":
             require_inside(start, method.name, has_labels=labels == "original")
     rule, batch = preset.schedule, len(rank.share(preset.schedule.batch))
     network = None if teacher is None else teacher.network
@@ -101,7 +101,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         device=device,
         options=speed_options(preset, teacher),
     )
-    note(mode.line(rule.lr_patch))
+    note(mode.line())
     return RunSpec(
         options=options,
         recipe=recipe_label(options.training.recipe),
@@ -198,7 +198,7 @@ def _choose_labels(
         return "teacher"
     if given is not None or goal == "original":
         return given or "original"
-    joint = [method.name for method in methods if isinstance(method, TrainsJointly)]
+    joint = [method.name for method in methods if method.kind == "joint"]
     if joint:
         note(
             f"labels: the originals, as {joint[0]} trains its teacher on them, which moves both away from the teacher "
@@ -216,7 +216,7 @@ def _require_sound_teacher(options: CompressOptions, use: TeacherUse, check: Tea
     """Refuse a teacher that other settings improve, if the user has not chosen them; note what the check found."""
     for line in check.lines():
         note(line)
-    compares_pixels = use.labels == "teacher" and not any(kind_of(method) == "looks" for method in use.methods)
+    compares_pixels = use.labels == "teacher" and not any(method.kind == "looks" for method in use.methods)
     if check.is_for_looks and compares_pixels and not repeats_published(options.training.recipe):
         note(
             f"recipe {recipe_label(options.training.recipe)} compares pixels, so its student will be softer than this "

@@ -22,9 +22,7 @@ from compressor.base.precision import synchronise
 from compressor.base.processes import Rank
 from compressor.models.networks.base import ImageModel
 from compressor.models.networks.cost import cost
-from compressor.training.guard import SkippedStep
-from compressor.training.loop import Trainer
-from compressor.training.losses import Losses
+from compressor.training.loop import Events, Trainer
 from compressor.training.state import State
 from srkd.options.compress import CompressOptions
 from srkd.record.run_file import RunFile
@@ -180,7 +178,7 @@ def _peak_bytes(run: OpenRun) -> int:
     return torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else peak_resident_bytes()
 
 
-class _Meter(ExitStack):
+class _Meter(ExitStack, Events):
     """Events that time the second step of each stage, and count the multiply-accumulates of the third."""
 
     def __init__(self, device: torch.device, stages: int, progress: Callable[[int, int], None]) -> None:
@@ -203,18 +201,6 @@ class _Meter(ExitStack):
         else:
             self.close()
             self.macs.append(self.counter.get_total_flops() // 2)
-
-    def on_step(self, done: int, rate: float, losses: Losses) -> None:
-        pass
-
-    def on_skip(self, done: int, skipped: SkippedStep) -> None:
-        pass
-
-    def note(self, line: str) -> None:
-        pass
-
-    def flag(self, done: int, message: str) -> None:
-        pass
 
     def how_to_continue(self) -> str:
         return "this was a dry run, and a run would stop here too"

@@ -17,7 +17,7 @@ from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.torch_runtime import torch_device
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
-from compressor.training.method import Method, TrainsJointly, fit_methods
+from compressor.training.method import Method, fit_methods
 from compressor.training.speed import ExecutionMode, SpeedOptions
 from compressor.training.stage import Stage
 from compressor.training.validation import Validation
@@ -106,7 +106,7 @@ def open_run(spec: RunSpec, context: Context) -> OpenRun:
         views = replace(use, methods=methods).cached_views()
         cache = plan_cache(spec.preset, teacher, data.train, views, choice.cache())
         _require_same("teacher_cache", spec.teacher_cache, cache_entry(cache))
-    if teacher is not None and any(isinstance(method, TrainsJointly) for method in methods):
+    if teacher is not None and any(method.kind == "joint" for method in methods):
         teacher = whole_teacher(teacher, student, context)
     judge = teacher if spec.distilled is None else _open_file(spec, spec.distilled.teacher, device, context)
     validation = context.once(

@@ -12,7 +12,7 @@ from compressor.images.suffixes import is_film
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import linear_plan
 from compressor.teachers.teacher import Teacher
-from compressor.training.method import FitsBatch, HasEarlierStages, Method, TrainsJointly, kind_of
+from compressor.training.method import Method
 from recipes.catalogue import FOR_FILMS, PIXEL_ONLY, RECIPES, teacher_needs
 from recipes.composition import refusals
 from recipes.config.by_class import is_class
@@ -160,25 +160,23 @@ def needs_teacher(methods: Sequence[Method]) -> bool:
 
 def tunes_teacher(method: Method) -> bool:
     """Whether the method trains a copy of the teacher that teaches."""
-    return isinstance(method, HasEarlierStages) and any(stage.tunes_teacher for stage in method.earlier_stages())
+    return any(stage.tunes_teacher for stage in method.earlier_stages())
 
 
 def trains_teacher(method: Method) -> bool:
     """Whether the run trains its teacher on patches, before the student or with it."""
-    return isinstance(method, TrainsJointly) or tunes_teacher(method)
+    return method.kind == "joint" or tunes_teacher(method)
 
 
 def fit_batch(preset: Preset, note: Note) -> tuple[Method, ...]:
     """The preset's methods with their weights for its batch; a note says which, unless the preset gives the weight."""
     fitted = []
     for method in preset.build_methods():
-        if isinstance(method, FitsBatch):
-            before = method.weights
-            method, text = method.fit_batch(preset.schedule.batch)
-            changed = {term for term, weight in method.weights.items() if before[term] != weight}
-            if text is not None and not changed <= preset.weights.keys():
-                note(text)
-        fitted.append(method)
+        suited, text = method.fit_batch(preset.schedule.batch)
+        changed = {term for term, weight in suited.weights.items() if method.weights[term] != weight}
+        if text is not None and not changed <= preset.weights.keys():
+            note(text)
+        fitted.append(suited)
     return tuple(fitted)
 
 
@@ -199,7 +197,7 @@ def recipe_for_looks() -> str | None:
     """The first recipe whose student is to look like its teacher."""
     for name in sorted(RECIPES):
         with suppress(SrkdError):
-            if any(kind_of(method) == "looks" for method in load_preset(name).build_methods()):
+            if any(method.kind == "looks" for method in load_preset(name).build_methods()):
                 return name
     return None
 

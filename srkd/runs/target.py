@@ -9,7 +9,6 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.cost import cost
-from compressor.training.method import TrainsJointly
 from export.formats.conversion import FileOptions
 from export.plan.measure import Environment, measure_file
 from export.writing.exporting import Source, export_model
@@ -68,7 +67,7 @@ def _refuse_contradictions(options: CompressOptions) -> None:
         if is_given:
             raise UsageError(f"{flag}: the target may choose a student that is no slice of the teacher; leave it out")
     for method in load_recipe(options).build_methods():
-        if isinstance(method, TrainsJointly):
+        if method.kind == "joint":
             raise UsageError(
                 f"{method.name} trains its student inside the teacher, and a target may choose one of another network: "
                 "give --width in place of the target, or take csd-lite or logits"

@@ -8,7 +8,7 @@ from compressor.assets import embedded_teacher
 from compressor.base.context import Note
 from compressor.base.errors import UsageError
 from compressor.teachers.teacher import Teacher, load_teacher
-from compressor.training.method import FeedsOtherSizes, Method
+from compressor.training.method import Method
 from recipes.catalogue import teacher_needs
 from srkd.options.compress import TeacherOptions
 from srkd.runs.recipe import recipes_for_outputs
@@ -43,11 +43,10 @@ def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: 
         )
     fitted = []
     for method in methods:
-        if isinstance(method, FeedsOtherSizes):
-            method, text = method.fit_sizes(sizes, lr_patch, sizes.scale)
-            if text is not None:
-                note(text)
-        fitted.append(method)
+        suited, text = method.fit_sizes(sizes, lr_patch, sizes.scale)
+        if text is not None:
+            note(text)
+        fitted.append(suited)
     return tuple(fitted)
 
 

@@ -12,7 +12,7 @@ from compressor.data.batches import View
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache
 from compressor.teachers.teacher import Teacher
-from compressor.training.method import HasTeacherViews, Method, teacher_views
+from compressor.training.method import Method, declares, teacher_views
 from recipes.catalogue import PIXEL_ONLY, teacher_needs
 from recipes.config.preset import Preset
 from srkd.options.compress import TrainingOptions
@@ -41,7 +41,7 @@ class TeacherUse:
         return self.labels == "teacher" or any(
             method.name not in PIXEL_ONLY
             and teacher_needs(method) != "nothing"
-            and (not isinstance(method, HasTeacherViews) or "whole" in method.teacher_views)
+            and (not declares(method, "teacher_views") or "whole" in method.teacher_views)
             for method in self.methods
         )
 

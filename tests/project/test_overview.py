@@ -49,8 +49,8 @@ def test_imports_lie_on_one_side_of_the_diagonal_and_siblings_have_none() -> Non
 
 def test_the_picture_of_methods_knows_what_the_catalogue_does() -> None:
     dots = methods().dots
-    assert ("csd", "TrainsJointly") in dots and ("scratch", "the teacher's images") not in dots
-    assert {row for row, column in dots if column == "QuantisesStudent"} == {"pams", "pact"}
+    assert ("csd", "branches") in dots and ("scratch", "the teacher's images") not in dots
+    assert {row for row, column in dots if column == "quantisation"} == {"pams", "pact"}
     assert {row for row, column in dots if column == "the teacher's images"} == {
         "csd-lite",
         "logits",

@@ -21,7 +21,7 @@ from compressor.models.students.students import student_of_spec
 from compressor.training.calibration import Calibrated
 from compressor.training.guard import SkippedStep
 from compressor.training.loop import Trainer
-from compressor.training.method import Kind, Method, PlainMethod, TrainsJointly, fit_methods, quantisation_of
+from compressor.training.method import Kind, Method, fit_methods, quantisation_of
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from compressor.training.step import Runner, Step, StepNetworks
@@ -79,7 +79,7 @@ class Pair:
     ) -> Pair:
         preset = load_preset("scratch", ("schedule.rate=1e-3", "schedule.decay=constant", *settings)).with_steps(steps)
         frozen = None if teacher is None else build(teacher, seed=1).eval().requires_grad_(False)
-        inside = frozen is not None and isinstance(method, TrainsJointly)
+        inside = frozen is not None and method.kind == "joint"
         start = student_of_spec(frozen, student) if inside and frozen is not None else build(student, seed=0)
         quantisation = quantisation_of([method])
         if quantisation is not None:
@@ -119,18 +119,18 @@ def step_of(
     networks = [network if isinstance(network, Network) else None for network in (teacher, student)]
     with torch_seed(3):
         modules = nn.ModuleDict({method.name: method.modules(*networks)})  # type: ignore[arg-type]
-    helpers = {method.name: method.helpers(phi_of, student)} if phi_of is not None else {}  # type: ignore[attr-defined]
+    helpers = {method.name: method.helpers(phi_of, student)} if phi_of is not None else {}  # type: ignore[arg-type]
     frozen = None if teacher is None else Runner(teacher, trains=False)  # type: ignore[arg-type]
     runners = StepNetworks([Runner(student, trains=True)], frozen, modules, helpers)  # type: ignore[arg-type]
     return Step(number, seed, batch, runners)
 
 
 @dataclass(frozen=True)
-class StubMethod(PlainMethod):
+class StubMethod(Method):
     """A method of a given kind without terms, for tests of combinations."""
 
     name: str
-    kind: Kind
+    kind: Kind = "pixel"
     weights: Mapping[str, float | Calibrated] = field(default_factory=lambda: {"pixel": 1.0})
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.guard import SkippedStep
-from compressor.training.loop import Trainer
+from compressor.training.loop import Events, Trainer
 from compressor.training.losses import Losses
 from compressor.training.method import Kind, PlainMethod
 from compressor.training.stage import Stage
@@ -62,7 +62,7 @@ def stage(methods: list[object], **schedule: object) -> Stage:
     return load_preset("scratch", settings).stage(methods)  # type: ignore[arg-type]
 
 
-class Recorder:
+class Recorder(Events):
     """Events that record the numbers of each step."""
 
     def __init__(self) -> None:
@@ -83,12 +83,6 @@ class Recorder:
 
     def flag(self, done: int, message: str) -> None:
         self.notes.append(message)
-
-    def how_to_continue(self) -> str:
-        return "nothing is lost"
-
-    def after_step(self, done: int, state: State) -> None:
-        pass
 
 
 class SavingRecorder(Recorder):

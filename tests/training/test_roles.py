@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,14 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
-from compressor.models.networks.axes import Segments
-from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students.students import student_of_spec
 from compressor.training.calibration import Calibrated, TermCalibration, calibration_steps
 from compressor.training.loop import Trainer
-from compressor.training.method import PlainMethod
+from compressor.training.method import Kind, Method
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -30,15 +29,12 @@ from tests.support.training import Recorder, SavingRecorder, is_same, network, s
 
 
 @dataclass(frozen=True)
-class Together(PlainMethod):
+class Together(Method):
     """Students inside the teacher, all on the pixel loss; the teacher's own image is a target without gradient."""
 
     name: str = "together"
-    segments: Segments = "each"
+    kind: Kind = "joint"
     weights: Mapping[str, float] = field(default_factory=lambda: {"students": 1.0, "teacher": 1.0, "pull": 0.1})
-
-    def branches(self, teacher: Spec) -> Sequence[Spec]:
-        return ()
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         students = [step.student(branch=branch).sr for branch in range(step.branches)]

@@ -1,10 +1,9 @@
-"""Facts decide the precision, measurements only on request; the choice is reported and stored; compilation may fail."""
+"""Facts decide the precision; the choice is stored; compilation may fail."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, cast
@@ -51,62 +50,13 @@ def chosen(options: SpeedOptions | None = None, steps: int = 10**8) -> Execution
     return choose_execution_mode(network(), steps=steps, batch=4, lr_patch=12, device=CPU, options=options)
 
 
-def slow_in(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
-    """Simulate the duration of a step in each precision, on any machine."""
-
-    def measure(trial: speed._Trial) -> float:
-        trial.run()
-        return milliseconds[trial.precision] / 1e3
-
-    monkeypatch.setattr(speed._Trial, "seconds", measure)
-
-
-MEASURE = SpeedOptions(precision="measure")
-
-
 @pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("slow", ["fp32", "bf16"])
-def test_what_the_clock_says_changes_nothing_unless_it_is_asked(
-    monkeypatch: pytest.MonkeyPatch, native: bool, slow: str
-) -> None:
-    """On a busy machine either precision may be slower; the same seed must train in the same one."""
+def test_the_processor_decides(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     monkeypatch.setattr(speed, "computes_bf16", lambda device: native)
-    slow_in(monkeypatch, **{"fp32": 1.0, "bf16": 1.0, slow: 1000.0})
     mode = chosen()
-    expected_precision: Precision = "bf16" if native else "fp32"
-    assert (mode.precision, mode.layout) == (expected_precision, training_layout(CPU, expected_precision))
-    assert not mode.step_ms
-    expected = "cpu computes bf16 natively here" if native else "cpu has no arithmetic for bf16 here"
-    assert mode.line(12).endswith(expected)
-
-
-@pytest.mark.parametrize(("fp32", "bf16", "wins"), [(20.0, 5.0, "bf16"), (5.0, 20.0, "fp32")])
-def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float, wins: str) -> None:
-    monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
-    slow_in(monkeypatch, fp32=fp32, bf16=bf16)
-    mode = chosen(MEASURE)
-    assert mode.precision == wins
-    assert set(mode.step_ms) == {"fp32 channels_last", "fp32 contiguous", "bf16 channels_last", "bf16 contiguous"}
-    assert mode.step_ms["fp32 channels_last"] >= fp32
-    assert f"training in {wins}" in mode.line(12)
-    assert "of 12x12" in mode.line(12)
-
-
-@pytest.mark.parametrize(("last_ms", "expected"), [(95.0, ("fp32", "channels_last")), (80.0, ("bf16", "contiguous"))])
-def test_noise_does_not_choose(monkeypatch: pytest.MonkeyPatch, last_ms: float, expected: tuple[str, str]) -> None:
-    milliseconds = {"fp32 channels_last": 100.0, "fp32 contiguous": 95.0, "bf16 channels_last": 95.0}
-    milliseconds["bf16 contiguous"] = last_ms
-    monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
-    monkeypatch.setattr(speed, "_measure", lambda trials: {trial.name: milliseconds[trial.name] for trial in trials})
-    mode = chosen(MEASURE)
-    assert (mode.precision, mode.layout) == expected
-
-
-def test_a_processor_without_bf16_is_never_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    slow_in(monkeypatch, fp32=1.0)
-    assert set(chosen(MEASURE).step_ms) == {"fp32 channels_last", "fp32 contiguous"}
-    assert chosen().precision == "fp32"
+    expected: Precision = "bf16" if native else "fp32"
+    assert (mode.precision, mode.layout) == (expected, training_layout(CPU, expected))
+    assert chosen(SpeedOptions(precision="bf16")).precision == "bf16"
 
 
 def test_a_short_run_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,24 +82,11 @@ def test_channels_are_first_where_gradients_of_weights_are_slow(
     assert training_layout(torch.device(device), precision) == expected
 
 
-def test_what_is_frozen_has_channels_last_unless_measured() -> None:
-    def channels_are_last(mode: ExecutionMode, *, frozen: bool) -> bool:
+def test_what_is_frozen_has_channels_last() -> None:
+    mode = ExecutionMode("fp32", "contiguous")
+    for frozen in (False, True):
         weight = mode.lay_out(nn.Conv2d(2, 2, 3), frozen=frozen).weight
-        return weight.is_contiguous(memory_format=torch.channels_last)
-
-    by_facts = ExecutionMode("fp32", "contiguous")
-    assert not channels_are_last(by_facts, frozen=False) and channels_are_last(by_facts, frozen=True)
-    assert not channels_are_last(replace(by_facts, step_ms={"fp32 contiguous": 1.0}), frozen=True)
-
-
-def test_measuring_leaves_the_student_as_it_was() -> None:
-    student = network()
-    before = student.fingerprint(), student.training
-    state = torch.random.get_rng_state()
-    choose_execution_mode(student, steps=10**6, batch=2, lr_patch=12, device=CPU, options=MEASURE)
-    assert (student.fingerprint(), student.training) == before
-    assert all(parameter.grad is None for parameter in student.parameters())
-    assert torch.equal(torch.random.get_rng_state(), state)
+        assert weight.is_contiguous(memory_format=torch.channels_last) == frozen
 
 
 def test_the_teacher_runs_in_its_own_precision() -> None:
@@ -173,9 +110,7 @@ def test_a_teacher_has_the_precision_of_its_student(precision: Literal["fp32", "
     assert load_preset("logits-paper").speed_options().of_teacher("fp32") == "fp32"
 
 
-def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     small = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.precision=bf16", "schedule.validate_every=1")
     student = "edsr:width=4,depth=1,scale=4"
@@ -190,10 +125,7 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
     recorded = json.loads((run / "run.json").read_text())["execution_mode"]
     assert recorded["precision"] == "bf16"
 
-    def measured(*_: object, **__: object) -> ExecutionMode:
-        raise AssertionError("a resumed run measured again")
-
-    monkeypatch.setattr(decide, "choose_execution_mode", measured)
+    monkeypatch.setattr(decide, "choose_execution_mode", stop)
     srkd.resume(run)
     assert json.loads((run / "run.json").read_text())["execution_mode"] == recorded
 
