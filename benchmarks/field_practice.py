@@ -27,7 +27,7 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import embedded_pairs
 from compressor.models.networks.edsr import EDSRSpec
-from recipes.terms.perceptual import LEVEL_WEIGHTS, VGG19_LAYERS, VGG19_TAPS
+from recipes.terms.perceptual import LEVEL_WEIGHTS, VGG19_BLOCKS, VGG19_TAPS
 
 Pixels: TypeAlias = "npt.NDArray[Any]"
 
@@ -191,12 +191,11 @@ class FieldVGG(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         inputs = 3
-        for layer in VGG19_LAYERS:
-            if isinstance(layer, int):
-                layers += [nn.Conv2d(inputs, layer, 3, padding=1), nn.ReLU(inplace=True)]
-                inputs = layer
-            else:
-                layers.append(nn.MaxPool2d(2))
+        for count, channels in VGG19_BLOCKS:
+            for _ in range(count):
+                layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU(inplace=True)]
+                inputs = channels
+            layers.append(nn.MaxPool2d(2))
         starts = (0, *(tap + 1 for tap in VGG19_TAPS))
         self.slices = nn.ModuleList(nn.Sequential(*layers[a:b]) for a, b in pairwise(starts))
         self.requires_grad_(False)

@@ -28,10 +28,8 @@ def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     with open(path, encoding="utf-8", errors="replace") as lines:
         while line := lines.readline(MOST_ROW_CHARACTERS):
-            with suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                if isinstance(row, dict) and type(row.get("step")) is int:
-                    yield line.rstrip("\n"), row
+            if (row := _row_of(line)) is not None:
+                yield line.rstrip("\n"), row
 
 
 def newest_step(run: Path) -> int:
@@ -39,11 +37,17 @@ def newest_step(run: Path) -> int:
     with suppress(OSError), open(run / METRICS, "rb") as file:
         file.seek(max(0, file.seek(0, 2) - MOST_END_BYTES))
         for line in reversed(file.read().splitlines()):
-            with suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                if isinstance(row, dict) and type(row.get("step")) is int:
-                    return int(row["step"])
+            if (row := _row_of(line)) is not None:
+                return int(row["step"])
     return 0
+
+
+def _row_of(line: str | bytes) -> dict[str, Any] | None:
+    with suppress(ValueError, RecursionError):
+        row = json.loads(line)
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            return row
+    return None
 
 
 def write_facts(run: Path, facts: Mapping[str, Any]) -> None:

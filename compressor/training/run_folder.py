@@ -60,7 +60,7 @@ class RunFolder:
         self._sends_pictures = sends_pictures
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.safetensors"
-        self.states = SavedStates(self.checkpoints) if writes else NoStates(self.checkpoints)
+        self.states = SavedStates(self.checkpoints, is_leader=writes)
         self._trackers: list[Tracker] = [TRACKER_TYPES[name](path) for name in trackers] if writes else []
         if not writes:
             return
@@ -192,14 +192,18 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class SavedStates:
-    """The last few states of a run, checkpoints/state-00001000.pt and so on; the folder is the only record of them."""
+    """The last few states of a run, checkpoints/state-00001000.pt and so on; the folder is the only record of them.
+
+    On a shared disk only the leading process reads and removes them; others have none.
+    """
 
     folder: Path
+    is_leader: bool = True
 
     def paths(self) -> list[Path]:
         """Return the states, the oldest first."""
-        matches = {path: re.fullmatch(r"state-(\d+)\.pt", path.name) for path in self.folder.glob("state-*.pt")}
-        steps = {path: int(match[1]) for path, match in matches.items() if match is not None}
+        files = self.folder.glob("state-*.pt") if self.is_leader else ()
+        steps = {path: int(match[1]) for path in files if (match := re.fullmatch(r"state-(\d+)\.pt", path.name))}
         return sorted(steps, key=lambda path: steps[path])
 
     def newest(self) -> Path | None:
@@ -237,18 +241,8 @@ class SavedStates:
 
     def remove_unfinished(self) -> None:
         """Remove the partial files of a save that was killed."""
-        for half in self.folder.glob(".*.*"):
+        for half in self.folder.glob(".*.*") if self.is_leader else ():
             half.unlink(missing_ok=True)
-
-
-class NoStates(SavedStates):
-    """No states, for processes other than the leader: on a shared disk only the leader reads and removes them."""
-
-    def paths(self) -> list[Path]:
-        return []
-
-    def remove_unfinished(self) -> None:
-        pass
 
 
 def require_new(path: Path) -> None:

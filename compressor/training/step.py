@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import nn
@@ -172,7 +172,8 @@ class Step:
         """Create a step. `part` is the index of the update; each has the same batch and runs the networks anew."""
         self.number, self.seed, self.part = number, seed, part
         self.lr, self._hr, self._step_networks = batch.lr, batch.hr, networks
-        self.modules, self.helpers = networks.modules, networks.helpers
+        self.modules = cast(Mapping[str, nn.ModuleDict], networks.modules)
+        self.helpers = networks.helpers
         self.observed: dict[str, torch.Tensor] = {}
         self.uses_features = False
         """Whether features, or images of them, have been asked for."""

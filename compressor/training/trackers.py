@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -35,11 +35,11 @@ class TrackerLost(SrkdError):
     """A tracker failed, but the run can continue."""
 
 
-class Tracker(Protocol):
+class Tracker:
     """A tracker of one run's numbers and pictures."""
 
-    is_local: bool
-    """True if nothing leaves this machine."""
+    is_local = True
+    """Whether nothing leaves this machine."""
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Begin or continue, with the content of run.json; called again when that changes."""
@@ -54,23 +54,17 @@ class Tracker(Protocol):
         """Finish the tracking; called once, when the run is finished or stops."""
 
 
-class Board:
-    """A tracker that writes scalars for TensorBoard in one event file, each at once; a resumed run starts another file
-    beside it.
+class Board(Tracker):
+    """TensorBoard: one event file, in which each number is written at once; a resumed run starts another beside it.
 
     tensorboardX's own writer has a thread and a queue of ten: when its disk is full the thread dies with a traceback,
     and the run waits for ever on the queue. Here a failed write is an error at the line that wrote.
     """
 
-    is_local = True
-
     def __init__(self, folder: Path) -> None:
         # The process id prevents a run resumed within the same second from appending to a cut record.
         self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         self._begun = False
-
-    def begin(self, facts: Mapping[str, Any]) -> None:
-        pass
 
     def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         self._add(step, [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in numbers.items()])
@@ -89,9 +83,6 @@ class Board:
             self._begun = True
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
-    def end(self, *, finished: bool) -> None:
-        pass
-
     def _write(self, event: Event) -> None:
         """Append a TFRecord: the length, its checksum, the event, its checksum."""
         content = event.SerializeToString()
@@ -100,12 +91,10 @@ class Board:
         append(self.path, length + sums[0] + content + sums[1])
 
 
-class WeightsAndBiases:
-    """A tracker that sends the numbers, and the non-path facts of run.json, to wandb; project, entity and mode are
-    wandb's own settings.
+class WeightsAndBiases(Tracker):
+    """Weights & Biases: numbers and the non-path facts of run.json, neither code, git state nor the terminal.
 
-    Neither code, git state nor the terminal is sent. An error at the start must be fixed by the user; after a later one
-    the run continues without wandb.
+    Project, entity and mode are wandb's own settings. After an error in mid-run the run continues without wandb.
     """
 
     is_local = False

@@ -25,18 +25,8 @@ from recipes.catalogue import METHODS, MethodEntry, needs_of_class
 
 BASE = "logits"
 """The recipe whose student and schedule a method without a recipe of its own has."""
-FIXED = {
-    "name",
-    "teacher_views",
-    "teacher_needs",
-    "weights",
-    "kind",
-    "updates",
-    "smallest_batch",
-    "segments",
-    "phi_source",
-}
-"""Fields of a method that are facts about it and not options."""
+FIXED = {"name", "weights", "phi_source", *vars(Method)} - {"gate"}
+"""Fields of a method that are facts about it and not options: all members of `Method` but the gate."""
 
 TEXT = re.compile(r"(?P<place>.+?):(?P<name>[\w.<>]+)(?P<call>\(.*\))?", re.DOTALL)
 NAME = re.compile(r"[A-Za-z0-9][\w-]*")

@@ -147,7 +147,7 @@ class DCKD(UsesPerceptualNet):
         inputs = torch.cat([step.lr, inputs])
         if not self.history:
             return bicubic_negatives(inputs, step.scale)
-        history = cast(nn.ModuleDict, step.modules[self.name])["history"]
+        history = step.modules[self.name]["history"]
         with step.precision():
             images: torch.Tensor = history(inputs)
         return images.float()

@@ -61,7 +61,7 @@ class DeepSupervision(Method):
     def head_images(self, step: Step) -> list[torch.Tensor]:
         """Return the images P_i of the heads, one per tap."""
         features = step.student(taps=("head", *self.taps)).features
-        heads = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["heads"])
+        heads = cast(nn.ModuleList, step.modules[self.name]["heads"])
         with step.precision():
             images = [head(features[tap], features["head"]) for tap, head in zip(self.taps, heads, strict=True)]
         return [image.float() for image in images]

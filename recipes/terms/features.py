@@ -136,7 +136,7 @@ class RegressedFeatureMethod(FeatureMethod):
 
     def regress(self, step: Step, forward: PairedForward) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return the regressed features u of the student, each with the teacher's feature."""
-        regressors = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["regressors"])
+        regressors = cast(nn.ModuleList, step.modules[self.name]["regressors"])
         # The features may have half precision; the weights of a regressor are fp32.
         return [
             (regressor(widen(feature)), target)

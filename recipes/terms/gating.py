@@ -55,7 +55,7 @@ class Gated(Method):
         if self.gate == "hard":
             values = (gap > 0).to(gap.dtype)
         else:
-            running = cast(RunningSpread, cast(nn.ModuleDict, step.modules[self.name])["spread"])
+            running = cast(RunningSpread, step.modules[self.name]["spread"])
             moments = running.moments_with(step.all_gather(gap))
             step.after_update(lambda: running.moments.copy_(moments))
             values = torch.sigmoid(gap / running.deviation(moments).to(gap.dtype).clamp_min(MIN_SPREAD))

@@ -48,6 +48,7 @@ STRONG_SHARE = 0.25
 REST_SHARE = 0.1
 """Part of the stage after a breach in which no other one counts."""
 BREACHES = 3
+SAVED = ("lr", "target", "start", "now", "scale", "breaches", "breached_at", "strong_since")
 
 
 @dataclass(frozen=True)
@@ -170,22 +171,13 @@ class LooksGuard(nn.Module):
         )
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {
-            "lr": self.lr,
-            "target": self.target,
-            "start": None if self.start is None else asdict(self.start),
-            "now": None if self.now is None else asdict(self.now),
-            "scale": self.scale,
-            "breaches": self.breaches,
-            "breached_at": self.breached_at,
-            "strong_since": self.strong_since,
-        }
+        values = {name: getattr(self, name) for name in SAVED}
+        return {name: asdict(value) if isinstance(value, Looks) else value for name, value in values.items()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.lr, self.target = state["lr"], state["target"]
-        self.start, self.now = (None if state[name] is None else Looks(**state[name]) for name in ("start", "now"))
-        self.scale, self.breaches = float(state["scale"]), int(state["breaches"])
-        self.breached_at, self.strong_since = int(state["breached_at"]), int(state["strong_since"])
+        for name in SAVED:
+            value = state[name]
+            setattr(self, name, Looks(**value) if isinstance(value, dict) else value)
 
     def numbers(self) -> dict[str, float]:
         """Return what was measured last, by name, for the log."""

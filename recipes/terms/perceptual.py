@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,20 +27,9 @@ from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build
 from compressor.models.networks.taps import read_taps
 
-VGG19_LAYERS: tuple[int | Literal["pool"], ...] = (
-    64,
-    64,
-    "pool",
-    128,
-    128,
-    "pool",
-    *[256] * 4,
-    "pool",
-    *[512] * 4,
-    "pool",
-    *[512] * 4,
-)
-"""The layers of configuration E up to conv5_4: a number is a 3×3 convolution to that many channels and a ReLU."""
+VGG19_BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
+"""The blocks of configuration E (Simonyan and Zisserman, 2015): so many 3×3 convolutions to so many channels, each with
+a ReLU, and a pooling."""
 VGG19_TAPS = (1, 6, 11, 20, 29)
 VGG19_TAPS_FOR_LOOKS = (2, 7, 16, 25, 34)
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -84,13 +73,12 @@ class VGG19(Phi):
         self.for_looks = for_looks
         self.features = nn.Sequential()
         inputs = 3
-        for layer in VGG19_LAYERS:
-            if layer == "pool":
-                self.features.append(nn.MaxPool2d(2))
-                continue
-            # Not in place: a level is still used after the next layer has run.
-            self.features.append(nn.Conv2d(inputs, layer, 3, padding=1)).append(nn.ReLU())
-            inputs = layer
+        for count, channels in VGG19_BLOCKS:
+            for _ in range(count):
+                # Not in place: a level is still used after the next layer has run.
+                self.features.append(nn.Conv2d(inputs, channels, 3, padding=1)).append(nn.ReLU())
+                inputs = channels
+            self.features.append(nn.MaxPool2d(2))
         del self.features[self.taps[-1] + 1 :]
         self.freeze()
 

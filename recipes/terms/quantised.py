@@ -125,7 +125,7 @@ class Calibration(Method):
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         # Counted are the steps that updated the weights.
-        done = cast(nn.ModuleDict, step.modules[self.name])["steps"].get_buffer("done")
+        done = step.modules[self.name]["steps"].get_buffer("done")
         share = 1.0 if self.of.code else average_share(int(done) + 1)
 
         def follow(quantiser: Quantiser, peaks: torch.Tensor) -> torch.Tensor:

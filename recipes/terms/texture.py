@@ -59,20 +59,22 @@ def block_agreement(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     student, teacher = widen(images), widen(target)
     side = min(BLOCK_SIDE, *student.shape[-2:])
 
-    our_mean, their_mean = F.avg_pool2d(student, side), F.avg_pool2d(teacher, side)
+    student_mean, teacher_mean = F.avg_pool2d(student, side), F.avg_pool2d(teacher, side)
 
     def covariance(products: torch.Tensor, of_means: torch.Tensor) -> torch.Tensor:
         return (F.avg_pool2d(products, side) - of_means).mean(1).flatten(1)
 
-    our_variance, their_variance = (
+    student_variance, teacher_variance = (
         covariance(each.square(), mean.square()).clamp_min(0) + SMALLEST_SQUARE
-        for each, mean in ((student, our_mean), (teacher, their_mean))
+        for each, mean in ((student, student_mean), (teacher, teacher_mean))
     )
-    return _squared_ratio(covariance(student * teacher, our_mean * their_mean), our_variance, their_variance)
+    return _squared_ratio(
+        covariance(student * teacher, student_mean * teacher_mean), student_variance, teacher_variance
+    )
 
 
 def restlessness(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return by how much more our blocks vary where teacher vary least."""
+    """Return by how much more the student's blocks vary where the teacher's vary least."""
     calm = teacher <= teacher.quantile(CALMEST, dim=1, keepdim=True)
     # Patch by patch: equal blocks make the calmest quarter larger, and two processes must have the mean of one.
     return (F.relu(student - teacher).mul(calm).sum(1) / calm.sum(1)).mean()

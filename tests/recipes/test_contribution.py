@@ -6,6 +6,7 @@ A fifth is a row of the tests, if its terms do not scale with the image or read 
 from __future__ import annotations
 
 import ast
+import filecmp
 import os
 import shutil
 import subprocess
@@ -114,6 +115,23 @@ def run(tree: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+@pytest.mark.ci
+def test_it_costs_a_file_a_line_a_preset_and_a_page(contributed: Path) -> None:
+    changed = {
+        place.relative_to(contributed).as_posix(): len(place.read_text().splitlines())
+        - (len(before.read_text().splitlines()) if before.is_file() else 0)
+        for place in contributed.rglob("*.*")
+        if place.suffix in (".py", ".yaml", ".md", ".toml")
+        and not ((before := ROOT / place.relative_to(contributed)).is_file() and filecmp.cmp(place, before, False))
+    }
+    assert changed.pop("recipes/catalogue.py") == changed.pop("tests/support/methods_table.py") == 1
+    assert set(changed) == {
+        "recipes/methods/charbonnier.py",
+        "recipes/presets/charbonnier.yaml",
+        "docs/methods/charbonnier.md",
+    }
 
 
 @pytest.mark.ci

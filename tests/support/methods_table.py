@@ -49,7 +49,7 @@ class Row:
     """The learning rate of the steps that must lower the loss."""
     steps: int = 15
     degrees: Mapping[str, int] = field(default_factory=dict)
-    """The degrees of terms in the image range that are not 1: 0 for ratios and cosines, 2 for products."""
+    """The degrees of terms in the image range that are not 1: 0 for ratios and cosines."""
     tolerance: float = 1e-4
     """The relative tolerance of losses in one process and in two."""
 
@@ -60,7 +60,6 @@ class Row:
 
 FORMS: tuple[Row, ...] = (
     Row("logits"),
-    Row("logits-b", "logits", {"form": "B"}),
     Row("logits-gated", "logits", {"gate": "hard"}),
     Row("ds", student=DEEPER, teacher=None, taps=("head", "rel(1/3)", "rel(2/3)"), learners=("student", "modules")),
     *(
@@ -76,20 +75,8 @@ FORMS: tuple[Row, ...] = (
         )
         for pos in ("gt", "final")
     ),
-    *(
-        Row(
-            f"hkdsr{'' if fsm == 'bands' else '-matrix'}",
-            "hkdsr",
-            {"fsm": fsm},
-            student=DEEPER,
-            teacher=EDSRSpec(scale=2, width=8, depth=4),
-            learners=("student", "modules"),
-            degrees={"bands": 1 if fsm == "bands" else 2},
-        )
-        for fsm in ("bands", "matrix")
-    ),
+    Row("hkdsr", student=DEEPER, teacher=EDSRSpec(scale=2, width=8, depth=4), learners=("student", "modules")),
     Row("fakd", taps=AFTER_SKIP, degrees={"affinity": 0}),
-    Row("fakd-gated", "fakd", {"gate": "hard"}, taps=AFTER_SKIP, degrees={"affinity": 0}),
     Row("fakd-swinir", "fakd", teacher=TRANSFORMER, taps=AFTER_SKIP, degrees={"affinity": 0}),
     Row("lfd", taps=AFTER_SKIP, learners=("student", "modules"), settled={"lam": 0.01}, degrees={"matching": 0}),
     Row(
@@ -104,7 +91,6 @@ FORMS: tuple[Row, ...] = (
     Row("facd", settled={"lam": 0.05}, **FACD),
     Row("facd-infonce", "facd", {"form": "infonce"}, settled={"lam": 0.05}, **FACD),
     Row("facd-soft", "facd", {"gate": "soft"}, settled={"lam": 0.05}, **FACD),
-    Row("facd-open", "facd", {"gate": "off"}, settled={"lam": 0.05}, **FACD),
     Row("csd", options={"phi": "teacher", "negatives": 3}, learners=("joint",), steps=30, degrees={"contrast": 0}),
     Row(
         "csd-widths",
@@ -126,7 +112,6 @@ FORMS: tuple[Row, ...] = (
     Row("pams", taps=("pre_up",), degrees={"attention": 0}),
     Row("pams-code", "pams", {"compat": "pams", "bits": 4}, taps=("pre_up",), degrees={"attention": 0}),
     Row("perceptual", options={"lam_phi": 0.0, "lam_adversarial": 0.0}),
-    Row("pams-all", "pams", {"placement": "all"}, taps=("pre_up",), degrees={"attention": 0}),
     Row("pact", options={"alpha": None}),
 )
 
