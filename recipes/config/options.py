@@ -62,9 +62,10 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     except (ValueError, TypeError) as error:
         raise UsageError(f"method {entry.name}: {error}") from error
     if not isinstance(method, Method) or not hasattr(method, "weights"):
+        what = "has no `weights`" if isinstance(method, Method) else "is no method"
         raise SrkdError(
-            f"the method {entry.where} of {entry.package}: derive it from srkd.PlainMethod and give `weights`, a "
-            "number for each of its terms"
+            f"the method {entry.where} of {entry.package} {what}: derive it from srkd.PlainMethod and give `weights`, "
+            "a number for each of its terms"
         )
     needs = method.teacher_needs or entry.needs
     if TEACHER_NEEDS.index(needs) > TEACHER_NEEDS.index(entry.needs) or method.name != entry.name:

@@ -92,12 +92,6 @@ def test_a_set_can_be_added_to_finished_runs(budget: Budget, sets: Path, monkeyp
     assert equal_budget.means([after]) == [pytest.approx(sum(after.values()) / 3)]
 
 
-def test_compositions_are_of_two_methods() -> None:
-    for file in methods_compared.COMPOSITIONS:
-        (row,) = methods_compared.all_contenders([], [file])
-        assert len(_terms(row)) > 1 and row.label == " + ".join(rule.name for rule in load_preset(str(file)).methods)
-
-
 def test_students_of_another_kind_are_of_one_shape_and_rows_that_cannot_be_say_why(tmp_path: Path) -> None:
     student = "compact:width=24,depth=8,scale=4"
     parser = methods_compared.parser_with_methods("", out="runs/x")
@@ -125,15 +119,3 @@ def test_a_composition_is_a_row_under_its_files_name(tmp_path: Path) -> None:
     assert preset_contender(file, methods_compared.OPTIONS, width=0.5).settings == ()
     names = [one.name for one in methods_compared.all_contenders(["scratch", "dukd"], [file])]
     assert names == ["scratch", "dukd", "both"]
-
-
-def test_a_files_name_is_no_methods(tmp_path: Path) -> None:
-    for name in ("dukd", "logits"):
-        (tmp_path / f"{name}.yaml").write_text("title: t\nsource: s\nmethods: [{name: dukd}]\n", encoding="utf-8")
-        with pytest.raises(SystemExit, match=f"{name} is the name of two rows"):
-            methods_compared.all_contenders(["scratch", "dukd"], [tmp_path / f"{name}.yaml"])
-
-
-def _terms(row: Contender) -> dict[str, object]:
-    methods = load_preset(row.recipe, row.settings).build_methods()
-    return {name: weight for method in methods for name, weight in method.weights.items()}

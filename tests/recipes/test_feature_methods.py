@@ -146,14 +146,6 @@ def test_fakd_is_its_sum() -> None:
     assert step.networks[0] is student
 
 
-def test_lfd_is_its_sum_and_without_weight_scratch() -> None:
-    step = of_waves(LFD())
-    pixel = F.l1_loss(step.student().sr, step.hr)
-    assert weighed(LFD(lam=0.0), step).item() == pixel.item()
-    with_image = weighed(LFD(lam=0.0, kappa=2.0), step)
-    assert with_image.item() == pytest.approx((pixel + 2 * F.l1_loss(step.student().sr, step.teacher().sr)).item())
-
-
 def test_regressors_depend_on_the_runs_seed_alone() -> None:
     def weights(seed: int) -> list[torch.Tensor]:
         pair = Pair.build(LFD(), STUDENT, TEACHER)

@@ -10,31 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, random_positions
 from compressor.images.resize import imresize
 from recipes.methods.dukd import zoom_in, zoom_in_cells
 from recipes.methods.hkdsr import FusionGate, band_l1
-from recipes.terms.haar import high_bands
+from recipes.terms.haar import high_bands, low_band
 from recipes.terms.symmetries import Operations, apply, draw_operations, invert
 from tests.support.tensors import close, golden, gradient_of, noise
 
 # HKDSR: bands
-
-
-def haar_levels(images: Tensor, levels: int) -> list[Tensor]:
-    """Return the coarsest low band, then the three high bands of each level, the finest first."""
-    low, high = images, list[Tensor]()
-    for _ in range(levels):
-        high += high_bands(low)
-        low = low_band(low)
-    return [low, *high]
-
-
-def low_band(images: Tensor) -> Tensor:
-    return 2 * F.avg_pool2d(F.pad(images, (0, images.shape[-1] % 2, 0, images.shape[-2] % 2)), 2)
 
 
 @pytest.mark.parametrize("size", ["even", "odd"])
@@ -43,12 +29,9 @@ def test_haar_of_the_official_code(size: str) -> None:
     images = case[f"in_x_{size}"]
     for index, band in enumerate(high_bands(images)):
         assert (band - case[f"out_{size}_J1_{index}"]).abs().max() < 1e-6
-    for levels in (2, 3) if size == "even" else (2,):
-        bands = haar_levels(images, levels)
-        assert len(bands) == 3 * levels + 1
-        for index, band in enumerate(bands):
-            assert band.shape == case[f"out_{size}_J{levels}_{index}"].shape
-            assert (band - case[f"out_{size}_J{levels}_{index}"]).abs().max() < 2e-6
+    lower = low_band(images)
+    for index, band in enumerate([low_band(lower), *high_bands(lower)]):
+        assert (band - case[f"out_{size}_J2_{index if index == 0 else index + 3}"]).abs().max() < 2e-6
 
 
 @settings(max_examples=25, deadline=None)
@@ -143,13 +126,6 @@ def test_the_inverse_restores_every_subset_and_the_official_order_fails_for_four
     assert wrong == [10, 11, 12, 13]
 
 
-def test_the_inverse_undoes_what_a_network_made_of_the_input() -> None:
-    """Nearest upscaling commutes with every operation, so the zoom-in term of such a network is zero."""
-    images, operations = torch.rand(16, 3, 5, 5), all_subsets()
-    student = F.interpolate(apply(images, operations), scale_factor=3.0)
-    assert (invert(student, operations) - F.interpolate(images, scale_factor=3.0)).abs().max() < 1e-6
-
-
 def test_operations_pass_gradients_and_refuse_what_cannot_be_transposed() -> None:
     operations = all_subsets()
     upstream = noise(16, 3, 4, 4)
@@ -173,11 +149,6 @@ def test_operations_are_coins_of_their_own() -> None:
     assert torch.equal(part.transposed, operations.transposed[1000:1400])
     other = draw_operations(0.3, stream="zoom-out", seed=1, step=5, samples=range(4000))
     assert not torch.equal(other.inverted, operations.inverted)
-    for probability in (0.0, 1.0):
-        sure = draw_operations(probability, stream="x", seed=1, step=5, samples=range(9), copies=2)
-        assert sure.mirrored.shape == (18,)
-        assert sure.mirrored.all() == (probability == 1.0)
-        assert sure.mirrored.any() == (probability == 1.0)
     # A sample's copies have different operations, at the positions of its copies of the batch.
     copies = draw_operations(0.5, stream="x", seed=1, step=5, samples=range(64), copies=2)
     assert not torch.equal(copies.inverted[:64], copies.inverted[64:])

@@ -13,9 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Spec
-from compressor.models.networks.cost import cost, layer_costs
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import NETWORKS, build, spec_from_dict
+from compressor.models.networks.registry import build, spec_from_dict
 from compressor.models.networks.taps import read_taps
 from recipes.terms.contrast import (
     bicubic_negatives,
@@ -28,7 +27,7 @@ from tests.support.tensors import close, contrast_ratio, golden, gradient_of, no
 
 DEEP = EDSRSpec(scale=2, width=8, depth=7)
 SHIFTED = EDSRSpec(scale=2, width=8, depth=2, mean_shift="file")
-TEACHERS = (DEEP, SHIFTED, *(tiny(arch, 2) for arch in NETWORKS))
+TEACHERS = (DEEP, SHIFTED, *(tiny(arch, 2) for arch in ("carn", "compact", "rcan", "swinir")))
 
 
 # The ratio
@@ -270,18 +269,3 @@ def test_teacher_phi_costs_no_more_than_vgg19() -> None:
     assert large.macs[0] > VGG19_MACS
     shifted = spec_from_dict({"arch": "edsr", "scale": 4, "width": 64, "depth": 16, "mean_shift": "file"})
     assert plan_teacher_phi(shifted).macs == plan.macs
-
-
-def test_teacher_phi_is_counted_as_cost_counts() -> None:
-    spec = tiny("swinir", 2)
-    plan = plan_teacher_phi(spec)
-    macs = sum(row.macs for row in layer_costs(spec, (192, 192)) if row.name == "head" or row.name.startswith("groups"))
-    assert plan.macs[-1] == macs < cost(spec, (192, 192)).macs
-
-
-def test_ratio_through_the_teachers_blocks_is_zero_at_the_teacher() -> None:
-    phi = TeacherPhi(build(SHIFTED, seed=0))
-    images, far = torch.rand(2, 3, 8, 8), torch.rand(1, 3, 8, 8)
-    negatives = [level.detach() for level in phi(far)]
-    assert contrast_ratio(phi(images), phi(images), negatives) == 0
-    assert contrast_ratio(phi(far.expand(2, -1, -1, -1)), phi(images), negatives) > 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
 from compressor.base.context import Context
@@ -65,39 +64,17 @@ def test_a_resumed_run_does_not_report_it_again_unless_the_flag_was_dropped(tmp_
         assert len(lines) == count
 
 
-@pytest.mark.parametrize("numbers", [losses(0.1, 0.29), losses(0.0, 0.5), losses(0.1, 0.1, 1.9)])
-def test_up_to_three_times_is_not_reported_and_neither_is_a_zero_pixel_loss(numbers: Losses) -> None:
-    balance = Balance()
-    steps = range(BALANCE_STEPS, BALANCE_STEPS + 3000, 100)
-    assert [balance.add(step, numbers.numbers()) for step in steps] == [None] * 30
-
-
-def test_it_needs_the_steps_and_the_rows() -> None:
-    heavy = losses(0.1, 0.4).numbers()
-    balance = Balance()
-    assert [balance.add(BALANCE_STEPS - BALANCE_ROWS + row, heavy) is None for row in range(BALANCE_ROWS + 1)] == [
-        *(True for _ in range(BALANCE_ROWS)),
-        False,
-    ]
-    late = Balance()
-    assert [late.add(BALANCE_STEPS + row, heavy) is None for row in range(BALANCE_ROWS)] == [
-        *(True for _ in range(BALANCE_ROWS - 1)),
-        False,
-    ]
-
-
-def test_it_is_the_mean_of_several_rows_of_one_stage() -> None:
-    balance = Balance()
+def test_what_is_not_reported() -> None:
+    """Up to three times, a zero pixel loss, those of further students, few rows, and one heavy row among ten."""
     light, heavy = losses(0.1, 0.1).numbers(), losses(0.1, 0.4).numbers()
-    messages = [balance.add(BALANCE_STEPS + step, heavy if step == 5 else light) for step in range(40)]
-    assert messages == [None] * 40
+    widths = {"weighted/pixel": 0.1, "weighted/widths_pixel": 0.4, "weighted/teacher": 0.1}
+    for rows in (
+        *([numbers] * 30 for numbers in (losses(0.1, 0.29).numbers(), losses(0.0, 0.5).numbers(), widths)),
+        [heavy] * (BALANCE_ROWS - 1),
+        [light] * 5 + [heavy] + [light] * 9,
+    ):
+        balance = Balance()
+        assert not any(balance.add(BALANCE_STEPS + step, row) for step, row in enumerate(rows))
     for step in range(BALANCE_ROWS):
         assert balance.add(step + 1, heavy) is None, "a new stage has 5,000 steps of its own"
     assert balance.add(BALANCE_STEPS, heavy)
-
-
-def test_pixel_losses_of_further_students_are_pixel_losses() -> None:
-    balance = Balance()
-    rows = {"weighted/pixel": 0.1, "weighted/widths_pixel": 0.4, "weighted/teacher": 0.1}
-    assert not any(balance.add(BALANCE_STEPS + step, rows) for step in range(2 * BALANCE_ROWS))
-    assert RunFolder(Path("nowhere"), writes=False).flags() == ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 import shutil
 import signal
@@ -89,35 +88,6 @@ def undisturbed(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     assert srkd_in_process(["compress", *inputs, "--out", str(run)]) == 0
     return outcome(run)
-
-
-def killed_until_done(inputs: list[str], run: Path, kills: int, seed: int) -> int:
-    """Kill the run at `kills` random moments, then let it end; return how many kills hit a live process."""
-    moments = random.Random(seed)
-    hits = 0
-    for attempt in range(kills + 1):
-        process = started(["--resume", str(run)] if (run / "run.json").is_file() else [*inputs, "--out", str(run)])
-        if attempt < kills:
-            done = (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").is_file() else 0
-            wait_for_lines(process, run, min(done + moments.randrange(1, 2 * STEPS // kills), STEPS))
-            time.sleep(moments.random() * 0.03)
-            hits += process.poll() is None
-            process.kill()
-            process.communicate()
-        else:
-            _, err = process.communicate(timeout=240)
-            assert process.returncode in (0, 1), err
-            assert process.returncode == 0 or "is finished" in err, err
-    return hits
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_many_more_kills_change_nothing(inputs, undisturbed, tmp_path, seed, record_property):
-    hits = killed_until_done(inputs, tmp_path / "run", kills=6, seed=seed)
-    record_property("note", f"{hits} kills of a live process")
-    assert hits >= 4
-    assert outcome(tmp_path / "run") == undisturbed
 
 
 @pytest.mark.ci

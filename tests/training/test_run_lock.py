@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +20,6 @@ from compressor.training.run_folder import LOCK
 from compressor.training.run_lock import lock_run
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
-from tests.support.commands import ROOT
 from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
@@ -141,36 +138,3 @@ def test_another_processor_or_torch_is_said_first(unfinished):
     lines: list[str] = []
     resume(unfinished, announce=lines.append)
     assert "may differ in its bytes" in lines[0] and "cpu Z80, now " in lines[0] and "torch 0.1, now " in lines[0]
-
-
-@pytest.mark.slow
-def test_a_run_of_two_threads_resumed_where_one_is_the_default_ends_in_the_same_bytes(tmp_path):
-    """The batches are large enough for the number of threads to change the bytes."""
-    settings = ("schedule.batch=16", "schedule.lr_patch=24", "schedule.validate_every=2", "schedule.precision=fp32")
-    words = ["--recipe", "scratch", "--student", "edsr:width=16,depth=2,scale=2", "--steps", "6"]
-    words += [word for setting in settings for word in ("--set", setting)]
-
-    def start(threads: int, *arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", "srkd", "compress", *arguments]
-        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    students = {}
-    for threads in (1, 2):
-        run = tmp_path / str(threads)
-        process = start(threads, *words, "--out", str(run))
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
-        students[threads] = (run / "student.safetensors").read_bytes()
-    assert students[1] != students[2]
-    run = tmp_path / "stopped"
-    process = start(2, *words, "--out", str(run))
-    deadline = time.monotonic() + 120
-    while not (run / "checkpoints" / "state-00000002.pt").is_file() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
-    process = start(1, "--resume", str(run))
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0 and "continuing with 2 threads" in output, output
-    assert (run / "student.safetensors").read_bytes() == students[2]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from pathlib import Path
 
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.record_writer import masked_crc32c
 
 from compressor.base import files as atomic
 from compressor.base.errors import SrkdError, Unwritable
 from compressor.base.files import append, atomic_path
-from compressor.training.run_folder import RunFolder, SavedStates
+from compressor.training.run_folder import SavedStates
 from compressor.training.state import DamagedState, State, read_state_file, write_state_file
 from recipes.methods.scratch import Scratch
 from tests.support.training import network, stage
@@ -162,26 +159,3 @@ def test_what_cannot_be_appended_names_the_file(tmp_path: Path):
     if os.path.exists("/dev/full"):
         with pytest.raises(Unwritable, match="/dev/full: No space left"):
             append(Path("/dev/full"), b"line")
-
-
-def test_tensorboard_reads_every_figure_at_once(tmp_path: Path):
-    folder = RunFolder(tmp_path / "run")
-    assert not list(folder.path.glob("events.*"))
-    folder.metrics("train", 3, {"loss": 0.5, "rate": 1e-4})
-    folder.metrics("validation", 4, {"student_psnr_y": 30.25})
-    [path] = folder.path.glob("events.out.tfevents.*")
-    content, events = path.read_bytes(), []
-    while content:
-        (length,) = struct.unpack("<Q", content[:8])
-        event = content[12 : 12 + length]
-        assert struct.unpack("<I", content[8:12])[0] == masked_crc32c(content[:8])
-        assert struct.unpack("<I", content[12 + length : 16 + length])[0] == masked_crc32c(event)
-        events.append(Event.FromString(event))
-        content = content[16 + length :]
-    assert events[0].file_version == "brain.Event:2"
-    scalars = [(event.step, value.tag, value.simple_value) for event in events[1:] for value in event.summary.value]
-    assert scalars == [
-        (3, "train/loss", 0.5),
-        (3, "train/rate", pytest.approx(1e-4)),
-        (4, "validation/student_psnr_y", 30.25),
-    ]

@@ -34,7 +34,7 @@ def two_stages() -> tuple[Stage, Stage]:
     )
 
 
-@pytest.mark.parametrize("at", [2, 4, 7, 10])
+@pytest.mark.parametrize("at", [2, 7])
 def test_two_stages_resume_in_the_middle_of_either(at: int, tmp_path: Path):
     stages, teacher = two_stages(), network(1).requires_grad_(False)
     straight, recorder = State.fresh(network(0), teacher, stages[0]), SavingRecorder(tmp_path / "state.pt", at)

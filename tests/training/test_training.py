@@ -6,15 +6,12 @@ import pytest
 import torch
 
 from compressor.assets import embedded_teacher
-from compressor.data.batches import Batches
-from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.students.students import build_student
-from compressor.training.loop import Trainer
 from compressor.training.state import EMA, State
 from recipes.methods.logits import Logits
 from recipes.methods.scratch import Inherit, Scratch
-from tests.support.training import OnePatch, Recorder, network, stage, train_on_patch
+from tests.support.training import network, stage, train_on_patch
 
 
 def test_scratch_overfits_one_patch():
@@ -23,21 +20,9 @@ def test_scratch_overfits_one_patch():
     assert recorder.losses[-1]["loss"] < 0.005
 
 
-@pytest.mark.slow
-def test_scratch_overfits_one_patch_of_a_photo():
-    """48×48 LR pixels, L1 below 0.005 within 2000 steps."""
-    store = prepare_data(DataChoice(), scale=2, lr_patch=48).train
-    batch = Batches.for_store(store, batch=1, lr_patch=48, seed=0).at(0)
-    recorder, one = Recorder(), stage([Scratch()], steps=2000, rate=2e-3, decay="cosine")
-    state = State.fresh(network(0, width=32, depth=4), None, one)
-    Trainer([one], state, OnePatch(batch.lr, batch.hr), None, recorder, seed=0).run()
-    assert recorder.losses[0]["loss"] > 0.1
-    assert recorder.losses[-1]["loss"] < 0.005
-
-
-@pytest.mark.parametrize("shade", [0.05, 0.5, 0.95])
-def test_a_trained_network_makes_a_constant_image_of_a_constant_one(shade: float):
+def test_a_trained_network_makes_a_constant_image_of_a_constant_one():
     """This is a result of training: with random weights, neighbouring pixels after a pixel shuffle differ."""
+    shade = 0.5
     with torch.no_grad():
         sr = load_checkpoint(embedded_teacher()).network(torch.full((1, 3, 32, 32), shade))
         drawn = network(0)(torch.full((1, 3, 32, 32), shade))
