@@ -5,6 +5,7 @@ The protocol and the figures are those of `srkd evaluate`. The teacher enlarges 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,20 +147,17 @@ class Validation:
         self, figures: Mapping[int, Sequence[float | None]], sets: Sequence[ValidationSet] | None = None
     ) -> SetScores:
         """The means over each set of the figures of all processes; None if an image of the set has no such figure."""
-        values = torch.zeros(len(self._images), 8, dtype=torch.float64)
+        values = torch.zeros(len(self._images), 4, dtype=torch.float64)
         for index, row in figures.items():
             for column, figure in enumerate(row):
-                if figure is not None:
-                    values[index, column], values[index, 4 + column] = figure, 1.0
+                values[index, column] = math.nan if figure is None else figure
         self.context.processes.sum_(values)
         means, first = {}, 0
         for image_set in self.sets if sets is None else sets:
             rows = values[first : first + len(image_set.images)]
             first += len(image_set.images)
-            columns = [
-                float(rows[:, column].mean()) if bool(rows[:, 4 + column].all()) else None for column in range(4)
-            ]
-            means[image_set.name] = Scores(*columns)
+            columns = [float(rows[:, column].mean()) for column in range(4)]
+            means[image_set.name] = Scores(*(None if math.isnan(mean) else mean for mean in columns))
         return means
 
 

@@ -132,7 +132,7 @@ def test_plans_train_with_it(mine: Path, words: dict[str, Any], tmp_path: Path) 
     [
         ("mine.py", r"name a method of this file.* SobelKD"),
         ("mine.py:SobelKd", "there is no SobelKd; did you mean 'SobelKD'"),
-        ("mine.py:NoMethod", "NoMethod is no class with terms"),
+        ("mine.py:NoMethod", "NoMethod is no PlainMethod with terms"),
         ("mine.py:SobelKD(lam=lots)", "is written as"),
         ("mine.py:SobelKD(lam='lots')", "lam='lots': expected a number"),
         ("mine.py:SobelKD(lan=1)", "lan: unknown key, did you mean lam"),
