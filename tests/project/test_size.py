@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 27853,
-    "recipes": 4865,
+    "compressor": 27521,
+    "recipes": 4556,
     "export": 11447,
-    "srkd": 13778,
+    "srkd": 13758,
     "demo": 674,
-    "tests": 49369,
+    "tests": 48651,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
