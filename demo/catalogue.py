@@ -20,7 +20,7 @@ from compressor.images.sets import embedded_photos
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.onnx_runtime import open_file
 from compressor.runtimes.table import OpenOptions
-from demo.files import CATALOGUE, Asset, build_asset, hashed_address
+from demo.files import CATALOGUE, hashed_address
 
 if TYPE_CHECKING:
     import onnx
@@ -34,10 +34,6 @@ SAMPLES = Path(__file__).parent / "samples"
 DRAWN = "drawn for srkd, Apache-2.0"
 
 Role = Literal["student", "teacher", "int8"]
-
-
-class NotForBrowsers(SrkdError):
-    """A model that cannot run in a page; another file of the same network may."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Model:
 def read_model(path: Path, name: str, role: Role, *, limits: float = 1.0) -> Model:
     """Return the model in a file, opened in ONNX Runtime as in a browser; refuse a file that cannot run in a page."""
     if path.suffix.lower() != SUFFIX:
-        raise NotForBrowsers(f"{path} is not an ONNX file, and browsers run only those")
+        raise SrkdError(f"{path} is not an ONNX file, and browsers run only those: name its checkpoint")
     file = path.resolve()
     runtime = open_file(file, OpenOptions(label=path.stem, threads=1, limits=limits))
     content = file.read_bytes()
@@ -115,11 +111,11 @@ def _read_proto(content: bytes, path: Path) -> onnx.ModelProto:
     proto = onnx.load_model_from_string(content)
     graph = proto.graph
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
-        raise NotForBrowsers(f"{path} keeps weights in a file beside it, which a browser does not get")
+        raise SrkdError(f"{path} keeps weights in a file beside it, which a browser does not get: name its checkpoint")
     element_type = graph.input[0].type.tensor_type.elem_type
     if element_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
         type_name = onnx.TensorProto.DataType.Name(element_type).lower()
-        raise NotForBrowsers(f"{path} takes {type_name}, and the demo feeds float32 or float16 in [0,1]")
+        raise SrkdError(f"{path} takes {type_name}, and the demo feeds float32 or float16 in [0,1]")
     return proto
 
 
@@ -192,10 +188,10 @@ def _encode(name: str, title: str, credit: str, rgb_u8: torch.Tensor, focus: tup
     return Sample(name, title, credit, png.getvalue(), pixels.shape[1], pixels.shape[0], focus)
 
 
-def build_site(
-    app: Mapping[str, Asset], models: Sequence[Model], samples: Sequence[Sample], plan: PlanToTime | None = None
-) -> dict[str, Asset]:
-    """Return the whole demo as a table of files by address: the app, the models, the samples and their catalogue.
+def site_contents(
+    models: Sequence[Model], samples: Sequence[Sample], plan: PlanToTime | None = None
+) -> dict[str, bytes]:
+    """What the app shows, by address: the models, the samples and their catalogue.
 
     With a plan the page times its models in place of enlarging pictures.
     """
@@ -208,5 +204,4 @@ def build_site(
     text = json.dumps(catalogue, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     contents = {model.address: model.content for model in models}
     contents |= {sample.address: sample.content for sample in samples}
-    contents[CATALOGUE] = text.encode()
-    return {**app, **{address: build_asset(address, content) for address, content in contents.items()}}
+    return {**contents, CATALOGUE: text.encode()}

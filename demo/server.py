@@ -1,40 +1,35 @@
-"""The demo's web server: GET and HEAD of a table of files in memory, answered by an ASGI app that uvicorn runs.
-
-An address is never joined to a folder: anything that is not a key of the table does not exist, however it is written.
-"""
+"""The demo's web server: uvicorn with starlette's static files, and the headers that the app needs."""
 
 from __future__ import annotations
 
-import re
+import mimetypes
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 import uvicorn
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from compressor.base.context import Note, no_note
-from demo.addresses import is_loopback
-from demo.files import ENCODINGS, HEADERS, SECURE_ONLY_HEADERS, Asset
+from demo.files import HEADERS, cache_control
 
 CONNECTIONS = 512
 """Requests and open connections beyond these get 503."""
 
-PORT = re.compile(r":\d+$")
+MEDIA_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
+"""Types that a browser insists on, whatever the system's table (/etc/mime.types) says."""
 
 
 def serve(
-    assets: Mapping[str, Asset],
-    listening: socket.socket,
-    certificate: tuple[Path, Path] | None = None,
-    note: Note = no_note,
+    site: Path, listening: socket.socket, certificate: tuple[Path, Path] | None = None, note: Note = no_note
 ) -> None:
-    """Serve on a listening socket until Ctrl-C, over https with a certificate and its key; a note for each request."""
+    """Serve a folder on a listening socket until Ctrl-C, over https with a certificate and its key; note requests."""
     cert, key = certificate or (None, None)
     config = uvicorn.Config(
-        file_app(assets, note),
+        site_app(site, note),
         ssl_certfile=cert,
         ssl_keyfile=key,
         limit_concurrency=CONNECTIONS,
@@ -50,38 +45,20 @@ def serve(
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def file_app(assets: Mapping[str, Asset], note: Note = no_note) -> ASGIApp:
-    """Return the app that answers from a table of files by address."""
+def site_app(site: Path, note: Note = no_note) -> ASGIApp:
+    """The app that answers GET and HEAD from the files of a folder."""
+    for suffix, kind in MEDIA_TYPES.items():
+        mimetypes.add_type(kind, suffix)
+    files = Starlette(routes=[Mount("/", StaticFiles(directory=site, html=True))])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope)
-        asset = assets.get(scope["path"].removeprefix("/") or "index.html")
-        if request.method not in ("GET", "HEAD"):
-            response: Response = PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})
-        elif asset is None or not scope["path"].startswith("/"):
-            response = PlainTextResponse("Not Found\n", 404)
-        else:
-            response = _file_response(asset, request)
-        # A page requested under its own machine's name is a secure context without https.
-        secure = scope["scheme"] == "https" or is_loopback(PORT.sub("", request.headers.get("host", "")).strip("[]"))
-        response.headers.update({name: HEADERS[name] for name in HEADERS if secure or name not in SECURE_ONLY_HEADERS})
-        note(f"{response.status_code} {request.method} {ascii(scope['path'])[1:-1]}")
-        await response(scope, receive, send)
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                cache = cache_control(scope["path"]) if message["status"] < 400 else "no-cache"
+                MutableHeaders(scope=message).update({**HEADERS, "Cache-Control": cache})
+                note(f"{message['status']} {scope['method']} {ascii(scope['path'])[1:-1]}")
+            await send(message)
+
+        await files(scope, receive, send_with_headers)
 
     return app
-
-
-def _file_response(asset: Asset, request: Request) -> Response:
-    """Return a file in the best form that the client accepts, or only the news that its copy is still good."""
-    accepted = {part.partition(";")[0].strip() for part in request.headers.get("accept-encoding", "").split(",")}
-    encoding = next((name for name in ENCODINGS.values() if name in asset.encoded and name in accepted), None)
-    tag = f'"{asset.sha256[:32]}{"" if encoding is None else f"-{encoding}"}"'
-    headers = {"ETag": tag, "Cache-Control": asset.cache_control}
-    if asset.encoded:
-        headers["Vary"] = "Accept-Encoding"
-    if tag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    if encoding is not None:
-        headers["Content-Encoding"] = encoding
-    body = asset.content if encoding is None else asset.encoded[encoding]
-    return Response(body, headers=headers, media_type=asset.media_type)

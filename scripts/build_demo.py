@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import gzip
 import hashlib
 import json
 import os
@@ -42,7 +41,6 @@ ENGINE_FILES = {
 }
 """Files of onnxruntime-web, each with the engines whose use triggers caching it (27 MB for WebGPU and WebNN)."""
 
-COMPRESSED = (".wasm", ".mjs", ".js", ".css", ".html", ".webmanifest", ".svg")
 NOTICE = """ort/ is onnxruntime-web {version} as npm has it (https://github.com/microsoft/onnxruntime):
 
 MIT License
@@ -195,12 +193,9 @@ def fill(folder: Path) -> None:
 
 
 def write(folder: Path, address: str, content: bytes) -> None:
-    """Write a file, with its gzip beside it for servers that support it."""
     path = folder / address
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    if path.suffix in COMPRESSED and len(content) > 1024:
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(content, 9, mtime=0))
 
 
 def integrity(content: bytes) -> str:
@@ -219,7 +214,7 @@ def main() -> None:
     except BuildError as error:
         print(f"build_demo: {error}", file=sys.stderr)
         sys.exit(1)
-    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".gz")
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {total / 1e6:.1f} MB, version {json.loads((folder / 'build.json').read_text())['version']}")
 
 

@@ -29,63 +29,39 @@ LEVEL = (0, (6, 4))
 """The dash of levels, which no curve has."""
 
 
-@dataclass(frozen=True)
-class Look:
-    """The colours of a picture. `colours` are those of curves and points, which colour-blind people can distinguish
-    (after Okabe and Ito, 2008) and which have a contrast of at least 3 to the paper."""
-
-    paper: str
-    ink: str
-    quiet: str
-    grid: str
-    mark: str
-    colours: tuple[str, ...]
-
-    def style(self) -> dict[str, Any]:
-        """The settings of matplotlib for pictures in these colours; the same numbers give the same bytes."""
-        from matplotlib.rcsetup import cycler
-
-        return {
-            "figure.facecolor": self.paper,
-            "axes.facecolor": self.paper,
-            "axes.edgecolor": self.quiet,
-            "axes.labelcolor": self.ink,
-            "text.color": self.ink,
-            "xtick.color": self.ink,
-            "ytick.color": self.ink,
-            "grid.color": self.grid,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlelocation": "left",
-            "axes.titleweight": "bold",
-            "axes.titlesize": "medium",
-            "axes.prop_cycle": cycler(linestyle=["-", ":", "-."]) * cycler(color=self.colours),
-            "axes.formatter.useoffset": False,
-            "legend.frameon": False,
-            "text.parse_math": False,  # names may have a $
-            "svg.fonttype": "none",
-            "svg.hashsalt": "srkd",
-        }
+PAPER, INK, QUIET, GRID, MARK = "#ffffff", "#1a1c1f", "#7a7a7a", "#e3e3e3", "#c2003c"
+COLOURS = ("#0a6cb0", "#c04f00", "#007a5a", "#a8437f", "#2c7fa8", "#946200", "#5c4b8a", "#666666")
+"""Colours of curves and points, which colour-blind people can distinguish (after Okabe and Ito, 2008) and which have a
+contrast of at least 3 to the paper."""
 
 
-LIGHT = Look(
-    paper="#ffffff",
-    ink="#1a1c1f",
-    quiet="#7a7a7a",
-    grid="#e3e3e3",
-    mark="#c2003c",
-    colours=("#0a6cb0", "#c04f00", "#007a5a", "#a8437f", "#2c7fa8", "#946200", "#5c4b8a", "#666666"),
-)
-DARK = Look(
-    paper="#15171a",
-    ink="#e8eaed",
-    quiet="#8a919b",
-    grid="#3a414b",
-    mark="#ff7b72",
-    colours=("#5fb0ee", "#ff9a52", "#3ccf9f", "#ee8fc6", "#8fd3f0", "#f0c04c", "#b7a5e8", "#b0b0b0"),
-)
+def _style() -> dict[str, Any]:
+    """The settings of matplotlib for these colours; the same numbers give the same bytes."""
+    from matplotlib.rcsetup import cycler
+
+    return {
+        "figure.facecolor": PAPER,
+        "axes.facecolor": PAPER,
+        "axes.edgecolor": QUIET,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": GRID,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "axes.titlesize": "medium",
+        "axes.prop_cycle": cycler(linestyle=["-", ":", "-."]) * cycler(color=COLOURS),
+        "axes.formatter.useoffset": False,
+        "legend.frameon": False,
+        "text.parse_math": False,  # names may have a $
+        "svg.fonttype": "none",
+        "svg.hashsalt": "srkd",
+    }
 
 
 class NothingToDraw(Exception):
@@ -166,13 +142,13 @@ def pareto_front(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
     return front
 
 
-def draw_charts(charts: Sequence[Chart], kind: PictureKind = "png", look: Look = LIGHT) -> bytes:
+def draw_charts(charts: Sequence[Chart], kind: PictureKind = "png") -> bytes:
     """A picture of all charts with curves, one below the other over the same steps."""
     plots = [(chart, curves) for chart in charts if (curves := chart.drawable())]
     if not plots:
         raise NothingToDraw
     width, height = CURVES_INCHES
-    with _figure(look, (width, height * len(plots))) as figure:
+    with _figure((width, height * len(plots))) as figure:
         figure.set_layout_engine("constrained")
         panels = figure.subplots(len(plots), sharex=True, squeeze=False)[:, 0]
         for axes, (chart, curves) in zip(panels, plots, strict=True):
@@ -181,7 +157,7 @@ def draw_charts(charts: Sequence[Chart], kind: PictureKind = "png", look: Look =
             if chart.logarithmic:
                 _make_logarithmic(axes.yaxis, [y for curve in curves for _, y in curve.points])
             for step in chart.marks:
-                axes.axvline(step, color=look.mark, linewidth=1)
+                axes.axvline(step, color=MARK, linewidth=1)
             for curve in curves:
                 few = len(curve.points) <= 40 and not curve.dashed
                 (line,) = axes.plot(*zip(*curve.points, strict=True), marker="." if few else "", label=curve.name)
@@ -193,12 +169,12 @@ def draw_charts(charts: Sequence[Chart], kind: PictureKind = "png", look: Look =
         return _saved(figure, kind)
 
 
-def draw_scatter(chart: Scatter, kind: PictureKind = "png", look: Look = LIGHT) -> bytes:
+def draw_scatter(chart: Scatter, kind: PictureKind = "png") -> bytes:
     """A picture of labelled points, with their Pareto front as a line; refuse a chart without points."""
     points = chart.drawable()
     if not points:
         raise NothingToDraw
-    with _figure(look, POINTS_INCHES) as figure:
+    with _figure(POINTS_INCHES) as figure:
         figure.subplots_adjust(left=0.09, right=0.97, bottom=0.09, top=0.92)
         axes = figure.subplots()
         axes.set(title=printable(chart.title), xlabel=printable(chart.x_label), ylabel=printable(chart.y_label))
@@ -207,28 +183,28 @@ def draw_scatter(chart: Scatter, kind: PictureKind = "png", look: Look = LIGHT) 
             _make_logarithmic(axes.yaxis, [point.y for point in points])
         axes.margins(x=0.12, y=0.1)
         front = pareto_front(points)
-        axes.plot([point.x for point in front], [point.y for point in front], "-", color=look.quiet, zorder=1)
+        axes.plot([point.x for point in front], [point.y for point in front], "-", color=QUIET, zorder=1)
         groups = list(dict.fromkeys(point.group for point in chart.points))
         for point in points:
-            colour = look.colours[groups.index(point.group) % len(look.colours)]
-            axes.plot(point.x, point.y, "o", color=colour, markeredgecolor=look.paper, markersize=8)
+            colour = COLOURS[groups.index(point.group) % len(COLOURS)]
+            axes.plot(point.x, point.y, "o", color=colour, markeredgecolor=PAPER, markersize=8)
             if point.marked:
-                axes.plot(point.x, point.y, "o", color="none", markeredgecolor=look.mark, markersize=16)
+                axes.plot(point.x, point.y, "o", color="none", markeredgecolor=MARK, markersize=16)
         if chart.limit is not None:
-            axes.axvline(chart.limit, color=look.mark)
+            axes.axvline(chart.limit, color=MARK)
             axes.annotate(
                 "target", (chart.limit, 1), (3, -9), xycoords=("data", "axes fraction"), textcoords="offset points"
             )
         for name, y in chart.levels:
-            axes.axhline(y, color=look.quiet, linestyle=LEVEL, linewidth=1)
+            axes.axhline(y, color=QUIET, linestyle=LEVEL, linewidth=1)
             axes.annotate(
                 name, (1, y), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
             )
-        _write_labels(axes, points, look)
+        _write_labels(axes, points)
         return _saved(figure, kind)
 
 
-def _write_labels(axes: Axes, points: Sequence[ScatterPoint], look: Look) -> None:
+def _write_labels(axes: Axes, points: Sequence[ScatterPoint]) -> None:
     """Write each label beside its point, moved up or down where it would cover a point or another label."""
     character, line, radius = 5.6, 11.0, 5.0  # points of 1/72 inch
     axes.autoscale_view()
@@ -246,9 +222,7 @@ def _write_labels(axes: Axes, points: Sequence[ScatterPoint], look: Look) -> Non
 
         height = next((y + move for move in moves if is_free(y + move)), y)
         taken.append((start, start + width, height))
-        arrow = (
-            None if height == y else {"arrowstyle": "-", "color": look.quiet, "relpos": (0 if start > x else 1, 0.5)}
-        )
+        arrow = None if height == y else {"arrowstyle": "-", "color": QUIET, "relpos": (0 if start > x else 1, 0.5)}
         axes.annotate(
             label, (point.x, point.y), (start, height), textcoords="figure points", va="center", arrowprops=arrow
         )
@@ -266,12 +240,12 @@ def _make_logarithmic(axis: Axis, values: Sequence[float]) -> None:
 
 
 @contextmanager
-def _figure(look: Look, inches: tuple[float, float]) -> Iterator[Figure]:
+def _figure(inches: tuple[float, float]) -> Iterator[Figure]:
     """An empty figure in which a pixel is a point of 1/72 inch, whatever the user's settings of matplotlib are."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(look.style(), after_reset=True), warnings.catch_warnings():
+    with style.context(_style(), after_reset=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of characters that the font does not have
         yield Figure(inches, dpi=72)
 

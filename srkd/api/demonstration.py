@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import file_sha256
-from compressor.inference.open import SOURCE, find_source_checkpoint, model_file, read_metadata
+from compressor.inference.open import model_file
 from compressor.runtimes.table import runtime_of
-from demo.catalogue import Model, NotForBrowsers, PlanToTime, Role, read_model
+from demo.catalogue import Model, PlanToTime, Role, read_model
 from export.plan.emit import PLAN, read_emitted
 from srkd.api.export import export
 from srkd.options.values import as_tuple
@@ -48,108 +47,65 @@ def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
     if not paths:
         context.note("no MODEL: showing the embedded student")
         paths = [embedded_student()]
-    with tempfile.TemporaryDirectory(prefix="srkd-demo-") as folder:
-        reader = _ModelReader(Path(folder), options.scale, options.arch_options, options.limits, context, paths)
-        models: list[Model] = []
-        for path in paths:
-            models += reader.read(path, "student", {model.name for model in models})
-        _require_one_kind(models)
-        return (*models, *_teacher_models(options, paths, models, reader))
+    models: list[Model] = []
+    for path in paths:
+        models += _read_models(path, "student", options, context, {model.name for model in models})
+    _require_one_kind(models)
+    return (*models, *_teacher_models(options, paths, models, context))
 
 
 def _teacher_models(
-    options: DemoOptions, paths: Sequence[Path], students: Sequence[Model], reader: _ModelReader
+    options: DemoOptions, paths: Sequence[Path], students: Sequence[Model], context: Context
 ) -> list[Model]:
-    names, note = {model.name for model in students}, reader.context.note
+    names = {model.name for model in students}
     if options.teacher is not None:
-        models = reader.read(Path(options.teacher), "teacher", names)
+        models = _read_models(Path(options.teacher), "teacher", options, context, names)
         _require_one_kind([students[0], *models])
         return models
-    run_teacher = find_run_teacher(paths[0], note) if len(paths) == 1 else None
+    run_teacher = find_run_teacher(paths[0], context.note) if len(paths) == 1 else None
     if run_teacher is not None:
         arch_options = {**run_teacher.options, **(options.arch_options or {})}
-        reader = replace(reader, scale=options.scale or run_teacher.scale, arch_options=arch_options)
-        return reader.read(run_teacher.path, "teacher", names)
+        own = replace(options, scale=options.scale or run_teacher.scale, arch_options=arch_options)
+        return _read_models(run_teacher.path, "teacher", own, context, names)
     if (students[0].descriptor.scale, students[0].descriptor.channels) != (4, 3):
-        note(f"no teacher beside it: the embedded one is x4 in colour, {students[0].name} is not (--teacher)")
+        context.note(f"no teacher beside it: the embedded one is x4 in colour, {students[0].name} is not (--teacher)")
         return []
-    note("no --teacher: showing the embedded teacher beside it")
-    return replace(reader, scale=None, arch_options=None).read(embedded_teacher(), "teacher", names)
+    context.note("no --teacher: showing the embedded teacher beside it")
+    return _read_models(embedded_teacher(), "teacher", replace(options, scale=None, arch_options=None), context, names)
 
 
-@dataclass(frozen=True)
-class _ModelReader:
-    """Reader of paths as ONNX models; exports go to `folder`, which is deleted later."""
+def _read_models(path: Path, role: Role, options: DemoOptions, context: Context, used_names: set[str]) -> list[Model]:
+    """An ONNX file, or exports of a checkpoint or run folder in every format of its role, under unused names."""
+    file = model_file(path)
+    stem = file.stem if file == path else path.resolve().name
+    if runtime_of(file) == "torch":
+        models = _exported_models(path, stem, role, options, context)
+    else:
+        models = [read_model(file, stem, role, limits=options.limits)]
+    for index, model in enumerate(models):
+        name = stem if model.precision == "fp32" or len(models) == 1 else f"{stem}-{model.precision}"
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        name = next(candidate for candidate in names if candidate not in used_names)
+        models[index] = replace(model, name=name)
+        used_names.add(name)
+    return models
 
-    folder: Path
-    scale: int | None
-    arch_options: Mapping[str, object] | None
-    limits: float
-    context: Context
-    named: Sequence[Path] = ()
-    """Every path that the user named."""
 
-    def read(self, path: Path, role: Role, used_names: set[str]) -> list[Model]:
-        """The model of a path in every format of its role, under unique names."""
-        file = model_file(path)
-        stem = file.stem if file == path else path.resolve().name
-        is_checkpoint = runtime_of(file) == "torch"
-        models = self._export(path, stem, role) if is_checkpoint else self._read_exported(file, stem, role)
-        if is_checkpoint and role == "student":
-            models += [read_model(exported, stem, role, limits=self.limits) for exported in self._int8_beside(path)]
-        for index, model in enumerate(models):
-            name = stem if model.precision == "fp32" or len(models) == 1 else f"{stem}-{model.precision}"
-            names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-            name = next(candidate for candidate in names if candidate not in used_names)
-            models[index] = replace(model, name=name)
-            used_names.add(name)
-        return models
-
-    def _int8_beside(self, path: Path) -> Iterator[Path]:
-        """The int8 file for browsers that was exported from a checkpoint into its folder, if it was not named itself.
-
-        None is written here: its calibration and search take about ten times as long as the float files.
-        """
-        checkpoint, is_there = model_file(path), False
-        named = {named.resolve() for named in self.named}
-        source = ""
-        for file in sorted(checkpoint.parent.glob("*.int8.onnx")):
-            source = source or file_sha256(checkpoint)
-            if read_metadata(file).get(SOURCE) != source:
-                continue
-            is_there = True
-            if file.resolve() not in named:
-                yield file
-                return
-        if not is_there and checkpoint != embedded_student():
-            self.context.note(f"no int8 file beside {checkpoint}: srkd export {path} --int8 writes one to show")
-
-    def _read_exported(self, file: Path, stem: str, role: Role) -> list[Model]:
-        """An exported file, or an export of its checkpoint if browsers cannot run the file."""
-        try:
-            return [read_model(file, stem, role, limits=self.limits)]
-        except NotForBrowsers as refusal:
-            try:
-                checkpoint = find_source_checkpoint(file)
-            except SrkdError as error:
-                raise SrkdError(f"{refusal}; {error}: name its checkpoint, or a plain ONNX file") from error
-            self.context.note(f"{refusal}: showing {checkpoint.name}, which it was made from")
-            return self._export(checkpoint, stem, role)
-
-    def _export(self, path: Path, stem: str, role: Role) -> list[Model]:
+def _exported_models(path: Path, stem: str, role: Role, options: DemoOptions, context: Context) -> list[Model]:
+    with tempfile.TemporaryDirectory(prefix="srkd-demo-") as folder:
         report = export(
             path,
             formats=FORMATS[role],
-            out=Path(tempfile.mkdtemp(dir=self.folder)),
-            scale=self.scale,
-            arch_options=self.arch_options,
-            progress=self.context.progress,
+            out=Path(folder),
+            scale=options.scale,
+            arch_options=options.arch_options,
+            progress=context.progress,
         )
         for file in report.files:
             if file.path is None and file.format == "onnx":
                 raise SrkdError(f"{path} cannot be shown: {file.reason}")
             if file.path is None:
-                self.context.note(f"{path} is not shown in {file.precision}: {file.reason}")
+                context.note(f"{path} is not shown in {file.precision}: {file.reason}")
         return [read_model(file.path, stem, role) for file in report.files if file.path is not None]
 
 

@@ -1,4 +1,4 @@
-"""Charts of a page: which curves and points they show, drawn for light and for dark pages, with their figures."""
+"""Charts of a page: which curves and points they show."""
 
 from __future__ import annotations
 
@@ -8,56 +8,36 @@ from dataclasses import dataclass, replace
 from compressor.base.choices import Goal
 from compressor.base.machine import count_threads
 from compressor.images.scores import GOAL_WORDS
-from srkd.charts import DARK, LIGHT, Chart, Scatter, ScatterPoint, draw_charts, draw_scatter
+from srkd.charts import Scatter, ScatterPoint, draw_charts, draw_scatter
 from srkd.record.measurements import ProfileFile
 from srkd.record.scores import Score, ScoreRole, of_role
 from srkd.reports.contents import Contents
 from srkd.reports.curves import Metrics, charts_of
-from srkd.terminal.tables import Table
 
-MOST_FIGURES = 12
-"""Largest number of points of a curve in the table of its figures, besides the last."""
 SCATTER_Y = "Y-PSNR in dB"
 BEST = "the line joins the best at each cost"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart in a page: its SVG picture in both looks, and a table of its figures."""
+    """A chart in a page, as SVG; its title stands above it as text."""
 
     title: str
-    light: bytes
-    dark: bytes
-    table: Table
+    picture: bytes
 
 
 def curve_figures(runs: Sequence[Metrics]) -> list[Figure]:
     """The charts of a run's curves, or of several runs' over one another, without empty ones."""
-    return [_curves(chart, runs[0].name) for chart in charts_of(runs) if chart.drawable()] if runs else []
+    charts = [chart for chart in charts_of(runs) if chart.drawable()] if runs else []
+    return [
+        Figure(chart.title.removeprefix(f"{runs[0].name}: "), draw_charts([replace(chart, title="")], "svg"))
+        for chart in charts
+    ]
 
 
-def _curves(chart: Chart, run: str) -> Figure:
-    title, rows = chart.title.removeprefix(f"{run}: "), []
-    for curve in chart.drawable():
-        stride = -(-len(curve.points) // MOST_FIGURES)
-        some = dict.fromkeys([*curve.points[::stride], curve.points[-1]])
-        rows += [[curve.name, f"{step:,.0f}", _number(value)] for step, value in some]
-    light, dark = (draw_charts([replace(chart, title="")], "svg", look) for look in (LIGHT, DARK))
-    return Figure(title, light, dark, Table(["curve", "step", "value"], rows, title))
-
-
-def point_figure(chart: Scatter | None) -> Figure | None:
-    """A chart of points; None without one."""
-    if chart is None:
-        return None
-    rows = [[point.label, _number(point.x), f"{point.y:.3f}"] for point in chart.points]
-    rows += [[name, "–", f"{y:.3f}"] for name, y in chart.levels]
-    light, dark = (draw_scatter(replace(chart, title=""), "svg", look) for look in (LIGHT, DARK))
-    return Figure(chart.title, light, dark, Table(["network", chart.x_label, chart.y_label], rows, chart.title))
-
-
-def _number(value: float) -> str:
-    return f"{value:,.3f}" if 0.01 <= abs(value) < 1e6 else f"{value:.3g}"
+def point_figures(charts: Sequence[Scatter | None]) -> list[Figure]:
+    """Those of the charts of points that there are."""
+    return [Figure(chart.title, draw_scatter(replace(chart, title=""), "svg")) for chart in charts if chart is not None]
 
 
 def against_macs(scores: Sequence[Score], goal: Goal) -> Scatter | None:

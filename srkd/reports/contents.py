@@ -10,11 +10,11 @@ from pathlib import Path
 from compressor.base.choices import Goal, GoalOption
 from compressor.base.errors import UsageError
 from compressor.base.files import file_sha256
-from compressor.images.scores import GOAL_WORDS, without_network
+from compressor.images.scores import GOAL_WORDS
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from srkd.record.measurements import ExportedEntry, read_exports
 from srkd.record.run_file import RunFile, read_for_display
-from srkd.record.scores import Score, ScoreRole, of_role, scores_of, spread_of
+from srkd.record.scores import Score, ScoreRole, of_role, scores_of
 from srkd.reports.curves import Metrics
 
 
@@ -34,8 +34,6 @@ class Contents:
 
     path: Path
     file: RunFile
-    first: RunFile
-    """run.json of a plan's first run while that of the plan has few facts; otherwise `file`."""
     unfinished: str | None
     """What an unfinished run lacks; None for a finished run."""
     scores: tuple[Score, ...]
@@ -51,12 +49,12 @@ class Contents:
 
     @property
     def recipe(self) -> str:
-        return self.first.recipe if self.file.result is None else self.file.result.recipe
+        return self.file.recipe if self.file.result is None else self.file.result.recipe
 
     @property
     def validation(self) -> tuple[str, ...]:
         """The names of the validation images."""
-        return self.first.data.validation
+        return self.file.data.validation
 
     @property
     def protocol(self) -> str | None:
@@ -64,7 +62,7 @@ class Contents:
 
     @property
     def scale(self) -> int:
-        return self.first.student.scale
+        return self.file.student.scale
 
     def unfinished_line(self, folder: str) -> str | None:
         """What an unfinished run lacks, and the command that continues it in `folder`."""
@@ -84,9 +82,7 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
     metrics = tuple(rows for folder in (run, *folders) if (rows := Metrics.read(folder)) is not None)
     student, result = run / RUN_FOLDER_WEIGHTS, file.result
     finished = result is not None and student.is_file()
-    scores = tuple(
-        scores_of(result) if result is not None and finished else _scores_so_far(metrics, file.student.scale)
-    )
+    scores = tuple(scores_of(result)) if result is not None and finished else ()
     student_score = of_role(scores, "student")
     if goal == "auto":
         goal = file.goal if result is None else result.goal
@@ -95,7 +91,6 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
     return Contents(
         path=run,
         file=file,
-        first=file,
         unfinished=None if finished else _unfinished(file, metrics, folders),
         scores=scores,
         metrics=metrics,
@@ -117,28 +112,6 @@ def _unfinished(file: RunFile, metrics: Sequence[Metrics], folders: Sequence[Pat
     if folders:
         where = f"run {sum((folder / RUN_FOLDER_FACTS).is_file() for folder in folders)} of {len(folders)}"
     return f"This run is not finished: it is at {where}."
-
-
-def _scores_so_far(metrics: Sequence[Metrics], scale: int | None) -> list[Score]:
-    """The scores of the newest validation in the first run of an unfinished folder."""
-    validations = [row for row in metrics[0].rows if row.kind == "validation"] if metrics else []
-    if not validations:
-        return []
-    newest = validations[-1]
-    plain = without_network(scale)
-    rows: list[tuple[ScoreRole, str, str]] = [
-        ("teacher", "teacher", "teacher"),
-        ("student", "student", f"student at step {newest.step:,}"),
-        ("bicubic", plain, plain),
-    ]
-    scores = []
-    for role, start, name in rows:
-        to_original, to_teacher = (
-            spread_of([newest.numbers.get(f"{start}_{key}")]) for key in ("psnr_y", "psnr_y_teacher")
-        )
-        if to_original is not None or to_teacher is not None:
-            scores.append(Score(name, role, to_original=to_original, to_teacher=to_teacher))
-    return scores
 
 
 def _outdated(file: Path, entry: ExportedEntry) -> str | None:

@@ -10,7 +10,7 @@ from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.models.checkpoints.licence import commercial_warning
 from srkd.record.measurements import ProfileFile
 from srkd.record.scores import score_table
-from srkd.reports.charts import against_macs, against_time, curve_figures, point_figure
+from srkd.reports.charts import against_macs, against_time, curve_figures, point_figures
 from srkd.reports.comparison import Comparison
 from srkd.reports.contents import Contents
 from srkd.reports.pictures import MAP_LEVELS, MEASURES, Pictures
@@ -58,22 +58,20 @@ def comparison_page(comparison: Comparison, runs: Sequence[Contents]) -> str:
 
 def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> dict[str, object]:
     """The values of the template comparison.html."""
-    by_work = point_figure(against_macs(comparison.scores, comparison.goal))
+    by_work = point_figures([against_macs(comparison.scores, comparison.goal)])
     curves = curve_figures([rows for run in runs for rows in run.metrics])
-    charts = curves if by_work is None else [by_work, *curves]
-    return {"scores": comparison.table(comparison.goal), "lines": comparison.lines(), "charts": charts}
+    return {"scores": comparison.table(comparison.goal), "lines": comparison.lines(), "charts": [*by_work, *curves]}
 
 
 def _show_run(section: Section) -> dict[str, object]:
     """The values of the template run.html."""
     contents, speed = section.contents, section.speed
-    file, first = contents.file, contents.first
-    licence = None if first.teacher is None else first.teacher.licence
+    file = contents.file
+    licence = None if file.teacher is None else file.teacher.licence
     warning = commercial_warning(licence)
     by_time = None if speed is None else against_time(contents, speed)
-    figures = (point_figure(by_time), point_figure(against_macs(contents.scores, contents.goal)))
     command, is_shortened = command_of(contents.name, file.options)
-    facts = deciding_facts(contents.path, file, first)
+    facts = deciding_facts(contents.path, file)
     facts.append(("teacher's licence", licence or "not declared in its file"))
     result, measures = file.result, [METRICS[name] for name in MEASURES]
     return {
@@ -90,7 +88,7 @@ def _show_run(section: Section) -> dict[str, object]:
             *(("The speed was not measured.",) if speed is None and not section.missing else ()),
             *section.missing,
         ),
-        "cost_charts": [figure for figure in figures if figure is not None],
+        "cost_charts": point_figures([by_time, against_macs(contents.scores, contents.goal)]),
         "pictures": section.pictures,
         "measures": measures,
         "best": ", ".join(f"{measure.title} {measure.best}" for measure in measures),
@@ -103,8 +101,8 @@ def _show_run(section: Section) -> dict[str, object]:
 
 def _what(contents: Contents) -> str:
     """Recipe, student and length of a run: `Logits KD: edsr x4, width 24, depth 16, 2,000 steps`."""
-    result, student = contents.file.result, contents.first.student
-    title, fields = contents.first.preset.title, student.model_extra or {}
+    result, student = contents.file.result, contents.file.student
+    title, fields = contents.file.preset.title, student.model_extra or {}
     shape = [f"{key} {fields[key]}" for key in ("width", "depth") if isinstance(fields.get(key), int)]
     sizes = [f"{student.arch} x{student.scale}", *shape]
     steps = max((rows.last_step for rows in contents.metrics), default=0) if result is None else result.steps

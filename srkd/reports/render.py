@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from compressor.base.machine import count_threads
-from srkd.charts import DARK, LIGHT
 from srkd.terminal.tables import is_numeric
 from srkd.version import __version__
 
@@ -21,7 +20,7 @@ def render_page(**values: object) -> str:
     style, script = (_own(name) for name in ("report.css", "report.js"))
     script_hash = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     page = _environment().get_template("page.html")
-    own = {"style": style, "script": script, "script_hash": script_hash, "light": LIGHT, "dark": DARK}
+    own = {"style": style, "script": script, "script_hash": script_hash}
     return page.render(values, **own, version=__version__)
 
 

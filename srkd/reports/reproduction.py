@@ -52,24 +52,24 @@ def _option(row: Declaration, value: Any) -> list[str]:
     return [word for item in values for word in (row.flag, str(item))]
 
 
-def deciding_facts(run: Path, file: RunFile, first: RunFile) -> list[tuple[str, str]]:
-    """The other facts that decide the result, as names with values; `first` is run.json of the first run of a plan."""
-    versions = {"srkd": file.srkd_version or first.srkd_version}
+def deciding_facts(run: Path, file: RunFile) -> list[tuple[str, str]]:
+    """The other facts that decide the result, as names with values."""
+    versions = {"srkd": file.srkd_version}
     versions |= {name: getattr(file.machine, key) for key, name in MACHINE.items()}
     lines = [(name, text) for name, text in versions.items() if text is not None]
-    if first.code is not None:
-        lines += first.code.lines()
+    if file.code is not None:
+        lines += file.code.lines()
     trials = None if file.result is None else file.result.trials
-    seeds = [first.seed] if trials is None else trials.seeds
+    seeds = [file.seed] if trials is None else trials.seeds
     if seeds:
         lines.append(("seed" if len(seeds) < 2 else "seeds", ", ".join(map(str, seeds))))
-    if first.teacher is not None:
-        lines.append(("teacher", f"{first.teacher.path.name}, sha256 {first.teacher.sha256}"))
-    data = first.data
+    if file.teacher is not None:
+        lines.append(("teacher", f"{file.teacher.path.name}, sha256 {file.teacher.sha256}"))
+    data = file.data
     lines.append(("images", f"{Path(data.origin).name}, {data.used} used, digest {data.digest}"))
-    if first.degradation is not None:
-        lines.append(("LR images", f"degraded: {first.degradation.title}"))
+    if file.degradation is not None:
+        lines.append(("LR images", f"degraded: {file.degradation.title}"))
     if (run / STUDENT).is_file():
         lines.append(("student", f"{STUDENT}, sha256 {file_sha256(run / STUDENT)}"))
-    lines.append(("trained in", f"{first.execution_mode.precision} on {first.device}"))
+    lines.append(("trained in", f"{file.execution_mode.precision} on {file.device}"))
     return lines

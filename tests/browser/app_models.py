@@ -207,25 +207,9 @@ def _classifier() -> onnx.ModelProto:
     return graph([node], [images("x", "n", 3, "h", "w")], [images("y", "n", 3, 1, 1)])
 
 
-def _two_inputs() -> onnx.ModelProto:
-    node = helper.make_node("Add", ["a", "b"], ["y"])
-    inputs = [images("a", "n", 3, "h", "w"), images("b", "n", 3, "h", "w")]
-    return graph([node], inputs, [images("y", "n", 3, "h", "w")])
-
-
 def _bytes_in() -> onnx.ModelProto:
     node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
     return graph([node], [images("x", "n", "h", "w", 3, kind=TensorProto.UINT8)], [images("y", "n", "h", "w", 3)])
-
-
-def _four_channels() -> onnx.ModelProto:
-    node = helper.make_node("Relu", ["x"], ["y"])
-    return graph([node], [images("x", "n", 4, "h", "w")], [images("y", "n", 4, "h", "w")])
-
-
-def _text() -> onnx.ModelProto:
-    node = helper.make_node("Identity", ["x"], ["y"])
-    return graph([node], [images("x", "n")], [images("y", "n")])
 
 
 def _unknown_operation() -> onnx.ModelProto:
@@ -235,20 +219,9 @@ def _unknown_operation() -> onnx.ModelProto:
     return model
 
 
-def _lying() -> onnx.ModelProto:
-    node = helper.make_node("Relu", ["x"], ["y"])
-    model = graph([node], [images("x", "n", 3, "h", "w")], [images("y", "n", 3, "h", "w")])
-    model.metadata_props.add(key="srkd.scale", value="4")
-    return model
-
-
 FOREIGN: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "classifier": (_classifier, "not an enlarged picture"),
-    "two-inputs": (_two_inputs, "2 inputs and 1 output"),
     "bytes": (_bytes_in, "takes uint8"),
-    "four-channels": (_four_channels, "expected N × 3"),
-    "flat": (_text, "expected N × 3"),
     "unknown-operation": (_unknown_operation, "cannot be opened by ONNX Runtime"),
-    "lying": (_lying, "says that it enlarges 4 times"),
 }
 """Models to be refused, by name, with the page's message."""

@@ -15,30 +15,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript",
-    ".mjs": "text/javascript",
-    ".css": "text/css",
-    ".wasm": "application/wasm",
-    ".json": "application/json",
-    ".webmanifest": "application/manifest+json",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".jpg": "image/jpeg",
-}
 
 
 @dataclass
 class Site:
-    """Bytes or file by address. `headers` are sent with every answer; `sent` counts the bytes of each address."""
+    """Bytes or file by address. `headers` are sent with every answer."""
 
     files: dict[str, bytes | Path]
     headers: Mapping[str, str] = field(default_factory=lambda: dict(ISOLATION))
-    sent: dict[str, int] = field(default_factory=dict)
     port: int = 0
-    gzip: bool = True
 
     @property
     def origin(self) -> str:
@@ -63,21 +48,17 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_error(404)
             return
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        packed = self.site.content(f"{address or 'index.html'}.gz") if self.site.gzip else None
         unchanged = self.headers.get("If-None-Match") == tag
         self.send_response(304 if unchanged else 200)
-        body = b"" if unchanged else packed or content
-        if packed and not unchanged:
-            self.send_header("Content-Encoding", "gzip")
-        suffix = ".html" if not address or address.endswith("/") else Path(address).suffix
-        self.send_header("Content-Type", TYPES.get(suffix, "application/octet-stream"))
+        body = b"" if unchanged else content
+        name = "index.html" if not address or address.endswith("/") else address
+        self.send_header("Content-Type", self.guess_type(name))
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-cache")
         self.send_header("ETag", tag)
         for name, value in self.site.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.site.sent[address] = self.site.sent.get(address, 0) + len(body)
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
@@ -165,7 +146,5 @@ def rebuild(site: Site, *, whole: bool) -> None:
     entry = next(each for each in precache["files"] if each["path"] == "style.css")
     entry["integrity"] = "sha256-" + base64.b64encode(hashlib.sha256(style).digest()).decode()
     site.files["precache.js"] = f"self.PRECACHE = {json.dumps(precache)};".encode()
-    site.files.pop("precache.js.gz", None)
     if whole:
         site.files["style.css"] = style
-        site.files.pop("style.css.gz", None)

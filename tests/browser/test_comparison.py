@@ -6,14 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from compressor.images.metrics import to_u8
-from compressor.images.resize import upscale_bicubic
 from tests.browser.app_models import Models, png, sample_rgb, upscaled
-from tests.browser.app_site import Site
 from tests.browser.visits import DESKTOP, App, Visit, drop
 
 pytestmark = pytest.mark.browser
@@ -27,19 +22,10 @@ WATCHED = """() => {
         return post.call(this, message, ...rest);
     };
 }"""
-SHARING = """() => {
-    window.shared = [];
-    navigator.canShare = ({ files }) => files.length === 1 && files[0].type === "image/png";
-    navigator.share = async ({ files, title }) => { window.shared.push([title, files[0].size]); };
-}"""
 SAME = """(() => {
     const [left, right] = [...document.querySelectorAll(".sheet canvas")].map((canvas) => canvas.toDataURL());
     return left === right;
 })()"""
-
-
-def tiled(times: int) -> NDArray[np.uint8]:
-    return np.tile(sample_rgb("chelsea", 72), (times, times, 1))
 
 
 def widths(visit: Visit) -> list[int]:
@@ -94,83 +80,6 @@ def test_each_side_has_its_own_scale(desktop: Visit, models: Models, tmp_path: P
         assert saved.name == f"chelsea-{label.lower()}-x{scale}.png"
         output = np.asarray(Image.open(saved).convert("RGB")).astype(int)
         assert np.abs(output - upscaled(model, sample_rgb("chelsea", 72))).max() <= 1
-
-
-@pytest.fixture
-def cats(app: App, models: Models) -> Site:
-    """A site with a picture on which the large network works for long."""
-    return app.site([models.tiny, models.wide], {"cats.png": png(tiled(6))})
-
-
-def test_save_and_share_wait_for_a_result(app: App, cats: Site) -> None:
-    with app.visit(cats, **DESKTOP) as visit:
-        page = visit.page
-        page.evaluate(SHARING)
-        visit.enlarge()
-        page.click("#share")
-        visit.until("window.shared.length === 1")
-        title, size = page.evaluate("window.shared[0]")
-        assert (title, size > 1000) == ("cats-sharpened-x2.png", True)
-        # While the teacher runs, and after it was cancelled, it has nothing to save or share.
-        page.select_option("#right", label="Large network")
-        assert page.is_disabled("#save") and page.is_disabled("#share")
-        page.click("#cancel")
-        visit.rest()
-        assert page.is_disabled("#save") and page.is_disabled("#share")
-        assert visit.text("figure-ms") == "–"
-        page.select_option("#right", label="Sharpened")
-        visit.done()
-        assert page.is_enabled("#share")
-        page.evaluate("() => { navigator.share = async () => { throw new Error('no app takes it') } }")
-        page.click("#share")
-        page.wait_for_selector("#trouble:has-text('no app takes it')")
-        page.evaluate("() => { navigator.share = async () => { throw new DOMException('', 'AbortError') } }")
-        page.click("#share")
-        visit.until("document.querySelector('#trouble').hidden")
-
-
-def test_large_bicubic_is_saved_whole_and_equals_matlab(app: App, models: Models, tmp_path: Path) -> None:
-    picture = tiled(20)
-    with app.visit(app.site([models.tiny], {"cats.png": png(picture)}), **DESKTOP) as visit:
-        visit.page.select_option("#right", "bicubic", force=True)
-        visit.choose()
-        visit.page.wait_for_selector("#ask:not([hidden])")
-        assert visit.page.is_disabled("#save")
-        visit.page.click("#ask-whole")
-        saved = visit.saved(tmp_path)
-        assert saved.name == "cats-ordinary-x2.png"
-    output = np.asarray(Image.open(saved).convert("RGB"))
-    assert output.shape == (2880, 2880, 3)
-    crop = torch.from_numpy(picture[:80, :80].copy()).permute(2, 0, 1)[None].float() / 255
-    expected = np.asarray(to_u8(upscale_bicubic(crop, 2))[0].permute(1, 2, 0))
-    assert np.abs(output[:140, :140].astype(int) - expected[:140, :140]).max() <= 1
-
-
-def test_work_is_visible_from_the_start_and_cancelled_at_once(app: App, cats: Site) -> None:
-    """A slow first tile is announced before it is finished, and Cancel does not wait for it."""
-    with app.visit(cats, **DESKTOP) as visit:
-        visit.enlarge().page.evaluate(
-            """() => {
-                const work = document.querySelector("#work");
-                window.log = [];
-                const all = { attributes: true, childList: true, subtree: true, characterData: true };
-                new MutationObserver(() => window.log.push([work.hidden, work.innerText])).observe(work, all);
-                const right = document.querySelector("#right");
-                right.value = [...right.options].find(({ text }) => text === "Large network").value;
-                right.dispatchEvent(new Event("change"));
-            }"""
-        )
-        visit.until("window.log.some(([, words]) => words.includes('parts'))")
-        log = visit.page.evaluate("window.log")
-        hidden, words = log[0]
-        assert hidden is False and "Large network" in words
-        assert any("Loading “Large network”" in words for _, words in log)
-        assert not any("part 1 of" in words for _, words in log)
-        visit.page.click("#cancel")
-        visit.rest()
-        assert visit.text("ask-words").startswith("Cancelled after 0 of ")
-        visit.page.select_option("#right", label="Sharpened")
-        visit.done()
 
 
 def test_a_drop_opens_all_its_models_and_one_photo(desktop: Visit, models: Models) -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from demo.catalogue import load_samples
-from tests.browser.app_models import Models, png, sample_rgb
-from tests.browser.app_site import Site
-from tests.browser.visits import DESKTOP, PHONE, ROOT, App, Visit, drop, violations
+from tests.browser.app_models import Models
+from tests.browser.visits import DESKTOP, PHONE, ROOT, App, Visit, violations
 
 pytestmark = pytest.mark.browser
 
@@ -40,30 +37,8 @@ MOVING = """[...document.querySelectorAll("*")].filter((each) =>
         .some((style) => style.transitionDuration !== "0s" || style.animationDuration !== "0s")).length"""
 
 
-@pytest.fixture(scope="module")
-def result(app: App, common_site: Site) -> Iterator[Visit]:
-    """A phone's page with a result; a test may change the size of its window."""
-    with app.visit(common_site, **PHONE) as visit:
-        yield visit.enlarge().open_details()
-
-
 def resize(visit: Visit, width: int, height: int) -> None:
     visit.page.set_viewport_size({"width": width, "height": height})
-
-
-def relisted(site: Site, **changes: object) -> Site:
-    """Change the entry of the site's first sample."""
-    listed = json.loads(site.content("api/models.json") or b"")
-    listed["samples"][0] |= changes
-    site.files["api/models.json"] = json.dumps(listed).encode()
-    return site
-
-
-def test_a_picture_is_dropped_or_pasted(desktop: Visit) -> None:
-    for kind, side in (("drop", 40), ("paste", 44)):
-        with desktop.finishing():
-            drop(desktop, ("pasted.png", png(sample_rgb("coffee", side))), kind=kind)
-        assert desktop.text("figure-from") == f"{2 * side} × {2 * side}"
 
 
 def test_the_divider_is_a_slider_for_keys_and_fingers(desktop: Visit) -> None:
@@ -124,30 +99,6 @@ def test_zoom_pan_and_pinch(phone: Visit) -> None:
     assert page.evaluate(width) == pytest.approx(whole, rel=0.01)
 
 
-def test_two_clicks_cut_the_part_that_is_shown_once(desktop: Visit, tmp_path: Path) -> None:
-    """A second cut of the same place would be of the part, and show white where that has ended."""
-    page = desktop.enlarge().page
-    page.focus("#stage")
-    page.keyboard.press("+")
-    with desktop.finishing():
-        page.evaluate("for (let i = 0; i < 2; i++) document.querySelector('#crop').click()")
-    desktop.rest()
-    picture = np.asarray(Image.open(desktop.saved(tmp_path)).convert("RGB"))
-    assert picture.shape[0] < 192 and not any((side == 255).all() for side in (picture[-1], picture[:, -1]))
-
-
-def test_a_file_that_is_no_picture_stops_no_enlargement(desktop: Visit, tmp_path: Path) -> None:
-    """What runs is cancelled to decode the file; then it goes on, and the message stays."""
-    page = desktop.enlarge().page
-    (tmp_path / "notes.png").write_bytes(b"not a picture")
-    page.evaluate("document.querySelector('#engine-wanted').dispatchEvent(new Event('change', { bubbles: true }))")
-    page.set_input_files("#library", tmp_path / "notes.png")
-    page.wait_for_selector("#trouble:has-text('This file is not a picture that the browser can read.')")
-    desktop.rest()
-    desktop.done()
-    assert page.is_visible("#trouble")
-
-
 @pytest.mark.parametrize("device", ["phone", "desktop"])
 def test_axe_finds_nothing(request: pytest.FixtureRequest, device: str) -> None:
     """Before and after the first result, in both colour schemes."""
@@ -199,61 +150,19 @@ def cut_choices(visit: Visit) -> list[str]:
     return list(visit.page.eval_on_selector_all("#left, #right", script, ARROW_PIXELS))
 
 
-@pytest.mark.parametrize("size", [(844, 390), (932, 430), (667, 375), (568, 320)])
-def test_a_phone_on_its_side_keeps_the_buttons_in_view(result: Visit, size: tuple[int, int]) -> None:
+def test_a_phone_on_its_side_keeps_the_buttons_in_view(phone: Visit) -> None:
     """The buttons are beside the picture, at any scroll position of the area below."""
-    resize(result, *size)
-    for scrolled in (0, 10_000):
-        result.page.evaluate("(top) => document.querySelector('aside').scrollTo(0, top)", scrolled)
-        assert result.page.evaluate(IN_VIEW, ".actions > *") == [True] * 5
-        assert result.page.evaluate(IN_VIEW, "#stage, #left, #right, .zoom button, #result-short") == [True] * 7
-    assert result.page.evaluate("document.documentElement.scrollHeight <= innerHeight")
-    assert cut_choices(result) == []
-    stage = result.page.locator("#stage").bounding_box()
-    assert stage is not None and stage["height"] > 0.6 * size[1]
-
-
-def test_a_result_is_told_in_plain_words_and_its_figures_wait_behind_details(desktop: Visit) -> None:
-    """Nothing is cut off or wider than the screen, and no word is jargon of training networks."""
-    page = desktop.enlarge().page
-    details = ("#figure-ms", "#engine", "#measure")
-    words = "Twice as wide and as high. 144\u00a0×\u00a0144 pixels instead of 72\u00a0×\u00a072."
-    for width in (320, 412, 1440):
-        resize(desktop, width, 700)
-        assert page.inner_text("#result") == words
-        labels = page.eval_on_selector_all("#left, #right", "all => all.map((each) => each.selectedOptions[0].text)")
-        assert labels == ["Ordinary", "Sharpened"]
-        assert [page.is_visible(each) for each in details] == [False] * 3
-        text = page.inner_text("body").lower()
-        assert not [word for word in ("bicubic", "student", "teacher", "tile", "wasm", "thread") if word in text]
-        assert cut_choices(desktop) == []
-        assert page.evaluate(NO_WIDER_THAN_THE_SCREEN)
-    desktop.open_details()
-    assert [page.is_visible(each) for each in details] == [True] * 3
-
-
-def test_a_sample_states_its_licence_and_begins_where_the_difference_is(
-    app: App, models: Models, tmp_path: Path
-) -> None:
-    """On a small screen the view starts at the place in the list, and Fit shows the whole picture."""
-    entry = {"title": "Fur", "credit": "A photographer, CC0", "focus": [0.55, 0.25]}
-    place = """(() => {
-        const box = (id) => document.getElementById(id).getBoundingClientRect();
-        const [sheet, stage] = [box("sheet-right"), box("stage")];
-        return [sheet.width / 72, (stage.left + stage.width / 2 - sheet.left) / sheet.width];
-    })()"""
-    photo = tmp_path / "mine.png"
-    photo.write_bytes(png(sample_rgb("coffee", 40)))
-    with app.visit(relisted(app.site([models.tiny]), **entry), viewport={"width": 200, "height": 700}) as visit:
-        assert visit.page.inner_text("#samples button >> nth=0") == "Fur"
-        pixels, across = visit.enlarge().page.evaluate(place)
-        assert pixels == pytest.approx(3, abs=0.01)
-        assert across == pytest.approx(0.55, abs=0.005)
-        visit.page.click("#zoom-fit")
-        assert visit.page.evaluate(place)[0] < 3
-        assert visit.page.inner_text("#credit") == "Fur: A photographer, CC0"
-        visit.page.set_input_files("#library", photo)
-        visit.until("document.querySelector('#credit').textContent === ''")
+    phone.enlarge().open_details()
+    for width, height in ((932, 430), (568, 320)):
+        resize(phone, width, height)
+        for scrolled in (0, 10_000):
+            phone.page.evaluate("(top) => document.querySelector('aside').scrollTo(0, top)", scrolled)
+            assert phone.page.evaluate(IN_VIEW, ".actions > *") == [True] * 5
+            assert phone.page.evaluate(IN_VIEW, "#stage, #left, #right, .zoom button, #result-short") == [True] * 7
+        assert phone.page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+        assert cut_choices(phone) == []
+        stage = phone.page.locator("#stage").bounding_box()
+        assert stage is not None and stage["height"] > 0.6 * height
 
 
 def test_the_card_describes_the_embedded_pair(app: App, models: Models) -> None:

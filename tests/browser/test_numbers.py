@@ -20,15 +20,14 @@ from PIL import Image
 
 from compressor.assets import embedded_student
 from compressor.images.resize import upscale_bicubic
-from compressor.inference.tiling import spans
 from compressor.models.checkpoints.load import load_checkpoint
 from export.writing.exporting import Source, export_model
 from tests.browser.app_models import FOREIGN, Models, png, sample_rgb, upscaled
 from tests.browser.app_site import Model, Site
-from tests.browser.visits import DESKTOP, OFFLINE, PHONE, App, Visit, note, visiting
+from tests.browser.visits import DESKTOP, OFFLINE, PHONE, App, Visit
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    pass
 
 pytestmark = pytest.mark.browser
 
@@ -110,16 +109,14 @@ def test_the_embedded_student_equals_python_in_both_precisions(app: App, models:
         assert farthest(pixels(visit.saved(tmp_path).read_bytes()), upscaled(models.student, sample)) <= 1
 
 
-@pytest.mark.parametrize("tile", [17, 24, 40])
-def test_tiled_equals_untiled(page: Visit, models: Models, whole: NDArray[np.uint8], tile: int) -> None:
-    tiled, stats = computed(page, models.tiny, tile=tile)
-    assert len(stats["tiles"]) == (-(-72 // tile)) ** 2
-    assert stats["exact"] is True
-    assert farthest(tiled, whole) <= 1
-
-
-def test_too_small_a_radius_is_visible(page: Visit, models: Models, whole: NDArray[np.uint8]) -> None:
-    """The test above can fail: with half the margin the tiles differ."""
+def test_tiled_equals_untiled_unless_the_radius_is_too_small(
+    page: Visit, models: Models, whole: NDArray[np.uint8]
+) -> None:
+    for tile in (17, 40):
+        tiled, stats = computed(page, models.tiny, tile=tile)
+        assert len(stats["tiles"]) == (-(-72 // tile)) ** 2
+        assert stats["exact"] is True
+        assert farthest(tiled, whole) <= 1
     tiled, _ = computed(page, models.tiny, tile=17, entry={"receptive_radius": 2})
     assert farthest(tiled, whole) > 1
 
@@ -164,19 +161,6 @@ def test_the_radius_read_from_a_graph_is_the_networks(page: Visit, models: Model
         assert (result is None) == (model is models.pooling)
 
 
-def test_the_tiling_equals_python(page: Visit) -> None:
-    cases = [(size, tile, margin) for size in (1, 40, 72, 500) for tile in (16, 33, 64) for margin in (0, 7, 36)]
-    result = page.page.evaluate(
-        """async (cases) => {
-            const { spans } = await import(new URL("src/tiling.js", document.baseURI).href);
-            return cases.map((args) => spans(...args).map((s) => [s.start, s.stop, s.begin, s.length]));
-        }""",
-        cases,
-    )
-    expected = [[[s.start, s.stop, s.begin, s.length] for s in spans(*case)] for case in cases]
-    assert result == expected
-
-
 def test_bicubic_equals_matlab(page: Visit) -> None:
     lr = torch.rand(1, 1, 9, 13, generator=torch.Generator().manual_seed(0))
     for scale in (2, 3, 4):
@@ -188,22 +172,6 @@ def test_bicubic_equals_matlab(page: Visit) -> None:
             [lr.flatten().tolist(), scale],
         )
         assert torch.allclose(torch.tensor(result), upscale_bicubic(lr, scale).flatten(), atol=1e-5)
-
-
-def test_half_precision_numbers_equal_numpy(page: Visit) -> None:
-    values = np.concatenate([np.linspace(-2, 2, 401), 10.0 ** np.arange(-9, 6), [65504, 65519, 1e6]]).astype(np.float32)
-    bits, back = page.page.evaluate(
-        """async (values) => {
-            const half = await import(new URL("src/pixels.js", document.baseURI).href);
-            const bits = half.halvesFromFloats(Float32Array.from(values));
-            return [[...bits], [...half.floatsFromHalves(bits)].map(String)];
-        }""",
-        values.tolist(),
-    )
-    with np.errstate(over="ignore"):
-        expected = values.astype(np.float16)
-    assert bits == expected.view(np.uint16).tolist()
-    assert [float(each.replace("Infinity", "inf")) for each in back] == expected.astype(np.float64).tolist()
 
 
 def test_unusable_models_are_refused_with_a_reason_and_the_page_still_works(
@@ -256,42 +224,6 @@ def test_a_photo_is_upright_and_another_file_is_reported(desktop: Visit, models:
     notes.write_bytes(b"not a picture")
     desktop.page.set_input_files("#library", notes)
     desktop.page.wait_for_selector("#trouble:has-text('This file is not a picture that the browser can read.')")
-
-
-COMPARE_ENGINES = """
-    const results = {};
-    for (const name of ["wasm", "webgpu"]) {
-        const choice = await engine.ask("setup", { options: { engine: name, threads: 1 } });
-        const bytes = await (await fetch(args)).arrayBuffer();
-        const model = { name: "tiny.onnx", bytes, options: { engine: name } };
-        const { choice: used } = await engine.ask("open", model);
-        await engine.ask("picture", { blob: await (await fetch("samples/cat.png")).blob() });
-        const tiles = [];
-        await engine.ask("run", { with: "network" }, { onTile: (tile) => tiles.push(...tile.rgba) });
-        results[name] = { engine: used.engine, why: used.why, pixels: tiles };
-    }
-    return results;
-"""
-
-
-def test_webgpu_is_not_chosen_in_software_and_correct_when_selected(
-    webgpu_browser: Browser, app: App, models: Models
-) -> None:
-    """SwiftShader is an adapter in software. Once it is selected, its files are stored for offline use."""
-    site = app.site([models.tiny], {"cat.png": png(sample_rgb("chelsea", 16))})
-    with visiting(webgpu_browser, site, expected=("WebGPU", "powerPreference", "webgpu"), **DESKTOP) as visit:
-        assert "WebAssembly" in visit.text("engine")
-        assert "computed by the processor" in visit.text("why")
-        both = visit.engine(COMPARE_ENGINES, f"models/{models.tiny.path.name}")
-        assert both["webgpu"]["engine"] == "webgpu", both["webgpu"]["why"]
-        assert both["wasm"]["engine"] == "wasm"
-        assert len(both["wasm"]["pixels"]) == 32 * 32 * 4
-        far = max(abs(a - b) for a, b in zip(both["wasm"]["pixels"], both["webgpu"]["pixels"], strict=True))
-        assert far <= 1
-        visit.until(OFFLINE)
-        assert not any("asyncify" in url for url in visit.stored())
-        visit.open_details().page.select_option("#engine-wanted", "webgpu")
-        visit.until(lambda: any("webgpu" in url for url in visit.stored()))
 
 
 PHOTO = (4000, 3000)
@@ -409,8 +341,6 @@ def test_twelve_megapixels_become_forty_eight_in_strips(
         assert visit.page.eval_on_selector("#sheet-right canvas", "c => c.width * c.height") <= 4e6
         saved = visit.saved(tmp_path)
         crops = {box: decoded_part(visit, *box, 300, 60) for box in boxes}
-        facts = {"mb_above_idle": peak.above, "file_mb": round(saved.stat().st_size / 1e6)}
-        note("48_mp_in_strips", {**facts, "time": visit.text("figure-time")})
         assert peak.above < BOUND_MB
     Image.MAX_IMAGE_PIXELS = 50_000_000
     with Image.open(saved) as opened:
@@ -433,37 +363,24 @@ RUN_AND_CANCEL = """
     await engine.ask("open", { name: "student.onnx", bytes, entry: { receptive_radius: 36 } });
     await engine.ask("picture", { blob: await (await fetch("photo.jpg")).blob() });
     const abort = new AbortController();
-    const tiles = [];
-    let total = 0, cancelledAt = 0, error = null;
-    const onTile = (tile) => {
-        tiles.push(tile.ms);
-        if (tiles.length === args.tiles) { cancelledAt = performance.now(); abort.abort(); }
-    };
+    let tiles = 0, total = 0, error = null;
+    const onTile = () => { if (++tiles === args) abort.abort(); };
     const onBegun = (begun) => (total = begun.total);
-    await engine.ask("run", { with: "network", png: true, tile: args.side }, { onTile, onBegun, signal: abort.signal })
+    await engine.ask("run", { with: "network", png: true, tile: 0 }, { onTile, onBegun, signal: abort.signal })
         .catch((thrown) => (error = thrown.constructor.name));
     // The page goes on at once; the worker when the tile in hand is done.
     const { width } = await engine.ask("picture", { blob: await (await fetch("photo.jpg")).blob() });
-    return { tiles: tiles.length, ms: tiles, total, error, worker: performance.now() - cancelledAt, width };
+    return { tiles, total, error, width };
 """
 
 
-@pytest.mark.parametrize(
-    ("tiles", "side"),
-    [pytest.param(50, 24, id="small-tiles", marks=pytest.mark.slow), pytest.param(OWN_TILES, 0, id="own-plan")],
-)
-def test_the_embedded_student_starts_on_a_large_photo_and_is_cancelled(
-    app: App, photo_site: Site, tiles: int, side: int
-) -> None:
+def test_the_embedded_student_starts_on_a_large_photo_and_is_cancelled(app: App, photo_site: Site) -> None:
     """Its first tiles of twelve megapixels stay within the memory bound, and the worker takes the next picture."""
     with app.visit(photo_site, **PHONE) as visit:
         with watched(visit) as peak:
-            result = visit.engine(RUN_AND_CANCEL, {"tiles": tiles, "side": side})
-        assert (result["error"], result["tiles"], result["width"]) == ("Cancelled", tiles, PHOTO[0])
-        assert result["total"] > (1000 if side else 200)
-        facts = {"mb_above_idle": peak.above, "ms_to_next_picture": round(result["worker"])}
-        facts |= {"ms_a_tile": round(min(result["ms"])), "tiles_in_all": result["total"]}
-        note(f"student_{tiles}_tiles", facts)
+            result = visit.engine(RUN_AND_CANCEL, OWN_TILES)
+        assert (result["error"], result["tiles"], result["width"]) == ("Cancelled", OWN_TILES, PHOTO[0])
+        assert result["total"] > 200
         assert peak.above < BOUND_MB
 
 
@@ -482,30 +399,3 @@ def test_a_large_photo_is_cancelled_by_the_button_and_goes_on_with_a_part(phone:
     width, height = (int(side) for side in phone.text("figure-from").split(",")[0].split(" × "))
     assert width * height < 8e6
     assert phone.page.is_hidden("#work")
-
-
-THROTTLE = 4
-FIRST_LOAD_BYTES = 6_000_000
-"""Upper bound of the first load: gzipped, with the embedded student and two samples."""
-
-
-def test_the_first_visit_on_a_slow_phone(app: App, models: Models) -> None:
-    samples = {f"{name}.png": png(sample_rgb(name, 96, 3)) for name in ("chelsea", "astronaut")}
-    with app.visit(app.site([models.student], samples), address="about:blank", ready=False, **PHONE) as visit:
-        session = visit.page.context.new_cdp_session(visit.page)
-        session.send("Emulation.setCPUThrottlingRate", {"rate": THROTTLE})
-        visit.page.goto(visit.site.origin)
-        visit.ready().enlarge()
-        ready, done = visit.page.evaluate(
-            "[performance.getEntriesByType('navigation')[0].domComplete, performance.now()]"
-        )
-        visit.until(OFFLINE)
-        kinds = {"wasm": 0, "model": 0, "samples": 0, "app": 0}
-        for address, size in visit.site.sent.items():
-            kind = {"models": "model", "samples": "samples"}.get(address.split("/")[0], "app")
-            kinds["wasm" if address.endswith(".wasm") else kind] += size
-        total = sum(kinds.values())
-        note("first_load_bytes_gzipped", {"total": total, **kinds})
-        times = {"rate": THROTTLE, "dom_ms": round(ready), "first_result_ms": round(done), "lr": "96x96"}
-        note("throttled_phone", times)
-        assert total < FIRST_LOAD_BYTES

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.browser.app_models import Models
 from tests.browser.app_site import Site, rebuild, served
-from tests.browser.visits import APP, FLAGS, OFFLINE, PHONE, App, new_page
+from tests.browser.visits import OFFLINE, PHONE, App, new_page
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Playwright
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
 HASH_WORDS = ("integrity", "hash")
 """What the browser itself says of a file that does not match its hash."""
-NOT_KEPT = "document.querySelector('#offline').textContent.startsWith('Not kept for offline use:')"
-REFUSED = """navigator.serviceWorker.register = async () => {
-    throw new DOMException("An SSL certificate error occurred when fetching the script.", "SecurityError");
-};"""
 
 
 @pytest.fixture
@@ -49,29 +44,6 @@ def test_it_can_be_installed_and_works_offline_after_the_first_visit(app: App, s
         assert visit.page.evaluate("crossOriginIsolated") is True
         assert visit.enlarge().text("figure-size") == "0.02 MP"
     context.close()
-
-
-def test_nothing_prevents_installing(playwright: Playwright, chromium: str, site: Site, tmp_path: Path) -> None:
-    """In a persistent profile: the other tests use private windows, which cannot install apps."""
-    context = playwright.chromium.launch_persistent_context(
-        str(tmp_path / "profile"), executable_path=chromium, args=list(FLAGS), **PHONE
-    )
-    with served(site), new_page(context, site, expected=["apple-mobile-web-app-capable"]) as visit:
-        visit.until(OFFLINE)
-        errors = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
-        assert errors == {"installabilityErrors": []}
-        # The test can fail: a page without a manifest gives a message.
-        picture = context.new_page()
-        picture.goto(f"{site.origin}/icons/icon.svg")
-        errors = context.new_cdp_session(picture).send("Page.getInstallabilityErrors")
-        assert errors["installabilityErrors"] != []
-    context.close()
-
-
-def test_the_apps_code_is_small() -> None:
-    own = [path for path in APP.glob("*.*") if path.suffix in (".html", ".css", ".js", ".webmanifest")]
-    own += list((APP / "src").glob("*.js"))
-    assert sum(path.stat().st_size for path in own) <= 200_000
 
 
 def test_files_that_cannot_be_stored_are_named_and_stored_later(app: App, models: Models) -> None:
@@ -125,17 +97,3 @@ def test_a_half_uploaded_build_changes_nothing(app: App, site: Site) -> None:
         visit.until("navigator.serviceWorker.getRegistration().then((worker) => !worker.installing && !worker.waiting)")
         assert visit.page.is_hidden("#update")
         visit.enlarge()
-
-
-def test_one_thread_is_explained(app: App, site: Site) -> None:
-    """The host sends no headers, and the service worker that would add them is blocked."""
-    site.headers = {}
-    with app.visit(site, address="about:blank", ready=False, expected=("certificate",), **PHONE) as visit:
-        visit.page.context.add_init_script(REFUSED)
-        visit.page.goto(site.origin)
-        visit.ready().until(NOT_KEPT)
-        assert "SSL certificate error" in visit.text("offline")
-        assert visit.text("engine") == "WebAssembly · 1 thread"
-        why = visit.text("why")
-        assert "the host does not send the headers that isolate a page. Here no service worker can add them." in why
-        assert "once more" not in why

@@ -24,7 +24,7 @@ from srkd.runs import planning_elsewhere
 from srkd.runs.planning import PlanReport
 from tests.browser.app_models import FOREIGN
 from tests.browser.app_site import Site, served
-from tests.browser.visits import PHONE, PHONE_HOST, App, Visit, violations
+from tests.browser.visits import PHONE, App, Visit, violations
 
 pytestmark = pytest.mark.browser
 
@@ -133,13 +133,3 @@ def test_the_files_of_a_plan_are_timed_in_turns_and_the_plan_reads_their_times(
     }
     assert report.measured_on == measured["machine"] and report.device == "WebAssembly" and report.threads == threads
     assert report.chosen.name in (one, two)
-
-
-def test_a_phone_over_plain_http_saves_times_too(app: App, page: PlanPage, tmp_path: Path) -> None:
-    """There a browser says less of itself, and has neither threads nor a lock of the screen."""
-    address = f"http://{PHONE_HOST}:{page.site.port}/"
-    with app.visit(page.site, address=address, expected=("Cross-Origin-Opener-Policy",), **PHONE) as visit:
-        timed(visit)
-        file, measured = downloaded(visit, tmp_path)
-    assert measured["threads"] == 1 and "Chrom" in measured["machine"]
-    assert page.planned(file).chosen.name in page.names

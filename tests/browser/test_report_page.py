@@ -1,4 +1,4 @@
-"""`srkd report` in Chromium: the comparator by mouse, touch and keyboard, both colour schemes, a phone, paper, axe."""
+"""`srkd report` in Chromium: the comparator by mouse, touch and keyboard, a phone, paper, axe."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ pytestmark = pytest.mark.browser
 
 SLIDER = ".stage input[type=range]"
 AT = "document.querySelector('.stage').style.getPropertyValue('--at')"
-GROUND = "getComputedStyle(document.body).backgroundColor"
 NO_WIDER_THAN_THE_SCREEN = "document.documentElement.scrollWidth <= innerWidth"
-SHOWN = "(images) => images.filter((image) => image.checkVisibility() && image.naturalWidth > 0).length"
 
 
 @pytest.fixture(scope="module")
@@ -108,25 +106,16 @@ def test_a_phone_has_a_slider_by_touch_and_sharp_charts(browser: Browser, report
         assert box is not None
         page.touchscreen.tap(box["x"] + box["width"] * 0.8, box["y"] + box["height"] / 2)
         assert 75 <= divider(page) <= 85
-        widths = page.eval_on_selector_all(".chart .light", "(images) => images.map((image) => image.clientWidth)")
+        widths = page.eval_on_selector_all(".chart img", "(images) => images.map((image) => image.clientWidth)")
         # Of 760: the numbers of the axes are at least 10 pixels high, and the chart scrolls.
         assert min(widths) >= 540
         assert page.evaluate(NO_WIDER_THAN_THE_SCREEN)
 
 
-def test_page_and_charts_have_the_colours_of_the_reader_and_paper_is_light(browser: Browser, report: Path) -> None:
-    """Paper has every crop side by side without the slider."""
+def test_paper_has_every_crop_without_the_slider(browser: Browser, report: Path) -> None:
     with opened(browser, report, **DESKTOP) as page:
-        count = page.locator(".chart").count()
-        assert count >= 4
-        for scheme, other in (("light", "dark"), ("dark", "light")):
-            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            assert page.eval_on_selector_all(f".chart .{scheme}", SHOWN) == count
-            assert page.eval_on_selector_all(f".chart .{other}", SHOWN) == 0
-        assert page.evaluate(GROUND) == "rgb(21, 23, 26)"
+        assert page.locator(".chart").count() >= 4
         page.emulate_media(media="print")
-        assert page.eval_on_selector_all(".chart .light", SHOWN) == count
-        assert page.evaluate(GROUND) == "rgb(255, 255, 255)"
         assert page.is_hidden(".comparator") and page.is_visible(".crop .row img")
         assert page.evaluate("document.querySelector('.crop .row').getBoundingClientRect().height") < 400
 
@@ -134,10 +123,7 @@ def test_page_and_charts_have_the_colours_of_the_reader_and_paper_is_light(brows
 @pytest.mark.parametrize("profile", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_axe_finds_nothing(browser: Browser, report: Path, profile: dict[str, object]) -> None:
     with opened(browser, report, **profile) as page:
-        page.click("details > summary >> nth=0")
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            assert violations(page) == [], scheme
+        assert violations(page) == []
 
 
 def test_without_scripts_the_pictures_stand_there(browser: Browser, report: Path) -> None:

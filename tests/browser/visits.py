@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -236,11 +235,3 @@ def listen(page: Page, complaints: list[str]) -> None:
 
     page.on("console", on_console)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-
-
-def note(name: str, value: object) -> None:
-    """Write a measured figure to build/demo-figures.json, to quote it."""
-    path = ROOT / "build" / "demo-figures.json"
-    path.parent.mkdir(exist_ok=True)
-    figures = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**figures, name: value}, indent=1) + "\n")

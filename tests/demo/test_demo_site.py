@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -25,8 +24,8 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from demo.catalogue import build_site, load_samples, read_model
-from demo.files import CATALOGUE, is_app_outdated, read_app, write_site
+from demo.catalogue import load_samples, read_model, site_contents
+from demo.files import CATALOGUE, find_app, is_app_outdated, require_new, write_site
 from export.formats.conversion import FileOptions
 from export.plan.emit import emit
 from export.plan.measure import Environment
@@ -106,32 +105,6 @@ def test_a_checkpoint_becomes_onnx_files_beside_its_teacher(checkpoint: Path, tm
     assert len({model.address for model in models}) == len(models)
 
 
-@pytest.mark.ci
-def test_an_int8_file_beside_its_checkpoint_is_shown_with_it(checkpoint: Path, tmp_path: Path) -> None:
-    """It is found by the hash of its checkpoint; another one's file is not shown, and no file twice."""
-    student = tmp_path / "student.safetensors"
-    student.write_bytes(checkpoint.read_bytes())
-    teacher = enlarger(tmp_path / "teacher.onnx")
-    for name, sha256 in (("a", "0" * 64), ("b", hashlib.sha256(student.read_bytes()).hexdigest())):
-        path = enlarger(tmp_path / f"{name}.int8.onnx", int8=True)
-        model = onnx.load(path)
-        model.metadata_props.add(key="srkd.source_sha256", value=sha256)
-        path.write_bytes(model.SerializeToString())
-
-    notes: list[str] = []
-
-    def shown(*models: Path) -> list[str]:
-        found = demo_models(DemoOptions(models, teacher=teacher), Context(note=notes.append))
-        return [each.name for each in found if each.role == "int8"]
-
-    assert shown(student) == ["student-int8"]
-    assert shown(student, tmp_path / "b.int8.onnx") == ["b.int8"]
-    assert not any("--int8" in note for note in notes)
-    (tmp_path / "b.int8.onnx").unlink()
-    assert shown(student) == []
-    assert f"srkd export {student} --int8 writes one" in notes[-1]
-
-
 def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(srkd.api.demonstration, "embedded_student", lambda: enlarger(tmp_path / "small.onnx"))
     monkeypatch.setattr(srkd.api.demonstration, "embedded_teacher", lambda: enlarger(tmp_path / "teacher.onnx"))
@@ -172,8 +145,7 @@ def test_the_folder_of_a_plan_gives_its_files_by_their_names(tmp_path: Path) -> 
     assert plan.catalogue_entry() == {"id": emitted.id, "width": 24, "height": 16, "target_ms": 50.0}
     assert [model.name for model in models] == ["compact 8x1", "compact 8x2"]
     assert models[1].content == (folder / "compact-8x2.onnx").read_bytes()
-    site = build_site(read_app(write_app(tmp_path / "app")), models, (), plan)
-    assert json.loads(site[CATALOGUE].content)["plan"]["id"] == emitted.id
+    assert json.loads(site_contents(models, (), plan)[CATALOGUE])["plan"]["id"] == emitted.id
     assert plan_to_time(DemoOptions([folder / "compact-8x1.onnx"]), QUIET) is None
     for options in (
         DemoOptions([folder, folder / "compact-8x1.onnx"]),
@@ -184,22 +156,20 @@ def test_the_folder_of_a_plan_gives_its_files_by_their_names(tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("site")
-    model = read_model(enlarger(folder / "student.onnx"), "student", "student")
-    return build_site(read_app(write_app(folder / "app")), [model], load_samples())
+def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    model = read_model(enlarger(tmp_path_factory.mktemp("model") / "student.onnx"), "student", "student")
+    return site_contents([model], load_samples())
 
 
-def test_the_catalogue_matches_the_files(files: dict[str, Any]) -> None:
-    catalogue = json.loads(files[CATALOGUE].content)
+def test_the_catalogue_matches_the_files(contents: dict[str, bytes]) -> None:
+    catalogue = json.loads(contents[CATALOGUE])
     assert catalogue["schema"] == "srkd.demo-models/1"
     for entry in (*catalogue["models"], *catalogue["samples"]):
-        assert len(files[entry["url"]].content) == entry["bytes"]
-        assert files[entry["url"]].immutable
+        assert len(contents[entry["url"]]) == entry["bytes"]
     (model,) = catalogue["models"]
-    assert files[model["url"]].sha256 == model["sha256"]
+    assert hashlib.sha256(contents[model["url"]]).hexdigest() == model["sha256"]
     for sample in catalogue["samples"]:
-        with Image.open(io.BytesIO(files[sample["url"]].content)) as picture:
+        with Image.open(io.BytesIO(contents[sample["url"]])) as picture:
             assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (sample["width"], sample["height"]))
             assert len(picture.getcolors(1 << 20) or ()) > 1000
         assert sample["credit"]
@@ -239,46 +209,32 @@ def test_another_tools_file_is_nobodys_student(
     assert [row[1:4] for row in rows] == [["-", "exporter", "4.2"], ["teacher", "exporter", "4.2"]]
 
 
-def test_a_static_host_has_the_same_files_under_any_path(files: dict[str, Any], tmp_path: Path) -> None:
-    folder = tmp_path / "host" / "some" / "path"
-    assert write_site(files, folder) == sum(len(file.content) for file in files.values())
-    for address, file in files.items():
-        assert not address.startswith("/") and (folder / address).read_bytes() == file.content
-    (model,) = json.loads((folder / CATALOGUE).read_text())["models"]
-    assert hashlib.sha256((folder / model["url"]).read_bytes()).hexdigest() == model["sha256"]
-    assert (folder / f"{HASHED_SCRIPT}.br").read_bytes() == files[HASHED_SCRIPT].encoded["br"]
+def test_a_site_is_the_app_and_the_contents_as_files(contents: dict[str, bytes], tmp_path: Path) -> None:
+    app, folder = write_app(tmp_path / "app"), tmp_path / "host" / "some" / "path"
+    size = write_site(app, contents, folder)
+    expected = {path.relative_to(app).as_posix(): path.read_bytes() for path in app.rglob("*") if path.is_file()}
+    expected |= contents
+    assert {address: (folder / address).read_bytes() for address in expected} == expected
+    assert size == sum(map(len, expected.values()))
     headers = (folder / "_headers").read_text()
     assert "/*\n  Cross-Origin-Opener-Policy: same-origin\n" in headers
     assert f"/{HASHED_SCRIPT}\n  Cache-Control: public, max-age=31536000, immutable\n" in headers
     assert "sw.js" not in headers and (folder / ".nojekyll").exists()
 
 
-def test_a_folder_appears_whole_and_only_over_an_earlier_one(files: dict[str, Any], tmp_path: Path) -> None:
-    folder = tmp_path / "site"
-    write_site({**files, "old.txt": files["sw.js"]}, folder)
-    write_site(files, folder)
-    assert not (folder / "old.txt").exists() and (folder / "index.html").exists()
-    for mine in ("CNAME", "models/notes.txt", ".git/HEAD"):
-        (folder / mine).parent.mkdir(exist_ok=True)
-        (folder / mine).write_text("mine")
-        with pytest.raises(SrkdError, match=f"site: the folder holds {mine}, which no build listed"):
-            write_site(files, folder)
-        (folder / mine).unlink()
-    (folder / ".git").rmdir()
-    write_site(files, folder)
-    foreign = tmp_path / "photos"
-    foreign.mkdir()
-    (foreign / "mine.png").write_bytes(b"x")
+def test_a_site_appears_whole_and_only_in_a_new_or_an_empty_folder(contents: dict[str, bytes], tmp_path: Path) -> None:
+    app, folder = write_app(tmp_path / "app"), tmp_path / "site"
+    with pytest.raises(SrkdError, match=f"{folder}: .*exists"):
+        write_site(app, {"sw.js/impossible": b""}, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["app"]
+    folder.mkdir()
+    require_new(folder)
+    write_site(app, contents, folder)
     (tmp_path / "file").write_text("x")
-    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    for path in (foreign, tmp_path / "file", tmp_path / "link"):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    for path in (folder, tmp_path / "file", tmp_path / "link"):
         with pytest.raises(SrkdError, match=f"--build {path}"):
-            write_site(files, path)
-    assert [path.name for path in foreign.iterdir()] == ["mine.png"]
-    with pytest.raises(SrkdError, match="/site: File exists"):
-        write_site({**files, "sw.js/impossible": files["sw.js"]}, folder)
-    assert (folder / "index.html").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "photos", "site"]
+            require_new(path)
 
 
 def test_an_app_that_is_older_than_its_sources_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +255,8 @@ def test_an_app_that_is_older_than_its_sources_is_noticed(tmp_path: Path, monkey
 def test_an_installation_without_the_app_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo.files, "APP", tmp_path / "nowhere")
     with pytest.raises(SrkdError, match=r"no built demo app: pip install --force-reinstall --no-deps srkd$"):
-        read_app()
+        find_app()
     monkeypatch.setattr(demo.files, "APP", write_app(tmp_path / "dist"))
-    assert "index.html" in build_site(read_app(), [], [])
+    assert find_app() == tmp_path / "dist"
+    with pytest.raises(SrkdError, match=r"app: there is no index\.html"):
+        find_app(tmp_path)

@@ -37,7 +37,7 @@ print(json.dumps({
     "profile": [row.runtime, row.model, row.macs > 0, row.peak_memory_mb is not None, report.notes],
     "inspect": [inspection.dialect, inspection.architecture],
     "again": [file.verdict for file in srkd.export(file.path, formats=["onnx"], out=folder / "again").files],
-    "doctor": [piece.ready for piece in (*diagnosis.formats, *diagnosis.runtimes) if piece.name == "toy"],
+    "doctor": [piece.ready for piece in diagnosis.pieces if piece.name == "toy"],
 }))
 """
 

@@ -15,36 +15,34 @@ from compressor.base.errors import MissingExtra
 from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.table import RUNTIMES
 from export.formats.table import FORMATS
-from srkd.api.doctor import CORE, Piece, diagnose
+from srkd.api.doctor import CORE, OF_FORMATS, OF_RUNTIMES, OTHERS, REQUIRED, Diagnosis, Piece, diagnose
 from srkd.cli.main import run
 from tests.support.commands import ROOT
 
 
+def named(diagnosis: Diagnosis, group: str) -> dict[str, Piece]:
+    return {piece.name: piece for piece in diagnosis.group(group)}
+
+
 def test_every_row_of_the_tables_is_a_piece() -> None:
     diagnosis = diagnose()
-    assert [package.name for package in diagnosis.core] == list(CORE) and diagnosis.missing_core == ()
-    assert [piece.name for piece in diagnosis.formats] == list(FORMATS)
-    assert [piece.name for piece in diagnosis.runtimes] == list(RUNTIMES)
-    for piece in (*diagnosis.formats, *diagnosis.runtimes, *diagnosis.others):
-        assert piece.ready or piece.command or piece.remark
+    assert list(named(diagnosis, REQUIRED)) == list(CORE)
+    assert list(named(diagnosis, OF_FORMATS)) == list(FORMATS)
+    assert list(named(diagnosis, OF_RUNTIMES)) == list(RUNTIMES)
+    assert all(piece.ready or piece.command or piece.remark for piece in diagnosis.pieces)
 
 
-def test_an_obstacle_is_reported_in_place_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_obstacle_and_missing_modules_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An obstacle stands in place of a command, as no package removes it."""
     row = dataclasses.replace(RUNTIMES["ncnn"], obstacle=lambda: "no such device here")
     monkeypatch.setitem(RUNTIMES.rows, "ncnn", row)
-    piece = {piece.name: piece for piece in diagnose().runtimes}["ncnn"]
-    assert (piece.ready, piece.command, piece.remark) == (False, None, "no such device here")
-
-
-def test_missing_modules_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = dataclasses.replace(FORMATS["onnx"], name="new", needs=("no_such_module",), extra="ncnn")
-    monkeypatch.setitem(FORMATS.rows, "new", row)
+    new = dataclasses.replace(FORMATS["onnx"], name="new", needs=("no_such_module",), extra="ncnn")
+    monkeypatch.setitem(FORMATS.rows, "new", new)
     diagnosis = diagnose()
-    pieces = {piece.name: piece for piece in diagnosis.formats}
-    assert diagnosis.missing_core == () and pieces["onnx"].ready and pieces["onnx"].command is None
-    assert not pieces["new"].ready and pieces["new"].missing == ("no_such_module",)
-    assert pieces["new"].command == MissingExtra.command("ncnn")
-    assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
+    ncnn, lacking = named(diagnosis, OF_RUNTIMES)["ncnn"], named(diagnosis, OF_FORMATS)["new"]
+    assert (ncnn.ready, ncnn.command, ncnn.remark) == (False, None, "no such device here")
+    assert (lacking.ready, lacking.missing) == (False, ("no_such_module",))
+    assert lacking.command == MissingExtra.command("ncnn")
 
 
 @pytest.mark.ci
@@ -52,7 +50,7 @@ def test_the_demo_is_ready_only_with_its_built_app(tmp_path: Path, monkeypatch: 
     """The server's packages alone are not enough: the page must be built, too."""
 
     def demo_app() -> Piece:
-        return next(piece for piece in diagnose().others if piece.name == "demo app")
+        return named(diagnose(), OTHERS)["demo app"]
 
     app = tmp_path / "app"
     monkeypatch.setattr(demo.files, "APP", app / "dist")
@@ -80,7 +78,7 @@ def test_another_distribution_with_a_name_of_ours_is_named(tmp_path: Path, monke
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("name", ["export.py", "demo/__init__.py", "recipes/__init__.py"])
+@pytest.mark.parametrize("name", ["export.py", "demo/__init__.py"])
 def test_a_file_that_hides_a_package_is_one_line(tmp_path: Path, name: str) -> None:
     """This happens in a user's project, whose folder `python -m` puts first on Python's path."""
     file = tmp_path / name
@@ -102,5 +100,4 @@ def test_packages_that_cannot_be_used_are_warned_of(
     assert run(["doctor"]) == 0
     output = capsys.readouterr()
     assert output.err == f"srkd: warning: {note}\n"
-    for title in ("formats of srkd export", "runtimes of profile, evaluate and upscale", "others"):
-        assert title in output.out
+    assert all(title in output.out for title in (OF_FORMATS, OF_RUNTIMES, OTHERS))

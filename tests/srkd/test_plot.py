@@ -18,12 +18,11 @@ from PIL import Image, ImageColor
 
 import srkd
 from compressor.base.errors import SrkdError, UsageError
-from srkd.charts import DARK, LIGHT, Chart, Curve, Look, NothingToDraw, draw_charts
+from srkd.charts import COLOURS, INK, MARK, PAPER, QUIET, Chart, Curve, NothingToDraw, draw_charts
 from srkd.cli.main import run
 from tests.support.run_files import save_run_file
 
 WIDTH, HEIGHT = 1000, 340
-COLOURS, MARK = LIGHT.colours, LIGHT.mark
 PANEL = (100, 30, 800, HEIGHT - 40)
 """Within the axes of the first chart, left of the names."""
 
@@ -131,7 +130,7 @@ def test_any_numbers_can_be_drawn(
         assert not names or all(abs(x) > 1e15 or not 1e-15 <= y <= 1e15 for x, y in points if not math.isnan(x + y))
     else:
         assert Image.open(io.BytesIO(picture)).size == (WIDTH, HEIGHT)
-        assert draw_charts([Chart("any", curves, logarithmic)], "svg", DARK).startswith(b"<?xml")
+        assert draw_charts([Chart("any", curves, logarithmic)], "svg").startswith(b"<?xml")
 
 
 def test_the_same_numbers_give_the_same_bytes_whatever_the_settings_of_the_user_are() -> None:
@@ -142,13 +141,12 @@ def test_the_same_numbers_give_the_same_bytes_whatever_the_settings_of_the_user_
     assert b"_one" in drawn[1] and b"$two" in drawn[1]
 
 
-@pytest.mark.parametrize("look", [LIGHT, DARK], ids=["light", "dark"])
-def test_a_picture_has_the_colours_of_its_page(look: Look) -> None:
+def test_a_picture_has_its_colours() -> None:
     points = [(float(step), 1 / step) for step in range(1, 9)]
-    curves = tuple(Curve(str(index), tuple((x, y + index) for x, y in points)) for index in range(len(look.colours)))
-    picture = Image.open(io.BytesIO(draw_charts([Chart("title", curves)], look=look))).convert("RGB")
-    assert picture.getpixel((0, 0)) == ImageColor.getrgb(look.paper)
-    assert all(pixels_of(picture, colour).size for colour in look.colours)
+    curves = tuple(Curve(str(index), tuple((x, y + index) for x, y in points)) for index in range(len(COLOURS)))
+    picture = Image.open(io.BytesIO(draw_charts([Chart("title", curves)]))).convert("RGB")
+    assert picture.getpixel((0, 0)) == ImageColor.getrgb(PAPER)
+    assert all(pixels_of(picture, colour).size for colour in COLOURS)
 
 
 def contrast(colour: str, paper: str) -> float:
@@ -163,10 +161,9 @@ def contrast(colour: str, paper: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-@pytest.mark.parametrize("look", [LIGHT, DARK], ids=["light", "dark"])
-def test_curves_stand_out_from_the_paper(look: Look) -> None:
-    assert min(contrast(colour, look.paper) for colour in (*look.colours, look.mark, look.quiet)) >= 3
-    assert contrast(look.ink, look.paper) >= 7
+def test_curves_stand_out_from_the_paper() -> None:
+    assert min(contrast(colour, PAPER) for colour in (*COLOURS, MARK, QUIET)) >= 3
+    assert contrast(INK, PAPER) >= 7
 
 
 def test_runs_in_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import UsageError
@@ -18,7 +19,6 @@ from srkd.terminal.tables import Table
 if TYPE_CHECKING:
     from demo.addresses import Address
     from demo.catalogue import Model
-    from demo.files import Asset
 
 
 @verb(
@@ -40,12 +40,12 @@ def command(console: Console, options: DemoOptions) -> None:
     """
     from demo import require_server_modules
     from demo.addresses import list_addresses, listen, require_certificate
-    from demo.files import app_command, is_app_outdated, read_app, require_replaceable, write_site
+    from demo.files import app_command, find_app, is_app_outdated, require_new
 
     # Quick checks come before the slow export.
     build, certificate = path_of(options.build), None
     if build is not None:
-        require_replaceable(build)
+        require_new(build)
     else:
         require_server_modules()
     if options.tls_cert is not None and options.tls_key is not None:
@@ -53,17 +53,17 @@ def command(console: Console, options: DemoOptions) -> None:
         require_certificate(*certificate)
     elif options.tls_cert is not None or options.tls_key is not None:
         raise UsageError("--tls-cert and --tls-key belong together: give both")
-    app = read_app(path_of(options.app))
+    app = find_app(path_of(options.app))
     if options.app is None and is_app_outdated():
         console.warn(f"the built app is older than its sources: {app_command()}")
     if build is not None:
-        files, models = _site(console, options, app)
-        size = write_site(files, build)
-        site = {"folder": build, "bytes": size, "models": [model.catalogue_entry() for model in models]}
-        console.report("demo", site, lambda console, _: _show_site(console, build, size, models))
+        size, models = _write_site(console, options, app, build)
+        written = {"folder": build, "bytes": size, "models": [model.catalogue_entry() for model in models]}
+        console.report("demo", written, lambda console, _: _show_site(console, build, size, models))
         return
-    with listen(options.host, options.port) as listening:
-        files, models = _site(console, options, app)
+    with listen(options.host, options.port) as listening, TemporaryDirectory(prefix="srkd-demo-") as temporary:
+        site = Path(temporary) / "site"
+        _, models = _write_site(console, options, app, site)
         addresses = list_addresses(options.host, listening, https=certificate is not None)
         served = {"addresses": addresses, "models": [model.catalogue_entry() for model in models]}
         console.report("demo", served, lambda console, _: _show_addresses(console, addresses, models))
@@ -71,19 +71,18 @@ def command(console: Console, options: DemoOptions) -> None:
             webbrowser.open(addresses[0].url)
         from demo.server import serve
 
-        serve(files, listening, certificate, console.detail)
+        serve(site, listening, certificate, console.detail)
 
 
-def _site(
-    console: Console, options: DemoOptions, app: Mapping[str, Asset]
-) -> tuple[Mapping[str, Asset], Sequence[Model]]:
-    """Return all files of the demo by address, and its models."""
-    from demo.catalogue import build_site, load_samples
+def _write_site(console: Console, options: DemoOptions, app: Path, folder: Path) -> tuple[int, Sequence[Model]]:
+    """Write the site; return its bytes and its models."""
+    from demo.catalogue import load_samples, site_contents
+    from demo.files import write_site
     from srkd.api.demonstration import demo_models, plan_to_time
 
     with console.context() as context:
         plan, models = plan_to_time(options, context) or (None, demo_models(options, context))
-    return build_site(app, models, () if plan else load_samples(), plan), models
+    return write_site(app, site_contents(models, () if plan else load_samples(), plan), folder), models
 
 
 def _show_site(console: Console, folder: Path, size: int, models: Sequence[Model]) -> None:

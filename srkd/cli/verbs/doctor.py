@@ -19,45 +19,29 @@ def command(console: Console) -> None:
 
     The list says what each missing package would add, and the command that installs it.
     """
-    from srkd.api.doctor import diagnose
+    from srkd.api.doctor import REINSTALL, REQUIRED, diagnose
 
     diagnosis = diagnose()
-    console.report("doctor", diagnosis, show, rows)
-    if diagnosis.missing_core:
-        raise SrkdError(f"{', '.join(diagnosis.missing_core)} is missing: pip install --force-reinstall srkd")
-
-
-def groups(diagnosis: Diagnosis) -> dict[str, tuple[Piece, ...]]:
-    """The rows of each table by its title."""
-    return {
-        "formats of srkd export": diagnosis.formats,
-        "runtimes of profile, evaluate and upscale": diagnosis.runtimes,
-        "others": diagnosis.others,
-    }
-
-
-def installed_text(piece: Piece) -> str:
-    return "no" if not piece.ready else "yes" if piece.remark is None else "partly"
-
-
-def rows(diagnosis: Diagnosis) -> list[dict[str, object]]:
-    return [{"group": title, **vars(piece)} for title, pieces in groups(diagnosis).items() for piece in pieces]
+    console.report("doctor", diagnosis, show, lambda diagnosis: diagnosis.pieces)
+    missing = [piece.name for piece in diagnosis.group(REQUIRED) if not piece.ready]
+    if missing:
+        raise SrkdError(f"{', '.join(missing)} is missing: {REINSTALL}")
 
 
 def show(console: Console, diagnosis: Diagnosis) -> None:
     """Print versions, then a row for each piece, and how to install missing ones."""
-    console.say(", ".join(f"{package.name} {package.version or 'MISSING'}" for package in diagnosis.core))
+    from srkd.api.doctor import OF_FORMATS, OF_RUNTIMES, OTHERS, REQUIRED
+
+    console.say(", ".join(f"{piece.name} {piece.version or 'MISSING'}" for piece in diagnosis.group(REQUIRED)))
     console.say(f"GPU: {diagnosis.gpu['name'] if diagnosis.gpu else 'none that torch can use'}")
     console.say(f"ONNX Runtime runs on: {', '.join(diagnosis.onnxruntime_devices)}")
-    for line in diagnosis.int8.lines():
+    for line in diagnosis.int8:
         console.say(line)
-    for title, pieces in groups(diagnosis).items():
-        cells = []
-        for piece in pieces:
-            version = f", {piece.version}" if piece.version else ""
-            cells.append((piece.name, installed_text(piece) + version, piece.adds))
+    for title in (OF_FORMATS, OF_RUNTIMES, OTHERS):
+        pieces = diagnosis.group(title)
         console.say("")
-        console.table(Table(["", "installed", "what it adds"], cells, title))
+        rows = [(piece.name, _installed(piece), piece.adds) for piece in pieces]
+        console.table(Table(["", "installed", "what it adds"], rows, title))
         names_by_remedy: dict[str, list[str]] = {}
         for piece in pieces:
             remedy = "; ".join(line for line in (piece.command, piece.remark) if line)
@@ -68,3 +52,8 @@ def show(console: Console, diagnosis: Diagnosis) -> None:
             console.result(f"{', '.join(names)}: {remedy}")
     for note in diagnosis.notes:
         console.warn(note)
+
+
+def _installed(piece: Piece) -> str:
+    ready = "no" if not piece.ready else "yes" if piece.remark is None else "partly"
+    return f"{ready}, {piece.version}" if piece.version else ready
