@@ -8,12 +8,11 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
-from compressor.base.files import atomic_path
 from compressor.images.sets import find_sets
 from srkd.options.function import public
 from srkd.options.option import declarations
 from srkd.options.shared import ScoringOptions, path_of
-from srkd.options.values import require_html, run_folders
+from srkd.options.values import run_folders
 from srkd.options.verbs import CompareOptions
 from srkd.reports.comparing import compare_contents
 from srkd.reports.comparison import Comparison, SetScores
@@ -34,20 +33,11 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
         >>> print(best.name, best.sets["photos"]["psnr_y"].mean)
     """
     folders = run_folders(options.runs)
-    data, html = path_of(options.data), path_of(options.html)
-    if html is not None:
-        require_html(html, "--html")
+    data = path_of(options.data)
     if data is None:
         _refuse_scoring_options(options)
     runs = [read_contents(folder) for folder in folders]
-    comparison = compare_contents(runs, None if data is None else partial(_score, data, options, context))
-    if html is not None:
-        from srkd.reports.page import comparison_page
-
-        with atomic_path(html) as temporary:
-            temporary.write_text(comparison_page(comparison, runs), encoding="utf-8", errors="replace")
-        context.note(f"wrote {html}")
-    return comparison
+    return compare_contents(runs, None if data is None else partial(_score, data, options, context))
 
 
 compare = public(CompareOptions, CompareOptions, run_compare, "compare")

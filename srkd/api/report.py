@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.base.context import Context, no_note
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.images.sets import ImagePair, embedded_pairs, find_sets, line_about_inputs
 from compressor.inference.open import open_model
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
-from srkd.api.profile import run_profile
 from srkd.options.function import public
 from srkd.options.shared import path_of
 from srkd.options.values import output_file, require_html, run_folders
-from srkd.options.verbs import ProfileOptions, ReportOptions
-from srkd.record.measurements import ProfileFile, read_profile
+from srkd.options.verbs import ReportOptions
+from srkd.record.measurements import read_profile
 from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.comparing import compare_contents
 from srkd.reports.contents import Contents, read_contents
@@ -26,8 +26,6 @@ from srkd.reports.page import Section, report_page
 from srkd.reports.pictures import Pictures, make_pictures
 
 REPORT = "report.html"
-SECONDS = 0.7
-"""Seconds per row of a measurement by the report itself; `srkd profile` takes longer."""
 MOST_BYTES = 3_000_000
 """Largest size of a report in bytes, small enough for mail."""
 
@@ -45,17 +43,16 @@ class ReportFile:
 def run_report(options: ReportOptions, context: Context) -> ReportFile:
     """Write one HTML file about one run or several: sizes, speed, quality, pictures, and how to repeat them.
 
-    The speed is read from profile.json, which `profile` writes to a run folder, or else measured for a few seconds. An
-    unfinished run is shown up to its last step.
+    The speed is that of profile.json, which `profile` writes to a run folder. An unfinished run is shown up to its last
+    step.
 
         >>> print(srkd.report("runs/small").path)
     """
     folders = run_folders(options.runs)
     path = output_file(path_of(options.out), folders, REPORT, require_html)
-    runs = [read_contents(folder, options.goal) for folder in folders]
+    runs = [read_contents(folder) for folder in folders]
     comparison = None if len(runs) == 1 else compare_contents(runs)
-    control = None if options.control is None else open_model(Path(options.control), OpenOptions())
-    sections = [_section(contents, options, control, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
+    sections = [_section(contents, options, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
     text = report_page(sections, comparison)
     if len(text) > MOST_BYTES:
         raise SrkdError(f"the report would have {len(text):,} bytes, over {MOST_BYTES:,}: name fewer runs")
@@ -73,49 +70,20 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
 report = public(ReportOptions, ReportOptions, run_report, "report")
 
 
-def _section(
-    contents: Contents, options: ReportOptions, control: Runtime | None, context: Context, *, crops: int
-) -> Section:
-    """The section of a run; measure speed and make crops where the folder has none."""
+def _section(contents: Contents, options: ReportOptions, context: Context, *, crops: int) -> Section:
+    """The section of a run, with a line for each missing part."""
     missing: list[str] = []
     if not contents.metrics:
         missing.append("it has no curves: metrics.jsonl holds no row")
     if contents.student_sha256 is None:
-        return Section(
-            contents, None, Pictures(), (*missing, "no student yet, so nothing is timed and no picture is made")
-        )
-    speed = _speed(contents, options, context, missing) if options.speed else None
-    return Section(contents, speed, _pictures(contents, options, control, context, crops, missing), tuple(missing))
+        return Section(contents, None, Pictures(), (*missing, "no student yet, so no picture is made"))
+    speed = read_profile(contents.path, contents.student_sha256)
+    if speed is None:
+        missing.append(f"the speed was not measured: srkd profile {shlex.quote(str(contents.path))} does it")
+    return Section(contents, speed, _pictures(contents, options, context, crops, missing), tuple(missing))
 
 
-def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> ProfileFile | None:
-    """The stored profile of this student, or else measure it for a few seconds."""
-    stored = read_profile(contents.path, contents.student_sha256)
-    if stored is not None and options.threads in (None, stored.rows[0].threads):
-        return stored
-    context.note(f"measuring the speed of {contents.path}; srkd profile measures longer, and --no-speed leaves it out")
-    try:
-        run_profile(
-            ProfileOptions(contents.path, seconds=SECONDS, memory=False, quality=False, threads=options.threads),
-            replace(context, note=no_note),  # the pictures name the teacher, the page has the remarks on the times
-        )
-    except SrkdError as error:
-        missing.append(f"the speed was not measured: {error}")
-        return None
-    measured = read_profile(contents.path, contents.student_sha256)
-    if measured is None:
-        missing.append("the speed was measured, but could not be kept in the run folder")
-    return measured
-
-
-def _pictures(
-    contents: Contents,
-    options: ReportOptions,
-    control: Runtime | None,
-    context: Context,
-    most: int,
-    missing: list[str],
-) -> Pictures:
+def _pictures(contents: Contents, options: ReportOptions, context: Context, most: int, missing: list[str]) -> Pictures:
     """Pictures of the photos; without the teacher's file they compare student and original."""
     student = open_model(contents.path / STUDENT, OpenOptions())
     scale = student.descriptor.scale
@@ -134,15 +102,11 @@ def _pictures(
     pairs = _pairs(path_of(options.data), scale)
     if line := line_about_inputs(pairs, scale):
         context.note(line)
-    return make_pictures(pairs, student, teacher, context, control=_control(contents, control, student), most=most)
+    return make_pictures(pairs, student, teacher, context, control=_control(contents), most=most)
 
 
-def _control(contents: Contents, chosen: Runtime | None, student: Runtime) -> Runtime | None:
-    """The chosen student; without one, that of the first baseline of a plan, with the seed of the chosen student."""
-    if chosen is not None:
-        if (scale := chosen.descriptor.scale) != student.descriptor.scale:
-            raise UsageError(f"--control {chosen.label} enlarges by {scale}, the student by {student.descriptor.scale}")
-        return chosen
+def _control(contents: Contents) -> Runtime | None:
+    """The student of the first baseline of a plan, with the seed of the chosen student."""
     trials = None if contents.file.result is None else contents.file.result.trials
     if trials is None:
         return None

@@ -337,17 +337,6 @@ class ReportOptions(Options):
     data: Annotated[
         PathOption, Option("Folder of HR images to take the pictures from.", unset="the embedded validation photos")
     ] = None
-    control: Annotated[
-        PathOption,
-        Option("Run or student to show beside the student, trained otherwise.", unset="the first of --baselines"),
-    ] = None
-    speed: Annotated[
-        bool, Option("Show the speed, from profile.json in the run folder or a measurement of seconds.")
-    ] = True
-    threads: Annotated[int | None, Field(ge=1), Option("CPU threads of that measurement.", unset="any")] = None
-    goal: Annotated[
-        GoalOption, Option("What headline and charts are about: originals or teacher; auto: the run's goal.")
-    ] = "auto"
     trust_code: TrustCode = False
 
 
@@ -361,7 +350,6 @@ class CompareOptions(ScoringOptions):
     ] = None
     device: Device = "cpu"
     trust_code: TrustCode = False
-    html: Annotated[PathOption, Option("HTML file to write in addition.", unset="none", metavar="FILE")] = None
 
 
 @options

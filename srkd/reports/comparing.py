@@ -23,7 +23,6 @@ from srkd.record.trials import Gain, Spread
 from srkd.reports.comparison import (
     ComparedGain,
     ComparedNetwork,
-    ComparedSet,
     Comparison,
     OverSeeds,
     SetFigures,
@@ -100,7 +99,7 @@ def _validation_scores(trained: Sequence[Trained], first: Contents) -> SetScores
     names = {name: [image for image in images if image.startswith(f"{name}/")] for name in result.student.sets}
     return SetScores(
         protocol=result.protocol,
-        sets={name: ComparedSet(len(own), "of the runs") for name, own in (names or {VALIDATION: images}).items()},
+        sets={name: f"{len(own)} images, of the runs" for name, own in (names or {VALIDATION: images}).items()},
         bicubic=figures(result.bicubic),
         teachers={} if result.teacher is None else {"teacher": figures(result.teacher)},
         students={run.folder: figures(run.result.student) for run in trained},

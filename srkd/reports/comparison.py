@@ -34,19 +34,12 @@ SetFigures: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class ComparedSet:
-    """The images of a set, and where its LR images come from, with the digest of a benchmark set."""
-
-    images: int
-    origin: str
-
-
-@dataclass(frozen=True)
 class SetScores:
     """What is compared: figures of bicubic, of teachers by name, and of students by their folders."""
 
     protocol: str
-    sets: Mapping[str, ComparedSet]
+    sets: Mapping[str, str]
+    """How many images each set has, and where its LR images come from, with the digest of a benchmark set."""
     bicubic: SetFigures
     teachers: Mapping[str, SetFigures]
     students: Mapping[Path, SetFigures]
@@ -103,7 +96,8 @@ class Comparison:
     goal: Goal
     references: tuple[Goal, ...]
     """What images are compared with; the first is the goal of the runs."""
-    sets: Mapping[str, ComparedSet]
+    sets: Mapping[str, str]
+    """How many images each set has, and where its LR images come from."""
     settings: Mapping[str, str]
     """The settings that are equal in all methods."""
     software: str
@@ -161,7 +155,7 @@ class Comparison:
     def latex(self) -> str:
         """The table by the goal of the runs, below its caption: protocol, images, settings, seeds and versions."""
         table, seeds = self.table(self.goal), sorted({seed for row in self.rows for seed in row.seeds})
-        sets = (f"{name} ({each.images} images, {each.origin})" for name, each in self.sets.items())
+        sets = (f"{name} ({images})" for name, images in self.sets.items())
         lines = (
             f"{table.title}; mean and sample standard deviation over the seeds {', '.join(map(str, seeds))}",
             f"images: {', '.join(sets)}",

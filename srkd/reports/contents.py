@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.base.choices import Goal, GoalOption
-from compressor.base.errors import UsageError
+from compressor.base.choices import Goal
 from compressor.base.files import file_sha256
-from compressor.images.scores import GOAL_WORDS
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from srkd.record.measurements import ExportedEntry, read_exports
 from srkd.record.run_file import RunFile, read_for_display
@@ -41,7 +39,7 @@ class Contents:
     files: tuple[ExportedFile, ...]
     student_sha256: str | None
     goal: Goal
-    """What figures and charts are about."""
+    """What the run was judged by, and figures and charts are about."""
 
     @property
     def name(self) -> str:
@@ -75,19 +73,14 @@ class Contents:
         return of_role(self.scores, role)
 
 
-def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
-    """Read a run folder, or the folder of a plan of runs. By default the figures are about the run's own goal."""
+def read_contents(run: Path) -> Contents:
+    """Read a run folder, or the folder of a plan of runs."""
     file = read_for_display(run)
     folders = [run / name for name in file.run_names]
     metrics = tuple(rows for folder in (run, *folders) if (rows := Metrics.read(folder)) is not None)
     student, result = run / RUN_FOLDER_WEIGHTS, file.result
     finished = result is not None and student.is_file()
     scores = tuple(scores_of(result)) if result is not None and finished else ()
-    student_score = of_role(scores, "student")
-    if goal == "auto":
-        goal = file.goal if result is None else result.goal
-    elif student_score is not None and student_score.by(goal) is None:
-        raise UsageError(f"--goal {goal}: {run} has no score of its student {GOAL_WORDS[goal]}")
     return Contents(
         path=run,
         file=file,
@@ -98,7 +91,7 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
             ExportedFile(name, entry, _outdated(run / name, entry)) for name, entry in read_exports(run).items()
         ),
         student_sha256=file_sha256(student) if student.is_file() else None,
-        goal=goal,
+        goal=file.goal if result is None else result.goal,
     )
 
 

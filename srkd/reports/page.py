@@ -50,12 +50,6 @@ def report_page(sections: Sequence[Section], comparison: Comparison | None) -> s
     return render_page(title=title, comparison=shown, runs=runs, map_levels=MAP_LEVELS)
 
 
-def comparison_page(comparison: Comparison, runs: Sequence[Contents]) -> str:
-    """The page of methods side by side alone."""
-    title = f"{len(comparison.methods)} methods at scale {comparison.scale}"
-    return render_page(title=title, comparison=_show_comparison(comparison, runs), runs=())
-
-
 def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> dict[str, object]:
     """The values of the template comparison.html."""
     by_work = point_figures([against_macs(comparison.scores, comparison.goal)])
@@ -84,10 +78,7 @@ def _show_run(section: Section) -> dict[str, object]:
         # The page already shows the warning above.
         "remarks": () if result is None else [line for line in result.flags if line != warning],
         "speed": speed,
-        "speed_lines": (
-            *(("The speed was not measured.",) if speed is None and not section.missing else ()),
-            *section.missing,
-        ),
+        "missing": section.missing,
         "cost_charts": point_figures([by_time, against_macs(contents.scores, contents.goal)]),
         "pictures": section.pictures,
         "measures": measures,

@@ -6,7 +6,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from PIL import Image
@@ -39,15 +38,12 @@ MAP_LEVELS = 32
 MAP_COLOURS = "inferno"
 """Colours from no difference to the largest, which stay in order when printed in grey; report.css shows them, too."""
 
-Choice = Literal["most", "least"]
-
 
 @dataclass(frozen=True)
 class Crop:
     """A square of one photo by each network. `apart_db` is the Y-PSNR between `compared`, None if they are equal."""
 
     photo: str
-    choice: Choice
     left: int
     top: int
     side: int
@@ -62,9 +58,9 @@ class Crop:
 
     @property
     def caption(self) -> str:
-        """A line on the crop, such as `butterfly: most different, 31.2 dB apart`."""
+        """A line on the crop, such as `butterfly: 31.2 dB apart`."""
         apart = "equal" if self.apart_db is None else f"{self.apart_db:.1f} dB apart"
-        return f"{self.photo}: {self.choice} different, {apart}"
+        return f"{self.photo}: {apart}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,6 @@ class _Window:
     top: int
     side: int
     difference: float
-    detail: float
 
     def overlaps(self, other: _Window) -> bool:
         apart = max(abs(self.left - other.left), abs(self.top - other.top))
@@ -111,10 +106,8 @@ def make_pictures(
     control: Runtime | None = None,
     most: int = 3,
 ) -> Pictures:
-    """The crops in which student and teacher differ most, and the one in which they differ least; without a
-    teacher, student and original. `control` is a student that was trained otherwise.
-
-    The least is searched among windows with at least the median detail: in an even sky all networks agree.
+    """The crops in which student and teacher differ most; without a teacher, student and original. `control` is a
+    student that was trained otherwise.
     """
     scale, degradation = student.descriptor.scale, Degradation.of_header(student.metadata)
     networks: dict[str, Runtime] = {"student": student, (plain := Bicubic(scale)).label: plain}
@@ -132,13 +125,7 @@ def make_pictures(
         raise SrkdError("no photo is large enough to compare the networks on: give others with --data")
     compared = ("student", "teacher" if teacher is not None else "original")
     windows = [window for photo in photos for window in _windows(photo, compared)]
-    detailed = sorted(windows, key=lambda window: window.detail)[len(windows) // 2 :]
-    # First choose the best window of both kinds: a few small photos have few windows that do not overlap.
-    first = _apart(windows, 1, [], reverse=True)
-    agreeing = _apart(detailed, 1, first, reverse=False)
-    differing = first + _apart(windows, most - 1, [*first, *agreeing], reverse=True)
-    crops = [_crop(window, "most", compared) for window in differing]
-    crops += [_crop(window, "least", compared) for window in agreeing]
+    crops = [_crop(window, compared) for window in _most_different(windows, most)]
     large = [photo for photo in photos if min(photo.images["student"].shape[-2:]) >= MIN_SPECTRUM_SIDE + 2 * scale]
     to_teacher = _to_teacher(large, scale) if teacher is not None and large else {}
     return Pictures(tuple(crops), to_teacher, len(large), None if degradation is None else degradation.label)
@@ -189,41 +176,34 @@ def _luma(image_u8: torch.Tensor) -> torch.Tensor:
 
 
 def _windows(photo: _Photo, compared: tuple[str, str]) -> list[_Window]:
-    """All windows of a photo with the mean squared difference of Y, and the detail of the original."""
+    """All windows of a photo with the mean squared difference of Y."""
     a, b = (_luma(photo.images[name]) for name in compared)
-    original = _luma(photo.images["original"])
     side = min(SIDE, *a.shape[-2:])
     stride = max(1, side // STEPS_A_SIDE)
-    detail = torch.zeros_like(original)
-    detail[..., 1:, :] += original.diff(dim=-2).abs()
-    detail[..., :, 1:] += original.diff(dim=-1).abs()
-    difference, texture = (
-        torch.nn.functional.avg_pool2d(plane, side, stride)[0, 0] for plane in ((a - b).square(), detail)
-    )
+    difference = torch.nn.functional.avg_pool2d((a - b).square(), side, stride)[0, 0]
     return [
-        _Window(photo, column * stride, row * stride, side, float(difference[row, column]), float(texture[row, column]))
+        _Window(photo, column * stride, row * stride, side, float(difference[row, column]))
         for row in range(difference.shape[0])
         for column in range(difference.shape[1])
     ]
 
 
-def _apart(windows: Sequence[_Window], count: int, others: Sequence[_Window], *, reverse: bool) -> list[_Window]:
-    """The first windows by difference that overlap neither each other nor `others`."""
+def _most_different(windows: Sequence[_Window], count: int) -> list[_Window]:
+    """The windows of the largest differences that do not overlap each other."""
     chosen: list[_Window] = []
-    for window in sorted(windows, key=lambda window: window.difference, reverse=reverse):
-        if len(chosen) < count and not any(window.overlaps(other) for other in (*others, *chosen)):
+    for window in sorted(windows, key=lambda window: -window.difference):
+        if len(chosen) < count and not any(window.overlaps(other) for other in chosen):
             chosen.append(window)
     return chosen
 
 
-def _crop(window: _Window, choice: Choice, compared: tuple[str, str]) -> Crop:
+def _crop(window: _Window, compared: tuple[str, str]) -> Crop:
     rows, columns = (slice(at, at + window.side) for at in (window.top, window.left))
     images = {name: image[..., rows, columns] for name, image in window.photo.images.items()}
     planes = {name: _luma(image) for name, image in images.items()}
     a, b = (planes[name] for name in compared)
     return Crop(
         photo=window.photo.name,
-        choice=choice,
         left=window.left,
         top=window.top,
         side=window.side,

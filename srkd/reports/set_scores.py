@@ -32,7 +32,7 @@ from srkd.record.evaluations import (
 )
 from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
-from srkd.reports.comparison import ComparedSet, SetFigures, SetScores
+from srkd.reports.comparison import SetFigures, SetScores
 from srkd.reports.methods import Trained
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Scoring:
         return SetScores(
             protocol=f"{self.protocol}{', self-ensemble' if self.options.self_ensemble else ''}",
             sets={
-                each.name: ComparedSet(len(each.pairs), f"LR {origin}, {short(self.digests[each.name])}")
+                each.name: f"{len(each.pairs)} images, LR {origin}, {short(self.digests[each.name])}"
                 for each, origin in zip(self.sets, origins, strict=True)
             },
             bicubic=figures[BICUBIC],

@@ -95,11 +95,14 @@ class Model:
         }
 
 
+def app_files(app: Path, prefix: str = "") -> dict[str, bytes | Path]:
+    """The files of a built app by address."""
+    return {prefix + path.relative_to(app).as_posix(): path for path in app.rglob("*") if path.is_file()}
+
+
 def site_of(app: Path, models: Sequence[Model], samples: Mapping[str, bytes], prefix: str = "") -> Site:
     """Return a site with a built app, its models and its samples, under `prefix` (a sub-path of a host)."""
-    files: dict[str, bytes | Path] = {
-        prefix + path.relative_to(app).as_posix(): path for path in app.rglob("*") if path.is_file()
-    }
+    files = app_files(app, prefix)
     rows = []
     for model in models:
         url = f"models/{model.path.name}"

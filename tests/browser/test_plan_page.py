@@ -16,14 +16,13 @@ from compressor.base.context import QUIET
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from demo.catalogue import build_site
-from demo.files import read_app
+from demo.catalogue import site_contents
 from srkd.api.demonstration import plan_to_time
 from srkd.options.verbs import DemoOptions
 from srkd.runs import planning_elsewhere
 from srkd.runs.planning import PlanReport
 from tests.browser.app_models import FOREIGN
-from tests.browser.app_site import Site, served
+from tests.browser.app_site import Site, app_files, served
 from tests.browser.visits import PHONE, App, Visit, violations
 
 pytestmark = pytest.mark.browser
@@ -71,9 +70,7 @@ def page(app_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     plan, models = planned
     broken = FOREIGN[REFUSED][0]().SerializeToString()
     models = (*models[:2], replace(models[2], content=broken, sha256=hashlib.sha256(broken).hexdigest()))
-    files: dict[str, bytes | Path] = {}
-    for address, asset in build_site(read_app(app_folder), models, (), plan).items():
-        files[address] = asset.content
+    files: dict[str, bytes | Path] = {**app_files(app_folder), **site_contents(models, (), plan)}
     with served(Site(files)) as site:
         yield PlanPage(folder / "phone", teacher, site, tuple(model.name for model in models))
 

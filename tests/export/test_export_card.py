@@ -88,7 +88,7 @@ def test_the_licence_goes_with_the_student(small: Path, capsys: pytest.CaptureFi
         assert warning in capsys.readouterr().err
     assert run(["export", str(small), "-o", str(tmp_path / "out")]) == 0
     assert warning in capsys.readouterr().err
-    page = srkd.report(small, out=tmp_path / "page.html", speed=False).path.read_text()
+    page = srkd.report(small, out=tmp_path / "page.html").path.read_text()
     assert page.lower().count(warning.lower()) == 1
 
 

@@ -70,7 +70,6 @@ SHORTER = {
     "compress": ["--steps", "2", "--seeds", "1", "--batch", "2", "--lr-patch", "8"],
     "plan": ["--seconds", "0.02", "--lr-size", "12x10", "--target-fps", "0.5", "--target-ms", "2000", "--no-quality"],
     "profile": ["--seconds", "0.1", "--lr-size", "12x10", "--no-memory"],
-    "report": ["--no-speed"],
 }
 """Options that shorten commands; the last of a repeated option counts."""
 THROUGH_PHI = ("clsd", "csd", "csd-lite", "dckd")

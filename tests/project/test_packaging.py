@@ -105,7 +105,7 @@ def test_a_student_is_made_exported_and_used_from_another_folder(installed: Path
         ["compress", *small, "--out", "small"],
         ["export", "small", "--onnx"],
         ["upscale", "small/student.onnx", "photo.png"],
-        ["report", "small", "--no-speed"],
+        ["report", "small"],
     ):
         command = [str(installed.parent / "srkd"), *words]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -133,7 +133,7 @@ def test_report_and_card_name_the_code(stopped: Path, heavy: Path, tmp_path: Pat
     assert contents.code is not None
     digest = contents.code.files[str(heavy)][:12]
     srkd.export(stopped, formats="onnx", out=tmp_path / "exported")
-    page = srkd.report(stopped, speed=False, out=tmp_path / "page.html").path
+    page = srkd.report(stopped, out=tmp_path / "page.html").path
     for file in (page, tmp_path / "exported" / "student.md"):
         text = file.read_text()
         assert digest in text and "heavy.py" in text and contents.code.packages["srkd"] in text, file

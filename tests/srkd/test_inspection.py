@@ -16,8 +16,6 @@ from compressor.models.networks.registry import build
 from srkd.api.inspection import run_inspect
 from srkd.options.verbs import InspectOptions
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
@@ -35,15 +33,14 @@ def rewrite(path: Path, change: Callable[[dict[str, object]], None]) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_no_number_is_refused_all_the_same(dtype: torch.dtype, value: float, tmp_path: Path) -> None:
+def test_a_value_that_is_no_number_is_refused_in_every_type(tmp_path: Path) -> None:
     network = build(EDSRSpec(scale=4, width=8, depth=2), seed=1)
-    with torch.no_grad():
-        network.get_parameter("tail.bias")[1] = value
-    save_network(network, tmp_path / "damaged.safetensors", dtype=dtype)
-    with pytest.raises(SrkdError, match="its training diverged"):
-        run_inspect(InspectOptions(tmp_path / "damaged.safetensors"))
+    for dtype, value in ((torch.float32, "nan"), (torch.float16, "inf"), (torch.bfloat16, "-inf")):
+        with torch.no_grad():
+            network.get_parameter("tail.bias")[1] = float(value)
+        save_network(network, tmp_path / "damaged.safetensors", dtype=dtype)
+        with pytest.raises(SrkdError, match="its training diverged"):
+            run_inspect(InspectOptions(tmp_path / "damaged.safetensors"))
 
 
 def test_another_spec_or_tensor_is_noticed(own: Path, tmp_path: Path) -> None:

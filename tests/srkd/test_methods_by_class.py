@@ -114,22 +114,23 @@ def test_a_class_of_a_file_is_a_recipe_with_its_options(mine: Path, words: dict[
 def test_verbs_that_read_a_run_do_not_import_its_method(mine: Path, words: dict[str, Any], tmp_path: Path) -> None:
     run = sobel_run(f"{mine}:SobelKD", tmp_path / "run", words)
     mine.write_text("raise SystemExit('imported')")
-    srkd.report(run, speed=False, out=tmp_path / "page.html")
+    srkd.report(run, out=tmp_path / "page.html")
     srkd.compare(run)
     srkd.evaluate(run, data=words["data"])
     page = (tmp_path / "page.html").read_text()
     assert "mine.py" in page
 
 
-@pytest.mark.ci
-def test_plans_train_with_it(mine: Path, words: dict[str, Any], tmp_path: Path) -> None:
-    plan = sobel_run(f"{mine}:SobelKD", tmp_path / "plan", words, baselines=("scratch", "logits"))
-    assert {row.name for row in srkd.compare(plan).methods} == {"SobelKD", "scratch", "logits"}
-
-
-@pytest.mark.parametrize(
-    ("recipe", "expected"),
-    [
+def test_a_mistake_is_one_line(mine: Path) -> None:
+    text = mine.read_text()
+    for name, changed in {
+        "broken": "\n1 / 0\n",
+        "logits": text.replace("lam: float = 0.1", 'lam: float = 0.1\n    name: str = "logits"'),
+        "unweighted": text.replace("def weights", "def weight"),
+        "plain": text.replace("@dataclass(frozen=True)", ""),
+    }.items():
+        mine.with_name(f"{name}.py").write_text(changed)
+    for recipe, expected in (
         ("mine.py", r"name a method of this file.* SobelKD"),
         ("mine.py:SobelKd", "there is no SobelKd; did you mean 'SobelKD'"),
         ("mine.py:NoMethod", "NoMethod is no PlainMethod with terms"),
@@ -138,26 +139,13 @@ def test_plans_train_with_it(mine: Path, words: dict[str, Any], tmp_path: Path) 
         ("mine.py:SobelKD(lan=1)", "lan: unknown key, did you mean lam"),
         ("none.py:SobelKD", r"none\.py is no file"),
         ("broken.py:SobelKD", r"broken\.py cannot be imported \(ZeroDivisionError: .*broken\.py:2\)"),
-        ("wrong.py:SobelKD", r"wrong\.py cannot be imported \(SyntaxError: .*wrong\.py:1\)"),
         ("logits.py:SobelKD", "is called 'logits': a method of srkd or of a package has this name"),
         ("unweighted.py:SobelKD", "has no `weights`"),
         ("plain.py:SobelKD", "is not a dataclass"),
-    ],
-)
-def test_a_mistake_is_one_line(recipe: str, expected: str, mine: Path) -> None:
-    text = mine.read_text()
-    others = {
-        "broken": "\n1 / 0\n",
-        "wrong": "def",
-        "logits": text.replace("lam: float = 0.1", 'lam: float = 0.1\n    name: str = "logits"'),
-        "unweighted": text.replace("def weights", "def weight"),
-        "plain": text.replace("@dataclass(frozen=True)", ""),
-    }
-    for name, changed in others.items():
-        mine.with_name(f"{name}.py").write_text(changed)
-    with pytest.raises(SrkdError, match=expected) as error:
-        load_preset(absolute_recipe(str(mine.with_name(recipe))))
-    assert "\n" not in str(error.value)
+    ):
+        with pytest.raises(SrkdError, match=expected) as error:
+            load_preset(absolute_recipe(str(mine.with_name(recipe))))
+        assert "\n" not in str(error.value)
 
 
 def test_an_error_in_training_names_the_file_and_the_line(
@@ -206,32 +194,22 @@ def test_a_class_of_a_file_that_is_written_as_in_python(mine: Path, monkeypatch:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("changed", ["mine.py", "edge_tools.py"])
-def test_a_changed_file_is_refused_before_it_runs(
-    mine: Path, words: dict[str, Any], tmp_path: Path, changed: str, capsys: pytest.CaptureFixture[str]
+def test_a_changed_module_beside_it_is_refused_before_it_runs(
+    mine: Path, words: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with death_after(1):
         sobel_run(f"{mine}:SobelKD", tmp_path / "run", words)
-    file = mine.with_name(changed)
+    file = mine.with_name("edge_tools.py")
     text = file.read_text()
     file.write_text(f"from pathlib import Path\nPath({str(tmp_path / 'it-ran')!r}).touch()\n{text}")
     sys.modules.pop("edge_tools", None)
     line = last_line(capsys, "compress", "--resume", tmp_path / "run")
-    assert changed in line and "--accept-changed-code" in line
+    assert file.name in line and "--accept-changed-code" in line
     assert not (tmp_path / "it-ran").exists()
     assert srkd_in_process(["compress", "--resume", str(tmp_path / "run"), "--accept-changed-code"]) == 0
     assert (tmp_path / "it-ran").exists()
     (entry,) = read_json(tmp_path / "run")["code"]["continued"]
-    assert entry["step"] == 1 and changed in entry["changes"][0]["what"]
-
-
-@pytest.mark.ci
-def test_an_unchanged_file_goes_on_to_the_same_bytes(mine: Path, words: dict[str, Any], tmp_path: Path) -> None:
-    whole = sobel_run(f"{mine}:SobelKD", tmp_path / "whole", words)
-    with death_after(1):
-        sobel_run(f"{mine}:SobelKD", tmp_path / "run", words)
-    srkd.resume(tmp_path / "run")
-    assert (tmp_path / "run" / "student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
+    assert entry["step"] == 1 and file.name in entry["changes"][0]["what"]
 
 
 # In a notebook.

@@ -76,27 +76,10 @@ def test_the_report_shows_teacher_student_and_control_and_measures_them_beside_l
     out = tmp_path / "run"
     more = ("--steps", "3", "--baselines", "scratch", "--degrade", "noise=0..10")
     assert compress(inputs, out, "logits", *more) == 0
-    assert run(["report", str(out), "--no-speed"]) == 0
+    assert run(["report", str(out)]) == 0
     text = (out / "report.html").read_text()
     assert [name for name in ("teacher", "student", "control", "lanczos") if f"<b>{name}</b>" not in text] == []
     (table,) = re.findall(r"<h2>Looks</h2>\s*<.*?</table>", text, re.DOTALL)
     words = re.sub(r"<[^>]*>", " ", table).split()
     assert {"student", "control", "bicubic", "lanczos", "sharpness", "spectrum"} <= set(words)
     assert "degraded (noise=0..10)" in " ".join(words)
-
-
-@pytest.mark.ci
-def test_any_run_can_be_the_control_of_a_report(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One of another scale is refused."""
-    out, other = tmp_path / "run", tmp_path / "other"
-    assert compress(inputs, out, "logits", "--steps", "3") == compress(inputs, other, "scratch", "--steps", "3") == 0
-    page = tmp_path / "page.html"
-    assert run(["report", str(out), "--no-speed", "--control", str(other), "-o", str(page)]) == 0
-    assert "<b>control</b>" in page.read_text()
-    third = build(CompactSpec(scale=3, width=8, depth=1), seed=0)
-    save_network(third, tmp_path / "third.safetensors", metadata={})
-    capsys.readouterr()
-    assert run(["report", str(out), "--control", str(tmp_path / "third.safetensors")]) == 2
-    assert "enlarges by 3, the student by 2" in capsys.readouterr().err

@@ -17,14 +17,10 @@ import pytest
 from jinja2 import UndefinedError
 
 import srkd
-from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from srkd.api import report as reporting
-from srkd.api.profile import run_profile
 from srkd.api.report import MOST_BYTES
 from srkd.cli.main import run
 from srkd.options.compress import CompressOptions
-from srkd.options.verbs import ProfileOptions
 from srkd.record.measurements import ProfileFile, read_profile
 from srkd.reports.charts import against_macs, against_time, curve_figures, point_figures
 from srkd.reports.contents import read_contents
@@ -123,7 +119,7 @@ def shown(run: Path) -> Page:
 
 def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
-    report = srkd.report(plan, out=out, speed=False, data=plan.parent / "photos")
+    report = srkd.report(plan, out=out, data=plan.parent / "photos")
     assert report.path == out and report.bytes == out.stat().st_size < MOST_BYTES
     page = page_of(out)
     for tag, attributes in page.elements:
@@ -233,25 +229,6 @@ def test_points_are_times_at_the_first_size_without_unbounded_files(plan: Path) 
     ]
 
 
-@pytest.mark.ci
-def test_speed_is_measured_once_and_kept(plan: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(options: ProfileOptions, context: Context) -> object:
-        # In torch alone, on small images: exports to ONNX would take seconds.
-        return run_profile(replace(options, seconds=0.1, runtime=("torch",), lr_size=((16, 12),)), context)
-
-    monkeypatch.setattr(reporting, "run_profile", measure)
-    report = srkd.report(copy, threads=1, data=plan.parent / "photos")
-    assert report.path == copy / "report.html"
-    stored = json.loads((copy / "profile.json").read_text())
-    assert {row["runtime"] for row in stored["rows"]} == {"torch"}
-    text = page_of(report.path).text
-    assert "torch fp32, cpu, 1 thread, LR 16x12, batch 1" in text
-    monkeypatch.setattr(reporting, "run_profile", lambda *_: pytest.fail("it was measured again"))
-    srkd.report(copy, data=plan.parent / "photos")
-    # The profile is not valid for other weights.
-    assert read_profile(copy, "0" * 64) is None
-
-
 def test_the_headline_says_what_was_measured(copy: Path) -> None:
     row = {"model": "s", "runtime": "torch", "device": "cpu", "precision": "fp32", "lr_size": "64x64", "threads": 1}
     unbounded = {**row, "precision": "int8", "int8": {"bounded": False}, "speedup_vs_teacher_eager": 99.0}
@@ -295,7 +272,7 @@ def test_a_changed_export_is_called_changed(copy: Path) -> None:
 
 def test_without_the_teacher_the_originals_are_compared_with(plan: Path, copy: Path, tmp_path: Path) -> None:
     change(copy, teacher__sha256="0" * 64)
-    report = srkd.report(copy, out=tmp_path / "page.html", speed=False, data=plan.parent / "photos")
+    report = srkd.report(copy, out=tmp_path / "page.html", data=plan.parent / "photos")
     assert any("the teacher's file is not at hand" in line for line in report.missing)
     assert "where student and original differ most" in page_of(report.path).text
 
@@ -307,7 +284,7 @@ def test_a_teacher_of_outputs_alone_is_shown_by_its_images(
     file = save(twin(), tmp_path / ("teacher.onnx" if save is save_onnx else "teacher.pt"))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     change(copy, teacher__path=str(file), teacher__sha256=sha256, teacher__kind="foreign")
-    report = srkd.report(copy, out=tmp_path / "report.html", speed=False, data=plan.parent / "photos", trust_code=True)
+    report = srkd.report(copy, out=tmp_path / "report.html", data=plan.parent / "photos", trust_code=True)
     page = page_of(report.path)
     assert "where student and teacher differ most" in page.text and report.missing == ()
     assert sum(tag == "img" for tag, _ in page.elements) >= 4
@@ -315,7 +292,7 @@ def test_a_teacher_of_outputs_alone_is_shown_by_its_images(
 
 @pytest.mark.ci
 def test_several_runs_are_one_page(plan: Path, copy: Path, tmp_path: Path) -> None:
-    report = srkd.report([plan, copy], out=tmp_path / "both.html", speed=False, data=plan.parent / "photos")
+    report = srkd.report([plan, copy], out=tmp_path / "both.html", data=plan.parent / "photos")
     text = page_of(report.path).text
     assert "2 runs side by side" in text and text.count("How to reproduce") == 2
 
@@ -337,12 +314,10 @@ def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: p
         (["report", str(plan), "--out", str(tmp_path / "no" / "p.html")], 2, "does not exist"),
         (["report", str(plan), "--out", str(tmp_path / "p.txt")], 2, "ends in .html"),
         (["report", str(plan), str(copy)], 2, "--out FILE.html"),
-        (["report", str(plan), "--no-speed", "--out", page, "--data", str(empty)], 1, "no images"),
+        (["report", str(plan), "--out", page, "--data", str(empty)], 1, "no images"),
         (["report", str(plan), str(plan), "--out", page], 2, "named twice"),
-        (["report", str(copy), "--no-speed", "--out", page, "--control", str(tmp_path / "none")], 1, "no such file"),
         (["compare", str(empty)], 1, "empty"),
         (["compare", str(plan), "--device", "cuda"], 2, "--device: it is about the sets of --data"),
-        (["compare", str(plan), "--html", str(tmp_path / "no" / "p.html")], 2, "does not exist"),
     ):
         assert run([*arguments, "-q"]) == code, arguments
         assert words in lines_of(capsys), arguments
@@ -409,7 +384,7 @@ def test_unfinished_runs_are_left_out(plan: Path, copy: Path) -> None:
 
 
 @pytest.mark.ci
-def test_compare_as_table_json_csv_and_page(plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_as_table_json_and_csv(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", str(plan)]) == 0
     assert "gain over" in capsys.readouterr().out
     assert run(["compare", str(plan), "--json"]) == 0
@@ -417,5 +392,3 @@ def test_compare_as_table_json_csv_and_page(plan: Path, tmp_path: Path, capsys: 
     assert document["schema"] == "srkd.compare/1" and len(document["rows"]) == 4
     assert run(["compare", str(plan), "--csv"]) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith("name,role,seeds,runs,params,macs,")
-    assert run(["compare", str(plan), "--html", str(tmp_path / "m.html")]) == 0
-    assert "Methods side by side" in page_of(tmp_path / "m.html").text

@@ -129,7 +129,7 @@ VERBS: dict[str, list[str]] = {
     "compare on sets": ["compare", "RUN", "--data", "PAIRS"],
     "profile": ["profile", "RUN", "--runtime", "torch", "--lr-size", "8x8", "--seconds", "0.1"],
     "card": ["export", "RUN", "-o", "OUT"],
-    "report": ["report", "RUN", "--data", "PAIRS", "--no-speed", "-o", "OUT/report.html"],
+    "report": ["report", "RUN", "--data", "PAIRS", "-o", "OUT/report.html"],
 }
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     CompareOptions,
     examples=(
         "srkd compare runs/first runs/second",
-        "srkd compare runs/plan --html methods.html",
         "srkd compare runs/* --csv",
         "srkd compare runs/plan --data sets",
         "srkd compare runs/plan --data sets --latex > table.tex",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     examples=(
         "srkd report runs/first",
         "srkd report runs/first --data photos --out first.html",
-        "srkd report runs/first runs/second --no-speed --out both.html",
+        "srkd report runs/first runs/second --out both.html",
     ),
 )
 def command(console: Console, options: ReportOptions) -> None:
