@@ -15,7 +15,7 @@ from srkd.reports.comparison import Comparison
 from srkd.reports.contents import Contents
 from srkd.reports.pictures import MAP_LEVELS, MEASURES, Pictures
 from srkd.reports.render import render_page
-from srkd.reports.reproduction import command_of, deciding_facts
+from srkd.reports.reproduction import deciding_facts, given_options
 from srkd.terminal.tables import Table
 
 MOST_IMAGES_NAMED = 6
@@ -64,8 +64,7 @@ def _show_run(section: Section) -> dict[str, object]:
     licence = None if file.teacher is None else file.teacher.licence
     warning = commercial_warning(licence)
     by_time = None if speed is None else against_time(contents, speed)
-    command, is_shortened = command_of(contents.name, file.options)
-    facts = deciding_facts(contents.path, file)
+    facts = [*given_options(file.options), *deciding_facts(contents.path, file)]
     facts.append(("teacher's licence", licence or "not declared in its file"))
     result, measures = file.result, [METRICS[name] for name in MEASURES]
     return {
@@ -84,8 +83,6 @@ def _show_run(section: Section) -> dict[str, object]:
         "measures": measures,
         "best": ", ".join(f"{measure.title} {measure.best}" for measure in measures),
         "curves": curve_figures(contents.metrics),
-        "command": command,
-        "is_shortened": is_shortened,
         "facts": facts,
     }
 

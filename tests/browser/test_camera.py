@@ -65,14 +65,13 @@ def test_a_camera_runs_live(phone: Visit) -> None:
     assert state(phone) == ("Live", "picture")
 
 
-@pytest.mark.parametrize("button", ["live", "cancel"])
-def test_a_camera_that_starts_too_late_is_stopped(phone: Visit, button: str) -> None:
-    """A second tap before the camera has answered cancels it; so does Cancel. Afterwards it starts as usual, once."""
+def test_a_camera_that_starts_too_late_is_stopped(phone: Visit) -> None:
+    """A second tap before the camera has answered cancels it. Afterwards it starts as usual, once."""
     phone.page.evaluate(WAITING, "")
     phone.page.click("#live")
     phone.page.wait_for_selector("#progress-words:has-text('Waiting for the camera')")
     assert phone.text("live") == "Stop"
-    phone.page.click(f"#{button}")
+    phone.page.click("#live")
     phone.page.evaluate(ANSWER)
     phone.until(f"window.streams.length === 1 && {LIVE} === 0")
     phone.rest()

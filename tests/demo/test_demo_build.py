@@ -131,26 +131,3 @@ def test_pip_install_needs_no_npm(bare: Path, tmp_path: Path) -> None:
     program(bare, "npm")
     program(bare, "node")
     assert build_requirements(checkout) == []
-
-
-@pytest.mark.slow
-def test_the_app_is_built_where_there_is_no_node(tmp_path: Path) -> None:
-    """With real packages: Node from PyPI in a new environment, npm's packages, and the app. Needs both registries."""
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    shutil.copy(ROOT / "constraints.txt", tmp_path)
-    unbuilt = shutil.ignore_patterns("node_modules", "dist", ".dist-*")
-    shutil.copytree(ROOT / "demo" / "app", tmp_path / "demo" / "app", ignore=unbuilt)
-    environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name in ("sh", "env"):
-        (tools / name).symlink_to(str(shutil.which(name)))
-    environment_variables = {**os.environ, "PATH": str(tools), "npm_config_cache": str(tmp_path / "cache")}
-    environment_variables.pop("PYTHONPATH", None)
-    command = [str(environment / "bin" / "python"), str(tmp_path / "scripts" / "build_demo.py"), "--get-node"]
-    done = subprocess.run(command, env=environment_variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    dist = tmp_path / "demo" / "app" / "dist"
-    assert (dist / "index.html").is_file()
-    assert (dist / "ort" / "ort-wasm-simd-threaded.wasm").stat().st_size > 5_000_000

@@ -27,7 +27,7 @@ from srkd.reports.contents import read_contents
 from srkd.reports.page import Section, report_page
 from srkd.reports.pictures import Pictures
 from srkd.reports.render import render_page
-from srkd.reports.reproduction import command_of
+from srkd.reports.reproduction import given_options
 from srkd.terminal.tables import Table
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.small_runs import SMALL, save_photos, save_teacher
@@ -258,9 +258,16 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is(copy: Path, tmp_path: Path) 
     assert "srkd compress --resume runs/copy " in text and "Pictures" not in text
 
 
-def test_the_command_that_repeats_a_run_states_zeros() -> None:
-    command, _ = command_of("first", CompressOptions.of(seed=0, label_margin=0))
-    assert command == "srkd compress --recipe logits --seed 0 --label-margin 0 --out runs/first"
+def test_options_are_given_without_folders_and_zeros_are_options_too() -> None:
+    options = CompressOptions.of(seed=0, label_margin=0, data="/home/me/photos", val=["own=/home/me/more"])
+    given = dict(given_options(options))
+    assert given == {
+        "--recipe": "logits",
+        "--seed": "0",
+        "--label-margin": "0",
+        "--data": "photos",
+        "--val": "own=more",
+    }
 
 
 def test_a_changed_export_is_called_changed(copy: Path) -> None:
