@@ -120,21 +120,6 @@ def _read_proto(content: bytes, path: Path) -> onnx.ModelProto:
 
 
 @dataclass(frozen=True)
-class PlanToTime:
-    """A plan whose files the page times: the models have the names of its shapes."""
-
-    id: str
-    lr_size: tuple[int, int]
-    target_ms: float | None
-    """The time that a student may take; None: the plan has another target."""
-
-    def catalogue_entry(self) -> dict[str, Any]:
-        """Return the plan's entry in api/models.json."""
-        width, height = self.lr_size
-        return {"id": self.id, "width": width, "height": height, "target_ms": self.target_ms}
-
-
-@dataclass(frozen=True)
 class Sample:
     """A sample photo as PNG, with its title and credit."""
 
@@ -189,17 +174,18 @@ def _encode(name: str, title: str, credit: str, rgb_u8: torch.Tensor, focus: tup
 
 
 def site_contents(
-    models: Sequence[Model], samples: Sequence[Sample], plan: PlanToTime | None = None
+    models: Sequence[Model], samples: Sequence[Sample], plan: Mapping[str, object] | None = None
 ) -> dict[str, bytes]:
     """What the app shows, by address: the models, the samples and their catalogue.
 
-    With a plan the page times its models in place of enlarging pictures.
+    With a plan (`id`, `width`, `height`, and `target_ms` or None) the page times the models that have the names of its
+    shapes, in place of enlarging pictures.
     """
     catalogue = {
         "schema": SCHEMA,
         "models": [model.catalogue_entry() for model in models],
         "samples": [sample.catalogue_entry() for sample in samples],
-        "plan": None if plan is None else plan.catalogue_entry(),
+        "plan": plan,
     }
     text = json.dumps(catalogue, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     contents = {model.address: model.content for model in models}

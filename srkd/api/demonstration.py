@@ -14,7 +14,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import model_file
 from compressor.runtimes.table import runtime_of
-from demo.catalogue import Model, PlanToTime, Role, read_model
+from demo.catalogue import Model, Role, read_model
 from export.plan.emit import PLAN, read_emitted
 from srkd.api.export import export
 from srkd.options.values import as_tuple
@@ -24,7 +24,7 @@ from srkd.record.run_teacher import find_run_teacher
 FORMATS: Mapping[Role, Sequence[str]] = {"student": ("onnx", "fp16"), "teacher": ("onnx",)}
 
 
-def plan_to_time(options: DemoOptions, context: Context) -> tuple[PlanToTime, tuple[Model, ...]] | None:
+def plan_to_time(options: DemoOptions, context: Context) -> tuple[Mapping[str, object], tuple[Model, ...]] | None:
     """A plan and the files of its shapes, if the folder of one is named; its networks are untrained, so no teacher."""
     paths = [Path(model) for model in as_tuple(options.models)]
     folder = next((path for path in paths if (path / PLAN).is_file()), None)
@@ -36,9 +36,9 @@ def plan_to_time(options: DemoOptions, context: Context) -> tuple[PlanToTime, tu
     models = []
     for name, shape in context.each("read shapes", emitted.shapes.items()):
         models.append(read_model(folder / shape.file, name, "student", limits=options.limits))
-    most_ms = emitted.targets.most_ms
-    plan = PlanToTime(emitted.id, emitted.environment.lr_size, None if math.isinf(most_ms) else most_ms)
-    return plan, tuple(models)
+    (width, height), most_ms = emitted.environment.lr_size, emitted.targets.most_ms
+    target_ms = None if math.isinf(most_ms) else most_ms
+    return {"id": emitted.id, "width": width, "height": height, "target_ms": target_ms}, tuple(models)
 
 
 def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
         return Section(contents, None, Pictures(), (*missing, "no student yet, so no picture is made"))
     speed = read_profile(contents.path, contents.student_sha256)
     if speed is None:
-        missing.append(f"the speed was not measured: srkd profile {shlex.quote(str(contents.path))} does it")
+        missing.append(f"the speed was not measured: srkd profile runs/{contents.name} does it")
     return Section(contents, speed, _pictures(contents, options, context, crops, missing), tuple(missing))
 
 

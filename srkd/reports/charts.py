@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TypeAlias
 
 from compressor.base.choices import Goal
 from compressor.base.machine import count_threads
@@ -18,26 +19,22 @@ SCATTER_Y = "Y-PSNR in dB"
 BEST = "the line joins the best at each cost"
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A chart in a page, as SVG; its title stands above it as text."""
-
-    title: str
-    picture: bytes
+Figure: TypeAlias = tuple[str, bytes]
+"""The title of a chart, which stands above it as text, and its picture as SVG."""
 
 
 def curve_figures(runs: Sequence[Metrics]) -> list[Figure]:
     """The charts of a run's curves, or of several runs' over one another, without empty ones."""
     charts = [chart for chart in charts_of(runs) if chart.drawable()] if runs else []
     return [
-        Figure(chart.title.removeprefix(f"{runs[0].name}: "), draw_charts([replace(chart, title="")], "svg"))
+        (chart.title.removeprefix(f"{runs[0].name}: "), draw_charts([replace(chart, title="")], "svg"))
         for chart in charts
     ]
 
 
 def point_figures(charts: Sequence[Scatter | None]) -> list[Figure]:
     """Those of the charts of points that there are."""
-    return [Figure(chart.title, draw_scatter(replace(chart, title=""), "svg")) for chart in charts if chart is not None]
+    return [(chart.title, draw_scatter(replace(chart, title=""), "svg")) for chart in charts if chart is not None]
 
 
 def against_macs(scores: Sequence[Score], goal: Goal) -> Scatter | None:

@@ -17,16 +17,6 @@ from srkd.reports.curves import Metrics
 
 
 @dataclass(frozen=True)
-class ExportedFile:
-    """An exported file and the results of its export."""
-
-    name: str
-    results: ExportedEntry
-    outdated: str | None
-    """Why the results no longer hold for the file; None if they do."""
-
-
-@dataclass(frozen=True)
 class Contents:
     """The contents of one run folder."""
 
@@ -36,7 +26,8 @@ class Contents:
     """What an unfinished run lacks; None for a finished run."""
     scores: tuple[Score, ...]
     metrics: tuple[Metrics, ...]
-    files: tuple[ExportedFile, ...]
+    files: tuple[tuple[str, ExportedEntry, str | None], ...]
+    """Each exported file: its name, the results of its export, and why these no longer hold; None if they do."""
     student_sha256: str | None
     goal: Goal
     """What the run was judged by, and figures and charts are about."""
@@ -87,9 +78,7 @@ def read_contents(run: Path) -> Contents:
         unfinished=None if finished else _unfinished(file, metrics, folders),
         scores=scores,
         metrics=metrics,
-        files=tuple(
-            ExportedFile(name, entry, _outdated(run / name, entry)) for name, entry in read_exports(run).items()
-        ),
+        files=tuple((name, entry, _outdated(run / name, entry)) for name, entry in read_exports(run).items()),
         student_sha256=file_sha256(student) if student.is_file() else None,
         goal=file.goal if result is None else result.goal,
     )

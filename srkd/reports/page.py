@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from compressor.images.scores import LANCZOS, without_network
+from compressor.images.scores import GOAL_WORDS, LANCZOS
 from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.models.checkpoints.licence import commercial_warning
 from srkd.record.measurements import ProfileFile
@@ -31,13 +32,8 @@ class Section:
     missing: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A large figure with its label, and a line below that says what was measured."""
-
-    value: str
-    label: str
-    below: str
+Tile: TypeAlias = tuple[str, str, str]
+"""A large figure, its label, and a line below that says what was measured."""
 
 
 def report_page(sections: Sequence[Section], comparison: Comparison | None) -> str:
@@ -123,59 +119,50 @@ def _size_tile(contents: Contents) -> Tile:
     student, teacher = contents.score("student"), contents.score("teacher")
     params = None if student is None else student.params
     if student is None or not params:
-        return Tile("–", "smaller", "the size of the student is not known yet")
+        return ("–", "smaller", "the size of the student is not known yet")
     if teacher is None or not teacher.params:
-        return Tile("–", "smaller", f"{params:,} parameters; the teacher's are not known")
+        return ("–", "smaller", f"{params:,} parameters; the teacher's are not known")
     macs = ""
     if student.macs and teacher.macs:
         macs = f"; {student.macs / 1e9:.2f} GMAC against {teacher.macs / 1e9:.2f} at LR 256x256"
     below = f"{params:,} parameters against {teacher.params:,}{macs}"
-    return Tile(f"{teacher.params / params:.1f}×", "smaller", below)
+    return (f"{teacher.params / params:.1f}×", "smaller", below)
 
 
 def _speed_tile(speed: ProfileFile | None) -> Tile:
     main = None if speed is None else speed.main
     if speed is None or main is None or main.speedup is None:
-        return Tile("–", "faster", "not measured")
+        return ("–", "faster", "not measured")
     where = f"in {main.conditions}"
     if speed.processor:
         where += f", {speed.processor}"
     if main.verdict == "no measurable difference":
-        return Tile("0", "measurable gain in speed", where)
+        return ("0", "measurable gain in speed", where)
     if main.speedup < 1:
-        return Tile(f"{1 / main.speedup:.2f}×", "slower", where)
+        return (f"{1 / main.speedup:.2f}×", "slower", where)
     fastest, best = speed.fastest, ""
     if fastest is not None and fastest is not main and fastest.over_eager and fastest.over_eager > main.speedup:
         best = f"; {fastest.over_eager:.2f}× over the teacher in torch at best, in {fastest.conditions}"
-    return Tile(f"{main.speedup:.2f}×", "faster", where + best)
+    return (f"{main.speedup:.2f}×", "faster", where + best)
 
 
 def _loss_tile(contents: Contents) -> Tile:
-    """The quality by the run's goal: nearness to the teacher, or what is lost of the teacher's nearness to the
-    originals.
-    """
-    goal = contents.goal
-    score = contents.score("student")
+    """The quality by the run's goal: nearness to the teacher, or what is lost of the teacher's to the originals."""
+    goal, score, teacher = contents.goal, contents.score("student"), contents.score("teacher")
     student = None if score is None else score.by(goal)
-    teacher, bicubic = (
-        None if (other := contents.score(role)) is None else other.by(goal) for role in ("teacher", "bicubic")
-    )
-    plain = without_network(contents.scale)
     if score is None or student is None:
-        return Tile("–", "lost", "no score of the student yet")
-    protocol = f"; {contents.protocol.replace(',', ', ')}" if contents.protocol else ""
-    over = "" if bicubic is None else f", {plain} {bicubic.mean:.3f} dB"
-    if goal == "teacher":
-        also = "" if score.to_original is None else f"; to the original {score.to_original} dB"
-        return Tile(f"{student.mean:.2f} dB", "to the teacher", f"Y-PSNR {student} dB{over}{also}{protocol}")
-    if teacher is None:
-        gain = student.mean - (0.0 if bicubic is None else bicubic.mean)
-        return Tile(f"{gain:+.2f} dB", f"over {plain}", f"{student} dB{over}; no teacher was scored{protocol}")
-    lost = teacher.mean - student.mean
-    label = "lost, to the original" if lost >= 0 else "gained, to the original"
-    also = "" if score.to_teacher is None else f"; {score.to_teacher} dB to the teacher"
-    below = f"Y-PSNR {student} dB against {teacher.mean:.3f} dB{over}{also}{protocol}"
-    return Tile(f"{abs(lost):.2f} dB", label, below)
+        return ("–", "lost", "no score of the student yet")
+    others = [
+        f"{other.name} {spread.mean:.3f} dB"
+        for other in (teacher, contents.score("bicubic"))
+        if other is not None and (spread := other.by(goal)) is not None
+    ]
+    protocol = [] if contents.protocol is None else [contents.protocol.replace(",", ", ")]
+    below = "; ".join([f"Y-PSNR {student} dB", *others, *protocol])
+    gained = score.over(teacher, "original")
+    if goal == "teacher" or gained is None:
+        return (f"{student.mean:.2f} dB", GOAL_WORDS[goal], below)
+    return (f"{abs(gained):.2f} dB", f"{'lost' if gained <= 0 else 'gained'}, {GOAL_WORDS[goal]}", below)
 
 
 def _scores(contents: Contents) -> Table:

@@ -137,17 +137,14 @@ class Scoring:
 
     def _keep(self, kept: Mapping[Path, Mapping[str, KeptScores]], known: Mapping[str, KeptScores]) -> None:
         """Add new scores to the folders of their runs."""
-        obstacles = []
         for run in self.runs:
             own = [BICUBIC, run.student_sha256, *([] if run.file.teacher is None else [run.file.teacher.sha256])]
             keys = [key for model in own for name in self.digests if (key := self._key(model, name)) in known]
             entries = {**kept[run.folder], **{key: known[key] for key in keys}}
             if entries.keys() != kept[run.folder].keys():
-                obstacles.append(write_evaluations(run.folder, entries))
-        reasons = [str(obstacle) for obstacle in obstacles if obstacle is not None]
-        if reasons:
-            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-            self.context.note(f"scores are not kept for the next time: {reasons[0]}{more}")
+                obstacle = write_evaluations(run.folder, entries)
+                if obstacle is not None:
+                    self.context.note(f"scores are not kept for the next time: {obstacle}")
 
     def _evaluate(self, models: Sequence[str], image_set: ImageSet) -> dict[str, KeptScores]:
         """Score those of the models that are there on a set."""

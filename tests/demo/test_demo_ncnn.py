@@ -75,26 +75,3 @@ def test_the_sample_equals_torch(program: Path, spec: EDSRSpec | RCANSpec, tmp_p
     output = torch.from_numpy(np.array(Image.open(tmp_path / "large.ppm"))).permute(2, 0, 1)
     assert output.shape == expected.shape and expected.std() > 2
     assert (output - expected).abs().max() < 0.5 + 1e-2  # rounded to the nearest, except ties
-
-
-def test_errors_are_one_line(program: Path, tmp_path: Path) -> None:
-    _, param = exported(EDSRSpec(width=8, depth=1, scale=2), tmp_path)
-    picture, out = tmp_path / "small.ppm", tmp_path / "out.ppm"
-    picture.write_bytes(b"P6\n# made by hand\n2 1\n255\n" + bytes(6))
-    assert run(program, param, picture, out).returncode == 0 and Image.open(out).size == (4, 2)
-    out.unlink()
-    (tmp_path / "short.ppm").write_bytes(b"P6\n9 9\n255\n" + bytes(6))
-    (tmp_path / "deep.ppm").write_bytes(b"P6\n2 1\n65535\n" + bytes(12))
-    (tmp_path / "alone.param").write_bytes(param.read_bytes())
-    for words, message in (
-        ((param, tmp_path / "none.ppm", out), "is not a readable binary PPM"),
-        ((param, param, out), "is not a readable binary PPM"),
-        ((param, tmp_path / "short.ppm", out), "ends too early"),
-        ((param, tmp_path / "deep.ppm", out), "is not a PPM of 8 bits"),
-        ((param.with_suffix(".bin"), picture, out), "does not end in .param"),
-        ((tmp_path / "alone.param", picture, out), "cannot be loaded"),
-        ((param, picture, tmp_path / "no" / "folder.ppm"), "cannot be written"),
-    ):
-        done = run(program, *words)
-        assert done.returncode == 1 and message in done.stderr.splitlines()[-1] and not out.exists()
-    assert run(program, param).returncode == 2

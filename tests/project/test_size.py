@@ -12,9 +12,9 @@ MOST_LINES = {
     "compressor": 27521,
     "recipes": 4556,
     "export": 11447,
-    "srkd": 13758,
-    "demo": 674,
-    "tests": 48651,
+    "srkd": 13465,
+    "demo": 527,
+    "tests": 47829,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

@@ -62,14 +62,6 @@ class PeakMemory(TorchDispatchMode):
         self.live_bytes -= size_bytes
 
 
-def peak_of(term: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> int:
-    """Return the peak memory of a term's forward and backward pass."""
-    student = student.clone().requires_grad_()
-    with PeakMemory(student, teacher) as memory:
-        term(student, teacher).sum().backward()
-    return memory.peak_bytes
-
-
 def affinity(feature: Tensor) -> Tensor:
     """Return FAKD's whole matrix A(F) by its formula, for small maps."""
     with full_precision(feature):
