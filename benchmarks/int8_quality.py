@@ -179,9 +179,8 @@ def by_onnx_runtime(network: Network, plain: onnx.ModelProto, patches: torch.Ten
 
 def ours(flavour: Flavour, parts: FloatParts = NOTHING) -> Build:
     def build(network: Network, plain: onnx.ModelProto, patches: torch.Tensor) -> onnx.ModelProto:
-        ends = meet_image(build_graph(spread_streams(network, patches), None, OPSET).model)
-        ends = equalise_channels(ends, patches)
-        plan = make_plan(ends.graph, flavour, parts, ends.images)
+        graph = meet_image(build_graph(spread_streams(network, patches), None, OPSET).model)
+        plan = make_plan(equalise_channels(graph, patches), flavour, parts)
         return write_qdq(plan, GraphWalk(plan, patches.numpy()).run())
 
     return build

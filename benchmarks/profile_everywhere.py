@@ -50,7 +50,6 @@ COLUMNS = (
     Column("student_ms", "student, ms", ".1f"),
     Column("ratio", "on the same runtime", ".1f"),
     Column("over_eager", "over the eager teacher", ".1f"),
-    Column("matrix_rate", "of the matrix rate", ".0%"),
     Column("published", "published"),
 )
 
@@ -179,7 +178,6 @@ def rows(report: ProfileReport, slower: float) -> list[Row]:
             "student_ms": row.latency_ms.p50,
             "ratio": row.speedup_same_runtime,
             "over_eager": None if row.speedup_vs_teacher_eager is None else slower * row.speedup_vs_teacher_eager,
-            "matrix_rate": row.matrix_rate_share,
         }
         table.append(cells)
     return table

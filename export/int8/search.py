@@ -4,7 +4,7 @@ First nothing stays in float. Then the tool's second way is tried, which costs n
 more parts stay in float, until a file is within the bound on photos and passes the comparison of every file, which is
 stricter on flat colours.
 
-A `QuickTool` takes seconds for a file: each of a few choices is tried, and the best are combined. The other tools take
+A quick tool takes seconds for a file: each of a few choices is tried, and the best are combined. The other tools take
 up to a minute, so the order is fixed.
 """
 
@@ -38,8 +38,10 @@ SENSITIVE = (1, 2, 4, 8, 16)
 
 
 class Tool(ABC, Generic[File]):
-    """A tool that quantises the layers of a network."""
+    """A tool that quantises the layers of a network. A quick one takes seconds for a file, which it can time, and ranks
+    layers."""
 
+    is_quick: bool = False
     name: str
     flavour: str
     """What a file is made for, as its facts name it."""
@@ -61,6 +63,14 @@ class Tool(ABC, Generic[File]):
     def open(self, file: File) -> Runtime:
         """The file as it will compute."""
 
+    def time(self, file: File) -> Times | None:
+        """Times of a quick tool's file."""
+        return None
+
+    def ranking(self, parts: FloatParts) -> Sequence[str]:
+        """The layers that are not in float, those first whose rounding changes the image most."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Times:
@@ -76,17 +86,6 @@ class Times:
 
     def __str__(self) -> str:
         return f"{self.ms:.1f} ms for {self.lr_size[0]}x{self.lr_size[1]} (float {self.float_ms:.1f} ms)"
-
-
-class QuickTool(Tool[File]):
-    """A tool that takes seconds for a file."""
-
-    @abstractmethod
-    def time(self, file: File) -> Times: ...
-
-    @abstractmethod
-    def ranking(self, parts: FloatParts) -> Sequence[str]:
-        """The layers that are not in float, those first whose rounding changes the image most."""
 
 
 class Unwritten(FileRuntime):
@@ -137,9 +136,7 @@ class Search(Generic[File]):
             return best
         if not self.tool.mixes:
             raise self.refusal(best, best.parts)
-        if isinstance(self.tool, QuickTool):
-            return self.best_first(self.tool, best)
-        return self.in_order(best)
+        return self.best_first(best) if self.tool.is_quick else self.in_order(best)
 
     def facts(self, tried: TriedParts[File]) -> dict[str, object]:
         tool, parts = self.tool, tried.parts
@@ -160,9 +157,9 @@ class Search(Generic[File]):
                 return tries[-1]
         raise self.refusal(_nearest(tries), tries[-1].parts)
 
-    def best_first(self, tool: QuickTool[File], best: TriedParts[File]) -> TriedParts[File]:
+    def best_first(self, best: TriedParts[File]) -> TriedParts[File]:
         """Combine the choices, each time the best; then keep the most sensitive layers in float."""
-        choices = choices_of(tool.layers)
+        choices = choices_of(self.tool.layers)
         while choices and best.reason is not None:
             tries = {
                 name: self.attempt(best.parts.keeping(name, *choice.layers, sums=choice.sums))
@@ -175,7 +172,7 @@ class Search(Generic[File]):
             choices.pop(name)
         if best.reason is None:
             return best
-        parts, ranking = best.parts, tool.ranking(best.parts)
+        parts, ranking = best.parts, self.tool.ranking(best.parts)
         for count in SENSITIVE:
             if count > len(ranking):
                 break
@@ -196,7 +193,7 @@ class Search(Generic[File]):
         if reason is None and max_drop is not None and job.inputs:
             network = TorchRuntime(job.network, label="the network")
             reason = verify(runtime, network, job.inputs, INT8, io=job.options.io).reason
-        times = tool.time(file) if isinstance(tool, QuickTool) else None
+        times = tool.time(file)
         words = [f"{tool.name}, in float {parts.words}", *([tool.variant] if parts.variant else [])]
         figures = [str(quality), *([] if times is None else [str(times)])]
         refused = "" if reason is None else f"; refused, because it {reason}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 
 from compressor.base.machine import has_integer_products
@@ -25,10 +25,10 @@ from export.formats.conversion import CannotConvert, Conversion, needs_fixed_siz
 from export.graph.onnx_graph import OPSET, ExportedGraph, build_graph, use_depth_first
 from export.graph.recent import Recent, network_key
 from export.int8.learnt_graph import build_learnt_graph
-from export.int8.quantise.ends import Ends, meet_image
+from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S7, U8
-from export.int8.quantise.plan import CPU, QNN, QNN16, TENSORRT, Flavour
+from export.int8.quantise.plan import CPU, QNN, QNN16, TENSORRT, Flavour, FloatGraph
 from export.int8.quantise.tool import OwnQuantiser, measure_graph
 from export.int8.search import Search
 from export.int8.task import Int8Task, describe_file
@@ -89,25 +89,18 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[
     task = Int8Task.of(job)
     patches_key = sha256(tensor_bytes(task.calibration.patches)).digest()
     key = network_key(job.network), patches_key, job.options.lr_size, job.options.shuffle
-    prepared = _prepared.get(key, lambda: _prepare(task))
-    search = Search(OwnQuantiser(prepared.ends, flavour, task), task)
+    exported, graph = _prepared.get(key, lambda: _prepare(task))
+    search = Search(OwnQuantiser(graph, flavour, task), task)
     result = search.run()
-    return replace(prepared.graph, model=result.file), search.facts(result)
+    return replace(exported, model=result.file), search.facts(result)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A float graph as it is quantised, for every flavour, and the graph that it was made from."""
-
-    graph: ExportedGraph
-    ends: Ends
-
-
-def _prepare(task: Int8Task) -> _Prepared:
-    graph = build_graph(task.spread, task.job.options.lr_size, OPSET)
+def _prepare(task: Int8Task) -> tuple[ExportedGraph, FloatGraph]:
+    """A float graph, and this graph as it is quantised for every flavour."""
+    exported = build_graph(task.spread, task.job.options.lr_size, OPSET)
     if task.job.options.shuffle == "dcr":
-        use_depth_first(graph.model)
-    return _Prepared(graph, equalise_channels(meet_image(graph.model), task.calibration.patches))
+        use_depth_first(exported.model)
+    return exported, equalise_channels(meet_image(exported.model), task.calibration.patches)
 
 
-_prepared = Recent[_Prepared](lambda made: made.graph.model.ByteSize() + made.ends.graph.model.ByteSize())
+_prepared = Recent[tuple[ExportedGraph, FloatGraph]](lambda made: sum(each.model.ByteSize() for each in made))

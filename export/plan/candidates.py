@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError
 from compressor.models.fitting.following import can_follow
-from compressor.models.networks.base import Spec
+from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.cost import cost
 from compressor.models.networks.image_cost import Cost
 from compressor.models.networks.registry import architecture, architectures
@@ -21,17 +20,9 @@ PER_KIND = 10
 """Number of shapes of each kind for another device, which must time all of them, as no search runs there."""
 
 
-@dataclass(frozen=True)
-class TeacherFacts:
-    """The facts of a teacher that decide the shapes: its spec, or for a foreign teacher only scale and channels."""
-
-    scale: int
-    channels: int
-    spec: Spec | None = None
-
-
-def list_candidates(teacher: TeacherFacts, lr_size: tuple[int, int]) -> tuple[CandidateShape, ...]:
-    """Every shape once, without those that have more parameters or MACs than the teacher.
+def list_candidates(teacher: Descriptor, spec: Spec | None, lr_size: tuple[int, int]) -> tuple[CandidateShape, ...]:
+    """Every shape once, without those that have more parameters or MACs than the teacher (of a foreign one the `spec`
+    is unknown).
 
     Shapes that suit any teacher come first: they are quick to export. The rest of the search time goes to the teacher's
     own network, whose exports may each take a third of a minute.
@@ -39,7 +30,7 @@ def list_candidates(teacher: TeacherFacts, lr_size: tuple[int, int]) -> tuple[Ca
     candidates: list[CandidateShape] = []
     for kind in architectures():
         largest = kind.for_any_teacher
-        if largest is None or (teacher.spec is not None and teacher.spec.arch == kind.name):
+        if largest is None or (spec is not None and spec.arch == kind.name):
             continue
         try:
             shape = largest(teacher.scale, teacher.channels)
@@ -47,9 +38,9 @@ def list_candidates(teacher: TeacherFacts, lr_size: tuple[int, int]) -> tuple[Ca
         except SrkdError:  # the network does not support this scale
             continue
     most: Cost | None = None
-    if teacher.spec is not None:
-        most = cost(teacher.spec, lr_size)
-        candidates += _shapes(teacher.spec, lr_size, fits=architecture(teacher.spec.arch).linear is not None)
+    if spec is not None:
+        most = cost(spec, lr_size)
+        candidates += _shapes(spec, lr_size, fits=architecture(spec.arch).linear is not None)
     within = [
         candidate
         for candidate in candidates

@@ -7,7 +7,7 @@ first measurement may have been lucky. docs/design/plan.md has the steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
@@ -150,14 +150,6 @@ class Plan:
     """True if time ran out before all shapes that might be larger were tried."""
 
 
-class Unreachable(SrkdError):
-    """No candidate meets the targets; `rows` are the measured and the failed ones."""
-
-    def __init__(self, message: str, rows: Sequence[PlanRow] = ()) -> None:
-        super().__init__(message)
-        self.rows = tuple(rows)
-
-
 Measure: TypeAlias = Callable[[CandidateShape], ShapeMeasurement]
 """Function that measures a candidate or raises an `SrkdError`. The first call may be quick. Each later call returns the
 result of all later calls, with the range of their results as its interval."""
@@ -185,8 +177,8 @@ def find_student(
 ) -> Plan:
     """A plan with the largest candidate that meets all targets.
 
-    `remedies(excess)` lists other ways to reach a target that the fastest candidate exceeds by that factor; the
-    `Unreachable` names them. `enough(share)` is called before each further shape and returns True once that share of
+    `remedies(excess)` lists other ways to reach a target that the fastest candidate exceeds by that factor; the error
+    names them. `enough(share)` is called before each further shape and returns True once that share of
     the time is used up. Each candidate to be tried is measured at least once.
     """
     return _ShapeSearch(candidates, targets, measure, quality, goal, margin, per_kind, remedies, enough, context).run()
@@ -214,7 +206,7 @@ class _ShapeSearch:
     def run(self) -> Plan:
         allowed = [candidate for candidate in self.candidates if candidate.macs <= self.targets.most_macs]
         if not allowed:
-            raise self.unreachable_by_macs()
+            raise SrkdError(self.unreachable_by_macs())
         names = list(dict.fromkeys(candidate.kind for candidate in allowed))
         total = len(names) * self.per_kind
         kinds = [
@@ -226,18 +218,16 @@ class _ShapeSearch:
         self.context.progress("measure shapes", total, total)
         chosen, tied = self.decide(kinds)
         if chosen is None:
-            raise self.unreachable()
+            raise SrkdError(self.unreachable())
         return self.plan(chosen, tied)
 
-    def try_one(self, candidate: CandidateShape) -> bool:
-        """Measure a candidate; return False if that fails."""
+    def try_one(self, candidate: CandidateShape) -> None:
+        """Measure a candidate, which may fail."""
         try:
             self.measured[candidate] = self.measure(candidate)
         except SrkdError as error:
             self.failed[candidate] = str(error)
             self.measured.pop(candidate, None)
-            return False
-        return True
 
     def excess(self, candidate: CandidateShape) -> float:
         """The largest ratio of a measured candidate's figures to their targets.
@@ -305,19 +295,14 @@ class _ShapeSearch:
         return [*tied, *sorted(nearly, key=self.excess)[:2]]
 
     def plan(self, chosen: CandidateShape, tied: Sequence[CandidateShape]) -> Plan:
-        rows = tuple(self.rows(chosen, tied))
-        row = next(row for row in rows if row.verdict == "chosen")
-        return Plan(self.targets, self.margin, row, rows, len(self.candidates), self.stopped)
-
-    def rows(self, chosen: CandidateShape | None, tied: Sequence[CandidateShape]) -> Iterator[PlanRow]:
-        """Yield the measured shapes, the slowest first, then those that failed."""
-        for candidate in sorted(self.measured, key=lambda tried: -self.measured[tried].ms):
-            yield self.row(candidate, *self.verdict(candidate, chosen, tied))
-        for candidate, reason in self.failed.items():
-            yield self.row(candidate, "failed", reason)
+        slowest_first = sorted(self.measured, key=lambda tried: -self.measured[tried].ms)
+        rows = {candidate: self.row(candidate, *self.verdict(candidate, chosen, tied)) for candidate in slowest_first}
+        rows |= {candidate: self.row(candidate, "failed", reason) for candidate, reason in self.failed.items()}
+        all_rows = tuple(rows.values())
+        return Plan(self.targets, self.margin, rows[chosen], all_rows, len(self.candidates), self.stopped)
 
     def verdict(
-        self, candidate: CandidateShape, chosen: CandidateShape | None, tied: Sequence[CandidateShape]
+        self, candidate: CandidateShape, chosen: CandidateShape, tied: Sequence[CandidateShape]
     ) -> tuple[ShapeVerdict, str]:
         """The verdict on a measured candidate and its reason."""
         if self.excess(candidate) > 1:
@@ -358,21 +343,19 @@ class _ShapeSearch:
             psnr_y_teacher=None if scores is None else scores.psnr_y_teacher,
         )
 
-    def unreachable_by_macs(self) -> Unreachable:
+    def unreachable_by_macs(self) -> str:
         if not self.candidates:
-            return Unreachable("there is no shape to choose from that is smaller than the teacher")
+            return "there is no shape to choose from that is smaller than the teacher"
         least = min(self.candidates, key=lambda candidate: candidate.macs)
-        return Unreachable(
+        return (
             f"{self.targets} cannot be reached: the smallest shape, {least.name}, takes {least.macs / 1e9:.3g} GMAC; "
             "give a smaller --lr-size"
         )
 
-    def unreachable(self) -> Unreachable:
-        """An error that names the fastest shape and what would reach the target."""
-        rows = list(self.rows(None, ()))
+    def unreachable(self) -> str:
+        """The fastest shape and what would reach the target."""
         if not self.measured:
-            reason = next(iter(self.failed.values()), "none was left")
-            return Unreachable(f"no shape could be measured: {reason}", rows)
+            return f"no shape could be measured: {next(iter(self.failed.values()), 'none was left')}"
         nearest = min(self.measured, key=self.excess)
         figures, excess = self.measured[nearest], self.excess(nearest)
         words = [f"{self.targets} cannot be reached: the fastest shape, {nearest.name}, takes {figures.ms:.1f} ms"]
@@ -380,7 +363,7 @@ class _ShapeSearch:
         if figures.ms <= self.targets.most_ms < figures.ms * (1 + self.margin):
             words.append(f"which leaves less than the margin of {self.margin:.0%}")
         text, remedies = " ".join(words), list(self.remedies(excess))
-        return Unreachable(f"{text}; what would reach it: {', or '.join(remedies)}" if remedies else text, rows)
+        return f"{text}; what would reach it: {', or '.join(remedies)}" if remedies else text
 
 
 def _size(candidate: CandidateShape) -> tuple[int, int]:
@@ -425,7 +408,7 @@ class _Kind:
 
         The shapes between that finalist and those known to meet the targets have not been tried yet.
         """
-        measured = {shape: self.search.measured[shape] for shape in self.attempts if shape in self.search.measured}
+        measured = self.measured()
         if not measured or self.search.enough(FINALISTS_SHARE):
             return
         expected = self.expected(measured)
@@ -441,6 +424,9 @@ class _Kind:
             self.attempts.append(candidate)
             self.search.try_one(candidate)
 
+    def measured(self) -> dict[CandidateShape, ShapeMeasurement]:
+        return {shape: self.search.measured[shape] for shape in self.attempts if shape in self.search.measured}
+
     def anchors(self) -> list[CandidateShape]:
         """The smallest shape, a deeper one of its width and a wider one: the least that the time model needs."""
         least = min(self.shapes, key=lambda shape: (shape.macs, shape.params))
@@ -451,7 +437,7 @@ class _Kind:
 
     def next(self) -> CandidateShape | None:
         """The shape to measure next, or None if no larger one could meet the targets."""
-        measured = {shape: self.search.measured[shape] for shape in self.attempts if shape in self.search.measured}
+        measured = self.measured()
         if not measured:
             return self.nearest_to_least()
         expected = self.expected(measured)

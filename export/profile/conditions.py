@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -45,49 +45,33 @@ class Conditions:
         )
 
 
-class Observation:
-    """A measurement of other programs' CPU time, from its creation on. The measured processes are children of this one
-    and count as its own."""
+def observe() -> Callable[[Iterable[str]], Conditions]:
+    """A function that returns the conditions from now until its call, with the versions of those of the named
+    distributions that are installed."""
+    date, load = datetime.now(timezone.utc).isoformat(timespec="seconds"), None
+    with suppress(OSError):
+        load = os.getloadavg()[0]
+    started, others = time.perf_counter(), _seconds_of_others()
 
-    def __init__(self) -> None:
-        self._date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._load: float | None = None
+    def conditions(distributions: Iterable[str]) -> Conditions:
+        busy = (_seconds_of_others() - others) / max(time.perf_counter() - started, 1e-9)
+        governor = None
         with suppress(OSError):
-            self._load = os.getloadavg()[0]
-        self._start = _read_clocks()
+            governor = GOVERNOR.read_text(encoding="utf-8").strip()
+        versions = {name: version for name in distributions if (version := installed_version(name)) is not None}
+        return Conditions(date, cpu_model(), usable_cores(), governor, load, max(0.0, busy), versions)
 
-    def conditions(self, distributions: Iterable[str]) -> Conditions:
-        """The conditions since then, with the versions of those distributions that are installed."""
-        wall, machine, own = (now - start for now, start in zip(_read_clocks(), self._start, strict=True))
-        versions = {name: installed_version(name) for name in distributions}
-        return Conditions(
-            date=self._date,
-            cpu=cpu_model(),
-            usable_cores=usable_cores(),
-            governor=_read_governor(),
-            load_before=self._load,
-            busy_cores=max(0.0, machine - own) / max(wall, 1e-9),
-            versions={name: version for name, version in versions.items() if version is not None},
-        )
+    return conditions
 
 
-def _read_governor() -> str | None:
-    try:
-        return GOVERNOR.read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-
-
-def _read_clocks() -> tuple[float, float, float]:
-    """Return, in seconds, the wall clock, the CPU time of the whole machine, and that of this process with children."""
+def _seconds_of_others() -> float:
+    """The CPU time of the whole machine without that of this process and its children, which are measured."""
     machine = psutil.cpu_times()
-    idle = machine.idle + getattr(machine, "iowait", 0.0)
     # User time already contains the time of guests.
-    guests = getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)
-    own = os.times()
-    seconds = own.user + own.system + own.children_user + own.children_system
+    not_busy = ("idle", "iowait", "guest", "guest_nice")
+    own = sum(os.times()[:4])
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it has ended meanwhile
             times = child.cpu_times()
-            seconds += times.user + times.system
-    return time.perf_counter(), sum(machine) - idle - guests, seconds
+            own += times.user + times.system
+    return sum(machine) - sum(getattr(machine, name, 0.0) for name in not_busy) - own

@@ -10,18 +10,19 @@ import importlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from compressor.base.choices import Goal
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, is_out_of_memory, reason_of
 from compressor.base.memory import keep_freed_memory
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import PEAK, psnr_y, to_u8
+from compressor.images.metrics import to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import mod_crop
 from compressor.images.scores import EQUAL_DB, Scores
@@ -31,22 +32,12 @@ from compressor.inference.evaluated_images import make_lr
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import Bicubic
-from compressor.runtimes.table import OpenOptions, torch_device_for
-from export.profile.layers import measure_layers
-from export.profile.matrix_rate import matrix_rate
+from compressor.runtimes.table import OpenOptions
 from export.profile.memory import PeakMemory
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
+from export.proof.quality import psnr_of
 from export.timing.stopwatch import image_for, timer_for
 from export.timing.turns import Call, TurnTimes, no_garbage_collection
-
-
-@dataclass(frozen=True)
-class MeasuredJob:
-    """A model to open. `libraries` are imported before its memory is measured."""
-
-    path: str
-    options: OpenOptions = field(default_factory=OpenOptions)
-    libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +79,8 @@ class PhotoScores:
 
 
 class MeasuredModel:
-    """An open model, with the images of each workload (width, height, images per batch)."""
+    """An open model, with the images of each workload (width, height, images per batch). `libraries` are imported
+    before its memory is measured. Results are JSON values: those of the named classes, as dicts."""
 
     def __init__(self, progress: Progress, *, path: str, options: Mapping[str, Any], libraries: Sequence[str]) -> None:
         for library in libraries:
@@ -106,7 +98,7 @@ class MeasuredModel:
         gc.freeze()
 
     def facts(self) -> dict[str, Any]:
-        """Return `ModelFacts`, as a dict: all results of this class cross the process boundary as JSON."""
+        """The `ModelFacts`."""
         runtime = self._runtime
         nodes, missing = None, None
         if runtime.precision == "int8":
@@ -160,35 +152,27 @@ class MeasuredModel:
         is_alone = self._threads == 1 and self._runtime.device == "cpu"
         return asdict(TurnTimes(milliseconds, cpu_ms if is_alone else None))
 
-    def layers(self, *, workload: Sequence[int]) -> list[dict[str, Any]] | None:
-        with _failures_in_one_line("timing its layers"):
-            rows = measure_layers(self._runtime, self._path, self._image(workload))
-        return None if rows is None else [asdict(row) for row in rows]
-
-    def matrix_rate(self, *, precision: str) -> dict[str, Any] | None:
-        rate = matrix_rate(torch_device_for(self._runtime.device), precision)
-        return None if rate is None else asdict(rate)
-
     def quality(self, *, folder: str, is_teacher: bool) -> dict[str, Any]:
         """The `PhotoScores` on the embedded validation photos. The teacher writes its images into the folder, and later
         models are compared with those that are there.
         """
-        scale, scores = self._runtime.descriptor.scale, []
+        scale, own, bicubic = self._runtime.descriptor.scale, list[Scores](), list[Scores]()
         with _failures_in_one_line("scoring it"):
             for pair in embedded_pairs("val"):
                 hr_u8 = mod_crop(read_rgb_u8(pair.hr), scale)
                 lr = make_lr(hr_u8, scale, Protocol())[None].float() / 255
-                images = [
+                sr_u8, enlarged_u8 = (
                     to_u8(run_exactly(model, lr, None, False, pair.hr)) for model in (self._runtime, Bicubic(scale))
-                ]
+                )
                 file, teacher_u8 = Path(folder, f"{pair.stem}-x{scale}.pt"), None
                 if is_teacher:
-                    torch.save(images[0], file)
+                    torch.save(sr_u8, file)
                 elif file.is_file():
                     teacher_u8 = torch.load(file, weights_only=True)
-                scores.append([_scores_of(sr_u8, hr_u8[None], teacher_u8, scale) for sr_u8 in images])
-        own, bicubic = (_mean(of_images) for of_images in zip(*scores, strict=True))
-        return asdict(PhotoScores(own, bicubic))
+                for scores, image_u8 in ((own, sr_u8), (bicubic, enlarged_u8)):
+                    to_teacher = None if teacher_u8 is None else _psnr(image_u8, teacher_u8, scale)
+                    scores.append(Scores(psnr_y=_psnr(image_u8, hr_u8[None], scale), psnr_y_teacher=to_teacher))
+        return asdict(PhotoScores(_mean(own), _mean(bicubic)))
 
     def _call(self, workload: Sequence[int]) -> Call:
         return partial(self._runtime.run, self._image(workload))
@@ -201,21 +185,16 @@ class MeasuredModel:
         return self._images[width, height, batch]
 
 
-def _scores_of(
-    sr_u8: torch.Tensor, hr_u8: torch.Tensor, teacher_u8: torch.Tensor | None, scale: int
-) -> Sequence[float | None]:
-    """Y-PSNR in dB of an image to the original and to the teacher's."""
-    planes = [None if image is None else image.double() / PEAK for image in (hr_u8, teacher_u8)]
-    sr = sr_u8.double() / PEAK
-    return [None if plane is None else min(EQUAL_DB, float(psnr_y(sr, plane, border=scale))) for plane in planes]
+def _psnr(sr_u8: torch.Tensor, reference_u8: torch.Tensor, scale: int) -> float:
+    return min(EQUAL_DB, psnr_of(sr_u8, reference_u8, scale))
 
 
-def _mean(of_images: Sequence[Sequence[float | None]]) -> Scores:
-    to_original, to_teacher = (
-        None if None in column else sum(value or 0.0 for value in column) / len(column)
-        for column in zip(*of_images, strict=True)
-    )
-    return Scores(psnr_y=to_original, psnr_y_teacher=to_teacher)
+def _mean(of_images: Sequence[Scores]) -> Scores:
+    def mean(goal: Goal) -> float | None:
+        values = [scores.by(goal) for scores in of_images]
+        return None if None in values else sum(filter(None, values)) / len(values)
+
+    return Scores(psnr_y=mean("original"), psnr_y_teacher=mean("teacher"))
 
 
 def _described(workload: Sequence[int]) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 from compressor.base.child import ChildFailed, Worker, start_child
-from compressor.images.scores import Scores
-from export.profile.layers import LayerTime
-from export.profile.matrix_rate import MatrixRate
-from export.profile.measured import FirstCall, MeasuredJob, ModelFacts, PhotoScores
-from export.proof.integer_nodes import IntegerNodes
+from compressor.runtimes.table import OpenOptions
+from export.profile.measured import FirstCall, ModelFacts, PhotoScores
 from export.timing.turns import TurnTimes
 
 TIMEOUT_SECONDS = 900
 """Time limit of one call in seconds; a model that takes longer for a turn loses its row."""
+
+T = TypeVar("T")
 
 Workload = tuple[int, int, int]
 """Width and height of the LR images, and images per batch."""
@@ -24,62 +28,54 @@ class ModelProcess:
     """A `MeasuredModel` in a child process. A call that crashes raises `ChildFailed`; the next call restarts the
     process, so that a crash at one size does not affect the others."""
 
-    def __init__(self, job: MeasuredJob) -> None:
-        self.job = job
+    def __init__(self, file: Path, options: OpenOptions, libraries: Sequence[str] = ()) -> None:
+        self._file, self._options, self._libraries = file, options, libraries
         self._child: Worker | None = None
         self._is_open = False
-        self.start()
-
-    def start(self) -> None:
-        """Start opening the model without waiting for it."""
-        if self._child is None:
-            self._child = start_child(
-                "export.profile.measured:MeasuredModel",
-                asdict(self.job),
-                what=self.job.options.label or self.job.path,
-                environment={"OMP_NUM_THREADS": str(self.job.options.threads or 1)},
-            )
+        self._start()
 
     def close(self) -> None:
         if self._child is not None:
             self._child.close()
         self._child, self._is_open = None, False
 
+    @cached_property
     def facts(self) -> ModelFacts:
-        values = self._call("facts")
-        nodes = values.pop("integer_nodes")
-        return ModelFacts(**values, integer_nodes=None if nodes is None else IntegerNodes(**nodes))
+        """The facts of the open model; the first call waits until it is open."""
+        return self._call(ModelFacts, "facts")
 
     def prepare(self, workload: Workload, *, memory: bool) -> FirstCall:
-        return FirstCall(**self._call("prepare", workload=workload, memory=memory))
+        return self._call(FirstCall, "prepare", workload=workload, memory=memory)
 
     def keep_memory(self) -> None:
-        self._call("keep_memory")
+        self._call(type(None), "keep_memory")
 
     def turn(self, workload: Workload, calls: int) -> TurnTimes:
-        values = self._call("turn", workload=workload, calls=calls)
-        return TurnTimes(tuple(values["ms"]), values["cpu_ms"])
-
-    def layers(self, workload: Workload) -> tuple[LayerTime, ...] | None:
-        rows = self._call("layers", workload=workload)
-        return None if rows is None else tuple(LayerTime(**row) for row in rows)
-
-    def matrix_rate(self, precision: str) -> MatrixRate | None:
-        values = self._call("matrix_rate", precision=precision)
-        return None if values is None else MatrixRate(**values)
+        return self._call(TurnTimes, "turn", workload=workload, calls=calls)
 
     def quality(self, folder: str, *, is_teacher: bool) -> PhotoScores:
-        scores = self._call("quality", folder=folder, is_teacher=is_teacher)
-        return PhotoScores(**{name: Scores(**values) for name, values in scores.items()})
+        return self._call(PhotoScores, "quality", folder=folder, is_teacher=is_teacher)
 
-    def _call(self, name: str, **arguments: object) -> Any:
-        self.start()
-        assert self._child is not None
+    def _start(self) -> Worker:
+        """The child, which starts to open the model now if there is none."""
+        if self._child is None:
+            self._child = start_child(
+                "export.profile.measured:MeasuredModel",
+                {"path": str(self._file), "options": asdict(self._options), "libraries": self._libraries},
+                what=self._options.label or str(self._file),
+                environment={"OMP_NUM_THREADS": str(self._options.threads or 1)},
+            )
+        return self._child
+
+    def _call(self, kind: type[T], name: str, **arguments: object) -> T:
+        """What a method of the child's model returns, as a value of this type."""
+        child = self._start()
         try:
             if not self._is_open:
-                self._child.result(TIMEOUT_SECONDS)
+                child.result(TIMEOUT_SECONDS)
                 self._is_open = True
-            return self._child.call(name, timeout_seconds=TIMEOUT_SECONDS, **arguments)
+            result = child.call(name, timeout_seconds=TIMEOUT_SECONDS, **arguments)
         except ChildFailed:
             self.close()
             raise
+        return TypeAdapter(kind).validate_python(result)

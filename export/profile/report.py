@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,9 +23,7 @@ from compressor.models.networks.base import Descriptor
 from compressor.models.networks.image_cost import COMPARED_SIZE
 from compressor.models.quantisation.file_facts import read_quantised_file
 from compressor.runtimes.table import RUNTIMES
-from export.profile.conditions import Conditions, Observation
-from export.profile.layers import LayerTime
-from export.profile.matrix_rate import MatrixRate
+from export.profile.conditions import Conditions, observe
 from export.profile.measured import FirstCall, PhotoScores
 from export.profile.memory import MEMORY_METHOD
 from export.profile.models import ProfiledModel, open_models
@@ -76,8 +75,6 @@ class ProfileRow:
     megapixels_per_second: float
     """Output megapixels per second."""
     gmacs_per_second: float | None
-    matrix_rate_share: float | None
-    """Ratio of `gmacs_per_second` to the device's rate in `matrix_rates` for this precision."""
     peak_memory_mb: float | None
     speedup_same_runtime: float | None
     speedup_interval: tuple[float, float] | None
@@ -102,18 +99,6 @@ class LostRow:
     lr_size: str
     batch: int
     reason: str
-
-
-@dataclass(frozen=True)
-class LayerTimes:
-    """Times of the layers of one row."""
-
-    model: str
-    runtime: str
-    precision: str
-    lr_size: str
-    batch: int
-    layers: tuple[LayerTime, ...]
 
 
 @dataclass(frozen=True)
@@ -179,9 +164,7 @@ class ProfileReport:
     about_int8: tuple[str, ...] = ()
     """A line for each int8 model, and one for each that was also timed in float."""
     lost: tuple[LostRow, ...] = ()
-    matrix_rates: tuple[MatrixRate, ...] = ()
     conditions: tuple[Conditions, ...] = ()
-    layers: tuple[LayerTimes, ...] = ()
     goal: Goal = "original"
     """What the quality is judged by."""
 
@@ -209,47 +192,43 @@ def profile_models(
     if not models:
         raise UsageError("nothing to profile: no model was given")
     settings = settings or ProfileSettings()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="srkd-profile-")))
-        threads = stack.enter_context(torch_threads(settings.threads))
+    with torch_threads(settings.threads) as threads:
         settings = replace(settings, threads=threads)
-        opened = stack.enter_context(open_models(models, teacher, settings, folder, context))
-        for model in opened.models:
-            settings.require_memory(Descriptor(model.facts.scale, model.facts.channels))
-        return _Measurement(tuple(opened.models), settings, context, list(opened.notes)).report()
+        with open_models(models, teacher, settings, context) as (opened, notes):
+            for model in opened:
+                settings.require_memory(Descriptor(model.facts.scale, model.facts.channels))
+            return _Measurement(opened, settings, context, notes).report()
 
 
-Key = tuple[int, Workload]
-"""The index of a model, and a workload."""
+Timings = Mapping[ProfiledModel, CallTimes]
+"""The timings of the models that were measured."""
 
 
 @dataclass
 class _Measurement:
     """The measurement of open models, in the order of `report`."""
 
-    models: tuple[ProfiledModel, ...]
+    models: Sequence[ProfiledModel]
     settings: ProfileSettings
     context: Context
     notes: list[str]
-    first: dict[Key, FirstCall] = field(default_factory=dict)
+    first: dict[tuple[ProfiledModel, Workload], FirstCall] = field(default_factory=dict)
     lost: list[LostRow] = field(default_factory=list)
 
     def report(self) -> ProfileReport:
         self.prepare()
         about_int8 = [line for model in self.models if (line := _about_int8(model)) is not None]
-        observation = Observation()
+        conditions_meanwhile = observe()
         timings = {workload: self.take_turns(workload) for workload in self.settings.workloads}
-        conditions = observation.conditions(self.distributions())
-        rates = self.matrix_rates()
+        conditions = conditions_meanwhile(self.distributions())
         rows = []
         for workload, of_workload in timings.items():
-            rows += self.rows_of(workload, of_workload, rates)
-            about_int8 += _against_float(self.models, of_workload, workload, self.settings)
+            rows += [self.row(model, workload, of_workload) for model in of_workload]
+            about_int8 += self.beside_float(workload, of_workload)
         if not rows:
             reasons = dict.fromkeys(f"{row.model} under {row.runtime}: {row.reason}" for row in self.lost)
             raise SrkdError(f"nothing could be profiled: {'; '.join(reasons)}")
         self.note_disturbances(rows, conditions)
-        layers = self.measure_layers() if self.settings.layers else ()
         quality, goal = self.measure_quality() if self.settings.quality else ((), self.goal_of(None))
         if goal == "original":
             self.notes += _note_below_bicubic(quality, {model.label: model.facts.metadata for model in self.models})
@@ -264,9 +243,7 @@ class _Measurement:
             notes=tuple(dict.fromkeys(self.notes)),
             about_int8=tuple(about_int8),
             lost=tuple(self.lost),
-            matrix_rates=tuple(rates.values()),
             conditions=(conditions,),
-            layers=layers,
             goal=goal,
         )
 
@@ -287,20 +264,16 @@ class _Measurement:
 
     def prepare(self) -> None:
         """Run every workload once, small ones first, because memory must be measured in this order."""
-        workloads = sorted(self.settings.workloads, key=lambda workload: workload[0] * workload[1] * workload[2])
-        total = len(workloads) * len(self.models)
-        for index, model in enumerate(self.models):
-            for place, workload in enumerate(workloads):
-                self.context.progress("first calls", index * len(workloads) + place, total)
-                try:
-                    first = model.process.prepare(workload, memory=self.settings.memory)
-                except SrkdError as error:
-                    self.lose(model, workload, error)
-                    continue
-                self.first[index, workload] = first
-                if first.memory_missing is not None:
-                    self.notes.append(f"{model.name}: {first.memory_missing}")
-        self.context.progress("first calls", total, total)
+        workloads = sorted(self.settings.workloads, key=math.prod)
+        for model, workload in self.context.each("first calls", list(product(self.models, workloads))):
+            try:
+                first = model.process.prepare(workload, memory=self.settings.memory)
+            except SrkdError as error:
+                self.lose(model, workload, error)
+                continue
+            self.first[model, workload] = first
+            if first.memory_missing is not None:
+                self.notes.append(f"{model.name}: {first.memory_missing}")
         if self.has_memory_for_all():
             for model in self.models:
                 try:
@@ -310,80 +283,78 @@ class _Measurement:
 
     def has_memory_for_all(self) -> bool:
         """Whether there is enough memory for all models to keep what they free."""
-        peaks = dict[int, float]()
-        for (index, _), first in self.first.items():
-            peaks[index] = max(peaks.get(index, 0.0), first.memory_mb or 0.0)
+        peaks = dict.fromkeys(self.models, 0.0)
+        for (model, _), first in self.first.items():
+            peaks[model] = max(peaks[model], first.memory_mb or 0.0)
         return sum(peaks.values()) * 1e6 <= MEMORY_SHARE * available_memory()
 
-    def take_turns(self, workload: Workload) -> tuple[CallTimes | None, ...]:
-        """Time all models in turns at one workload; the timing of a failed model is None."""
+    def take_turns(self, workload: Workload) -> Timings:
+        """Time all models in turns at one workload."""
         width, height, batch = workload
         text = f"{width}x{height}" + (f" batch {batch}" if batch > 1 else "")
-        present = [index for index in range(len(self.models)) if (index, workload) in self.first]
+        present = [model for model in self.models if (model, workload) in self.first]
         timings = measure_turns(
-            [partial(self.models[index].process.turn, workload) for index in present],
+            [partial(model.process.turn, workload) for model in present],
             seconds_each=self.settings.seconds,
             progress=lambda title, done, total: self.context.progress(f"{title} {text}", done, total),
-            lost=lambda place, error: self.lose(self.models[present[place]], workload, error),
+            lost=lambda index, error: self.lose(present[index], workload, error),
         )
-        by_index = dict(zip(present, timings, strict=True))
-        return tuple(by_index.get(index) for index in range(len(self.models)))
+        return {model: timing for model, timing in zip(present, timings, strict=True) if timing is not None}
 
-    def matrix_rates(self) -> dict[str, MatrixRate]:
-        """The device's multiply rate in each precision of the rows, measured in the first process that can."""
-        rates: dict[str, MatrixRate] = {}
-        precisions = dict.fromkeys(model.facts.precision for model in self.models)
-        for precision in self.context.each("matrix rate", precisions):
-            for model in self.models:
-                try:
-                    rate = model.process.matrix_rate(precision)
-                except SrkdError:  # a process that crashed before crashes again
-                    continue
-                if rate is not None:
-                    rates[precision] = rate
-                break
-        return rates
+    def row(self, model: ProfiledModel, workload: Workload, timings: Timings) -> ProfileRow:
+        width, height, batch = workload
+        facts, cost = model.facts, model.cost((width, height))
+        timing, first = timings[model], self.first[model, workload]
+        same = _speed_up(timings, facts.runtime, facts.precision, timing)
+        eager = _speed_up(timings, "torch", "fp32", timing)
+        median = timing.percentile(50)
+        return ProfileRow(
+            model=model.label,
+            runtime=facts.runtime,
+            device=facts.device,
+            precision=facts.precision,
+            layout=facts.layout,
+            lr_size=f"{width}x{height}",
+            batch=batch,
+            threads=self.settings.threads or 1,
+            params=None if cost is None else cost.params,
+            macs=None if cost is None else cost.macs,
+            latency_ms=Latency(median, timing.percentile(95), timing.percentile(99)),
+            first_call_ms=first.first_ms,
+            warm_up_calls=timing.warm_up_calls,
+            is_steady=timing.is_steady,
+            spread_percent=timing.spread_percent,
+            rounds=len(timing.rounds),
+            fps=1000 * batch / median,
+            megapixels_per_second=batch * width * height * facts.scale**2 / median / 1000,
+            gmacs_per_second=None if cost is None else cost.macs * batch / median / 1e6,
+            peak_memory_mb=first.memory_mb,
+            speedup_same_runtime=None if same is None else same.speedup,
+            speedup_interval=None if same is None else (same.low, same.high),
+            speedup_vs_teacher_eager=None if eager is None else eager.speedup,
+            verdict="reference" if model.is_teacher else None if same is None else same.verdict,
+            int8=_int8_facts(model),
+        )
 
-    def rows_of(
-        self, workload: Workload, timings: Sequence[CallTimes | None], rates: Mapping[str, MatrixRate]
-    ) -> list[ProfileRow]:
-        measured = [
-            (index, model, timing)
-            for index, (model, timing) in enumerate(zip(self.models, timings, strict=True))
-            if timing is not None
-        ]
-        teacher = {
-            (model.facts.runtime, model.facts.precision): timing for _, model, timing in measured if model.is_teacher
-        }
-        return [
-            _build_row(
-                model,
-                timing,
-                teacher,
-                workload,
-                self.settings,
-                self.first[index, workload],
-                rates.get(model.facts.precision),
-            )
-            for index, model, timing in measured
-        ]
-
-    def measure_layers(self) -> tuple[LayerTimes, ...]:
-        """The times of each model's layers at the first size and batch."""
-        workload = width, height, batch = self.settings.workloads[0]
-        tables = []
-        for model in self.context.each("layers", self.models):
-            try:
-                layers = model.process.layers(workload)
-            except SrkdError as error:
-                self.notes.append(f"{model.name}: {error}")
-                continue
-            if layers is None:
-                self.notes.append(f"{model.name}: its layers are not shown (--layers: torch and onnxruntime)")
-                continue
-            facts = model.facts
-            tables.append(LayerTimes(model.label, facts.runtime, facts.precision, f"{width}x{height}", batch, layers))
-        return tuple(tables)
+    def beside_float(self, workload: Workload, timings: Timings) -> Iterator[str]:
+        """A line for each int8 model that was also timed in float in the same runtime."""
+        width, height, _ = workload
+        for model, other in product(timings, repeat=2):
+            source = model.facts.metadata.get(SOURCE)
+            is_same = source is not None and other.facts.metadata.get(SOURCE) == source
+            in_float = other.facts.precision == "fp32" and other.facts.runtime == model.facts.runtime
+            if model.facts.precision == "int8" and is_same and in_float:
+                speed = Int8Speed(
+                    timings[model].percentile(50),
+                    timings[other].percentile(50),
+                    compare(timings[other], timings[model]),
+                    model.facts.runtime,
+                    (width, height),
+                    self.settings.threads or 1,
+                    model.facts.integer_nodes,
+                    has_integer_products(),
+                )
+                yield f"{model.label} beside {other.label}: {speed}"
 
     def measure_quality(self) -> tuple[tuple[QualityRow, ...], Goal]:
         """Score the teacher, then each model once per precision and each int8 file; for each scale bicubic comes first.
@@ -402,23 +373,19 @@ class _Measurement:
                 except SrkdError as error:
                     self.notes.append(f"{model.name}: {error}")
         goal = self.goal_of(next((scores for model, scores in scored if model.is_teacher), None))
-        rows: dict[int, list[QualityRow]] = {}
-        for model, scores in scored:
-            facts, own = model.facts, scores.own
-            # The teacher's own row has no image of the teacher to compare bicubic with.
-            bicubic = next((s.bicubic for m, s in reversed(scored) if m.facts.scale == facts.scale), scores.bicubic)
-            if facts.scale not in rows:
-                name = without_network(facts.scale)
-                row = QualityRow(name, facts.scale, bicubic.psnr_y, 0.0, psnr_y_teacher=bicubic.psnr_y_teacher)
-                rows[facts.scale] = [row]
-            judged, base = own.by(goal), bicubic.by(goal)
-            over = None if judged is None or base is None else judged - base
-            rows[facts.scale].append(
-                QualityRow(
-                    model.label, facts.scale, own.psnr_y, over, facts.runtime, facts.precision, own.psnr_y_teacher
-                )
-            )
-        return tuple(row for of_scale in rows.values() for row in of_scale), goal
+        # The last bicubic of a scale: the teacher's own row has no image of the teacher to compare it with.
+        bicubics = {model.facts.scale: scores.bicubic for model, scores in scored}
+        rows: list[QualityRow] = []
+        for scale, bicubic in bicubics.items():
+            name, base = without_network(scale), bicubic.by(goal)
+            rows.append(QualityRow(name, scale, bicubic.psnr_y, 0.0, psnr_y_teacher=bicubic.psnr_y_teacher))
+            for model, scores in scored:
+                facts, own, judged = model.facts, scores.own, scores.own.by(goal)
+                if facts.scale == scale:
+                    over = None if judged is None or base is None else judged - base
+                    of_file = facts.runtime, facts.precision
+                    rows.append(QualityRow(model.label, scale, own.psnr_y, over, *of_file, own.psnr_y_teacher))
+        return tuple(rows), goal
 
     def distributions(self) -> tuple[str, ...]:
         """The distribution names of torch, ONNX Runtime and the packages that these models' runtimes need."""
@@ -455,59 +422,14 @@ class _Measurement:
         ]
 
 
-TeacherTimes = Mapping[tuple[str, str], CallTimes]
-"""The teacher's timings by runtime and precision."""
-
-
-def _build_row(
-    model: ProfiledModel,
-    timing: CallTimes,
-    teacher: TeacherTimes,
-    workload: Workload,
-    settings: ProfileSettings,
-    first: FirstCall,
-    rate: MatrixRate | None,
-) -> ProfileRow:
-    width, height, batch = workload
-    facts, cost = model.facts, model.cost((width, height))
-    same = _speed_up(teacher, facts.runtime, facts.precision, timing)
-    eager = _speed_up(teacher, "torch", "fp32", timing)
-    median = timing.percentile(50)
-    gmacs = None if cost is None else cost.macs * batch / median / 1e6
-    return ProfileRow(
-        model=model.label,
-        runtime=facts.runtime,
-        device=facts.device,
-        precision=facts.precision,
-        layout=facts.layout,
-        lr_size=f"{width}x{height}",
-        batch=batch,
-        threads=settings.threads or 1,
-        params=None if cost is None else cost.params,
-        macs=None if cost is None else cost.macs,
-        latency_ms=Latency(median, timing.percentile(95), timing.percentile(99)),
-        first_call_ms=first.first_ms,
-        warm_up_calls=timing.warm_up_calls,
-        is_steady=timing.is_steady,
-        spread_percent=timing.spread_percent,
-        rounds=len(timing.rounds),
-        fps=1000 * batch / median,
-        megapixels_per_second=batch * width * height * facts.scale**2 / median / 1000,
-        gmacs_per_second=gmacs,
-        matrix_rate_share=None if gmacs is None or rate is None else gmacs / rate.gmacs_per_second,
-        peak_memory_mb=first.memory_mb,
-        speedup_same_runtime=None if same is None else same.speedup,
-        speedup_interval=None if same is None else (same.low, same.high),
-        speedup_vs_teacher_eager=None if eager is None else eager.speedup,
-        verdict="reference" if model.is_teacher else None if same is None else same.verdict,
-        int8=_int8_facts(model),
-    )
-
-
-def _speed_up(teacher: TeacherTimes, runtime: str, precision: str, timing: CallTimes) -> SpeedUp | None:
+def _speed_up(timings: Timings, runtime: str, precision: str, timing: CallTimes) -> SpeedUp | None:
     """The speed-up over the teacher in a runtime, in this precision or else the teacher's first one there."""
-    others = (times for (name, _), times in teacher.items() if name == runtime)
-    reference = teacher.get((runtime, precision)) or next(others, None)
+    references = {
+        model.facts.precision: times
+        for model, times in timings.items()
+        if model.is_teacher and model.facts.runtime == runtime
+    }
+    reference = references.get(precision) or next(iter(references.values()), None)
     return None if reference is None else compare(reference, timing)
 
 
@@ -534,33 +456,6 @@ def _int8_facts(model: ProfiledModel) -> Int8Facts | None:
         nodes_in_int8=None if nodes is None else nodes.nodes_in_int8,
         nodes_in_float=None if nodes is None else nodes.in_float,
     )
-
-
-def _against_float(
-    models: Sequence[ProfiledModel], timings: Sequence[CallTimes | None], workload: Workload, settings: ProfileSettings
-) -> list[str]:
-    """A line for each int8 model that was also timed in float in the same runtime."""
-    width, height, _ = workload
-    lines = []
-    for model, timing in zip(models, timings, strict=True):
-        source = model.facts.metadata.get(SOURCE)
-        for other, reference in zip(models, timings, strict=True):
-            same = source is not None and other.facts.metadata.get(SOURCE) == source
-            in_float = other.facts.precision == "fp32" and other.facts.runtime == model.facts.runtime
-            if model.facts.precision != "int8" or not same or not in_float or timing is None or reference is None:
-                continue
-            speed = Int8Speed(
-                timing.percentile(50),
-                reference.percentile(50),
-                compare(reference, timing),
-                model.facts.runtime,
-                (width, height),
-                settings.threads or 1,
-                model.facts.integer_nodes,
-                has_integer_products(),
-            )
-            lines.append(f"{model.label} beside {other.label}: {speed}")
-    return lines
 
 
 def _compared_cost(model: ProfiledModel) -> ModelCost:

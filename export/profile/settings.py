@@ -39,7 +39,6 @@ class ProfileSettings:
     seconds: float = 3.0
     memory: bool = True
     quality: bool = True
-    layers: bool = False
     goal: GoalOption = "auto"
     """What models are judged by."""
     scale: int | None = None

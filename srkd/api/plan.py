@@ -7,7 +7,7 @@ from pathlib import Path
 from compressor.base.context import Context
 from srkd.options.compress import PlanKeywords, PlanOptions
 from srkd.options.function import public
-from srkd.runs.planning import PlanReport, run_plan
+from srkd.runs.planning import PlanReport, open_teacher, run_plan
 from srkd.runs.planning_elsewhere import PlanFiles, plan_from, write_shapes
 
 
@@ -19,9 +19,12 @@ def plan_here_or_elsewhere(options: PlanOptions, context: Context) -> PlanReport
         >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
     """
     measured, emit = options.measurement.measured, options.measurement.emit
+    teacher = open_teacher(options.teacher, context)
     if measured is not None:
-        return plan_from(Path(measured), options, context)
-    return run_plan(options, context) if emit is None else write_shapes(options, Path(emit), context)
+        return plan_from(Path(measured), options, teacher, context)
+    if emit is not None:
+        return write_shapes(options, teacher, Path(emit), context)
+    return run_plan(options, teacher, context)
 
 
 plan = public(PlanKeywords, PlanOptions, plan_here_or_elsewhere, "plan")

@@ -41,7 +41,6 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         seconds=options.seconds,
         memory=options.memory,
         quality=options.quality,
-        layers=options.layers,
         goal=options.goal,
         scale=options.scale,
         arch_options=options.arch_options,

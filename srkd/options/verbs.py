@@ -153,7 +153,6 @@ class ProfileOptions(ProgramOptions):
     memory: Annotated[bool, Option("Measure peak memory.")] = True
     quality: Annotated[bool, Option("Measure Y-PSNR on the embedded validation photos.")] = True
     goal: Annotated[GoalOption, Option(GOAL_HELP)] = "auto"
-    layers: Annotated[bool, Option("Show time and MACs of each layer (torch and onnxruntime).")] = False
     pareto: Annotated[
         PathOption, Option("Draw quality against speed as a PNG picture.", unset="no picture", metavar="FILE")
     ] = None

@@ -25,13 +25,13 @@ from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.table import RUNTIMES
 from compressor.teachers.teacher import Teacher
 from export.formats.table import find_format
-from export.plan.candidates import TeacherFacts, list_candidates
+from export.plan.candidates import list_candidates
 from export.plan.measure import ONCE, Bench, Environment
 from export.plan.quality import FittedQuality
 from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
-from export.profile.conditions import Observation
+from export.profile.conditions import observe
 from srkd.charts import Scatter, ScatterPoint, draw_scatter
-from srkd.options.compress import PlanOptions, TargetOptions
+from srkd.options.compress import PlanOptions, TargetOptions, TeacherOptions
 from srkd.options.models import refuse_file_options
 from srkd.options.shared import path_of
 from srkd.options.values import format_size, require_png
@@ -70,46 +70,32 @@ class PlanReport:
     """What finalists that tie were compared by."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """The targets, the environment in which they must be met, and the shapes to choose from."""
-
-    targets: Targets
-    environment: Environment
-    shapes: Sequence[CandidateShape]
-
-    def __str__(self) -> str:
-        return f"{self.targets} at {self.environment}"
-
-
-def run_plan(options: PlanOptions, context: Context) -> PlanReport:
+def run_plan(options: PlanOptions, teacher: ImageModel, context: Context) -> PlanReport:
     """Find the largest student that meets all targets in a runtime on this machine; everything is measured."""
-    targets, measurement = targets_of(options.target), options.measurement
-    picture = picture_of(options)
-    planning = Planning(options, open_teacher(options, context), context)
+    picture, measurement = picture_of(options), options.measurement
     with torch_threads(measurement.threads) as threads:
         require_threads(measurement.threads)
-        question = planning.question(targets, threads)
+        planning = Planning.here(options, teacher, threads, context)
         keep_freed_memory()  # as every command does, so that the plan's times hold there
-        notes, others = [], Observation()
-        context.note(f"{question}: {len(question.shapes)} shapes to choose from")
+        notes, conditions = [], observe()
+        context.note(f"{planning}: {len(planning.shapes)} shapes to choose from")
         with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
             bench = Bench(
-                question.environment,
+                planning.environment,
                 Path(folder),
                 seconds=measurement.seconds,
-                longest_ms=ONCE * targets.most_ms,
+                longest_ms=ONCE * planning.targets.most_ms,
                 context=context,
             )
-            result = planning.search(question, bench.measure)
+            result = planning.search(bench.measure)
     if result.stopped:
         notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
-    notes += others.conditions(()).warnings
+    notes += conditions(()).warnings
     if bench.drift >= NOTABLE_DRIFT:
         notes.append(
             f"the machine was at times {bench.drift:.1f} times slower than at others: plan again when it is calm"
         )
-    return planning.report(question, result, "this machine", picture, notes)
+    return planning.report(result, "this machine", picture, notes)
 
 
 def picture_of(options: PlanOptions) -> Path | None:
@@ -125,8 +111,7 @@ def targets_of(target: TargetOptions) -> Targets:
     return Targets(target.target_fps, target.target_ms, target.target_mb, target.target_macs)
 
 
-def open_teacher(options: PlanOptions, context: Context) -> ImageModel:
-    given = options.teacher
+def open_teacher(given: TeacherOptions, context: Context) -> ImageModel:
     if not isinstance(given.teacher, ImageModel):
         return load_given_teacher(given, context.note)
     refuse_file_options(given.scale, given.arch_options)
@@ -135,12 +120,32 @@ def open_teacher(options: PlanOptions, context: Context) -> ImageModel:
 
 @dataclass(frozen=True)
 class Planning:
-    """The search for a student of a teacher, here or from the timings of another device."""
+    """The search for a student of a teacher: the targets, the environment in which they must be met, and the shapes to
+    choose from."""
 
     options: PlanOptions
     teacher: ImageModel
+    targets: Targets
+    environment: Environment
+    shapes: Sequence[CandidateShape]
     context: Context
     began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def here(cls, options: PlanOptions, teacher: ImageModel, threads: int | None, context: Context) -> Planning:
+        """What is asked on this machine, in an environment that is available."""
+        target, descriptor, network = options.target, teacher.descriptor, teacher.network
+        words = {"runtime": target.runtime, "precision": target.precision, "lr_size": target.lr_size}
+        given: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
+        environment = Environment(device=options.measurement.device, threads=threads, **given)
+        targets = targets_of(target)
+        require_memory_for(environment.lr_size, 1, descriptor, "--lr-size")
+        environment.format()
+        shapes = list_candidates(descriptor, None if network is None else network.spec, environment.lr_size)
+        return cls(options, teacher, targets, environment, shapes, context)
+
+    def __str__(self) -> str:
+        return f"{self.targets} at {self.environment}"
 
     @cached_property
     def goal(self) -> Goal:
@@ -156,39 +161,26 @@ class Planning:
         origin = self.teacher.origin if isinstance(self.teacher, Teacher) else None
         return self.teacher.architecture if origin is None else origin.sha256
 
-    def question(self, targets: Targets, threads: int | None) -> Question:
-        """What is asked here, in an environment that is available."""
-        target, descriptor, network = self.options.target, self.teacher.descriptor, self.teacher.network
-        words = {"runtime": target.runtime, "precision": target.precision, "lr_size": target.lr_size}
-        given: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
-        environment = Environment(device=self.options.measurement.device, threads=threads, **given)
-        require_memory_for(environment.lr_size, 1, descriptor, "--lr-size")
-        environment.format()
-        facts = TeacherFacts(descriptor.scale, descriptor.channels, None if network is None else network.spec)
-        return Question(targets, environment, list_candidates(facts, environment.lr_size))
-
-    def search(self, question: Question, measure: Measure) -> Plan:
+    def search(self, measure: Measure) -> Plan:
         measurement, context, began = self.options.measurement, self.context, time.monotonic()
         return find_student(
-            question.shapes,
-            question.targets,
+            self.shapes,
+            self.targets,
             measure,
             FittedQuality(self.teacher, context=context) if measurement.quality else unknown,
             goal=self.goal,
             margin=measurement.margin,
-            remedies=lambda excess: remedies(excess, question.targets, question.environment),
+            remedies=lambda excess: remedies(excess, self.targets, self.environment),
             enough=lambda share: time.monotonic() - began > share * LOOK_SECONDS,
             context=context,
         )
 
-    def report(
-        self, question: Question, result: Plan, machine: str, picture: Path | None, notes: Sequence[str] = ()
-    ) -> PlanReport:
+    def report(self, result: Plan, machine: str, picture: Path | None, notes: Sequence[str] = ()) -> PlanReport:
         network, given = self.teacher.network, self.options.teacher.teacher
-        environment, scale = question.environment, self.teacher.descriptor.scale
+        environment, scale = self.environment, self.teacher.descriptor.scale
         if picture is not None:
             with atomic_path(picture) as temporary:
-                temporary.write_bytes(draw_scatter(chart_of(question, result, self.goal)))
+                temporary.write_bytes(draw_scatter(chart_of(str(self), result, self.goal)))
         foreign = f"{self.teacher.backend} x{scale}"
         return PlanReport(
             teacher=foreign if network is None else f"{network.spec.arch} x{scale}, {network.params:,} parameters",
@@ -232,7 +224,7 @@ def _is_there(runtime: str, precision: str) -> bool:
         return False
 
 
-def chart_of(question: Question, result: Plan, goal: Goal = "original") -> Scatter:
+def chart_of(title: str, result: Plan, goal: Goal) -> Scatter:
     """The chart of size against speed, with the chosen shape marked and a line at the target."""
     points = []
     for row in result.rows:
@@ -243,7 +235,7 @@ def chart_of(question: Question, result: Plan, goal: Goal = "original") -> Scatt
             points.append(ScatterPoint(label, row.ms, row.params, row.kind, marked=row is result.chosen))
     most = result.targets.most_ms
     return Scatter(
-        title=str(question),
+        title=title,
         x_label="milliseconds an image",
         y_label="parameters",
         points=tuple(points),

@@ -9,13 +9,15 @@ from pathlib import Path
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.base.machine import torch_threads
+from compressor.models.networks.base import ImageModel
+from compressor.teachers.teacher import Teacher
 from export.plan.candidates import spread_out
 from export.plan.emit import emit, read_measured
 from export.plan.search import Targets
 from srkd.options.compress import MeasurementOptions, PlanOptions
 from srkd.options.shared import path_of
 from srkd.options.values import format_size
-from srkd.runs.planning import Planning, PlanReport, Question, open_teacher, picture_of, targets_of
+from srkd.runs.planning import Planning, PlanReport, picture_of, targets_of
 
 
 @dataclass(frozen=True)
@@ -33,36 +35,35 @@ class PlanFiles:
     failed: Mapping[str, str]
 
 
-def write_shapes(options: PlanOptions, folder: Path, context: Context) -> PlanFiles:
+def write_shapes(options: PlanOptions, teacher: ImageModel, folder: Path, context: Context) -> PlanFiles:
     if options.picture is not None:
         raise UsageError(f"--out {options.picture}: --emit plans nothing yet; give it with --measured")
-    targets = targets_of(options.target)
-    planning = Planning(options, open_teacher(options, context), context)
     with torch_threads(options.measurement.threads) as threads:
-        question, channels = planning.question(targets, threads), planning.teacher.descriptor.channels
-        shapes = spread_out(question.shapes, targets)
-        emitted = emit(shapes, targets, question.environment, planning.identity, channels, folder, context)
+        planning = Planning.here(options, teacher, threads, context)
+        targets, environment = planning.targets, planning.environment
+        shapes = spread_out(planning.shapes, targets)
+        channels = teacher.descriptor.channels
+        emitted = emit(shapes, targets, environment, identity_of(teacher), channels, folder, context)
     return PlanFiles(
         folder=folder,
         id=emitted.id,
         files=tuple(sorted(path.name for path in folder.iterdir())),
         shapes=len(emitted.shapes),
-        lr_size=format_size(question.environment.lr_size),
-        precision=question.environment.precision,
+        lr_size=format_size(environment.lr_size),
+        precision=environment.precision,
         targets=targets,
         failed=emitted.failed,
     )
 
 
-def plan_from(file: Path, options: PlanOptions, context: Context) -> PlanReport:
+def plan_from(file: Path, options: PlanOptions, teacher: ImageModel, context: Context) -> PlanReport:
     """Plan from the timings of another device; without a target, for those of `--emit`."""
     measurement, usual, target = options.measurement, MeasurementOptions(), options.target
     for name in ("device", "threads", "seconds"):
         if getattr(measurement, name) != getattr(usual, name):
             raise UsageError(f"--{name}: --measured {file} has the times: leave it out")
     picture = picture_of(options)
-    planning = Planning(options, open_teacher(options, context), context)
-    emitted, timings = read_measured(file, path_of(measurement.emit), planning.identity)
+    emitted, timings = read_measured(file, path_of(measurement.emit), identity_of(teacher))
     for name in ("runtime", "precision", "lr_size"):
         wanted, there = getattr(target, name), getattr(emitted.environment, name)
         if wanted is not None and wanted != there:
@@ -71,6 +72,15 @@ def plan_from(file: Path, options: PlanOptions, context: Context) -> PlanReport:
             raise UsageError(f"{flag} {shown[0]}: {file} has times for {shown[1]}: leave it out, or emit anew")
     environment = replace(emitted.environment, device=timings.provider, threads=timings.threads or None)
     shapes = [entry.shape for entry in emitted.shapes.values()]
-    question = Question(targets_of(target) if target.is_given else emitted.targets, environment, shapes)
-    result = planning.search(question, lambda shape: timings.measurement(emitted.shapes[shape.name]))
-    return planning.report(question, result, timings.machine, picture)
+    targets = targets_of(target) if target.is_given else emitted.targets
+    planning = Planning(options, teacher, targets, environment, shapes, context)
+    result = planning.search(lambda shape: timings.measurement(emitted.shapes[shape.name]))
+    return planning.report(result, timings.machine, picture)
+
+
+def identity_of(teacher: ImageModel) -> str:
+    """The hash that identifies the teacher in plan.json."""
+    if teacher.network is not None:
+        return teacher.network.fingerprint()
+    origin = teacher.origin if isinstance(teacher, Teacher) else None
+    return teacher.architecture if origin is None else origin.sha256

@@ -15,7 +15,7 @@ from export.writing.exporting import Source, export_model
 from srkd.options.compress import CompressOptions, MeasurementOptions, PlanOptions
 from srkd.record.result import TargetReport
 from srkd.record.run_spec import RunSpec, StudentPlan
-from srkd.runs.planning import PlanReport, run_plan, targets_of
+from srkd.runs.planning import PlanReport, open_teacher, run_plan, targets_of
 from srkd.runs.recipe import load_recipe
 from srkd.terminal.console import json_value
 
@@ -36,8 +36,8 @@ def with_student_for_target(options: CompressOptions, context: Context) -> tuple
 def _search(options: CompressOptions, context: Context) -> PlanReport:
     run = options.run
     measurement = MeasurementOptions(device=run.device, threads=run.threads, seconds=PLAN_SECONDS)
-    report = run_plan(PlanOptions(teacher=options.teacher, target=options.target, measurement=measurement), context)
-    assert isinstance(report, PlanReport)
+    plan = PlanOptions(teacher=options.teacher, target=options.target, measurement=measurement)
+    report = run_plan(plan, open_teacher(options.teacher, context), context)
     chosen = report.chosen
     context.note(f"plan: {chosen.name}, {chosen.params:,} parameters, {chosen.ms:.1f} ms; {chosen.why}")
     return report
@@ -77,13 +77,14 @@ def _refuse_contradictions(options: CompressOptions) -> None:
 
 def check_target(student: Path, spec: RunSpec, context: Context) -> TargetReport:
     """Export a finished student for the runtime of its target, into its folder, and time that file."""
-    assert spec.plan is not None
-    width, height = map(int, spec.plan.lr_size.split("x"))
-    place = Environment(spec.plan.runtime, spec.plan.precision, (width, height), spec.plan.device, spec.plan.threads)
+    plan = spec.plan
+    assert plan is not None
+    width, height = map(int, plan.lr_size.split("x"))
+    environment = Environment(plan.runtime, plan.precision, (width, height), plan.device, plan.threads)
     targets = targets_of(spec.options.target)
-    nothing = TargetReport(None, str(targets), str(place), None)
+    nothing = TargetReport(None, str(targets), str(environment), None)
     try:
-        loaded, row = load_checkpoint(student), place.format()
+        loaded, row = load_checkpoint(student), environment.format()
         file = student
         if row is not None:
             source = Source(student.stem, loaded.sha256, loaded.header, student)
@@ -97,10 +98,10 @@ def check_target(student: Path, spec: RunSpec, context: Context) -> TargetReport
             if exported.path is None:
                 return replace(nothing, reason=exported.reason)
             file = exported.path
-        figures = measure_file(file, place, seconds=SECONDS)
+        figures = measure_file(file, environment, seconds=SECONDS)
     except SrkdError as error:
         return replace(nothing, reason=str(error))
-    macs = cost(loaded.network.spec, place.lr_size).macs
+    macs = cost(loaded.network.spec, environment.lr_size).macs
     return replace(
         nothing,
         met=targets.excess(figures.ms, figures.megabytes, macs, 0.0) <= 1,

@@ -87,8 +87,8 @@ def test_it_runs_the_file_of_int8_with_integers(small_edsr: Network, tmp_path: P
     with pytest.raises(UsageError, match="in int8, not bf16"):
         open_model(path, OpenOptions(runtime="openvino", precision="bf16"))
     settings = ProfileSettings(runtimes=("onnxruntime", "openvino"))
-    with open_models([path], None, settings, tmp_path, QUIET) as opened:
-        assert [entry.facts.runtime for entry in opened.models] == ["onnxruntime", "openvino"]
+    with open_models([path], None, settings, QUIET) as (opened, _):
+        assert [entry.facts.runtime for entry in opened] == ["onnxruntime", "openvino"]
 
 
 def test_foreign_onnx_files_are_not_opened(tmp_path: Path) -> None:
@@ -97,13 +97,14 @@ def test_foreign_onnx_files_are_not_opened(tmp_path: Path) -> None:
         open_model(enlarger(tmp_path / "foreign.onnx"), OpenOptions(runtime="openvino"))
 
 
-def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path, tmp_path: Path) -> None:
-    with open_models([good], None, ProfileSettings(), tmp_path, QUIET) as opened:
-        (entry,) = opened.models
-        assert (entry.facts.runtime, entry.facts.precision, opened.notes) == ("openvino", "fp32", [])
-        assert entry.process.job.libraries == ("openvino",), "the modules that running needs, not those of writing"
-    with pytest.raises(SrkdError, match=r"small\.openvino\.xml"):
-        open_models([good], None, ProfileSettings(runtimes=("onnxruntime",)), tmp_path, QUIET)
+def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path) -> None:
+    with open_models([good], None, ProfileSettings(), QUIET) as ((entry,), notes):
+        assert (entry.facts.runtime, entry.facts.precision, notes) == ("openvino", "fp32", [])
+    with (
+        pytest.raises(SrkdError, match=r"small\.openvino\.xml"),
+        open_models([good], None, ProfileSettings(runtimes=("onnxruntime",)), QUIET),
+    ):
+        pass
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with open_models([good], None, ProfileSettings(precisions=("fp32", "bf16")), tmp_path, QUIET) as opened:
-            assert [entry.facts.precision for entry in opened.models] == ["fp32", "bf16"]
+        with open_models([good], None, ProfileSettings(precisions=("fp32", "bf16")), QUIET) as (opened, _):
+            assert [entry.facts.precision for entry in opened] == ["fp32", "bf16"]

@@ -116,7 +116,7 @@ def before(steps: Sequence[Step], *, blocks: Sequence[int] = (), bias: bool = Tr
 
 def same_numbers(model: onnx.ModelProto) -> onnx.ModelProto:
     """The rewritten graph, whose numbers are those of the graph."""
-    rewritten = meet_image(model).graph.model
+    rewritten = meet_image(model).model
     np.testing.assert_allclose(run(rewritten), run(model), rtol=1e-4, atol=1e-4)
     return rewritten
 
@@ -135,11 +135,11 @@ INPUTS: dict[str, tuple[Step, ...]] = {
 @pytest.mark.parametrize("steps", INPUTS.values(), ids=INPUTS)
 def test_steps_on_the_image_go_into_the_first_convolution(steps: tuple[Step, ...], pad: int, bias: bool) -> None:
     model = behind(steps, pad=pad, bias=bias)
-    ends, rewritten = meet_image(model), same_numbers(model)
+    met, rewritten = meet_image(model), same_numbers(model)
     # The frame of zeros lies around the shifted image: it is padded first, and then the steps are undone.
     padded = [*operations(model)[: len(steps)], "Pad", "Mul", "Add"] if pad and steps else []
     assert operations(rewritten) == [*padded, "Conv", "Relu", "Conv"]
-    assert rewritten.graph.node[len(padded)].input[0] in ends.images
+    assert rewritten.graph.node[len(padded)].input[0] in met.images
 
 
 @pytest.mark.parametrize("pad", [1, 0])
@@ -171,9 +171,9 @@ REFUSED: dict[str, tuple[Step, ...]] = {
 @pytest.mark.parametrize("steps", REFUSED.values(), ids=REFUSED)
 def test_other_steps_on_the_image_stay(steps: tuple[Step, ...]) -> None:
     model = behind(steps)
-    ends = meet_image(model)
-    assert operations(ends.graph.model) == [node.op_type for node in model.graph.node if node.name != "unused"]
-    assert len(ends.images) == 1, "the last convolution writes the image, no convolution reads it"
+    met = meet_image(model)
+    assert operations(met.model) == [node.op_type for node in model.graph.node if node.name != "unused"]
+    assert len(met.images) == 1, "the last convolution writes the image, no convolution reads it"
 
 
 def test_an_image_that_others_read_too_and_a_grouped_convolution_stay() -> None:
@@ -195,9 +195,9 @@ def test_steps_on_the_output_go_into_the_last_convolution(
 ) -> None:
     drawing = before(steps, blocks=blocks, bias=bias)
     model = drawing.model(drawing.nodes[-1].output[0])
-    ends, rewritten = meet_image(model), same_numbers(model)
+    met, rewritten = meet_image(model), same_numbers(model)
     assert operations(rewritten) == ["Conv", "Relu", "Conv", *["DepthToSpace"] * len(blocks)]
-    assert [node for node in rewritten.graph.node if node.op_type == "Conv"][-1].output[0] in ends.images
+    assert [node for node in rewritten.graph.node if node.op_type == "Conv"][-1].output[0] in met.images
 
 
 @pytest.mark.parametrize("mode", ["CRD", "DCR"])
@@ -243,11 +243,11 @@ def anchored(*, scale: int, enlarged: bool, order: Sequence[int] | None = None, 
 @pytest.mark.parametrize("scale", [2, 3])
 def test_copies_of_the_image_are_laid_side_by_side(scale: int, enlarged: bool, clip: bool) -> None:
     model = anchored(scale=scale, enlarged=enlarged, clip=clip)
-    ends, rewritten = meet_image(model), same_numbers(model)
+    met, rewritten = meet_image(model), same_numbers(model)
     clips = ["Clip"] * clip
     assert operations(rewritten) == ["Conv", "Relu", "Conv", "Concat", "Add", *clips, "DepthToSpace"]
     (concat,) = (node for node in rewritten.graph.node if node.op_type == "Concat")
-    assert list(concat.input) == ["lr"] * scale**2 and {"lr", concat.output[0]} <= ends.images
+    assert list(concat.input) == ["lr"] * scale**2 and {"lr", concat.output[0]} <= met.images
 
 
 def test_copies_in_another_order_stay() -> None:

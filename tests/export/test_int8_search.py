@@ -23,7 +23,7 @@ from export.int8.float_parts import NOTHING, FloatParts, LayerNames, choices_of,
 from export.int8.quantise.ends import meet_image
 from export.int8.quantise.plan import CPU
 from export.int8.quantise.tool import OwnQuantiser
-from export.int8.search import QuickTool, Search, Times, Tool, TriedParts
+from export.int8.search import Search, Times, Tool, TriedParts
 from export.int8.task import Int8Task
 from export.proof.quality import QualityDrop, QualityPhotos
 
@@ -191,10 +191,10 @@ class FakeFile:
         return self.drop
 
 
-class TimedTool(QuickTool[FloatParts]):
+class TimedTool(Tool[FloatParts]):
     """Loses and takes what it is told for the parts in float."""
 
-    name, flavour, layers, variant = "cpu", "cpu", LAYERS, "solved weights"
+    name, flavour, layers, variant, is_quick = "cpu", "cpu", LAYERS, "solved weights", True
 
     def __init__(self, drop_of: Callable[[FloatParts], float], ms_of: Callable[[FloatParts], float]) -> None:
         self.drop_of, self.ms_of = drop_of, ms_of

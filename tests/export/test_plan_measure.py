@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.cost import cost
@@ -25,7 +25,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import parse_student, student_text
 from export.formats.table import find_format
-from export.plan.candidates import TeacherFacts, list_candidates, spread_out
+from export.plan.candidates import list_candidates, spread_out
 from export.plan.emit import DeviceTimings, emit, read_measured
 from export.plan.measure import Bench, Environment, _of_looks, measure_file
 from export.plan.quality import FittedQuality
@@ -60,7 +60,7 @@ SMALL, LARGE = shape(CompactSpec(2, width=8, depth=1)), shape(CompactSpec(2, wid
     ids=lambda spec: spec.arch,
 )
 def test_shapes_are_those_of_the_teacher_and_for_any_and_never_larger(spec: Spec) -> None:
-    rows = list_candidates(TeacherFacts(spec.scale, 3, spec), (32, 24))
+    rows = list_candidates(Descriptor(spec.scale, 3), spec, (32, 24))
     whole = cost(spec, (32, 24))
     assert {candidate.kind for candidate in rows} == {spec.arch, *FOR_ANY}
     assert rows[0].kind in FOR_ANY, "what is quick to export comes first and leaves its time to the teacher's kind"
@@ -76,8 +76,8 @@ def test_shapes_are_those_of_the_teacher_and_for_any_and_never_larger(spec: Spec
 
 
 def test_a_foreign_teacher_has_shapes_for_any_and_a_scale_without_them_none() -> None:
-    assert {candidate.kind for candidate in list_candidates(TeacherFacts(4, 3), SIZE)} == FOR_ANY
-    assert list_candidates(TeacherFacts(16, 3), SIZE) == ()
+    assert {candidate.kind for candidate in list_candidates(Descriptor(4, 3), None, SIZE)} == FOR_ANY
+    assert list_candidates(Descriptor(16, 3), None, SIZE) == ()
 
 
 @pytest.mark.ci
@@ -243,7 +243,7 @@ def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> 
 
 
 def test_shapes_for_another_device_cover_all_sizes_of_each_kind() -> None:
-    candidates = list_candidates(TeacherFacts(2, 3, EDSRSpec(scale=2, width=32, depth=8)), SIZE)
+    candidates = list_candidates(Descriptor(2, 3), EDSRSpec(scale=2, width=32, depth=8), SIZE)
     some = spread_out(candidates, Targets(fps=30), per_kind=5)
     assert {candidate.kind for candidate in some} == {"edsr", *FOR_ANY} and len(some) <= 15
     for kind in ("edsr", *FOR_ANY):

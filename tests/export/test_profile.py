@@ -216,10 +216,6 @@ def test_every_row_says_under_what_conditions(report: ProfileReport) -> None:
         assert (row.params, row.macs) == (counted.params, counted.macs)
         assert row.gmacs_per_second == pytest.approx(2 * counted.macs / row.latency_ms.p50 / 1e6)
         assert row.megapixels_per_second == pytest.approx(row.fps * width * height * 16 / 1e6)
-        (rate,) = report.matrix_rates
-        assert (rate.device, rate.precision, rate.threads) == ("cpu", "fp32", 1)
-        assert row.matrix_rate_share == pytest.approx(row.gmacs_per_second / rate.gmacs_per_second)
-        assert 0 < row.matrix_rate_share < 1.5
         assert row.peak_memory_mb is None and row.rounds >= MIN_ROUNDS
 
 

@@ -26,12 +26,12 @@ from export.formats.proof_inputs import ProofInput
 from export.graph.headroom import measure_graph
 from export.graph.onnx_graph import build_graph
 from export.int8.float_parts import FloatParts
-from export.int8.quantise.ends import BYTES, Ends, meet_image
+from export.int8.quantise.ends import BYTES, meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S8, U8, choose_grid, round_rows, round_with_feedback, row_scales
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, make_plan
 from export.int8.quantise.qdq import write_qdq
-from export.int8.quantise.walk import GraphWalk, Solution
+from export.int8.quantise.walk import GraphWalk
 from tests.support.onnx_files import run_graph as run
 
 SMALL = EDSRSpec(width=8, depth=2, scale=2)
@@ -60,16 +60,16 @@ def graph_bytes(spec: Spec, size: tuple[int, int] | None) -> bytes:
     return bytes(build_graph(build(spec, seed=1), size, 18).model.SerializeToString())
 
 
-def ends_of(spec: Spec, size: tuple[int, int] | None = None) -> tuple[Network, Ends]:
+def graph_of(spec: Spec, size: tuple[int, int] | None = None) -> tuple[Network, FloatGraph]:
     return build(spec, seed=1), meet_image(onnx.load_model_from_string(graph_bytes(spec, size)))
 
 
 def quantised(
-    ends: Ends, patches: torch.Tensor, flavour: Flavour = CPU
-) -> tuple[QuantisationPlan, Solution, onnx.ModelProto]:
-    plan = make_plan(ends.graph, flavour, images=ends.images)
-    solution = GraphWalk(plan, patches.numpy()).run()
-    return plan, solution, write_qdq(plan, solution)
+    graph: FloatGraph, patches: torch.Tensor, flavour: Flavour = CPU
+) -> tuple[QuantisationPlan, GraphWalk, onnx.ModelProto]:
+    plan = make_plan(graph, flavour)
+    walk = GraphWalk(plan, patches.numpy()).run()
+    return plan, walk, write_qdq(plan, walk)
 
 
 def size_for(spec: Spec) -> tuple[int, int] | None:
@@ -229,54 +229,54 @@ def test_the_basis_is_the_same_every_time() -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
 def test_the_image_itself_meets_the_first_layer_and_nothing_changes(spec: Spec) -> None:
     """Borders do not change either: they are padded with the mean, which equals zeros after its subtraction."""
-    network, ends = ends_of(spec, size_for(spec))
+    network, graph = graph_of(spec, size_for(spec))
     width, height = size_for(spec) or (9, 21)
     lr = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert np.abs(run(ends.graph.model, lr) - network(lr).numpy()).max() < 2e-4
+        assert np.abs(run(graph.model, lr) - network(lr).numpy()).max() < 2e-4
 
 
 def test_the_image_reaches_the_first_layer_without_its_mean() -> None:
-    _, ends = ends_of(SMALL)
-    layers = [ends.graph.nodes[index] for index in sorted(ends.graph.layers)]
-    assert layers[0].input[0] in ends.images
-    assert not any(node.op_type == "Div" for node in ends.graph.nodes)
-    assert ends.graph.model.graph.output[0].name == layers[-1].output[0]
+    _, graph = graph_of(SMALL)
+    layers = [graph.nodes[index] for index in sorted(graph.layers)]
+    assert layers[0].input[0] in graph.images
+    assert not any(node.op_type == "Div" for node in graph.nodes)
+    assert graph.model.graph.output[0].name == layers[-1].output[0]
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("spec", ANCHORED, ids=str)
 def test_a_sum_with_the_image_is_bytes_from_end_to_end(spec: Spec) -> None:
     """The copied image is exact, the sum is rounded to the image's bytes, and nothing is left to compute in float."""
-    network, ends = ends_of(spec)
+    network, graph = graph_of(spec)
     lr = photos_like(2)
     with torch.no_grad():
-        assert np.abs(run(ends.graph.model, lr) - network.eval()(lr).numpy()).max() < 1e-5
-    plan, solution, _ = quantised(ends, lr)
-    assert [solution.grids[name] for name in sorted(ends.images)] == [BYTES] * len(ends.images)
-    computing = [index for index, node in enumerate(ends.graph.nodes) if node.op_type in ("Conv", "Add", "Resize")]
+        assert np.abs(run(graph.model, lr) - network.eval()(lr).numpy()).max() < 1e-5
+    plan, walk, _ = quantised(graph, lr)
+    assert [walk.grids[name] for name in sorted(graph.images)] == [BYTES] * len(graph.images)
+    computing = [index for index, node in enumerate(graph.nodes) if node.op_type in ("Conv", "Add", "Resize")]
     assert set(computing) <= plan.integer
     # Without the layers, whose weights are random, the image itself is left: enlarged without a change.
-    for layer in ends.graph.layers.values():
+    for layer in graph.layers.values():
         if layer.bias is not None:
-            stored = next(tensor for tensor in ends.graph.model.graph.initializer if tensor.name == layer.weight)
+            stored = next(tensor for tensor in graph.model.graph.initializer if tensor.name == layer.weight)
             stored.CopyFrom(numpy_helper.from_array(np.zeros(tuple(stored.dims), np.float32), layer.weight))
-            bias = next(tensor for tensor in ends.graph.model.graph.initializer if tensor.name == layer.bias)
+            bias = next(tensor for tensor in graph.model.graph.initializer if tensor.name == layer.bias)
             bias.CopyFrom(numpy_helper.from_array(np.zeros(tuple(bias.dims), np.float32), layer.bias))
-    _, _, copied = quantised(Ends(FloatGraph(ends.graph.model), ends.images), lr)
+    _, _, copied = quantised(FloatGraph(graph.model, graph.images), lr)
     enlarged = lr.repeat_interleave(spec.scale, 2).repeat_interleave(spec.scale, 3)
     assert np.abs(run(copied, lr) - enlarged.numpy()).max() < 1e-6
 
 
 @pytest.mark.parametrize("spec", first_in_make_test(ANCHORED), ids=str)
 def test_without_a_zero_point_the_sum_with_the_image_stays_in_float_and_says_why(spec: Spec) -> None:
-    _, ends = ends_of(spec)
-    plan, _, model = quantised(ends, photos_like(2), TENSORRT)
+    _, graph = graph_of(spec)
+    plan, _, model = quantised(graph, photos_like(2), TENSORRT)
     (add,) = [node for node in model.graph.node if node.op_type == "Add"]
     assert "half of an image's levels" in add.doc_string
     # Both are read as floats: the image as it is, and the last layer's result before it is rounded.
     assert not any(name.endswith(".dequantised") for name in add.input)
-    others = {index for index, node in enumerate(ends.graph.nodes) if node.op_type == "Conv" and len(node.input) > 2}
+    others = {index for index, node in enumerate(graph.nodes) if node.op_type == "Conv" and len(node.input) > 2}
     assert others <= plan.integer
 
 
@@ -285,11 +285,11 @@ def test_without_a_zero_point_the_sum_with_the_image_stays_in_float_and_says_why
 
 @pytest.mark.parametrize("spec", first_in_make_test(SPECS), ids=lambda spec: str(spec.arch))
 def test_equalised_channels_compute_the_same(spec: Spec) -> None:
-    network, ends = ends_of(spec, size_for(spec))
+    network, graph = graph_of(spec, size_for(spec))
     patches = photos_like()[:1]
-    equal = equalise_channels(ends, patches)
+    equal = equalise_channels(graph, patches)
     with torch.no_grad():
-        assert np.abs(run(equal.graph.model, patches) - network(patches).numpy()).max() < 2e-4
+        assert np.abs(run(equal.model, patches) - network(patches).numpy()).max() < 2e-4
 
 
 @pytest.mark.ci
@@ -297,10 +297,10 @@ def test_weak_units_come_nearer_to_the_strong_ones() -> None:
     network = build(CompactSpec(2, width=8, depth=2), seed=0)
     with torch.no_grad():
         network.get_parameter("layers.0.conv.weight")[3] *= 30
-    ends = meet_image(build_graph(network, None, 18).model)
+    graph = meet_image(build_graph(network, None, 18).model)
     patches, spreads = photos_like(), []
-    for either in (ends, equalise_channels(ends, patches)):
-        peaks = measure_graph(either.graph.model, [ProofInput("patches", patches)]).peaks
+    for either in (graph, equalise_channels(graph, patches)):
+        peaks = measure_graph(either.model, [ProofInput("patches", patches)]).peaks
         first = next(peak for name, peak in peaks.items() if "layers.0.conv" in peak.node)
         spreads.append(float(first.channels.max() / np.median(first.channels)))
     assert spreads[1] < spreads[0] ** 0.5 * 1.5
@@ -325,22 +325,20 @@ def test_a_stream_with_activations_has_one_factor_a_channel_for_all_that_write_a
         for name, channels in (("lr", 3), ("sr", 8))
     ]
     stored = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
-    graph = helper.make_graph(nodes, "stream", ends_of_graph[:1], ends_of_graph[1:], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    ends, patches = Ends(FloatGraph(model), frozenset()), photos_like()
-    equal = equalise_channels(ends, patches)
-    before, after = (
-        measure_graph(either.graph.model, [ProofInput("patches", patches)]).peaks for either in (ends, equal)
-    )
+    stream = helper.make_graph(nodes, "stream", ends_of_graph[:1], ends_of_graph[1:], stored)
+    model = helper.make_model(stream, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    graph, patches = FloatGraph(model), photos_like()
+    equal = equalise_channels(graph, patches)
+    before, after = (measure_graph(either.model, [ProofInput("patches", patches)]).peaks for either in (graph, equal))
     factors = before["stream"].channels / after["stream"].channels
     np.testing.assert_allclose(before["begin"].channels / after["begin"].channels, factors, rtol=1e-5)
     assert factors[3] == pytest.approx(1.0) and np.delete(factors, 3).max() < 0.7
-    np.testing.assert_allclose(run(equal.graph.model, patches), run(model, patches), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(run(equal.model, patches), run(model, patches), rtol=1e-4, atol=1e-3)
 
 
 def test_a_stream_of_sums_alone_is_left_to_its_basis() -> None:
-    _, ends = ends_of(SMALL)
-    before, after = (either.graph.constants for either in (ends, equalise_channels(ends, photos_like())))
+    _, graph = graph_of(SMALL)
+    before, after = (either.constants for either in (graph, equalise_channels(graph, photos_like())))
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     blocks = {name for name in before if name.startswith("blocks.")}
     assert changed and changed <= blocks and not any(name.endswith("conv2.bias") for name in changed)
@@ -356,13 +354,13 @@ def test_a_stream_of_sums_alone_is_left_to_its_basis() -> None:
 )
 def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: Flavour, float_sums: bool) -> None:
     """The walk uses values that the file really computes; a wrong scale or zero point would shift all of them."""
-    _, ends = ends_of(spec, size_for(spec))
+    _, graph = graph_of(spec, size_for(spec))
     patches = photos_like()[:1] if size_for(spec) else photos_like()
-    plan = make_plan(ends.graph, flavour, FloatParts(sums=float_sums), ends.images)
+    plan = make_plan(graph, flavour, FloatParts(sums=float_sums))
     walk = GraphWalk(plan, patches.numpy())
     model = write_qdq(plan, walk.run())
     onnx.checker.check_model(model, full_check=True)
-    foreseen = walk.values[ends.graph.model.graph.output[0].name]
+    foreseen = walk.values[graph.model.graph.output[0].name]
     expected = foreseen.raw if foreseen.rounded is None else foreseen.rounded
     difference = np.abs(run(model, patches, exactly=True) - expected)
     # Another order of float sums may round a value to the neighbouring level; a level is 1/255.
@@ -371,17 +369,17 @@ def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: Flavour, float_
 
 
 def test_every_layer_is_stored_in_integers() -> None:
-    _, ends = ends_of(SMALL)
-    plan, solution, model = quantised(ends, photos_like())
-    assert set(solution.layers) == set(ends.graph.layers) == set(plan.layers)
+    _, graph = graph_of(SMALL)
+    plan, walk, model = quantised(graph, photos_like())
+    assert set(walk.layers) == set(graph.layers) == set(plan.layers)
     large = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1 and np.prod(tensor.dims) > 16]
     assert {tensor.data_type for tensor in large} == {onnx.TensorProto.INT8}
 
 
 def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
     """These are the rules of NVIDIA's explicit quantisation, checked in the graph."""
-    _, ends = ends_of(SMALL)
-    _, _, model = quantised(ends, photos_like(), TENSORRT)
+    _, graph = graph_of(SMALL)
+    _, _, model = quantised(graph, photos_like(), TENSORRT)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert pairs
@@ -396,36 +394,36 @@ def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
 
 
 def test_images_of_the_cpu_flavour_are_bytes_at_both_ends() -> None:
-    _, ends = ends_of(SMALL)
-    _, solution, model = quantised(ends, photos_like())
-    assert all(solution.grids[name] == BYTES for name in ends.images)
+    _, graph = graph_of(SMALL)
+    _, walk, model = quantised(graph, photos_like())
+    assert all(walk.grids[name] == BYTES for name in graph.images)
     sr = run(model, photos_like()) * 255
     assert np.abs(sr - sr.round()).max() < 1e-3
 
 
 def test_layers_and_sums_stay_in_float_that_are_named() -> None:
-    _, ends = ends_of(SMALL)
-    names = [ends.graph.layers[index].name for index in sorted(ends.graph.layers)]
-    plan = make_plan(ends.graph, CPU, FloatParts(layers=frozenset({names[0], names[-1]}), sums=True), ends.images)
+    _, graph = graph_of(SMALL)
+    names = [graph.layers[index].name for index in sorted(graph.layers)]
+    plan = make_plan(graph, CPU, FloatParts(layers=frozenset({names[0], names[-1]}), sums=True))
     assert {layer.name for layer in plan.layers.values()} == set(names[1:-1])
-    operators = [ends.graph.nodes[index].op_type for index in plan.integer]
+    operators = [graph.nodes[index].op_type for index in plan.integer]
     assert "Add" not in operators
     with pytest.raises(Exception, match="no layer called 'nothing'"):
-        make_plan(ends.graph, CPU, FloatParts(layers=frozenset({"nothing"})), ends.images)
+        make_plan(graph, CPU, FloatParts(layers=frozenset({"nothing"})))
 
 
 @pytest.mark.ci
 def test_gates_of_a_pooled_image_stay_in_float() -> None:
     """RCAN's attention computes on one pixel per image."""
     spec = RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
-    _, ends = ends_of(spec)
+    _, graph = graph_of(spec)
     kernels = {
         layer.name: numpy_helper.to_array(
-            next(t for t in ends.graph.model.graph.initializer if t.name == layer.weight)
+            next(t for t in graph.model.graph.initializer if t.name == layer.weight)
         ).shape[-1]
-        for layer in ends.graph.layers.values()
+        for layer in graph.layers.values()
     }
-    plan = make_plan(ends.graph, images=ends.images)
+    plan = make_plan(graph)
     in_eight = {layer.name for layer in plan.layers.values()}
     assert in_eight == {name for name, side in kernels.items() if side == 3}
     assert len(in_eight) < len(kernels)
@@ -434,26 +432,26 @@ def test_gates_of_a_pooled_image_stay_in_float() -> None:
 def test_a_weight_that_several_layers_share_is_rounded_alike() -> None:
     """CARN-M may run one block several times, with one set of integer weights."""
     spec = next(spec for spec in SPECS if isinstance(spec, CARNMSpec))
-    _, ends = ends_of(spec)
-    _, solution, _ = quantised(ends, photos_like())
+    _, graph = graph_of(spec)
+    _, walk, _ = quantised(graph, photos_like())
     by_weight: dict[str, list[np.ndarray]] = {}
-    for index, layer in ends.graph.layers.items():
-        if index in solution.layers:
-            by_weight.setdefault(layer.weight, []).append(solution.layers[index].integers)
+    for index, layer in graph.layers.items():
+        if index in walk.layers:
+            by_weight.setdefault(layer.weight, []).append(walk.layers[index].integers)
     assert all(np.array_equal(copy, copies[0]) for copies in by_weight.values() for copy in copies)
 
 
 @pytest.mark.ci
 def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
     """With very coarsely rounded weights the mean of each channel of the image does not change."""
-    _, ends = ends_of(CompactSpec(2, width=8, depth=2))
+    _, graph = graph_of(CompactSpec(2, width=8, depth=2))
     coarse = replace(CPU, weights=replace(S8, low=-3, high=3))
     patches, shifts = photos_like(8), []
     for correct in (False, True):
-        plan = make_plan(ends.graph, coarse, images=ends.images)
+        plan = make_plan(graph, coarse)
         walk = GraphWalk(plan, patches.numpy(), correct=correct)
         walk.run()
-        value = walk.values[ends.graph.model.graph.output[0].name]
+        value = walk.values[graph.model.graph.output[0].name]
         # Bytes also cut off what an image does not show, which shifts the mean of the whole.
         inside = (value.exact > 0.1) & (value.exact < 0.9)
         shifts.append(max(abs((value.raw - value.exact)[:, one][inside[:, one]].mean()) for one in range(3)))
@@ -461,13 +459,13 @@ def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
 
 
 def test_the_same_patches_give_the_same_file() -> None:
-    _, ends = ends_of(SMALL)
-    files = [quantised(ends, photos_like())[2].SerializeToString(deterministic=True) for _ in range(2)]
+    _, graph = graph_of(SMALL)
+    files = [quantised(graph, photos_like())[2].SerializeToString(deterministic=True) for _ in range(2)]
     assert files[0] == files[1]
 
 
 def test_a_graph_knows_constants_wherever_they_are_stored() -> None:
-    network, _ = ends_of(SMALL)
+    network, _ = graph_of(SMALL)
     model = build_graph(network, None, 18).model
     graph = FloatGraph(copy.deepcopy(model))
     stored: Mapping[str, np.ndarray] = graph.constants

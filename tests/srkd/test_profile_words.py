@@ -39,29 +39,23 @@ def test_a_mistake_is_one_line(words: list[str], line: str, model: Path, capsys:
 
 
 @pytest.mark.ci
-def test_the_picture_layers_and_json(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_picture_tables_and_json(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "pareto.png"
-    assert (
-        run(["profile", str(model), "--teacher", str(model), *QUICK, "--layers", "--pareto", str(picture), "--json"])
-        == 0
-    )
+    assert run(["profile", str(model), "--teacher", str(model), *QUICK, "--pareto", str(picture), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     with Image.open(picture) as drawn:
         assert drawn.size == (1000, 640) and len(drawn.getcolors(10**6) or []) > 10
-    assert {"megapixels_per_second", "matrix_rate_share", "warm_up_calls"} <= set(value["rows"][0])
+    assert {"megapixels_per_second", "warm_up_calls"} <= set(value["rows"][0])
     assert {"date", "cpu", "governor", "load_before", "busy_cores", "versions"} <= set(value["conditions"][0])
     assert value["lost"] == []
-    assert {"layer", "kind", "ms", "share", "macs", "macs_share"} <= set(value["layers"][0]["layers"][0])
-    assert run(["profile", str(model), *QUICK, "--no-quality", "--layers", "--batch", "1,2", "-v"]) == 0
+    assert run(["profile", str(model), *QUICK, "--no-quality", "--batch", "1,2", "-v"]) == 0
     output = capsys.readouterr()
-    for words in ("MPixel/s", "of matrix rate", "small under torch by layer", "LR 12x10, batch 2"):
+    for words in ("MPixel/s", "LR 12x10, batch 2"):
         assert words in output.out
-    # The slowest layers are shown by name; which those are, is another matter on a busy machine.
-    assert any(row["layer"] in output.out.split() for row in value["layers"][0]["layers"])
-    assert "matrix rate of cpu in fp32" in output.err and "governor" in output.err
+    assert "governor" in output.err
     assert run(["profile", str(model), *QUICK, "--no-quality", "--csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert float(row["megapixels_per_second"]) > 0 and 0 < float(row["matrix_rate_share"]) < 2
+    assert float(row["megapixels_per_second"]) > 0
 
 
 def test_the_front_has_no_point_that_another_beats() -> None:

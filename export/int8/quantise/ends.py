@@ -33,22 +33,15 @@ BYTES = image_grid(U8)
 AFFINE = ("Add", "Sub", "Mul", "Div")
 
 
-@dataclass(frozen=True)
-class Ends:
-    """A graph whose first convolution reads and whose last writes the image, and the names of the image values."""
-
-    graph: FloatGraph
-    images: frozenset[str]
-
-
-def meet_image(model: onnx.ModelProto) -> Ends:
-    """The rewritten graph; ends that do not have these forms stay unchanged."""
+def meet_image(model: onnx.ModelProto) -> FloatGraph:
+    """The rewritten graph, whose first convolution reads and whose last writes the image; ends that do not have these
+    forms stay unchanged."""
     model = copy.deepcopy(model)
     first = _rewrite_input(model)
     last = _rewrite_output(model)
     sums = () if last else _meet_anchor(model)
     _remove_unused(model.graph)
-    return Ends(FloatGraph(model), frozenset(name for name in (first, last, *sums) if name is not None))
+    return FloatGraph(model, frozenset(name for name in (first, last, *sums) if name is not None))
 
 
 @dataclass(frozen=True)

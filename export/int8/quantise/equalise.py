@@ -23,7 +23,6 @@ from onnx import numpy_helper
 from export.formats.proof_inputs import ProofInput
 from export.graph.headroom import HOMOGENEOUS, measure_graph
 from export.graph.onnx_graph import attribute_of
-from export.int8.quantise.ends import Ends
 from export.int8.quantise.plan import FloatGraph, Layer, make_plan
 
 SMALLEST = 1e-3
@@ -32,20 +31,20 @@ SMALLEST = 1e-3
 ACTIVATIONS = frozenset(HOMOGENEOUS) - {"Identity"}
 
 
-def equalise_channels(ends: Ends, patches: torch.Tensor) -> Ends:
+def equalise_channels(graph: FloatGraph, patches: torch.Tensor) -> FloatGraph:
     """The graph with its channels equalised by their peaks on the patches."""
-    plan = make_plan(ends.graph, images=ends.images)
+    plan = make_plan(graph)
     convolutions = {index: layer for index, layer in plan.layers.items() if layer.kind == "conv"}
-    ties = _Ties(ends.graph, convolutions)
+    ties = _Ties(graph, convolutions)
     # One by one: a graph for a fixed size takes a batch of one.
     inputs = [ProofInput(f"patch {n}", lr[None]) for n, lr in enumerate(patches)]
-    peaks = measure_graph(ends.graph.model, inputs).peaks
+    peaks = measure_graph(graph.model, inputs).peaks
     scales = ties.scales({name: peaks[name].channels for name in plan.grids if name in peaks})
-    model = copy.deepcopy(ends.graph.model)
+    model = copy.deepcopy(graph.model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     rescaled: set[str] = set()
     for index, layer in convolutions.items():
-        node = ends.graph.nodes[index]
+        node = graph.nodes[index]
         if layer.weight in rescaled:
             continue
         rescaled.add(layer.weight)
@@ -58,7 +57,7 @@ def equalise_channels(ends: Ends, patches: torch.Tensor) -> Ends:
         if layer.bias is not None and layer.bias not in rescaled:
             rescaled.add(layer.bias)
             _multiply(stored[layer.bias], 1 / rows)
-    return Ends(FloatGraph(model), ends.images)
+    return FloatGraph(model, graph.images)
 
 
 class _Ties:

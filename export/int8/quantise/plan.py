@@ -82,9 +82,11 @@ QNN16 = Flavour("qnn-w8a16", U16, S8, integer_bias=True, image_bytes=True, elsew
 
 @dataclass(frozen=True)
 class FloatGraph:
-    """A float graph with cached facts. Nodes are identified by their index."""
+    """A float graph with cached facts. Nodes are identified by their index; `images` are the names of the values that
+    are the image itself (`ends.py`)."""
 
     model: onnx.ModelProto
+    images: frozenset[str] = frozenset()
 
     @cached_property
     def nodes(self) -> tuple[onnx.NodeProto, ...]:
@@ -223,14 +225,8 @@ class QuantisationPlan:
     integer: frozenset[int]
     on_grid: frozenset[int]
     grids: Mapping[str, str | None]
-    images: frozenset[str] = frozenset()
     operands: Mapping[str, Grid] = field(default_factory=dict)
     """The grids of stored operands that are not a layer's weight or bias, by their names."""
-
-    @property
-    def solved_weights(self) -> bool:
-        """True if weights are solved for again before they are rounded."""
-        return self.parts.variant
 
     def why_in_float(self, index: int) -> str | None:
         """Why a layer or a sum computes in float, for the node's doc_string; None if it doesn't, or is neither."""
@@ -239,7 +235,7 @@ class QuantisationPlan:
             return None
         if layer is not None and layer.name in self.parts.layers:
             return "in float, so that the file loses little enough"
-        if not self.flavour.image_bytes and _result(self.graph, index) in self.images:
+        if not self.flavour.image_bytes and _result(self.graph, index) in self.graph.images:
             return "in float: bytes without a zero point hold only half of an image's levels"
         return None
 
@@ -263,13 +259,8 @@ def _result(graph: FloatGraph, index: int) -> str:
     return str(result)
 
 
-def make_plan(
-    graph: FloatGraph,
-    flavour: Flavour = CPU,
-    parts: FloatParts = NOTHING,
-    images: frozenset[str] = frozenset(),
-) -> QuantisationPlan:
-    """The plan with these parts in float; `images` are the names of the image values (`ends.py`)."""
+def make_plan(graph: FloatGraph, flavour: Flavour = CPU, parts: FloatParts = NOTHING) -> QuantisationPlan:
+    """The plan with these parts in float."""
     unknown = parts.layers - {layer.name for layer in graph.layers.values()}
     if unknown:
         raise SrkdError(f"the graph has no layer called {sorted(unknown)[0]!r}")
@@ -279,9 +270,9 @@ def make_plan(
         for index, layer in graph.layers.items()
         if layer.name not in parts.layers
         and index not in gates
-        and (flavour.image_bytes or not images >= {graph.nodes[index].input[0], graph.nodes[index].output[0]})
+        and (flavour.image_bytes or not graph.images >= {graph.nodes[index].input[0], graph.nodes[index].output[0]})
     }
-    byte_images = images if flavour.image_bytes else frozenset[str]()
+    byte_images = graph.images if flavour.image_bytes else frozenset[str]()
     sums = () if parts.sums else tuple(_sums(graph, gates, byte_images))
     integer = {*layers, *sums}
     grids: dict[str, str | None] = {}
@@ -296,7 +287,7 @@ def make_plan(
             if node.op_type == "MatMul" and not flavour.everything:  # runtimes return its products in float
                 continue
             last, result = fused_activation(graph, index), _result(graph, index)
-            if not flavour.image_bytes and (result in images or _is_added_to_image(graph, result, images)):
+            if not flavour.image_bytes and (result in graph.images or _is_added_to_image(graph, result)):
                 continue
             grids.setdefault(result, None)
             on_grid |= {index} if last is None else {index, last}
@@ -313,9 +304,7 @@ def make_plan(
             integer.add(index)
             on_grid |= {index} if last is None else {index, last}
     operands = _operands(graph, integer - set(layers), flavour.values) if flavour.everything else {}
-    return QuantisationPlan(
-        graph, flavour, parts, layers, frozenset(integer), frozenset(on_grid), grids, images, operands
-    )
+    return QuantisationPlan(graph, flavour, parts, layers, frozenset(integer), frozenset(on_grid), grids, operands)
 
 
 def _operands(graph: FloatGraph, nodes: set[int], levels: Levels) -> dict[str, Grid]:
@@ -343,14 +332,14 @@ def enlarges_by_copies(node: onnx.NodeProto) -> bool:
     return node.op_type == "Resize" and attribute_of(node, "mode", b"nearest") == b"nearest"
 
 
-def _is_added_to_image(graph: FloatGraph, name: str, images: frozenset[str]) -> bool:
+def _is_added_to_image(graph: FloatGraph, name: str) -> bool:
     """True if a value is only rearranged and added to the image's own pixels, which gives the image."""
     user = graph.sole_user(name)
     while user is not None and graph.nodes[user].op_type in MOVES:
         user = graph.sole_user(graph.nodes[user].output[0])
-    if user is None or graph.nodes[user].op_type != "Add" or not images.intersection(graph.nodes[user].input):
+    if user is None or graph.nodes[user].op_type != "Add" or not graph.images.intersection(graph.nodes[user].input):
         return False
-    return _result(graph, user) in images
+    return _result(graph, user) in graph.images
 
 
 def _gates(graph: FloatGraph) -> Iterator[int]:

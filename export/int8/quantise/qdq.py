@@ -13,21 +13,21 @@ from onnx import helper, numpy_helper
 from compressor.runtimes.onnx_file import drop_unused, set_nodes
 from export.int8.quantise.grids import Grid
 from export.int8.quantise.plan import QuantisationPlan
-from export.int8.quantise.walk import QuantisedLayer, Solution
+from export.int8.quantise.walk import GraphWalk, QuantisedLayer
 
 INT32 = 2**31 - 1
 SIXTEEN_BITS = "com.microsoft"
 """The domain of operators that quantise to sixteen bits."""
 
 
-def write_qdq(plan: QuantisationPlan, solution: Solution) -> onnx.ModelProto:
-    """The quantised model; weights are stored as integers, the bias as the flavour requires."""
-    return _Writer(plan, solution).write()
+def write_qdq(plan: QuantisationPlan, walk: GraphWalk) -> onnx.ModelProto:
+    """The model quantised as this pass solved it; weights are stored as integers, the bias as the flavour requires."""
+    return _Writer(plan, walk).write()
 
 
 class _Writer:
-    def __init__(self, plan: QuantisationPlan, solution: Solution) -> None:
-        self.plan, self.solution = plan, solution
+    def __init__(self, plan: QuantisationPlan, walk: GraphWalk) -> None:
+        self.plan, self.walk = plan, walk
         self.model = copy.deepcopy(plan.graph.model)
         self.nodes: list[onnx.NodeProto] = []
         self.stored: list[onnx.TensorProto] = []
@@ -36,7 +36,7 @@ class _Writer:
         graph = self.plan.graph
         for value in self.model.graph.input:
             self._pair(value.name, value.name)
-        renamed = {name: f"{name}.computed" for name in graph.outputs if name in self.solution.grids}
+        renamed = {name: f"{name}.computed" for name in graph.outputs if name in self.walk.grids}
         for index, node in enumerate(self.model.graph.node):
             for place, name in enumerate(node.input):
                 if name in renamed:
@@ -45,8 +45,8 @@ class _Writer:
                     node.input[place] = self._operand(name)
                 if self.plan.reads_grid(index, name):
                     node.input[place] = name if name in renamed else f"{name}.dequantised"
-            if index in self.solution.layers:
-                self._layer(index, node, self.solution.layers[index])
+            if index in self.walk.layers:
+                self._layer(index, node, self.walk.layers[index])
             for place, name in enumerate(node.output):
                 node.output[place] = renamed.get(name, name)
             node.doc_string = self.plan.why_in_float(index) or ""
@@ -61,7 +61,7 @@ class _Writer:
         return self.model
 
     def _pair(self, name: str, computed: str, *, last: bool = False) -> None:
-        grid = self.solution.grids.get(name)
+        grid = self.walk.grids.get(name)
         if grid is None:
             return
         names = self._grid(f"{name}.grid", grid)
@@ -112,7 +112,7 @@ class _Writer:
         if layer.bias is None or node.op_type == "MatMul":
             return
         bias = f"{name}.bias"
-        source = self.solution.grids[self.plan.graph.nodes[index].input[0]]
+        source = self.walk.grids[self.plan.graph.nodes[index].input[0]]
         scales = (layer.scales.astype(np.float64) * source.scale).astype(np.float32)
         integers = np.round(layer.bias / np.maximum(scales.astype(np.float64), 1e-30))
         if self.plan.flavour.integer_bias and np.abs(integers).max(initial=0) < INT32:

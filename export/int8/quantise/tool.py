@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,34 +13,34 @@ from compressor.base.context import QUIET, Context
 from compressor.images.sample import sample_photo
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.int8.float_parts import FloatParts, LayerNames
-from export.int8.quantise.ends import Ends
 from export.int8.quantise.plan import CPU, Flavour, FloatGraph, QuantisationPlan, make_plan
 from export.int8.quantise.qdq import write_qdq
 from export.int8.quantise.walk import GraphWalk
-from export.int8.search import QuickTool, Times, Unwritten
+from export.int8.search import Times, Tool, Unwritten
 from export.int8.task import Int8Task
 from export.proof.quality import QualityDrop, QualityPhotos
-from export.timing.turns import time_calls
+from export.timing.turns import take_turns
 
 TIMED = (128, 128)
 """LR size of the image on which tries are timed, if the file takes any size."""
 
-ROUNDS = 7
-"""Number of runs of each graph, in turns, whose median is reported."""
+SECONDS = 0.1
+"""Time for the runs of each graph, in turns, whose median is reported; large ones have the fewest rounds."""
 
 
-class OwnQuantiser(QuickTool[onnx.ModelProto]):
+class OwnQuantiser(Tool[onnx.ModelProto]):
     """Quantises a graph whose ends and channels are prepared, with ranges from the task's patches."""
 
+    is_quick = True
     variant = "solved weights"
     """On photos unlike the patches solving weights again may lose more than it gains."""
 
-    def __init__(self, ends: Ends, flavour: Flavour, task: Int8Task) -> None:
+    def __init__(self, graph: FloatGraph, flavour: Flavour, task: Int8Task) -> None:
         self.name = self.flavour = flavour.name
         self.weight_bits, self.bits = flavour.weights.bits, flavour.values.bits
         self.mixes = not flavour.everything
-        self.layers = _layers(ends, flavour)
-        self._ends, self._rules, self._task = ends, flavour, task
+        self.layers = _layers(graph, flavour)
+        self._graph, self._rules, self._task = graph, flavour, task
         self._patches = task.calibration.patches
 
     def write(self, parts: FloatParts) -> onnx.ModelProto:
@@ -51,10 +51,11 @@ class OwnQuantiser(QuickTool[onnx.ModelProto]):
         return Unwritten("onnxruntime", self._task.descriptor, lambda lr: _run(session, lr))
 
     def time(self, file: onnx.ModelProto) -> Times:
-        session, reference = _session(file, self._rules), _session(self._ends.graph.model)
+        session, reference = _session(file, self._rules), _session(self._graph.model)
         width, height = size = self._task.job.options.lr_size or TIMED
         image = sample_photo(width, height, channels=self._patches.shape[1])
-        return Times(*_take_turns(lambda: _run(session, image), lambda: _run(reference, image)), size)
+        calls = lambda: _run(session, image), lambda: _run(reference, image)
+        return Times(*(timing.percentile(50) for timing in take_turns(calls, seconds_each=SECONDS)), size)
 
     def ranking(self, parts: FloatParts) -> Sequence[str]:
         """The first layer is the one that, kept in float, leaves the least error in the image."""
@@ -66,7 +67,7 @@ class OwnQuantiser(QuickTool[onnx.ModelProto]):
         return sorted(errors, key=lambda name: errors[name])
 
     def _plan(self, parts: FloatParts) -> QuantisationPlan:
-        return make_plan(self._ends.graph, self._rules, parts, self._ends.images)
+        return make_plan(self._graph, self._rules, parts)
 
 
 def quantise(plan: QuantisationPlan, patches: torch.Tensor, context: Context = QUIET) -> onnx.ModelProto:
@@ -79,19 +80,16 @@ def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavou
     return photos.measure(lambda lr: _run(session, lr))
 
 
-def _layers(ends: Ends, flavour: Flavour) -> LayerNames:
-    graph, plan = ends.graph, make_plan(ends.graph, flavour, images=ends.images)
-    names = tuple(layer.name for _, layer in sorted(graph.layers.items()))
-    return LayerNames(names, _before_shuffles(graph), has_sums=len(plan.integer) > len(plan.layers))
-
-
-def _before_shuffles(graph: FloatGraph) -> frozenset[str]:
-    return frozenset(
+def _layers(graph: FloatGraph, flavour: Flavour) -> LayerNames:
+    plan = make_plan(graph, flavour)
+    before_shuffles = frozenset(
         layer.name
         for index, layer in graph.layers.items()
         if (user := graph.sole_user(graph.nodes[index].output[0])) is not None
         and graph.nodes[user].op_type == "DepthToSpace"
     )
+    names = tuple(layer.name for _, layer in sorted(graph.layers.items()))
+    return LayerNames(names, before_shuffles, has_sums=len(plan.integer) > len(plan.layers))
 
 
 def _session(model: onnx.ModelProto, flavour: Flavour = CPU) -> Any:
@@ -101,14 +99,3 @@ def _session(model: onnx.ModelProto, flavour: Flavour = CPU) -> Any:
 def _run(session: Any, lr: torch.Tensor) -> torch.Tensor:
     (output,) = session.run(None, {session.get_inputs()[0].name: lr.numpy()})
     return torch.from_numpy(np.asarray(output))
-
-
-def _take_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """The median time of two calls in ms."""
-    times: tuple[list[float], list[float]] = ([], [])
-    first()
-    second()
-    for _ in range(ROUNDS):
-        for call, record in zip((first, second), times, strict=True):
-            record += time_calls(call, 1)
-    return float(np.median(times[0])), float(np.median(times[1]))

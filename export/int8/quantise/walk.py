@@ -9,8 +9,9 @@ compensates the mean error. A plan may also solve for the weights by ridge least
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,14 +51,6 @@ class QuantisedLayer:
     bias: NDArray[np.float32] | None
 
 
-@dataclass(frozen=True)
-class Solution:
-    """The grids of values by name, and the quantised layers by their nodes' indices."""
-
-    grids: Mapping[str, Grid]
-    layers: Mapping[int, QuantisedLayer]
-
-
 @dataclass
 class _PatchValues:
     """A value for all patches: in the float graph, and in the quantised one before and after rounding to its grid."""
@@ -69,7 +62,8 @@ class _PatchValues:
 
 @dataclass
 class GraphWalk:
-    """One pass over a planned graph."""
+    """One pass over a planned graph, which solves for the grids of values, by name, and the quantised layers, by their
+    nodes' indices."""
 
     plan: QuantisationPlan
     images: NDArray[np.float32]
@@ -80,7 +74,7 @@ class GraphWalk:
     grids: dict[str, Grid] = field(default_factory=dict)
     layers: dict[int, QuantisedLayer] = field(default_factory=dict)
 
-    def run(self) -> Solution:
+    def run(self) -> GraphWalk:
         graph = self.plan.graph
         left = Counter(name for node in graph.nodes for name in dict.fromkeys(node.input))
         (source,) = (value.name for value in graph.model.graph.input)
@@ -92,7 +86,7 @@ class GraphWalk:
                 left[name] -= 1
                 if not left[name]:
                     self.values.pop(name, None)
-        return Solution(self.grids, self.layers)
+        return self
 
     def error(self) -> float:
         """Run the pass, and return the mean squared difference between the float and the quantised image."""
@@ -136,7 +130,7 @@ class GraphWalk:
         shared, flavour = self.plan.grids[name], self.plan.flavour
         if shared is not None:
             return self.grids[shared]
-        image = name in self.plan.images and flavour.image_bytes
+        image = name in self.plan.graph.images and flavour.image_bytes
         return image_grid(flavour.values) if image else choose_grid(values, flavour.values)
 
     def _solve(self, layer: Layer, inputs: NDArray[Any], exact: NDArray[Any], index: int) -> NDArray[Any]:
@@ -151,12 +145,12 @@ class GraphWalk:
         rows_of_group = len(matrix) // layer.groups
         integers, scales, biases = [], [], []
         now = _apply(layer, x, stored, bias)
-        sums = [_sums(layer, x, target - now, group) for group in range(layer.groups)]
+        sums = [_sums(layer, x, target - now, group, stored.shape[2:]) for group in range(layer.groups)]
         for group, (fitted, apart) in enumerate(sums):
             rows = slice(group * rows_of_group, (group + 1) * rows_of_group)
             weight_rows = matrix[rows].double()
             free = bias is not None or layer.kind == "conv"
-            if self.plan.solved_weights and not shared:
+            if self.plan.parts.variant and not shared:
                 weight_rows = weight_rows + best_correction(fitted, apart)[0]
             total = fitted.plus(apart)
             scale = row_scales(weight_rows, levels)
@@ -227,34 +221,27 @@ def _apply(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tens
     return F.linear(x, weight.T if layer.kind == "columns" else weight, bias)
 
 
-def _sums(layer: Layer, x: torch.Tensor, missing: torch.Tensor, group: int) -> tuple[Sums, Sums]:
-    """The sums of one group over the patches to fit, and over the held-out ones."""
+def _sums(
+    layer: Layer, x: torch.Tensor, missing: torch.Tensor, group: int, kernel: tuple[int, ...]
+) -> tuple[Sums, Sums]:
+    """The sums of one group over the patches to fit, and over the held-out ones; `kernel`: (h, w) of a convolution."""
     if layer.kind != "conv":
         x, missing = x.flatten(1, -2).movedim(-1, 1)[..., None], missing.flatten(1, -2).movedim(-1, 1)[..., None]
-        sides: tuple[int, int] = (1, 1)
     else:
-        sides = _sides(layer, x, missing)
         x = x.chunk(layer.groups, 1)[group]
         missing = missing.chunk(layer.groups, 1)[group]
-    columns = x.shape[1] * sides[0] * sides[1]
+    sides = kernel or (1, 1)
+    columns = x.shape[1] * math.prod(sides)
     both = Sums(columns, missing.shape[1], x.device), Sums(columns, missing.shape[1], x.device)
     pixels = missing.shape[2] * missing.shape[3]
     step = 1
     while pixels / step**2 > PIXELS_OF_A_PATCH:
         step += 1
     for index in range(len(x)):
-        inputs = F.unfold(
-            x[index : index + 1], sides, padding=layer.padding if layer.kind == "conv" else 0, stride=step
-        )
+        inputs = F.unfold(x[index : index + 1], sides, padding=layer.padding, stride=step)
         rest = missing[index][:, ::step, ::step].flatten(1)
         both[len(x) > APART and index % APART == APART - 1].add(inputs[0], rest, torch.ones(rest.shape[1]))
     return both
-
-
-def _sides(layer: Layer, x: torch.Tensor, missing: torch.Tensor) -> tuple[int, int]:
-    """Return height and width of a convolution's kernel, by the sizes of its input and output."""
-    height, width = (x.shape[axis] - missing.shape[axis] + 2 * layer.padding[axis - 2] + 1 for axis in (2, 3))
-    return height, width
 
 
 def _compute(model: onnx.ModelProto, node: onnx.NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

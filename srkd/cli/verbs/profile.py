@@ -12,7 +12,7 @@ from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
     from compressor.base.choices import Goal
-    from export.profile.report import LayerTimes, ProfileReport, ProfileRow, QualityRow
+    from export.profile.report import ProfileReport, ProfileRow, QualityRow
 
 
 @verb(
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         "srkd profile student.onnx other.onnx --teacher edsr.pt --lr-size 320x180 --threads 1",
         "srkd profile runs/first --runtime onnxruntime --csv > speed.csv",
         "srkd profile student.safetensors --runtime all --precision fp32,bf16,int8 --threads 1",
-        "srkd profile runs/first --layers",
         "srkd profile runs/first --runtime all --pareto pareto.png",
     ),
     csv=True,
@@ -52,8 +51,6 @@ def show(console: Console, report: ProfileReport) -> None:
     for size, batch in dict.fromkeys((row.lr_size, row.batch) for row in report.rows):
         rows = [row for row in report.rows if (row.lr_size, row.batch) == (size, batch)]
         _show_speed(console, rows)
-    for layers in report.layers:
-        _show_layers(console, layers)
     for line in report.about_int8:
         console.result(line)
     for lost in report.lost:
@@ -61,10 +58,6 @@ def show(console: Console, report: ProfileReport) -> None:
         console.warn(f"{where} is not measured: {lost.reason}")
     for note in report.notes:
         console.warn(note)
-    for rate in report.matrix_rates:
-        threads = f", {count_threads(rate.threads)}" if rate.device == "cpu" else ""
-        where = f"{rate.device} in {rate.precision}{threads}"
-        console.detail(f"matrix rate of {where}: {rate.gmacs_per_second:.1f} GMAC/s ({rate.method})")
     for conditions in report.conditions:
         load = "unknown" if conditions.load_before is None else f"{conditions.load_before:.2f}"
         versions = ", ".join(f"{name} {version}" for name, version in conditions.versions.items())
@@ -109,7 +102,7 @@ def _show_models(console: Console, report: ProfileReport) -> None:
 
 
 def _show_speed(console: Console, rows: list[ProfileRow]) -> None:
-    """Print times, memory and speed-ups, then slow percentiles, throughput and its share of the matrix rate."""
+    """Print times, memory and speed-ups, then slow percentiles and throughput."""
     first, precisions = rows[0], {row.arithmetic for row in rows}
     lines = [
         [
@@ -124,48 +117,11 @@ def _show_speed(console: Console, rows: list[ProfileRow]) -> None:
             f"{row.latency_ms.p99:.1f}",
             f"{row.megapixels_per_second:.2f}",
             cell(row.gmacs_per_second, "{:.1f}"),
-            "-" if row.matrix_rate_share is None else f"{100 * row.matrix_rate_share:.0f}%",
         ]
         for row in rows
     ]
     precision = f", {first.arithmetic}" if len(precisions) == 1 else ""
     title = f"LR {first.lr_size}, batch {first.batch}{precision}, {first.device}, {count_threads(first.threads)}"
     speed = ["ms", "FPS", "MB", "speed-up in its runtime", "over eager teacher"]
-    throughput = ["p95 ms", "p99 ms", "MPixel/s", "GMAC/s", "of matrix rate"]
+    throughput = ["p95 ms", "p99 ms", "MPixel/s", "GMAC/s"]
     console.table(Table(["model", "runtime", *speed, *throughput], lines, title, names=2))
-
-
-MOST_LAYERS = 12
-"""Number of layers in a table; the others are added up in one line, and JSON has all of them."""
-
-
-def _show_layers(console: Console, layers: LayerTimes) -> None:
-    ranked = sorted(layers.layers, key=lambda layer: -layer.ms)
-    lines = [
-        [
-            layer.layer,
-            layer.kind,
-            f"{layer.ms:.2f}",
-            f"{100 * layer.share:.1f}%",
-            "-" if layer.macs is None else f"{layer.macs / 1e9:.3f}",
-            "-" if layer.macs_share is None else f"{100 * layer.macs_share:.1f}%",
-        ]
-        for layer in ranked[:MOST_LAYERS]
-    ]
-    others = ranked[MOST_LAYERS:]
-    if others:
-        macs = [layer.macs for layer in others if layer.macs is not None]
-        shares = [layer.macs_share for layer in others if layer.macs_share is not None]
-        lines.append(
-            [
-                f"{len(others)} others",
-                "",
-                f"{sum(layer.ms for layer in others):.2f}",
-                f"{100 * sum(layer.share for layer in others):.1f}%",
-                f"{sum(macs) / 1e9:.3f}" if macs else "-",
-                f"{100 * sum(shares):.1f}%" if shares else "-",
-            ]
-        )
-    where = f"LR {layers.lr_size}, batch {layers.batch}, {layers.precision}"
-    title = f"{layers.model} under {layers.runtime} by layer, {where} ({ranked[0].method})"
-    console.table(Table(["layer", "kind", "ms", "of time", "GMAC", "of MACs"], lines, title))
