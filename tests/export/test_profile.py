@@ -25,7 +25,7 @@ from export.profile.onnx_cost import onnx_cost
 from export.profile.report import ProfileReport, ProfileRow, profile_models
 from export.profile.settings import ProfileSettings
 from export.proof.verify import Proof
-from export.timing.turns import MIN_ROUNDS, CallTimes, TurnTimes, compare, measure_turns, take_turns, time_calls
+from export.timing.turns import MIN_ROUNDS, CallTimes, TurnTimes, compare, measure_turns, take_turns
 
 SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=3, scale=4)
 QUICK = {"lr_sizes": ((32, 24),), "seconds": 0.15, "memory": False, "quality": False, "threads": 1}
@@ -51,19 +51,13 @@ def noisy(milliseconds: float, seed: int, rounds: int = 20, drift: float = 0.5) 
 
 @pytest.mark.parametrize(
     ("milliseconds", "verdict"),
-    [(10.0, "no measurable difference"), (10.1, "no measurable difference"), (11.0, "slower"), (5.0, "faster")],
+    [(10.1, "no measurable difference"), (11.0, "slower"), (5.0, "faster")],
 )
 def test_paired_ratios_see_through_a_machine_that_drifts(milliseconds: float, verdict: str) -> None:
     result = compare(noisy(10.0, 1), noisy(milliseconds, 2))
     assert result.verdict == verdict
     assert result.low <= result.speedup <= result.high
     assert result.speedup == pytest.approx(10.0 / milliseconds, rel=0.03)
-
-
-@pytest.mark.parametrize(("count", "calls"), [(1, 1), (2, 3), (5, 6)])
-def test_the_first_of_several_calls_is_not_timed(count: int, calls: int) -> None:
-    made: list[int] = []
-    assert len(time_calls(lambda: made.append(1), count)) == count and len(made) == calls
 
 
 def test_the_rule_is_rarely_wrong() -> None:
@@ -75,6 +69,9 @@ def test_a_measurable_but_tiny_difference_is_none() -> None:
     exact, longer = (CallTimes(((ms,),) * 30) for ms in (10.0, 10.15))
     assert compare(exact, longer).verdict == "no measurable difference"
     assert compare(exact, CallTimes(((10.3,),) * 30)).verdict == "slower"
+    # An interval that reaches to it is none, either: two processes of one model may differ slightly over many rounds.
+    reference, other = CallTimes(((10.0,),) * 8), CallTimes(tuple((ms,) for ms in (9.85, *[9.5] * 7)))
+    assert compare(reference, other).verdict == "no measurable difference"
 
 
 def test_a_process_that_waits_longer_in_every_round_is_not_slower_unless_it_also_works_longer() -> None:
@@ -90,15 +87,7 @@ def test_the_spread_is_the_distance_of_the_quartiles_in_percent_of_the_median() 
     assert (times.percentile(50), times.spread_percent) == (101, pytest.approx(100 * (151 - 51) / 101))
 
 
-def test_an_interval_that_reaches_to_a_tiny_difference_is_none() -> None:
-    """Two processes of one model may differ slightly, even over many rounds."""
-    reference, other = CallTimes(((10.0,),) * 8), CallTimes(tuple((ms,) for ms in (9.85, *[9.5] * 7)))
-    assert compare(reference, other).low == pytest.approx(10 / 9.85)
-    assert compare(reference, other).verdict == "no measurable difference"
-    assert compare(reference, CallTimes(tuple((ms,) for ms in (9.75, *[9.5] * 7)))).verdict == "faster"
-
-
-@pytest.mark.parametrize(("rounds", "outside"), [(5, 0), (8, 0), (11, 0), (12, 1), (20, 3), (100, 36)])
+@pytest.mark.parametrize(("rounds", "outside"), [(8, 0), (12, 1), (100, 36)])
 def test_the_interval_covers_the_median_with_99_percent(rounds: int, outside: int) -> None:
     result = compare(CallTimes(((1.0,),) * rounds), CallTimes(tuple((1.0 / (i + 1),) for i in range(rounds))))
     assert (result.low, result.high) == (pytest.approx(1 + outside), pytest.approx(rounds - outside))
@@ -185,11 +174,6 @@ def test_the_budget_is_kept_and_progress_moves_forward(monkeypatch: pytest.Monke
         take_turns([lambda: None], seconds_each=0)
 
 
-def by(report: ProfileReport, model: str, runtime: str) -> ProfileRow:
-    (row,) = (row for row in report.rows if (row.model, row.runtime) == (model, runtime))
-    return row
-
-
 @pytest.fixture(scope="module")
 def report(folder: Path) -> Iterator[ProfileReport]:
     threads = torch.get_num_threads()
@@ -274,7 +258,7 @@ def test_the_teacher_is_timed_in_torch_even_when_only_another_runtime_was_asked_
         ("large", "onnxruntime"),
         ("small", "onnxruntime"),
     ]
-    assert by(result, "small", "onnxruntime").speedup_vs_teacher_eager is not None
+    assert result.rows[2].speedup_vs_teacher_eager is not None
 
 
 def test_an_export_that_fails_is_a_note_not_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,9 @@
-"""Grids, plans, walks and files of graphs in eight bits, on small networks."""
+"""Grids, plans, walks and files of graphs in int8, on small networks."""
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -113,7 +112,7 @@ def test_an_end_is_cut_off_only_where_that_pays() -> None:
     assert choose_grid(even, U8).scale == pytest.approx(1 / 255, rel=1e-3)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.5, 0.9), (2.0, 3.0), (-3.0, -2.0)])
+@pytest.mark.parametrize(("low", "high"), [(0.5, 0.9), (-3.0, -2.0)])
 def test_zero_is_on_the_grid_of_values_far_from_it(low: float, high: float) -> None:
     values = torch.linspace(low, high, 1000)
     grid = choose_grid(values, U8)
@@ -122,21 +121,7 @@ def test_zero_is_on_the_grid_of_values_far_from_it(low: float, high: float) -> N
     assert float((grid.round(values) - values).abs().max()) < 0.51 * grid.scale + 0.02
 
 
-def test_feedback_does_not_depend_on_the_unit_of_the_inputs() -> None:
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(500, 12, generator=generator, dtype=torch.float64) @ torch.randn(
-        12, 12, generator=generator, dtype=torch.float64
-    )
-    weight = torch.randn(4, 12, generator=generator, dtype=torch.float64)
-    levels, covariance = replace(S8, low=-7, high=7), inputs.T @ inputs
-    scales = row_scales(weight, levels)
-    integers = round_with_feedback(weight, scales, covariance, levels)
-    assert not torch.equal(integers, round_rows(weight, scales, levels))
-    for unit in (1e-12, 1e6):
-        assert torch.equal(round_with_feedback(weight, scales, unit * covariance, levels), integers)
-
-
-def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself() -> None:
+def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself_in_any_unit() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(4000, 24, generator=generator, dtype=torch.float64)
     inputs = inputs @ torch.randn(24, 24, generator=generator, dtype=torch.float64)
@@ -151,12 +136,14 @@ def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself()
     fed_back = round_with_feedback(weight, scales, covariance, levels)
     assert fed_back.abs().max() <= 7
     assert error(fed_back) < 0.6 * plain
+    for unit in (1e-12, 1e6):
+        assert torch.equal(round_with_feedback(weight, scales, unit * covariance, levels), fed_back)
 
 
 # --- the basis of a stream
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 10, 12, 20, 24, 31, 48, 60, 64, 180])
+@pytest.mark.parametrize("size", [1, 12, 31, 64])
 def test_a_mixing_matrix_is_orthogonal_and_even(size: int) -> None:
     matrix = mixing_matrix(size)
     assert torch.allclose(matrix @ matrix.T, torch.eye(size, dtype=torch.float64), atol=1e-12)
@@ -368,9 +355,12 @@ def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: Flavour, float_
     assert (difference > 1e-4).mean() < 0.3
 
 
-def test_every_layer_is_stored_in_integers() -> None:
+def test_every_layer_is_stored_in_integers_and_images_are_bytes_at_both_ends() -> None:
     _, graph = graph_of(SMALL)
     plan, walk, model = quantised(graph, photos_like())
+    assert all(walk.grids[name] == BYTES for name in graph.images)
+    sr = run(model, photos_like()) * 255
+    assert np.abs(sr - sr.round()).max() < 1e-3
     assert set(walk.layers) == set(graph.layers) == set(plan.layers)
     large = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1 and np.prod(tensor.dims) > 16]
     assert {tensor.data_type for tensor in large} == {onnx.TensorProto.INT8}
@@ -391,14 +381,6 @@ def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
     assert all(stored[node.input[2]].dtype == np.float32 for node in convolutions)
     # Symmetric bytes hold only half of an image's range, so the output is not quantised.
     assert model.graph.node[-1].op_type == "Conv"
-
-
-def test_images_of_the_cpu_flavour_are_bytes_at_both_ends() -> None:
-    _, graph = graph_of(SMALL)
-    _, walk, model = quantised(graph, photos_like())
-    assert all(walk.grids[name] == BYTES for name in graph.images)
-    sr = run(model, photos_like()) * 255
-    assert np.abs(sr - sr.round()).max() < 1e-3
 
 
 def test_layers_and_sums_stay_in_float_that_are_named() -> None:
@@ -462,12 +444,3 @@ def test_the_same_patches_give_the_same_file() -> None:
     _, graph = graph_of(SMALL)
     files = [quantised(graph, photos_like())[2].SerializeToString(deterministic=True) for _ in range(2)]
     assert files[0] == files[1]
-
-
-def test_a_graph_knows_constants_wherever_they_are_stored() -> None:
-    network, _ = graph_of(SMALL)
-    model = build_graph(network, None, 18).model
-    graph = FloatGraph(copy.deepcopy(model))
-    stored: Mapping[str, np.ndarray] = graph.constants
-    assert all(layer.weight in stored for layer in graph.layers.values())
-    assert not set(stored) & graph.floats

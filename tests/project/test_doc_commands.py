@@ -61,7 +61,7 @@ ELSEWHERE = {
     r"--runtime all": "takes a minute: tests/export/test_profile.py",
     r"--measured": "needs the times of another device: tests/srkd/test_plan.py",
     r"^srkd doctor": "tests/srkd/test_doctor.py",
-    r"--target.*int8": "writes many files in eight bits: tests/export/test_plan_measure.py",
+    r"--target.*int8": "writes many int8 files: tests/export/test_plan_measure.py",
     r"int8": "tests/export/test_export_int8.py",
 }
 """Patterns of commands that are parsed but not run here, with the reason."""

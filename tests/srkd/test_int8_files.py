@@ -1,4 +1,4 @@
-"""Every verb that reads a model describes a file in eight bits: flavour, calibration and loss."""
+"""Every verb that reads a model describes an int8 file: flavour, calibration and loss."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_file_is_timed_where_its_graph_is_not_shown(
 
 
 @pytest.mark.ci
-def test_profile_writes_a_checkpoint_in_eight_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_writes_a_checkpoint_in_int8(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch and the teacher stay in float; the row says that the loss is not bounded.
 
     Such a file is only opened and timed: the comparison of an export would refuse its loss.
@@ -197,7 +197,7 @@ def test_a_runtime_without_int8_files_is_left_out(folder: Path, capsys: pytest.C
 
 
 @pytest.mark.ci
-def test_a_network_trained_at_eight_bits_needs_no_bound(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_trained_in_int8_needs_no_bound(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = told(
         capsys,
         *("profile", folder / "rounded.safetensors", "--precision", "int8", "--runtime", "onnxruntime"),

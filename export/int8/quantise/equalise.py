@@ -61,14 +61,16 @@ def equalise_channels(graph: FloatGraph, patches: torch.Tensor) -> FloatGraph:
 
 
 class _Ties:
-    """The channels of a graph's values, in classes that share a factor; class 0 is not rescaled."""
+    """The channels of a graph's values, each with a number; those in one class share a factor; class 0 is not
+    rescaled."""
 
     def __init__(self, graph: FloatGraph, convolutions: Mapping[int, Layer]) -> None:
         self.graph, self.convolutions = graph, convolutions
-        self.parents = [0]
+        self.classes = np.zeros(1, np.int64)
+        """The class of each number, its lowest one."""
         self.channels = graph.channels
         self.of: dict[str, NDArray[np.int64]] = {}
-        """Class of each channel, by the name of the value."""
+        """The numbers of a value's channels, by its name."""
         self.through_activations: list[NDArray[np.int64]] = []
         for value in graph.model.graph.input:
             self.of[value.name] = np.zeros(self.channels.get(value.name, 1), np.int64)
@@ -99,7 +101,7 @@ class _Ties:
                 self._fix(name)
 
     def _shuffled(self, before: NDArray[np.int64], node: onnx.NodeProto) -> NDArray[np.int64]:
-        """Tie the channels that a shuffle merges; return the classes of its result."""
+        """Tie the channels that a shuffle merges; return the numbers of its result."""
         places = attribute_of(node, "blocksize") ** 2
         in_rows = attribute_of(node, "mode") == b"CRD"
         by_channel = before.reshape(-1, places) if in_rows else before.reshape(places, -1).T
@@ -124,9 +126,9 @@ class _Ties:
                     self._fix(self.graph.nodes[place].output[0])
 
     def _new(self, count: int) -> NDArray[np.int64]:
-        start = len(self.parents)
-        self.parents.extend(range(start, start + count))
-        return np.arange(start, start + count)
+        added = np.arange(len(self.classes), len(self.classes) + count)
+        self.classes = np.concatenate([self.classes, added])
+        return added
 
     def _of(self, name: str) -> NDArray[np.int64]:
         if name not in self.of:
@@ -137,36 +139,26 @@ class _Ties:
         return len({len(self._of(name)) for name in names}) == 1
 
     def _fix(self, name: str) -> None:
-        classes = self._of(name)
-        self._tie(classes, np.zeros_like(classes))
+        self._tie(self._of(name), np.zeros_like(self._of(name)))
 
     def _tie(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
         for left, right in zip(first.tolist(), second.tolist(), strict=True):
-            low, high = sorted((self._root(left), self._root(right)))
-            self.parents[high] = low
-
-    def _root(self, element: int) -> int:
-        while self.parents[element] != element:
-            element = self.parents[element] = self.parents[self.parents[element]]
-        return element
-
-    def roots(self, classes: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.array([self._root(element) for element in classes.tolist()], np.int64)
+            low, high = sorted((self.classes[left], self.classes[right]))
+            self.classes[self.classes == high] = low
 
     def scales(self, peaks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """The factor s of every class, by the values' peaks per channel."""
-        shares = np.zeros(len(self.parents))
+        """The factor s of every number, by the values' peaks per channel."""
+        shares = np.zeros(len(self.classes))
         for name, peak in peaks.items():
             if name in self.of and peak.shape == self.of[name].shape and np.isfinite(peak).all() and peak.max() > 0:
-                np.maximum.at(shares, self.roots(self.of[name]), peak / peak.max())
-        free = np.zeros(len(self.parents), bool)
-        for classes in self.through_activations:
-            free[self.roots(classes)] = True
+                np.maximum.at(shares, self.classes[self.of[name]], peak / peak.max())
+        free = np.zeros(len(self.classes), bool)
+        for numbers in self.through_activations:
+            free[self.classes[numbers]] = True
         free[0] = False
-        roots = self.roots(np.arange(len(self.parents)))
         scales = np.where(free & (shares > 0), np.sqrt(np.maximum(shares, SMALLEST)), 1.0)
-        by_class: NDArray[np.float64] = scales[roots]
-        return by_class
+        by_number: NDArray[np.float64] = scales[self.classes]
+        return by_number
 
 
 def _multiply(tensor: onnx.TensorProto, factors: NDArray[np.float64]) -> None:

@@ -153,28 +153,21 @@ class FloatGraph:
         if weight is None or weight.dtype != np.float32 or node.input[0] not in self.floats:
             return None
         attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        if node.op_type == "Conv":
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+        if node.op_type == "Conv" and weight.ndim == 4:
             pads = list(attributes.get("pads", [0, 0, 0, 0]))
             ones = all(set(attributes.get(name, [1])) == {1} for name in ("strides", "dilations"))
-            if (
-                weight.ndim != 4
-                or pads[:2] != pads[2:]
-                or not ones
-                or attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
-            ):
+            if pads[:2] != pads[2:] or not ones or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
                 return None
-            bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
             return Layer(index, node.name, node.input[1], bias, "conv", attributes.get("group", 1), tuple(pads[:2]))
-        if weight.ndim != 2:
+        if weight.ndim != 2 or node.op_type == "Conv":
             return None
-        if node.op_type == "Gemm":
-            plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0 and not attributes.get(
-                "transA", 0
-            )
-            kind = "rows" if attributes.get("transB", 0) else "columns"
-            bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
-            return Layer(index, node.name, node.input[1], bias, kind) if plain else None
-        return Layer(index, node.name, node.input[1], self._added(node, len(weight[0])), "columns")
+        if node.op_type == "MatMul":
+            return Layer(index, node.name, node.input[1], self._added(node, len(weight[0])), "columns")
+        is_plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
+        if not is_plain or attributes.get("transA", 0):
+            return None
+        return Layer(index, node.name, node.input[1], bias, "rows" if attributes.get("transB", 0) else "columns")
 
     def _added(self, node: onnx.NodeProto, size: int) -> str | None:
         """The name of the stored vector that is added to a product, its bias; None without one."""
