@@ -69,7 +69,7 @@ MIN_PSNR_TO_SOURCE = 40.0
 """Least PSNR in dB between the images of an int8 file and those of its network, over all channels, in bytes."""
 
 INT8 = Bounds(max_abs=0.25, min_psnr=MIN_PSNR_TO_SOURCE, max_abs_elsewhere=1.0, max_abs_flat=0.125, as_images=True)
-"""Eight bits: one-pixel stripes and dots, which no photo has, may saturate a layer; flat colours must not change."""
+"""int8: one-pixel stripes and dots, which no photo has, may saturate a layer; flat colours must not change."""
 
 
 class FormatModule(Protocol):

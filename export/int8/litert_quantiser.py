@@ -33,9 +33,9 @@ from export.formats.conversion import OUTPUT
 from export.int8.quantise.grids import U8, choose_grid
 
 GATES = ("LOGISTIC", "TANH", "GELU", "MEAN", "SUM", "RSQRT", "SQRT", "DIV", "SQUARED_DIFFERENCE")
-"""Operations of gates and norms, whose results need more than eight bits: they stay in float."""
+"""Operations of gates and norms, whose results need more than 8 bits: they stay in float."""
 ATTENTION = "SOFTMAX"
-"""In a graph with this operation only layers are in eight bits: XNNPACK does not multiply two values in eight bits, and
+"""In a graph with this operation only layers are in int8: XNNPACK does not multiply two values in int8, and
 operations between layers would be converted more often than computed (the file would take three times as long)."""
 MOVES = ("DEPTH_TO_SPACE", "RESHAPE", "TRANSPOSE")
 """Operations whose result is on the grid of their input."""

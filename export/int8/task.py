@@ -35,7 +35,7 @@ class Int8Task:
 
     @cached_property
     def spread(self) -> Network:
-        """The network with the best basis of each linear stream for eight bits."""
+        """The network with the best basis of each linear stream for int8."""
         return spread_streams(self.network, self.calibration.patches)
 
 

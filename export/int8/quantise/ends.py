@@ -1,4 +1,4 @@
-"""Rewriting of a graph's ends: eight bits hold an image's bytes exactly, but not the image minus a mean.
+"""Rewriting of a graph's ends: int8 holds an image's bytes exactly, but not the image minus a mean.
 
     input    conv(a·x + c)  →  conv'(x),  W' = W·a, b' = b + ΣW·c      x on the grid of bytes: no error at all
     output   a·conv(x) + c  →  conv'(x),  W' = a·W, b' = a·b + c       rounded to bytes once, not twice

@@ -1,4 +1,4 @@
-"""Grids of eight bits, and rounding to them with the least squared error.
+"""Grids of integers, and rounding to them with the least squared error.
 
     q = clip(round(x / scale) + zero_point, low, high),   x ≈ scale·(q - zero_point)
 
@@ -45,7 +45,7 @@ U8 = Levels(0, 255)
 U16 = Levels(0, 65535)
 S8 = Levels(-127, 127, symmetric=True)
 S7 = Levels(-63, 63, symmetric=True)
-"""Seven bits, for processors that add two products in sixteen bits, where eight bits would overflow."""
+"""Seven bits, for processors that add two products in sixteen bits, where 8 bits would overflow."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The choice of a graph's nodes that compute in eight bits, and so of the values that lie on grids.
+"""The choice of a graph's nodes that compute in int8, and so of the values that lie on grids.
 
-Layers with stored weights compute in eight bits, and so do sums and products of values, except the parts that are to
+Layers with stored weights compute in int8, and so do sums and products of values, except the parts that are to
 stay in float. Operators that only move values keep their grid. An activation directly after a layer belongs to it: the
 value between them is never stored. Everything else (softmax, norms, GELU) is float, and so are:
 
