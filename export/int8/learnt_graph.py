@@ -1,16 +1,9 @@
 """The ONNX graph in QDQ form of a network that was trained quantised, with its learnt ranges and integer weights.
 
-    feature   QuantizeLinear → DequantizeLinear, scale α/m and zero point 128 (bytes), or zero point 0 (signed)
-              PACT's unsigned form: scale α/n and zero point 0, or -128 (signed)
-    weight    levels → DequantizeLinear, scale M/m, of the tensor or of each output channel; int8, or bytes with zero
-              point 128, whose products are exact on every processor
-
-A byte has one negative level more than PAMS's grid. A Clip between the two nodes (before them if features are signed)
-removes it, so that the numbers are those of the fake quantisation. After a ReLU there are no negative levels.
-
-A runtime computes a convolution in integers if a QuantizeLinear follows directly. An operator between them that
-commutes with rounding, a ReLU or a pixel shuffle, is therefore moved behind: the features between are quantised twice
-on one grid, which gives the same numbers. ONNX Runtime computes such a ReLU in integers as a LeakyRelu of slope 0.
+feature   QuantizeLinear → DequantizeLinear, scale α/m and zero point 128 (bytes), or zero point 0 (signed)
+          PACT's unsigned form: scale α/n and zero point 0, or -128 (signed)
+weight    levels → DequantizeLinear, scale M/m, of the tensor or of each output channel; int8, or bytes with zero
+          point 128, whose products are exact on every processor
 """
 
 from __future__ import annotations
@@ -189,7 +182,12 @@ class _IntegerLayer(nn.Module):
 
 
 def quantise_convolutions(graph: onnx.GraphProto, *, moves_relu: bool) -> None:
-    """Quantise the output of each convolution that only a ReLU or a shuffle separates from a QuantizeLinear."""
+    """Quantise the output of each convolution that only a ReLU or a shuffle separates from a QuantizeLinear.
+
+    A runtime computes a convolution in integers if a QuantizeLinear follows directly. Both operators commute with
+    rounding, so quantising twice on one grid gives the same numbers. ONNX Runtime computes such a ReLU in integers as
+    a LeakyRelu of slope 0.
+    """
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:

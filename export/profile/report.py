@@ -446,12 +446,10 @@ def _int8_facts(model: ProfiledModel) -> Int8Facts | None:
     if model.facts.precision != "int8":
         return None
     file, nodes = read_quantised_file(model.facts.metadata), model.facts.integer_nodes
+    of_file = {name: getattr(file, name, None) for name in ("flavour", "calibration", "in_float", "drop_db")}
     return Int8Facts(
         bounded=None if file is None else not model.unbounded,
-        flavour=None if file is None else file.flavour,
-        calibration=None if file is None else file.calibration,
-        in_float=None if file is None else file.in_float,
-        drop_db=None if file is None else file.drop_db,
+        **of_file,
         nodes=None if nodes is None else nodes.nodes,
         nodes_in_int8=None if nodes is None else nodes.nodes_in_int8,
         nodes_in_float=None if nodes is None else nodes.in_float,

@@ -238,9 +238,8 @@ def test_calibration_takes_a_folder_of_photos_and_refuses_others(student: Networ
             np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8),
             "192x192 pixels: give larger ones",
         ),
-        ("nan.tif", np.full((256, 256), np.nan, np.float32), "nan.tif"),
     ],
-    ids=["one flat image", "images in the size of another scale's LR", "NaN"],
+    ids=["one flat image", "images in the size of another scale's LR"],
 )
 def test_images_that_say_nothing_are_refused_in_one_line(
     student: Network, tmp_path: Path, name: str, pixels: np.ndarray, words: str

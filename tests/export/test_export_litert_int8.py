@@ -19,7 +19,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.quantisation.description import Quantisation
 from compressor.runtimes.table import OpenOptions
-from export.convert.litert_file import is_constant, kind_of, pack_model, read_model, set_metadata, text_of
+from export.convert.litert_file import is_constant, kind_of, pack_model, read_model, text_of
 from export.formats.conversion import FileOptions, Int8Options
 from export.int8 import search
 from export.writing.exporting import FileReport
@@ -216,13 +216,3 @@ def test_ranges_leave_out_what_is_rare() -> None:
     assert litert_quantiser._range(samples, whole=True) == (-100, 100)
     low, high = litert_quantiser._range(samples, whole=False)
     assert -6 < low < -3 and 3 < high < 6
-
-
-def test_keys_are_written_once(good: FileReport, tmp_path: Path) -> None:
-    assert good.path is not None
-    model = read_model(good.path.read_bytes())
-    before = len(model.metadata)
-    set_metadata(model, {"srkd.recipe": "another"})
-    assert len(model.metadata) == before
-    (tmp_path / "changed.tflite").write_bytes(pack_model(model))
-    assert open_model(tmp_path / "changed.tflite").metadata["srkd.recipe"] == "another"

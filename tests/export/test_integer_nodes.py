@@ -76,13 +76,6 @@ def test_students_for_phones_compute_in_integers_from_end_to_end(spec: Spec, tmp
     assert nodes.conversions == 2  # the float images at both ends
 
 
-@pytest.mark.ci
-def test_a_float_file_computes_nothing_in_integers(tmp_path: Path) -> None:
-    nodes = counted(written(RELU, tmp_path, "onnx"))
-    assert (nodes.nodes_in_int8, nodes.conversions) == (0, 0)
-    assert nodes.in_float["Conv"] == 8
-
-
 def test_moving_bytes_and_sizes_is_no_computation(tmp_path: Path) -> None:
     """Integer sizes and operators that only move values are not counted; a cast to bytes is a conversion."""
     nodes = [
@@ -126,11 +119,6 @@ def test_a_runtime_that_shows_no_graph_is_not_guessed(tmp_path: Path, monkeypatc
     model = open_model(path)
     monkeypatch.setattr(type(model), "name", "ncnn")
     assert count_integer_nodes(model, path) is None
-
-
-def test_many_kinds_are_summed_up() -> None:
-    words = str(IntegerNodes(20, 5, {"A": 6, "B": 3, "C": 2, "D": 1, "E": 1, "F": 1, "G": 1}, 0))
-    assert words == "5 of 20 nodes compute in integers, A 6, B 3, C 2, D 1, E 1 and 2 others in float"
 
 
 # --- the verdict and the report

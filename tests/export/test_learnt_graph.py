@@ -46,7 +46,6 @@ Case = tuple[Spec, Method, Placement, str]
 CASES: list[Case] = [
     (EDSR, "pams", "paper", "cpu without VNNI"),
     (EDSR, "pams", "all", "cpu"),
-    (EDSR, "pams", "all", "cpu without VNNI"),
     (EDSR, "pact", "all", "cpu"),
     (EDSR, "pact", "all", "tensorrt"),
     (COMPACT, "pams", "all", "cpu"),

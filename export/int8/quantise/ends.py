@@ -5,9 +5,7 @@
     anchor   clip(shuffle(conv(x) + lr))  →  shuffle(clip(conv(x) + lr))   clipped and rounded to bytes by the sum
     copies   shuffle(conv(x) + copy(lr))  →  shuffle'(conv'(x) + concat(lr, lr, …))   bytes are moved, not convolved
 
-a and c are constants, per channel or for all. If the convolution pads with zeros, the image is padded by
--c/a before it, so that borders do not change. An anchor is the image itself, copied or enlarged, and added last. Its
-copies lie side by side if shuffle' reads positions before channels (ONNX's mode DCR), and conv' writes them so.
+a and c are constants, per channel or for all; an anchor is the image itself, copied or enlarged, and added last.
 """
 
 from __future__ import annotations
@@ -120,7 +118,8 @@ def _pad(
     factor: NDArray[np.float64],
     offset: NDArray[np.float64],
 ) -> list[onnx.NodeProto]:
-    """Return nodes that pad with zeros after the steps and then undo the steps: a zero becomes -c/a."""
+    """Return nodes that pad with zeros after the steps and then undo the steps: a zero becomes -c/a, so that borders
+    do not change where the convolution pads with zeros."""
     top, left = padding
     _store(model, f"{image}.pads", np.array([0, 0, top, left, 0, 0, top, left], np.int64))
     _store(model, f"{image}.factor", factor.reshape(1, -1, 1, 1).astype(np.float32))
@@ -178,7 +177,10 @@ def _steps_before(graph: FloatGraph, output: str) -> tuple[_Steps | None, int]:
 
 
 def _lay_copies_side_by_side(model: onnx.ModelProto) -> None:
-    """Make the copies of an anchor by one Concat before the last shuffle, whichever way they were made."""
+    """Make the copies of an anchor by one Concat before the last shuffle, whichever way they were made.
+
+    They lie side by side if the shuffle reads positions before channels (ONNX's mode DCR) and the layer writes them so.
+    """
     graph, image = FloatGraph(model), model.graph.input[0].name
     for index, node in enumerate(graph.nodes):
         copies = [name for name in node.input if node.op_type == "Add" and _copies(graph, name, image)]

@@ -2,11 +2,9 @@
 
     producers   W ← W/s, b ← b/s      readers   W ← W·s      s = (peak of the channel / largest peak)^1/2
 
-ReLU, LeakyReLU and PReLU pass a factor on, and so do sums, concatenations and shuffles. Values that these connect, such
-as a residual stream with its ReLUs, share one factor per channel, which applies to all layers that write or read them.
-The function does not change. The grid of a value fits its largest channel; equalised, the small channels use more
-of its levels (Nagel et al., Data-Free Quantization, ICCV 2019). The factor is only the root, as the precision that a
-channel gains is lost in its readers' weights. Streams with sums only change their basis (students/spread.py).
+ReLU, LeakyReLU and PReLU pass a factor on, and so do sums, concatenations and shuffles: values that these connect share
+one factor per channel. Small channels then use more levels of a value's grid (Nagel et al., Data-Free Quantization,
+ICCV 2019). The factor is only the root, as the precision that a channel gains is lost in its readers' weights.
 """
 
 from __future__ import annotations
