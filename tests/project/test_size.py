@@ -11,10 +11,10 @@ from tests.support.commands import ROOT
 MOST_LINES = {
     "compressor": 27521,
     "recipes": 4556,
-    "export": 11447,
-    "srkd": 13465,
+    "export": 10888,
+    "srkd": 13425,
     "demo": 527,
-    "tests": 47829,
+    "tests": 47648,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

@@ -54,8 +54,8 @@ class OwnQuantiser(Tool[onnx.ModelProto]):
         session, reference = _session(file, self._rules), _session(self._graph.model)
         width, height = size = self._task.job.options.lr_size or TIMED
         image = sample_photo(width, height, channels=self._patches.shape[1])
-        calls = lambda: _run(session, image), lambda: _run(reference, image)
-        return Times(*(timing.percentile(50) for timing in take_turns(calls, seconds_each=SECONDS)), size)
+        own, in_float = take_turns((lambda: _run(session, image), lambda: _run(reference, image)), seconds_each=SECONDS)
+        return Times(own.percentile(50), in_float.percentile(50), size)
 
     def ranking(self, parts: FloatParts) -> Sequence[str]:
         """The first layer is the one that, kept in float, leaves the least error in the image."""
