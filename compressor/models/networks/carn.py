@@ -24,6 +24,7 @@ from compressor.models.networks.dialect import (
     Dialect,
     Reading,
     State,
+    named,
     read_mean_shift,
     rows,
     weight_and_bias,
@@ -213,24 +214,20 @@ def _scale(state: State, scale: int | None) -> int:
     return scale or scales[0]
 
 
-def official_layers(spec: CARNSpec, state_names: set[str], convs: dict[str, str]) -> list[tuple[str, str]]:
-    """Return each layer by both names; `convs` maps a block's convolutions, {k} being the step.
+LAYERS = {
+    "entry": "entry",
+    "exit": "exit",
+    "cascade.fuses.{k}.0": "c{k+1}.body.0",
+    "cascade.steps.{i}.fuses.{k}.0": "b{i+1}.c{k+1}.body.0",
+}
 
-    A file with several scales has `up2`, `up3` and `up4`.
-    """
-    up = f"up{spec.scale}" if f"upsample.up{spec.scale}.body.0.weight" in state_names else "up"
-    layers = [("entry", "entry"), ("exit", "exit")]
-    layers += [
-        (f"upsampler.convs.{j}", f"upsample.{up}.body.{3 * j}") for j in range(len(upsampler_factors(spec.scale)))
-    ]
-    for k in range(3):
-        layers.append((f"cascade.fuses.{k}.0", f"c{k + 1}.body.0"))
-        for i in range(3):
-            layers.append((f"cascade.steps.{i}.fuses.{k}.0", f"b{i + 1}.c{k + 1}.body.0"))
-            layers += [
-                (f"cascade.steps.{i}.{a.format(k=k)}", f"b{i + 1}.{b.format(k=k + 1)}") for a, b in convs.items()
-            ]
-    return list(dict.fromkeys([*layers, *mean_shift_layers(spec, ".shifter")]))
+
+def official_names(spec: CARNSpec, in_file: set[str], block: Mapping[str, str]) -> dict[str, str]:
+    """Return the names in a file; `block` has those of a block's layers. One with several scales has up2, up3, up4."""
+    up = f"up{spec.scale}" if f"upsample.up{spec.scale}.body.0.weight" in in_file else "up"
+    layers = {**LAYERS, "upsampler.convs.{j}": f"upsample.{up}.body.{{3*j}}", **block}
+    found = named(layers, i=3, k=3, j=len(upsampler_factors(spec.scale)))
+    return weight_and_bias(found | mean_shift_layers(spec, ".shifter"))
 
 
 def _companions(spec: CARNSpec) -> Companions:
@@ -249,14 +246,17 @@ def read_official(state: State, scale: int | None) -> Reading:
     return Reading(fields, notes=shift.notes)
 
 
-CONVS = {"steps.{k}.conv1": "b{k}.body.0", "steps.{k}.conv2": "b{k}.body.2"}
+BLOCK = {
+    "cascade.steps.{i}.steps.{k}.conv1": "b{i+1}.b{k+1}.body.0",
+    "cascade.steps.{i}.steps.{k}.conv2": "b{i+1}.b{k+1}.body.2",
+}
 OFFICIAL = Dialect(
     name="carn",
     recognises=lambda state: (
         "entry.weight" in state and "b1.b2.body.0.weight" in state and "b1.b1.body.4.weight" not in state
     ),
     read=read_official,
-    names=lambda spec, state_names: weight_and_bias(*official_layers(spec, state_names, CONVS)),
+    names=lambda spec, in_file: official_names(spec, in_file, BLOCK),
     surplus=_is_surplus,
     code_bases=("carn",),
     companions=_companions,

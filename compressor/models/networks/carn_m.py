@@ -23,11 +23,11 @@ from compressor.models.networks.carn import (
     Cascade,
     cascade_plan,
     grouped_axes,
-    official_layers,
+    official_names,
     read_official,
 )
 from compressor.models.networks.carn import OFFICIAL as CARN_OFFICIAL
-from compressor.models.networks.dialect import Reading, State, columns, has_tensors, rows, weight_and_bias
+from compressor.models.networks.dialect import Reading, State, columns, has_tensors, rows
 from compressor.models.networks.linear_plan import LinearPlan
 from compressor.models.quantisation.quantisers import Place, Shortcut
 
@@ -94,13 +94,17 @@ def _read(state: State, scale: int | None) -> Reading:
     return replace(reading, fields={**reading.fields, "groups": width // per_group})
 
 
-CONVS = {"steps.0.conv1": "b1.body.0", "steps.0.conv2": "b1.body.2", "steps.0.pointwise": "b1.body.4"}
+BLOCK = {
+    "cascade.steps.{i}.steps.0.conv1": "b{i+1}.b1.body.0",
+    "cascade.steps.{i}.steps.0.conv2": "b{i+1}.b1.body.2",
+    "cascade.steps.{i}.steps.0.pointwise": "b{i+1}.b1.body.4",
+}
 OFFICIAL = replace(
     CARN_OFFICIAL,
     name="carn_m",
     recognises=has_tensors("entry.weight", "b1.b1.body.4.weight"),
     read=_read,
-    names=lambda spec, in_file: weight_and_bias(*official_layers(spec, in_file, CONVS)),
+    names=lambda spec, in_file: official_names(spec, in_file, BLOCK),
 )
 
 ARCHITECTURE = Architecture(

@@ -35,8 +35,10 @@ from compressor.models.networks.dialect import (
     Reading,
     State,
     columns,
+    named,
     rows,
     shuffle_scale,
+    weight_and_bias,
 )
 from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place
@@ -235,12 +237,10 @@ def _read(state: State, scale: int | None) -> Reading:
 
 
 def _names(spec: CompactSpec, in_file: set[str]) -> dict[str, str]:
-    names = {f"tail.{kind}": f"body.{2 * spec.depth + 2}.{kind}" for kind in ("weight", "bias")}
-    for index, layer in enumerate(["head", *(f"layers.{k}" for k in range(spec.depth))]):
-        names |= {f"{layer}.conv.{kind}": f"body.{2 * index}.{kind}" for kind in ("weight", "bias")}
-        if spec.act == "prelu":
-            names[f"{layer}.slope.weight"] = f"body.{2 * index + 1}.weight"
-    return names
+    convs = {"head.conv": "body.0", "layers.{k}.conv": "body.{2*k+2}", "tail": "body.{2*k+2}"}
+    slopes = {"head.slope.weight": "body.1.weight", "layers.{k}.slope.weight": "body.{2*k+3}.weight"}
+    names = weight_and_bias(named(convs, k=spec.depth))
+    return names | named(slopes, k=spec.depth) if spec.act == "prelu" else names
 
 
 def _recognises(state: State) -> bool:

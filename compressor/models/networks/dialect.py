@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -136,9 +137,42 @@ def shuffle_scale(state: State, name: str, channels: int) -> int:
     return scale
 
 
-def weight_and_bias(*layers: tuple[str, str]) -> dict[str, str]:
-    """Return the names of weight and bias of each (srkd's layer, the file's layer)."""
-    return {f"{layer}.{kind}": f"{in_file}.{kind}" for layer, in_file in layers for kind in ("weight", "bias")}
+_NUMBER = re.compile(r"\{(?:(\d+)\*)?(\w+)(?:\+(\d+))?\}")
+
+
+def filled(name: str, numbers: Mapping[str, int]) -> str:
+    """Return a layer's name with its numbers, such as {k}, {k+1} or {2*k+1}, as far as these are given."""
+
+    def fill(match: re.Match[str]) -> str:
+        factor, number, offset = match.groups()
+        return str(int(factor or 1) * numbers[number] + int(offset or 0)) if number in numbers else match[0]
+
+    return _NUMBER.sub(fill, name)
+
+
+def named(layers: Mapping[str, str], **counts: int) -> dict[str, str]:
+    """Return the file's name of each of srkd's layers, from a table such as {"blocks.{k}.conv": "body.{2*k+1}"}.
+
+    A number on the left runs from 0 to its count; on the right alone it is the count.
+    """
+    names: dict[str, str] = {}
+    for here, there in layers.items():
+        running = [match[2] for match in _NUMBER.finditer(here)]
+        for values in product(*(range(counts[number]) for number in running)):
+            numbers = counts | dict(zip(running, values, strict=True))
+            names[filled(here, numbers)] = filled(there, numbers)
+    return names
+
+
+def count_layers(state: State, name: str, **numbers: int) -> int:
+    """Return the count of a file's layers with this name in a table; its number that is not given starts at 0."""
+    before, after = re.split(r"\{\w+\}", filled(name, numbers))
+    return count(state, rf"{re.escape(before)}(\d+){re.escape(after)}\.weight")
+
+
+def weight_and_bias(layers: Mapping[str, str]) -> dict[str, str]:
+    """Return the file's names of the weight and the bias of each layer."""
+    return {f"{here}.{kind}": f"{there}.{kind}" for here, there in layers.items() for kind in ("weight", "bias")}
 
 
 def read_mean_shift(state: State, suffix: str = "") -> Reading:

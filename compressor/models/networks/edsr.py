@@ -7,9 +7,9 @@ convolution is not scaled; the long skip adds the head's output.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -18,8 +18,14 @@ from torch.nn import functional as F
 
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, PublishedSettings, Tap, require_positive
-from compressor.models.networks.dialect import Assumption, Reading, State, rows
-from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, long_skip_axes, long_skip_end
+from compressor.models.networks.dialect import Assumption, Dialect, State, count_layers, rows
+from compressor.models.networks.edsr_family import (
+    LongSkipNetwork,
+    ShiftedSpec,
+    long_skip_axes,
+    long_skip_dialect,
+    long_skip_end,
+)
 from compressor.models.networks.layers import upsampler_reach
 from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place, Shortcut
@@ -100,65 +106,67 @@ def linear(spec: EDSRSpec) -> LinearPlan:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class EDSRNaming(Naming):
-    """The naming of EDSR; {n} is the number of blocks. FAKD (code/models/edsr.py) keeps blocks in three parts {p}."""
-
-    in_thirds: bool = False
-    res_scale: Assumption | None = None
-
-    def read(self, state: State, scale: int | None) -> Reading:
-        width = rows(state, f"{self.head}.weight")
+def _dialect(
+    name: str, layers: Mapping[str, str], *code_bases: str, res_scale: Assumption | None = None, **options: Any
+) -> Dialect:
+    def sizes(state: State) -> tuple[Mapping[str, Any], tuple[Assumption, ...]]:
+        width = rows(state, f"{layers['head']}.weight")
         value = 0.1 if width >= 256 else 1.0
-        published = f"not in the file; published EDSR of {width} channels uses {value:g}"
-        res_scale = self.res_scale or Assumption("res_scale", value, published)
-        thirds = (1, 2, 3) if self.in_thirds else (1,)
-        depth = sum(self.count_blocks(state, p=third, b=r"(\d+)") for third in thirds)
-        return self.read_shared(state, {"depth": depth, "res_scale": res_scale.value}, res_scale)
+        why = f"not in the file; published EDSR of {width} channels uses {value:g}"
+        assumed = res_scale or Assumption("res_scale", value, why)
+        first = layers["blocks.{b}.conv1"]
+        parts = (1, 2, 3) if "{part}" in first else (1,)
+        depth = sum(count_layers(state, first, part=part) for part in parts)
+        return {"depth": depth, "res_scale": assumed.value}, (assumed,)
 
-    def names(self, spec: EDSRSpec, in_file: set[str]) -> dict[str, str]:
-        # The three parts end at ⌊n/3⌋, ⌊2n/3⌋ and n.
-        ends = (0, spec.depth // 3, 2 * spec.depth // 3, spec.depth) if self.in_thirds else (0, spec.depth)
-        body_end = self.body_end.format(n=ends[-1] - ends[-2])
-        layers = [("head", self.head), ("body_end", body_end), ("tail", self.tail)]
-        for third, (start, stop) in enumerate(pairwise(ends), 1):
-            for i in range(start, stop):
-                block = self.block.format(p=third, b=i - start)
-                for conv, there in (("conv1", self.conv1), ("conv2", self.conv2)):
-                    layers.append((f"blocks.{i}.{conv}", f"{block}.{there}"))
-        return self.tensor_names(spec, layers)
+    return long_skip_dialect(name, layers, sizes, lambda spec: {"b": spec.depth}, *code_bases, **options)
 
 
-OFFICIAL = EDSRNaming(
-    head="head.0",
-    block="body.{b}",
-    conv1="body.0",
-    conv2="body.2",
-    body_end="body.{n}",
-    upsampler="tail.0",
-    tail="tail.1",
+def _fakd_names(spec: EDSRSpec, in_file: set[str]) -> dict[str, str]:
+    """Return the names of FAKD (code/models/edsr.py), whose blocks are in parts that end at ⌊n/3⌋, ⌊2n/3⌋ and n."""
+    starts = [part * spec.depth // 3 for part in range(3)]
+
+    def in_part(match: re.Match[str]) -> str:
+        index = int(match[1])
+        part = max(part for part in range(3) if starts[part] <= index)
+        return f"body{part + 1}.{index - starts[part]}"
+
+    names = EDSR_PYTORCH.names(spec, in_file)
+    return {here: re.sub(r"^body\.(\d+)", in_part, there) for here, there in names.items()}
+
+
+OFFICIAL = {
+    "head": "head.0",
+    "body_end": "body.{b}",
+    "tail": "tail.1",
+    "blocks.{b}.conv1": "body.{b}.body.0",
+    "blocks.{b}.conv2": "body.{b}.body.2",
+    "upsampler.convs.{k}": "tail.0.{2*k}",
+}
+BASICSR = {
+    "head": "conv_first",
+    "body_end": "conv_after_body",
+    "tail": "conv_last",
+    "blocks.{b}.conv1": "body.{b}.conv1",
+    "blocks.{b}.conv2": "body.{b}.conv2",
+    "upsampler.convs.{k}": "upsample.{2*k}",
+}
+CSD = {
+    "head": "head",
+    "body_end": "body_conv",
+    "tail": "tail_conv",
+    "blocks.{b}.conv1": "body.{b}.conv1",
+    "blocks.{b}.conv2": "body.{b}.conv2",
+    "upsampler.convs.{k}": "upsampler.blocks.{k}",
+}
+EDSR_PYTORCH = _dialect(
+    "edsr-pytorch", OFFICIAL, "edsr-pytorch", "rcan", marks=("head.0.weight", "body.0.body.0.weight")
 )
-FAKD = replace(OFFICIAL, block="body{p}.{b}", body_end="body3.{n}", in_thirds=True)
-BASICSR = EDSRNaming(
-    head="conv_first",
-    block="body.{b}",
-    conv1="conv1",
-    conv2="conv2",
-    body_end="conv_after_body",
-    upsampler="upsample",
-    tail="conv_last",
-    mean_in_file=False,
-)
-CSD = EDSRNaming(
-    head="head",
-    block="body.{b}",
-    conv1="conv1",
-    conv2="conv2",
-    body_end="body_conv",
-    upsampler="upsampler.blocks",
-    step=1,
-    tail="tail_conv",
-    res_scale=Assumption("res_scale", 0.1, "not in the file; CSD's default at every width (option.py)"),
+FAKD = _dialect(
+    "fakd",
+    {**OFFICIAL, "blocks.{b}.conv1": "body{part}.{b}.body.0"},
+    "fakd",
+    marks=("head.0.weight", "body3.0.body.0.weight"),
 )
 
 ARCHITECTURE = Architecture(
@@ -170,12 +178,24 @@ ARCHITECTURE = Architecture(
     small=EDSRSpec(width=20, depth=3),
     variants=(EDSRSpec(8, width=4, depth=2),),
     dialects=(
-        OFFICIAL.dialect("edsr-pytorch", "edsr-pytorch", "rcan", marks=("head.0.weight", "body.0.body.0.weight")),
-        BASICSR.dialect("basicsr", "basicsr", marks=("conv_first.weight", "body.0.conv1.weight"), wrapping="params"),
-        CSD.dialect(
-            "csd", "csd", marks=("body_conv.weight", "body.0.conv1.weight"), wrapping="model_state_dict > module.*"
+        EDSR_PYTORCH,
+        _dialect(
+            "basicsr",
+            BASICSR,
+            "basicsr",
+            marks=("conv_first.weight", "body.0.conv1.weight"),
+            wrapping="params",
+            mean_in_file=False,
         ),
-        FAKD.dialect("fakd", "fakd", marks=("head.0.weight", "body3.0.body.0.weight")),
+        _dialect(
+            "csd",
+            CSD,
+            "csd",
+            marks=("body_conv.weight", "body.0.conv1.weight"),
+            wrapping="model_state_dict > module.*",
+            res_scale=Assumption("res_scale", 0.1, "not in the file; CSD's default at every width (option.py)"),
+        ),
+        replace(FAKD, names=_fakd_names),
     ),
     # The option files of DUKD's code (yun224/DUKD, options/).
     published=tuple(

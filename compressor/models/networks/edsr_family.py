@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -20,9 +19,8 @@ from compressor.models.networks.dialect import (
     Dialect,
     Reading,
     State,
-    Wrapping,
-    count,
     has_tensors,
+    named,
     read_mean_shift,
     rows,
     weight_and_bias,
@@ -131,9 +129,9 @@ def long_skip_end(scale: int) -> tuple[list[LinearLayer], dict[str, SpaceKind]]:
     return layers, dict.fromkeys(levels[1:], "linear")
 
 
-def mean_shift_layers(spec: ShiftedSpec, suffix: str = "") -> list[tuple[str, str]]:
+def mean_shift_layers(spec: ShiftedSpec, suffix: str = "") -> dict[str, str]:
     """Return the layers of a mean shift taken from the file, by both names."""
-    return [(name, f"{name}{suffix}") for name in ("sub_mean", "add_mean")] if spec.mean_shift == "file" else []
+    return {name: f"{name}{suffix}" for name in ("sub_mean", "add_mean")} if spec.mean_shift == "file" else {}
 
 
 def constant_mean_shift(spec: ShiftedSpec, suffix: str = "") -> Companions:
@@ -156,70 +154,40 @@ BASICSR_RANGE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Naming(ABC):
-    """The naming of EDSR's or RCAN's layers in one code base; {b} is the block.
+def long_skip_dialect(
+    name: str,
+    layers: Mapping[str, str],
+    sizes: Callable[[State], tuple[Mapping[str, Any], tuple[Assumption, ...]]],
+    counts: Callable[[Any], Mapping[str, int]],
+    *code_bases: str,
+    marks: tuple[str, ...],
+    mean_in_file: bool = True,
+    fixed: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Dialect:
+    """Return a dialect of EDSR or RCAN, whose files hold tensors named `marks` and name their `layers` so (`named`).
 
-    The upsampler's convolutions are numbered with a step, as shuffles are between them.
+    `sizes` reads the fields beside width, scale, range and mean; `counts` are the numbers of layers of a spec. Files
+    without a mean shift belong to a code base that only supports the constant one.
     """
+    before, after = map(re.escape, re.split(r"\{.+\}", layers["upsampler.convs.{k}"]))
 
-    head: str
-    block: str
-    conv1: str
-    conv2: str
-    body_end: str
-    upsampler: str
-    step: int = 2
-    tail: str
-    mean_in_file: bool = True
-
-    @abstractmethod
-    def read(self, state: State, scale: int | None) -> Reading:
-        """Return the fields of a spec, inferred from tensors."""
-
-    @abstractmethod
-    def names(self, spec: Any, in_file: set[str]) -> dict[str, str]:
-        """Return the file's tensor names by srkd's."""
-
-    def count_blocks(self, state: State, **numbers: object) -> int:
-        """Return the number of blocks, by their first convolutions; the counted number is given as (\\d+)."""
-        name = f"{self.block.format(**numbers)}.{self.conv1}.weight"
-        return count(state, name.replace(".", r"\."))
-
-    def read_shared(self, state: State, fields: Mapping[str, Any], *assumed: Assumption) -> Reading:
-        """Return `fields` with width, scale, range and mean; the last two from mean-shift tensors or BasicSR."""
-        width = rows(state, f"{self.head}.weight")
-        pattern = re.escape(self.upsampler) + r"\.([0-9]+)\.weight"
-        numbers = sorted(int(match.group(1)) for name in state if (match := re.fullmatch(pattern, name)))
-        steps = [rows(state, f"{self.upsampler}.{number}.weight") for number in numbers]
-        fields = {"width": width, "scale": scale_from_upsampler(steps, width), **fields}
-        if not self.mean_in_file:
+    def read(state: State, scale: int | None) -> Reading:
+        fields, assumed = sizes(state)
+        width = rows(state, f"{layers['head']}.weight")
+        steps = sorted(tensor for tensor in state if re.fullmatch(rf"{before}[0-9]+{after}\.weight", tensor))
+        scale = scale_from_upsampler([rows(state, tensor) for tensor in steps], width)
+        fields = {"width": width, "scale": scale, **fields}
+        if not mean_in_file:
             return Reading(fields, (*assumed, *BASICSR_RANGE))
         shift = read_mean_shift(state)
         return Reading({**fields, **shift.fields}, assumed, shift.notes)
 
-    def tensor_names(self, spec: ShiftedSpec, layers: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Return the names of the tensors of `layers`, of the upsampler, and of a mean shift from a file."""
-        steps = range(len(upsampler_factors(spec.scale)))
-        upsampler = [(f"upsampler.convs.{k}", f"{self.upsampler}.{k * self.step}") for k in steps]
-        return weight_and_bias(*layers, *upsampler, *mean_shift_layers(spec))
+    def names(spec: Any, in_file: set[str]) -> dict[str, str]:
+        found = named(layers, k=len(upsampler_factors(spec.scale)), **counts(spec))
+        return weight_and_bias(found | mean_shift_layers(spec))
 
-    def dialect(
-        self,
-        name: str,
-        *code_bases: str,
-        marks: tuple[str, ...],
-        wrapping: Wrapping = "bare",
-        surplus: Callable[[str], bool] = is_mean_shift,
-        fixed: Mapping[str, Any] | None = None,
-    ) -> Dialect:
-        """Return the dialect of files that hold tensors named `marks`.
-
-        Files without a mean shift belong to a code base that only supports the constant one.
-        """
-        dialect = Dialect(
-            name, has_tensors(*marks), self.read, self.names, surplus, code_bases, wrapping, fixed=fixed or {}
-        )
-        if self.mean_in_file:
-            return replace(dialect, companions=constant_mean_shift)
-        return replace(dialect, surplus=lambda name: False, fixed={**dialect.fixed, "mean_shift": "constant"})
+    dialect = Dialect(name, has_tensors(*marks), read, names, is_mean_shift, code_bases, fixed=fixed or {}, **options)
+    if mean_in_file:
+        return replace(dialect, companions=constant_mean_shift)
+    return replace(dialect, surplus=lambda name: False, fixed={**dialect.fixed, "mean_shift": "constant"})

@@ -24,13 +24,13 @@ from compressor.models.networks.base import (
     require_positive,
     scale_count,
 )
-from compressor.models.networks.dialect import Assumption, Reading, State, rows
+from compressor.models.networks.dialect import Assumption, Dialect, State, count_layers, filled, rows
 from compressor.models.networks.edsr_family import (
     LongSkipNetwork,
-    Naming,
     ShiftedSpec,
     is_mean_shift,
     long_skip_axes,
+    long_skip_dialect,
     long_skip_end,
 )
 from compressor.models.networks.linear_plan import FeatureStream, HeldGate, LinearLayer, LinearPlan, SpaceKind
@@ -176,78 +176,59 @@ def linear(spec: RCANSpec) -> LinearPlan:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RCANNaming(Naming):
-    """The naming of RCAN; {g} is the group, {n} the number of its blocks, {G} the number of groups."""
-
-    squeeze: str
-    expand: str
-    group_conv: str
-
-    def read(self, state: State, scale: int | None) -> Reading:
-        groups = self.count_blocks(state, g=r"(\d+)", b=0)
-        depths = {self.count_blocks(state, g=g, b=r"(\d+)") for g in range(groups)}
+def _dialect(name: str, layers: Mapping[str, str], *code_bases: str, **options: Any) -> Dialect:
+    def sizes(state: State) -> tuple[Mapping[str, Any], tuple[Assumption, ...]]:
+        first = layers["groups.{g}.blocks.{b}.conv1"]
+        groups = count_layers(state, first, b=0)
+        depths = {count_layers(state, first, g=g) for g in range(groups)}
         if len(depths) != 1:
             raise SrkdError(f"its groups have {sorted(depths) or 'no'} blocks: RCAN has equally many in each")
-        hidden = rows(state, f"{self.block.format(g=0, b=0)}.{self.squeeze}.weight")
-        assumed = () if self.mean_in_file else (Assumption("res_scale", 1.0, "not in the file; BasicSR's default"),)
-        return self.read_shared(state, {"groups": groups, "depth": depths.pop(), "hidden": hidden}, *assumed)
+        squeeze = filled(layers["groups.{g}.blocks.{b}.attention.squeeze"], {"g": 0, "b": 0})
+        fields = {"groups": groups, "depth": depths.pop(), "hidden": rows(state, f"{squeeze}.weight")}
+        scaled = Assumption("res_scale", 1.0, "not in the file; BasicSR's default")
+        return fields, (scaled,) if name == "basicsr" else ()
 
-    def names(self, spec: RCANSpec, in_file: set[str]) -> dict[str, str]:
-        layers = [("head", self.head), ("tail", self.tail), ("body_end", self.body_end.format(G=spec.groups))]
-        parts = {
-            "conv1": self.conv1,
-            "conv2": self.conv2,
-            "attention.squeeze": self.squeeze,
-            "attention.expand": self.expand,
-        }
-        for g in range(spec.groups):
-            layers.append((f"groups.{g}.conv", self.group_conv.format(g=g, n=spec.depth)))
-            for b in range(spec.depth):
-                block = self.block.format(g=g, b=b)
-                layers += [(f"groups.{g}.blocks.{b}.{conv}", f"{block}.{there}") for conv, there in parts.items()]
-        return self.tensor_names(spec, layers)
+    return long_skip_dialect(
+        name, layers, sizes, lambda spec: {"g": spec.groups, "b": spec.depth}, *code_bases, **options
+    )
 
 
-OFFICIAL = RCANNaming(
-    head="head.0",
-    block="body.{g}.body.{b}",
-    conv1="body.0",
-    conv2="body.2",
-    squeeze="body.3.conv_du.0",
-    expand="body.3.conv_du.2",
-    group_conv="body.{g}.body.{n}",
-    body_end="body.{G}",
-    upsampler="tail.0",
-    tail="tail.1",
-)
-FAKD = replace(OFFICIAL, block="body_group{g}.body.{b}", group_conv="body_group{g}.body.{n}", body_end="body_tail")
-BASICSR = RCANNaming(
-    head="conv_first",
-    block="body.{g}.residual_group.{b}",
-    conv1="rcab.0",
-    conv2="rcab.2",
-    squeeze="rcab.3.attention.1",
-    expand="rcab.3.attention.3",
-    group_conv="body.{g}.conv",
-    body_end="conv_after_body",
-    upsampler="upsample",
-    tail="conv_last",
-    mean_in_file=False,
-)
-CSD = RCANNaming(
-    head="head_conv",
-    block="body.{g}.body.{b}",
-    conv1="body.0",
-    conv2="body.1",
-    squeeze="caLayer.conv_du.0",
-    expand="caLayer.conv_du.1",
-    group_conv="body.{g}.conv",
-    body_end="body_conv",
-    upsampler="upsampler.blocks",
-    step=1,
-    tail="tail_conv",
-)
+OFFICIAL = {
+    "head": "head.0",
+    "tail": "tail.1",
+    "body_end": "body.{g}",
+    "groups.{g}.conv": "body.{g}.body.{b}",
+    "groups.{g}.blocks.{b}.conv1": "body.{g}.body.{b}.body.0",
+    "groups.{g}.blocks.{b}.conv2": "body.{g}.body.{b}.body.2",
+    "groups.{g}.blocks.{b}.attention.squeeze": "body.{g}.body.{b}.body.3.conv_du.0",
+    "groups.{g}.blocks.{b}.attention.expand": "body.{g}.body.{b}.body.3.conv_du.2",
+    "upsampler.convs.{k}": "tail.0.{2*k}",
+}
+FAKD = {here: there.replace("body.{g}.", "body_group{g}.") for here, there in OFFICIAL.items()} | {
+    "body_end": "body_tail"
+}
+BASICSR = {
+    "head": "conv_first",
+    "tail": "conv_last",
+    "body_end": "conv_after_body",
+    "groups.{g}.conv": "body.{g}.conv",
+    "groups.{g}.blocks.{b}.conv1": "body.{g}.residual_group.{b}.rcab.0",
+    "groups.{g}.blocks.{b}.conv2": "body.{g}.residual_group.{b}.rcab.2",
+    "groups.{g}.blocks.{b}.attention.squeeze": "body.{g}.residual_group.{b}.rcab.3.attention.1",
+    "groups.{g}.blocks.{b}.attention.expand": "body.{g}.residual_group.{b}.rcab.3.attention.3",
+    "upsampler.convs.{k}": "upsample.{2*k}",
+}
+CSD = {
+    "head": "head_conv",
+    "tail": "tail_conv",
+    "body_end": "body_conv",
+    "groups.{g}.conv": "body.{g}.conv",
+    "groups.{g}.blocks.{b}.conv1": "body.{g}.body.{b}.body.0",
+    "groups.{g}.blocks.{b}.conv2": "body.{g}.body.{b}.body.1",
+    "groups.{g}.blocks.{b}.attention.squeeze": "body.{g}.body.{b}.caLayer.conv_du.0",
+    "groups.{g}.blocks.{b}.attention.expand": "body.{g}.body.{b}.caLayer.conv_du.1",
+    "upsampler.convs.{k}": "upsampler.blocks.{k}",
+}
 NO_RES_SCALE = {"res_scale": 1.0}
 """The multiplication by res_scale is commented out in the code of RCAN, CSD and FAKD."""
 
@@ -271,20 +252,29 @@ ARCHITECTURE = Architecture(
     ),
     dialects=(
         replace(
-            OFFICIAL.dialect(
+            _dialect(
                 "rcan",
+                OFFICIAL,
                 "rcan",
                 "edsr-pytorch",
                 marks=("body.0.body.0.body.3.conv_du.0.weight",),
-                surplus=_is_surplus,
                 fixed=NO_RES_SCALE,
+                community_name="rcan",
             ),
-            community_name="rcan",
+            surplus=_is_surplus,
         ),
-        FAKD.dialect("fakd", "fakd", marks=("body_group0.body.0.body.3.conv_du.0.weight",), fixed=NO_RES_SCALE),
-        BASICSR.dialect("basicsr", "basicsr", marks=("body.0.residual_group.0.rcab.0.weight",), wrapping="params"),
-        CSD.dialect(
+        _dialect("fakd", FAKD, "fakd", marks=("body_group0.body.0.body.3.conv_du.0.weight",), fixed=NO_RES_SCALE),
+        _dialect(
+            "basicsr",
+            BASICSR,
+            "basicsr",
+            marks=("body.0.residual_group.0.rcab.0.weight",),
+            wrapping="params",
+            mean_in_file=False,
+        ),
+        _dialect(
             "csd",
+            CSD,
             "csd",
             marks=("body.0.body.0.caLayer.conv_du.0.weight",),
             wrapping="model_state_dict > module.*",

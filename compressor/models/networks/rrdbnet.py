@@ -12,8 +12,7 @@ BasicSR's ×2 and ×1 are the ×4 network behind an unshuffle of the image by 2 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, ClassVar, TypeVar
@@ -38,9 +37,11 @@ from compressor.models.networks.dialect import (
     Reading,
     State,
     columns,
-    count,
+    count_layers,
+    filled,
     has_names,
     has_tensors,
+    named,
     rows,
     weight_and_bias,
 )
@@ -233,35 +234,52 @@ def linear(spec: RRDBNetSpec) -> LinearPlan:
     return LinearPlan((*layers, tail), kinds, blocks, slopes=slopes, image_layers=len(spec.ups) + 2)
 
 
-@dataclass(frozen=True)
-class RRDBNaming:
-    """The names of a code base: {i} is the block, {d} the dense block, {c} the convolution, {N} the count of blocks."""
+CONV, STEP = "blocks.{i}.dense.{d}.conv{c+1}", "upsampler.convs.{k}"
+OLD = {
+    "head": "model.0",
+    "body_end": "model.1.sub.{i}",
+    "tail": "model.{3*k+4}",
+    STEP: "model.{3*k+3}",
+    "upsampler.hr": "model.{3*k+2}",
+    CONV: "model.1.sub.{i}.RDB{d+1}.conv{c+1}.0",
+}
+NEW = {
+    "head": "conv_first",
+    "body_end": "trunk_conv",
+    "tail": "conv_last",
+    STEP: "upconv{k+1}",
+    "upsampler.hr": "HRconv",
+    CONV: "RRDB_trunk.{i}.RDB{d+1}.conv{c+1}",
+}
+BASICSR = {
+    "head": "conv_first",
+    "body_end": "conv_body",
+    "tail": "conv_last",
+    STEP: "conv_up{k+1}",
+    "upsampler.hr": "conv_hr",
+    CONV: "body.{i}.rdb{d+1}.conv{c+1}",
+}
 
-    head: str
-    conv: str
-    body_end: str
-    up: Callable[[int], str]
-    hr: Callable[[int], str]
-    tail: Callable[[int], str]
-    """`up` is the name of a step, counted from 1; `hr` and `tail` depend on the number of steps."""
 
-    def read(self, state: State, scale: int | None) -> Reading:
-        pattern = re.escape(self.conv.format(i="#", d=1, c=1)).replace(r"\#", r"(\d+)")
-        depth = count(state, pattern)
-        steps = next(found for found in range(len(state) + 1) if f"{self.up(found + 1)}.weight" not in state)
-        channels, inputs = rows(state, f"{self.tail(steps)}.weight"), columns(state, f"{self.head}.weight")
+def _dialect(name: str, layers: Mapping[str, str], *code_bases: str, **options: Any) -> Dialect:
+    head, first = (f"{filled(layers[layer], {'i': 0, 'd': 0, 'c': 0})}.weight" for layer in ("head", CONV))
+
+    def read(state: State, scale: int | None) -> Reading:
+        depth = count_layers(state, layers[CONV], d=0, c=0)
+        steps = next(k for k in range(len(state) + 1) if f"{filled(layers[STEP], {'k': k})}.weight" not in state)
+        channels, inputs = rows(state, f"{filled(layers['tail'], {'k': steps})}.weight"), columns(state, head)
         sides = {channels * side**2: side for side in (1, 2, 4)}
         if inputs not in sides:
             raise SrkdError(
-                f"{self.head}.weight has {inputs} columns for {channels} channels, not 1, 4 or 16 for each: a variant "
-                "for videos or with more inputs"
+                f"{head} has {inputs} columns for {channels} channels, not 1, 4 or 16 for each: a variant for videos "
+                "or with more inputs"
             )
         factor = 3 if scale == 3 and steps == 1 else 2**steps
         if factor % sides[inputs]:
             raise SrkdError(f"an image unshuffled by {sides[inputs]} is not enlarged x{factor} again")
         fields = {
-            "width": rows(state, f"{self.head}.weight"),
-            "growth": rows(state, f"{self.conv.format(i=0, d=1, c=1)}.weight"),
+            "width": rows(state, head),
+            "growth": rows(state, first),
             "depth": depth,
             "channels": channels,
             "unshuffle": sides[inputs],
@@ -269,49 +287,10 @@ class RRDBNaming:
         }
         return Reading(fields)
 
-    def names(self, spec: RRDBNetSpec, in_file: set[str]) -> dict[str, str]:
-        steps = len(spec.ups)
-        layers = [("head", self.head), ("body_end", self.body_end.format(N=spec.depth)), ("tail", self.tail(steps))]
-        layers += [(f"upsampler.convs.{k}", self.up(k + 1)) for k in range(steps)]
-        layers.append(("upsampler.hr", self.hr(steps)))
-        layers += [
-            (f"blocks.{i}.dense.{d - 1}.conv{c}", self.conv.format(i=i, d=d, c=c))
-            for i in range(spec.depth)
-            for d in DENSE
-            for c in CONVS
-        ]
-        return weight_and_bias(*layers)
+    def names(spec: RRDBNetSpec, in_file: set[str]) -> dict[str, str]:
+        return weight_and_bias(named(layers, i=spec.depth, d=len(DENSE), c=len(CONVS), k=len(spec.ups)))
 
-    def dialect(self, name: str, *code_bases: str, **options: Any) -> Dialect:
-        first = f"{self.conv.format(i=0, d=1, c=1)}.weight"
-        recognises = has_tensors(f"{self.head}.weight", first)
-        return Dialect(name, recognises, self.read, self.names, code_bases=(*code_bases, name), **options)
-
-
-OLD = RRDBNaming(
-    head="model.0",
-    conv="model.1.sub.{i}.RDB{d}.conv{c}.0",
-    body_end="model.1.sub.{N}",
-    up=lambda step: f"model.{3 * step}",
-    hr=lambda steps: f"model.{3 * steps + 2}",
-    tail=lambda steps: f"model.{3 * steps + 4}",
-)
-NEW = RRDBNaming(
-    head="conv_first",
-    conv="RRDB_trunk.{i}.RDB{d}.conv{c}",
-    body_end="trunk_conv",
-    up=lambda step: f"upconv{step}",
-    hr=lambda steps: "HRconv",
-    tail=lambda steps: "conv_last",
-)
-BASICSR = RRDBNaming(
-    head="conv_first",
-    conv="body.{i}.rdb{d}.conv{c}",
-    body_end="conv_body",
-    up=lambda step: f"conv_up{step}",
-    hr=lambda steps: "conv_hr",
-    tail=lambda steps: "conv_last",
-)
+    return Dialect(name, has_tensors(head, first), read, names, code_bases=(*code_bases, name), **options)
 
 
 def _shuffles(state: State) -> bool:
@@ -342,8 +321,8 @@ ARCHITECTURE = Architecture(
         replace(_SMALL, scale=1, width=6, growth=4, depth=1, channels=1),
     ),
     dialects=(
-        BASICSR.dialect("real-esrgan", "basicsr", wrapping="params"),
-        NEW.dialect("esrgan", community_name="esrgan"),
-        OLD.dialect("esrgan-old"),
+        _dialect("real-esrgan", BASICSR, "basicsr", wrapping="params"),
+        _dialect("esrgan", NEW, community_name="esrgan"),
+        _dialect("esrgan-old", OLD),
     ),
 )

@@ -44,6 +44,7 @@ from compressor.models.networks.dialect import (
     count,
     has_names,
     has_tensors,
+    named,
     rows,
     shuffle_scale,
     weight_and_bias,
@@ -297,10 +298,8 @@ def _with_branches(state: State) -> State:
 CONV3XC = Folding(_collapsed, _with_branches)
 
 
-def trunk_names(depth: int, *layers: tuple[str, str]) -> dict[str, str]:
-    """Return the names of a trunk's tensors, and of other layers."""
-    blocks = [(f"trunk.blocks.{k}.c{i}", f"block_{k + 1}.c{i}_r.eval_conv") for k in range(depth) for i in (1, 2, 3)]
-    return weight_and_bias(*layers, *blocks, ("trunk.fuse", "conv_cat"))
+TRUNK = {"trunk.blocks.{k}.c{i+1}": "block_{k+1}.c{i+1}_r.eval_conv", "trunk.fuse": "conv_cat"}
+"""The names of a trunk's layers in files."""
 
 
 def count_blocks(state: State) -> int:
@@ -323,8 +322,8 @@ def _read(state: State, scale: int | None) -> Reading:
 
 
 def _names(spec: SPANSpec, in_file: set[str]) -> dict[str, str]:
-    ends = [("head", "conv_1.eval_conv"), ("trunk.end", "conv_2.eval_conv"), ("tail", "upsampler.0")]
-    return trunk_names(spec.depth, *ends)
+    ends = {"head": "conv_1.eval_conv", "trunk.end": "conv_2.eval_conv", "tail": "upsampler.0"}
+    return weight_and_bias(named(ends | TRUNK, k=spec.depth, i=3))
 
 
 def _companions(spec: SPANSpec) -> Companions:

@@ -19,10 +19,21 @@ from torch.nn import functional as F
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import AxisPlan
 from compressor.models.networks.base import Architecture, Descriptor, Spec, Tap
-from compressor.models.networks.dialect import Dialect, Reading, State, columns, has_tensors, rows, shuffle_scale
+from compressor.models.networks.dialect import (
+    Dialect,
+    Reading,
+    State,
+    columns,
+    has_tensors,
+    named,
+    rows,
+    shuffle_scale,
+    weight_and_bias,
+)
 from compressor.models.networks.linear_plan import HeldGate, LinearPlan
 from compressor.models.networks.span import (
     CONV3XC,
+    TRUNK,
     SpanBlock,
     SpanTrunk,
     conv3,
@@ -30,7 +41,6 @@ from compressor.models.networks.span import (
     require_sizes,
     trunk_axes,
     trunk_linear,
-    trunk_names,
     trunk_taps,
 )
 from compressor.models.networks.unshuffle import UnshufflingNetwork
@@ -162,8 +172,9 @@ def _read(state: State, scale: int | None) -> Reading:
 
 def _names(spec: SPANF3Spec, in_file: set[str]) -> dict[str, str]:
     head = "conv_1.1" if spec.unshuffle > 1 else "conv_1"
-    gates = [(f"trunk.blocks.{k}.attention", f"block_{k + 1}.att_conv") for k in range(spec.depth)]
-    return trunk_names(spec.depth, ("head", f"{head}.eval_conv"), *gates, ("tail", "to_pixel.eval_conv"))
+    ends = {"head": f"{head}.eval_conv", "tail": "to_pixel.eval_conv"}
+    gates = {"trunk.blocks.{k}.attention": "block_{k+1}.att_conv"}
+    return weight_and_bias(named(ends | TRUNK | gates, k=spec.depth, i=3))
 
 
 def _dialect(name: str, mark: str, **options: Any) -> Dialect:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from compressor.models.networks.dialect import (
     columns,
     count,
     has_tensors,
+    named,
     rows,
     shuffle_scale,
     weight_and_bias,
@@ -82,40 +82,38 @@ def _read(state: State, scale: int | None) -> Reading:
     return Reading(fields, (assumed,), notes)
 
 
+LAYER = {
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "attention.qkv": "attn.qkv",
+    "attention.proj": "attn.proj",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+TAILS = {
+    "pixelshuffle": {"tail": "conv_last", "upsampler.convs.{k}": "upsample.{2*k}"},
+    "pixelshuffledirect": {"tail": "upsample.0"},
+    "nearest+conv": {"tail": "conv_last"} | {f"upsampler.{name}": f"conv_{name}" for name in ("up1", "up2", "hr")},
+    "none": {"tail": "conv_last"},
+}
+
+
 def _names(spec: SwinIRSpec, in_file: set[str]) -> dict[str, str]:
-    layers = [("head", "conv_first"), ("embed_norm", "patch_embed.norm"), ("norm", "norm")]
-    layers += _connection(spec, "body_end", "conv_after_body")
-    layers += list(_tail(spec))
-    names = {}
-    for g, depth in enumerate(spec.depths):
-        layers += _connection(spec, f"groups.{g}.conv", f"layers.{g}.conv")
-        for k in range(depth):
-            layer, there = f"groups.{g}.layers.{k}", f"layers.{g}.residual_group.blocks.{k}"
-            layers += [(f"{layer}.{norm}", f"{there}.{norm}") for norm in ("norm1", "norm2")]
-            layers += [(f"{layer}.attention.{linear}", f"{there}.attn.{linear}") for linear in ("qkv", "proj")]
-            layers += [(f"{layer}.{linear}", f"{there}.mlp.{linear}") for linear in ("fc1", "fc2")]
-            names[f"{layer}.attention.bias_table"] = f"{there}.attn.relative_position_bias_table"
-    return weight_and_bias(*layers) | names
-
-
-def _connection(spec: SwinIRSpec, layer: str, there: str) -> list[tuple[str, str]]:
-    suffixes = [""] if spec.connection == "1conv" else [".0", ".2", ".4"]
-    return [(layer + suffix, there + suffix) for suffix in suffixes]
-
-
-def _tail(spec: SwinIRSpec) -> Iterator[tuple[str, str]]:
-    if spec.upsampler == "pixelshuffledirect":
-        yield "tail", "upsample.0"
-        return
-    yield "tail", "conv_last"
-    if spec.upsampler == "none":
-        return
-    yield "before_upsampler", "conv_before_upsample.0"
-    if spec.upsampler == "nearest+conv":
-        yield from ((f"upsampler.{name}", f"conv_{name}") for name in ("up1", "up2", "hr"))
-    else:
-        steps = range(len(upsampler_factors(spec.scale)))
-        yield from ((f"upsampler.convs.{k}", f"upsample.{2 * k}") for k in steps)
+    layers = {"head": "conv_first", "embed_norm": "patch_embed.norm", "norm": "norm", **TAILS[spec.upsampler]}
+    if spec.has_features:
+        layers["before_upsampler"] = "conv_before_upsample.0"
+    for suffix in [""] if spec.connection == "1conv" else [".0", ".2", ".4"]:
+        layers |= {
+            f"body_end{suffix}": f"conv_after_body{suffix}",
+            f"groups.{{g}}.conv{suffix}": f"layers.{{g}}.conv{suffix}",
+        }
+    steps = len(upsampler_factors(spec.scale)) if spec.upsampler == "pixelshuffle" else 0
+    layers, tables = named(layers, g=len(spec.depths), k=steps), {}
+    for g, k in ((g, k) for g, depth in enumerate(spec.depths) for k in range(depth)):
+        layer, there = f"groups.{g}.layers.{k}", f"layers.{g}.residual_group.blocks.{k}"
+        layers |= {f"{layer}.{name}": f"{there}.{theirs}" for name, theirs in LAYER.items()}
+        tables[f"{layer}.attention.bias_table"] = f"{there}.attn.relative_position_bias_table"
+    return weight_and_bias(layers) | tables
 
 
 def _window_buffers(spec: SwinIRSpec) -> Companions:
