@@ -20,8 +20,7 @@ from torch.nn import functional as F
 
 from compressor.base.randomness import next_torch_seed, torch_seed
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import ResidualBlock
-from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
+from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, ResidualBlock, Upsampler
 from compressor.training.calibration import Calibrated
 from compressor.training.method import FeaturePair, Kind, Method
 from compressor.training.step import Step

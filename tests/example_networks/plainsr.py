@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.models.networks.axes import Axis, AxisPlan, Repeat
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import (
     Architecture,
     Descriptor,
@@ -25,7 +25,7 @@ from compressor.models.networks.base import (
     Tap,
     require_positive,
 )
-from compressor.models.networks.dialect import Dialect, Reading, State, count, rows
+from compressor.models.networks.dialect import Dialect, Reading, State, count, named, rows, weight_and_bias
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class PlainSpec(Spec):
 
 class PlainSR(Network):
     spec: PlainSpec
+    repeated = "layers"
 
     def __init__(self, spec: PlainSpec) -> None:
         super().__init__()
@@ -50,12 +51,6 @@ class PlainSR(Network):
         )
         self.tail = nn.Conv2d(spec.width, 3 * spec.scale**2, 3, padding=1)
 
-    def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        return self.head(lr)
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        return self.layers(feature)
-
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         return F.pixel_shuffle(self.tail(feature + shallow), self.spec.scale)
 
@@ -65,21 +60,13 @@ class PlainSR(Network):
 
     @property
     def taps(self) -> dict[str, Tap]:
-        layers = {f"body[{k}]": Tap(f"layers.{k}") for k in range(self.spec.depth)}
-        return {"head": Tap("head"), **layers, "body_end": Tap("layers"), "pre_up": Tap("tail", "input")}
+        return {**super().taps, "body_end": Tap("layers"), "pre_up": Tap("tail", "input")}
 
 
 def axes(spec: PlainSpec) -> AxisPlan:
-    parameters = {
-        "head.weight": ("width", "rgb"),
-        "head.bias": ("width",),
-        "layers.*.0.weight": ("width", "width"),
-        "layers.*.0.bias": ("width",),
-        "tail.weight": ("shuffled", "width"),
-        "tail.bias": ("shuffled",),
-    }
+    weights = {"head": ("width", "rgb"), "layers.*.0": ("width", "width"), "tail": ("shuffled", "width")}
     sizes = {"width": Axis(spec.width), "rgb": Axis(3), "shuffled": Axis(3 * spec.scale**2)}
-    return AxisPlan(sizes, parameters, (Repeat("layers", spec.depth),))
+    return AxisPlan(sizes, layer_axes(weights), (Repeat("layers", spec.depth),))
 
 
 def _read(state: State, scale: int | None) -> Reading:
@@ -94,8 +81,8 @@ def _read(state: State, scale: int | None) -> Reading:
 
 
 def _names(spec: PlainSpec, in_file: set[str]) -> dict[str, str]:
-    layers = {"head": "first", "tail": "last", **{f"layers.{k}.0": f"middle.{k}.0" for k in range(spec.depth)}}
-    return {f"{here}.{kind}": f"{there}.{kind}" for here, there in layers.items() for kind in ("weight", "bias")}
+    layers = {"head": "first", "layers.{k}.0": "middle.{k}.0", "tail": "last"}
+    return weight_and_bias(named(layers, k=spec.depth))
 
 
 ARCHITECTURE = Architecture(

@@ -180,9 +180,9 @@ def test_golden_states_come_home_as_they_left() -> None:
         raw = torch.load(case, weights_only=True)
         raw = raw.get("params_ema", raw.get("params", raw))
         home, _ = state_in_dialect(loaded.network, dialect)
-        if dialect.folding is not None:  # branches come home in another form, of the same names and shapes
+        if dialect.fold is not None:  # branches come home in another form, of the same names and shapes
             assert {key: tensor.shape for key, tensor in home.items()} == {key: t.shape for key, t in raw.items()}, name
-            (raw, _), (home, _) = dialect.folding.fold(raw), dialect.folding.fold(home)  # type: ignore[assignment]
+            (raw, _), (home, _) = dialect.fold(raw), dialect.fold(home)  # type: ignore[assignment]
         assert home.keys() == raw.keys(), name
         for key, tensor in raw.items():
             if key.endswith("attn_mask"):  # of the test's own small training size

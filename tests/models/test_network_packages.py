@@ -162,8 +162,6 @@ def names_in(path: Path) -> tuple[set[str], set[str]]:
 def test_a_network_inside_touches_its_file_and_the_registry() -> None:
     """With its test, its row in the table of networks and possibly golden outputs, this is at most five files."""
     registered = architecture.__module__.replace(".", "/") + ".py"
-    parts = {"compressor.models.networks.edsr": {"recipes/methods/ds.py"}}
-    """Files that may use its residual block."""
     for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
         texts, imports = names_in(path)
         place = path.relative_to(ROOT).as_posix()
@@ -171,7 +169,7 @@ def test_a_network_inside_touches_its_file_and_the_registry() -> None:
             continue
         for name, entry in NETWORKS.items():
             module = entry.where.partition(":")[0]
-            if place.startswith("compressor/models/networks/") or place in parts.get(module, ()):
+            if place.startswith("compressor/models/networks/"):
                 continue  # CARN-M is based on CARN, and files in EDSR's dialects may use names of RCAN's code base
             assert name not in texts, f"{place} names the network {name}: let its file say what is needed"
             assert module not in imports, f"{place} imports the network {name}: let its file say what is needed"

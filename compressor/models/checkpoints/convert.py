@@ -123,13 +123,11 @@ def state_in_dialect(network: Network, dialect: Dialect) -> tuple[State, tuple[s
                 f"{dialect.name} files know only {name}={value}, this network has {name}={fields[name]}, and its "
                 f"outputs would change: convert to {' or '.join([*others, OWN_DIALECT])}"
             )
-    companions = dialect.companions(network.spec)
+    companions, notes = dialect.companions(network.spec)
     tensors = network.state_dict()
     names = dialect.names(network.spec, set())
     state = {there: tensors[here].detach().cpu().clone().contiguous() for here, there in names.items()}
-    if dialect.folding is not None:
-        state = dict(dialect.folding.unfold(state))
-    return {**companions.tensors, **state}, companions.notes
+    return {**companions, **dialect.unfold(state)}, notes
 
 
 def _read_back(network: Network, dialect: Dialect, state: State) -> Mapping[str, Any]:

@@ -140,7 +140,7 @@ def _fit_any(
         _refuse_relatives(state)
         dialects = [(family, dialect) for family, dialect in _dialects() if dialect.recognises(state)]
         for family, dialect in dialects:
-            if dialect.folding is not None:
+            if dialect.fold is not None:
                 _require_own_values(_size_of(state), container.size_bytes)
             try:
                 match = _read(family, dialect, state, scale, options)
@@ -176,8 +176,8 @@ def _read(
     """Return the spec of tensors with the names of a dialect."""
     notes: tuple[str, ...] = ()
     try:
-        if dialect.folding is not None:
-            state, notes = dialect.folding.fold(state)
+        if dialect.fold is not None:
+            state, notes = dialect.fold(state)
         reading = dialect.read(state, scale)
     except UsageError:
         raise

@@ -244,21 +244,27 @@ class Network(ImageModel):
     """A network of srkd: float RGB in [0,1], NCHW, in and out; a code base's own value range is applied inside.
 
     Parts: `stem(lr)` returns the shallow feature, `body(feature)` runs the repeated blocks, and `finish(feature,
-    shallow, lr)` ends with the network's own tail, so that an intermediate feature can be finished, too.
+    shallow, lr)` ends with the network's own tail, so that an intermediate feature can be finished, too. Most networks
+    name their layers head, blocks, body_end, upsampler and tail; others have parts and taps of their own.
     """
+
+    repeated: ClassVar[str] = "blocks"
+    """The module whose children are the repeated blocks."""
 
     spec: Spec
     """The configuration of the network, everything but its weights."""
     quantisation: Quantisation | None = None
     """The quantisation of the network; None: a float network."""
 
-    @abstractmethod
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
         """Return the shallow feature: the output of the first layers, before the repeated blocks."""
+        shallow: torch.Tensor = self.get_submodule("head")(lr)
+        return shallow
 
-    @abstractmethod
     def body(self, feature: torch.Tensor) -> torch.Tensor:
         """Return the deep feature: the output of the repeated blocks."""
+        deep: torch.Tensor = self.get_submodule(self.repeated)(feature)
+        return deep
 
     @abstractmethod
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
@@ -312,9 +318,11 @@ class Network(ImageModel):
         self.load_state_dict(deployed.state_dict(), strict=True)
 
     @property
-    @abstractmethod
     def taps(self) -> dict[str, Tap]:
         """The tap of each canonical address (head, body[k], body_end, pre_up)."""
+        blocks = [f"{self.repeated}.{name}" for name, _ in self.get_submodule(self.repeated).named_children()]
+        taps = {f"body[{k}]": Tap(block) for k, block in enumerate(blocks)}
+        return {"head": Tap("head"), **taps, "body_end": Tap("body_end"), "pre_up": Tap("upsampler", "input")}
 
     @property
     def network(self) -> Network:

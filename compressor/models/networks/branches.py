@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.models.networks.collapse import Kernel, in_parallel, in_series
+from compressor.models.networks.layers import conv3
 
 EXPANSION = 2
 """Channels in the longest branch for each of the layer's, as in Conv3XC of SPAN and the re-parameterised ECBSR."""
@@ -24,7 +25,7 @@ class BranchedConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, identity: bool) -> None:
         super().__init__()
         self.identity = identity
-        self.main = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.main = conv3(inputs, outputs)
         self.point = nn.Conv2d(inputs, outputs, 1)
         self.expand = nn.Conv2d(inputs, EXPANSION * inputs, 1)
         self.middle = nn.Conv2d(EXPANSION * inputs, EXPANSION * outputs, 3)

@@ -14,14 +14,13 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Tap
 from compressor.models.networks.dialect import (
-    Companions,
     Dialect,
+    NotedState,
     Reading,
     State,
     named,
@@ -30,9 +29,15 @@ from compressor.models.networks.dialect import (
     weight_and_bias,
 )
 from compressor.models.networks.edsr_family import ShiftedSpec, constant_mean_shift, mean_shift_layers, mean_shifts
-from compressor.models.networks.layers import Upsampler, scale_from_upsampler, upsampler_factors, upsampler_reach
+from compressor.models.networks.layers import (
+    ResidualBlock,
+    Upsampler,
+    conv3,
+    scale_from_upsampler,
+    upsampler_factors,
+    upsampler_reach,
+)
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
-from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)
@@ -41,20 +46,15 @@ class CARNSpec(ShiftedSpec):
     img_range: float = field(default=1.0, kw_only=True)
 
 
-class CarnBlock(nn.Module):
+class CarnBlock(ResidualBlock):
     """A residual block: ReLU(x + conv(ReLU(conv(x))))."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.shortcut, self.hidden, self.branch = Shortcut(), Place(signed=False), Place()
+        super().__init__(width)
         self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch_input, skip = self.shortcut(x)
-        branch = self.conv2(self.hidden(F.relu(self.conv1(branch_input))))
-        joined: torch.Tensor = self.relu(skip + self.branch(branch))
+        joined: torch.Tensor = self.relu(super().forward(x))
         return joined
 
 
@@ -84,10 +84,10 @@ class CARN(Network):
         super().__init__()
         self.spec = spec
         self.sub_mean, self.add_mean = mean_shifts(spec)
-        self.entry = nn.Conv2d(3, spec.width, 3, padding=1)
+        self.entry = conv3(3, spec.width)
         self.cascade = Cascade(spec.width, [self.block() for _ in range(3)])
         self.upsampler = Upsampler(spec.scale, spec.width, groups=self.upsampler_groups(), relu=True)
-        self.exit = nn.Conv2d(spec.width, 3, 3, padding=1)
+        self.exit = conv3(spec.width, 3)
 
     def block(self) -> Cascade:
         return Cascade(self.spec.width, [CarnBlock(self.spec.width) for _ in range(3)])
@@ -230,9 +230,9 @@ def official_names(spec: CARNSpec, in_file: set[str], block: Mapping[str, str]) 
     return weight_and_bias(found | mean_shift_layers(spec, ".shifter"))
 
 
-def _companions(spec: CARNSpec) -> Companions:
+def _companions(spec: CARNSpec) -> NotedState:
     note = f"a file of one scale: build the network with multi_scale=False, scale={spec.scale}"
-    return Companions(constant_mean_shift(spec, ".shifter").tensors, (note,))
+    return constant_mean_shift(spec, ".shifter")[0], (note,)
 
 
 def _is_surplus(name: str) -> bool:

@@ -31,7 +31,7 @@ from compressor.models.networks.chain import ConvChain
 from compressor.models.networks.dialect import (
     Assumption,
     Dialect,
-    Folding,
+    NotedState,
     Reading,
     State,
     columns,
@@ -40,6 +40,7 @@ from compressor.models.networks.dialect import (
     shuffle_scale,
     weight_and_bias,
 )
+from compressor.models.networks.layers import conv3
 from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place
 
@@ -106,6 +107,7 @@ def _activation(act: str, width: int) -> nn.Module:
 
 class Compact(Network):
     spec: CompactSpec
+    repeated = "layers"
 
     def __init__(self, spec: CompactSpec) -> None:
         super().__init__()
@@ -117,15 +119,7 @@ class Compact(Network):
         self.tail = self.convolution(width, spec.channels * spec.scale**2)
 
     def convolution(self, inputs: int, outputs: int) -> nn.Module:
-        return nn.Conv2d(inputs, outputs, 3, padding=1)
-
-    def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        shallow: torch.Tensor = self.head(lr)
-        return shallow
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        deep: torch.Tensor = self.layers(feature)
-        return deep
+        return conv3(inputs, outputs)
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         detail = F.pixel_shuffle(self.tail(feature), self.spec.scale)
@@ -193,9 +187,8 @@ class Compact(Network):
 
     @property
     def taps(self) -> dict[str, Tap]:
-        layers = {f"body[{k}]": Tap(f"layers.{k}") for k in range(self.spec.depth)}
-        last = layers[f"body[{self.spec.depth - 1}]"]
-        return {"head": Tap("head"), **layers, "body_end": last, "pre_up": last}
+        last = Tap(f"layers.{self.spec.depth - 1}")
+        return {**super().taps, "body_end": last, "pre_up": last}
 
 
 def axes(spec: CompactSpec) -> AxisPlan:
@@ -252,7 +245,7 @@ def _recognises(state: State) -> bool:
     return slope.dim() == 1
 
 
-def _one_slope_per_channel(state: State) -> tuple[State, tuple[str, ...]]:
+def _one_slope_per_channel(state: State) -> NotedState:
     """Return the state with a slope that all channels of a layer share once for each."""
     whole = dict(state)
     for name, tensor in state.items():
@@ -270,7 +263,7 @@ SRVGG = Dialect(
     code_bases=("basicsr",),
     community_name="compact",
     wrapping="params",
-    folding=Folding(_one_slope_per_channel, lambda state: state),
+    fold=_one_slope_per_channel,
 )
 
 ARCHITECTURE = Architecture(

@@ -8,6 +8,7 @@ counter behind DUKD's table 1 does.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from compressor.base.errors import UsageError
-from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.networks.base import ImageModel, Spec
 from compressor.models.networks.image_cost import COMPARED_SIZE, Cost
 from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.operations import LiveBytes, WatchedOperations, macs_of
@@ -50,22 +51,14 @@ def cost(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_SIZE) -
 
 @lru_cache(maxsize=256)
 def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
-    counts = count_operations(spec, lr_size)
-    shifts = [name for name, module in counts.network.named_modules() if isinstance(module, MeanShift)]
-    macs = counts.macs[""] - sum(counts.macs.get(name, 0) for name in shifts)
-    return Cost(counts.network.params, macs, macs + counts.extra, lr_size)
+    layers, extra = _counted(spec, lr_size)
+    macs = sum(layer.macs for layer in layers)
+    return Cost(sum(layer.params for layer in layers), macs, macs + extra, lr_size)
 
 
 def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_SIZE) -> tuple[LayerCost, ...]:
     """Return the cost of each layer, in the order of the network; the rows add up to its parameters and MACs."""
-    counts = count_operations(network if isinstance(network, Spec) else network.require_network("a spec").spec, lr_size)
-    rows = []
-    for name, module in counts.network.named_modules():
-        macs = counts.macs_alone.get(name, 0)
-        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        if (params or macs) and not isinstance(module, MeanShift):
-            rows.append(LayerCost(name, type(module).__name__, params, macs))
-    return tuple(rows)
+    return _counted(network if isinstance(network, Spec) else network.require_network("a spec").spec, lr_size)[0]
 
 
 @lru_cache(maxsize=64)
@@ -81,38 +74,28 @@ def pixel_bytes(spec: Spec) -> int:
     return math.ceil(peak / side**2)
 
 
-@dataclass(frozen=True)
-class OperationCounts:
-    """The operations of one image in the deployed network: MACs by module ("" is the whole network), and those that
-    MAC+ adds.
-    """
-
-    network: Network
-    macs: dict[str, int]
-    macs_alone: dict[str, int]
-    """MACs by module, without those of its submodules."""
-    extra: int
-
-
-def count_operations(spec: Spec, lr_size: tuple[int, int]) -> OperationCounts:
+def _counted(spec: Spec, lr_size: tuple[int, int]) -> tuple[tuple[LayerCost, ...], int]:
+    """Return the cost of each layer of the deployed network for one image, and the operations that MAC+ adds."""
     with torch.device("meta"), torch.no_grad():
         network = build(spec.deployed)
         lr = torch.empty(1, network.descriptor.channels, lr_size[1], lr_size[0])
         with _Counter(network) as counter:
             network(lr)
-    return OperationCounts(network, counter.macs, counter.macs_alone, counter.extra)
+    rows = []
+    for name, module in network.named_modules():
+        macs = counter.macs.get(name, 0)
+        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if (params or macs) and not isinstance(module, MeanShift):
+            rows.append(LayerCost(name, type(module).__name__, params, macs))
+    return tuple(rows), counter.extra
 
 
 class _Counter(WatchedOperations):  # type: ignore[no-untyped-call]
-    """A counter of MACs for each module that is running during an operation, and for "", the whole network.
-
-    `extra` counts the operations that MAC+ adds.
-    """
+    """A counter of MACs for the innermost module that runs during an operation, and of what MAC+ adds: `extra`."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.macs = {"": 0}
-        self.macs_alone: dict[str, int] = {}
+        self.macs: Counter[str] = Counter()
         self.within = [""]
         self.extra = 0
         self._hooks = [hook for name, module in network.named_modules() if name for hook in self._follow(name, module)]
@@ -129,11 +112,7 @@ class _Counter(WatchedOperations):  # type: ignore[no-untyped-call]
         return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
 
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
-        macs = macs_of(function, arguments, options, result)
-        if macs:
-            for name in set(self.within):
-                self.macs[name] = self.macs.get(name, 0) + macs
-            self.macs_alone[self.within[-1]] = self.macs_alone.get(self.within[-1], 0) + macs
+        self.macs[self.within[-1]] += macs_of(function, arguments, options, result)
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]

@@ -15,6 +15,8 @@ from compressor.base.errors import SrkdError
 from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
 
 State = Mapping[str, torch.Tensor]
+NotedState = tuple[State, tuple[str, ...]]
+"""Tensors, and notes for the user."""
 Wrapping = Literal["bare", "params", "model_state_dict > module.*"]
 """The wrapping of the state dict: BasicSR and SwinIR use `params` (basicsr/models/base_model.py), CSD the
 `model_state_dict` of a DataParallel (PyTorch version/train.py); EDSR-PyTorch, RCAN, CARN and FAKD save the bare
@@ -40,29 +42,9 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Companions:
-    """Extra tensors that a code base's strict loading expects, and notes for the user who loads the file."""
-
-    tensors: State = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Folding:
-    """How the tensors of a file become those that are read, and how they are written.
-
-    `fold` returns the tensors that `Dialect.names` means, such as collapsed branches, and notes for the user; `unfold`
-    returns tensors of which `fold` makes the same, bit for bit.
-    """
-
-    fold: Callable[[State], tuple[State, tuple[str, ...]]]
-    unfold: Callable[[State], State]
-
-
-@dataclass(frozen=True)
 class Dialect:
     """The dialect of a code base: `read(state, scale)` infers a spec; `names(spec, in_file)` maps srkd's tensor names
-    one to one to the file's, after its `folding` if it has one.
+    one to one to the file's, after `fold` if it has one.
     """
 
     name: str
@@ -75,12 +57,14 @@ class Dialect:
     """The code bases that load files of this dialect."""
     wrapping: Wrapping = "bare"
     """The dictionary around the state dict in files of these code bases."""
-    companions: Callable[[Any], Companions] = lambda spec: Companions()
-    """Function that returns the extra contents of files for a spec; none by default."""
+    companions: Callable[[Any], NotedState] = lambda spec: ({}, ())
+    """Function that returns the extra tensors that strict loading expects in files of a spec; none by default."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Fields for which the code base supports only one value."""
-    folding: Folding | None = None
-    """How tensors that are not one to one are read and written; `recognises` sees those of the file."""
+    fold: Callable[[State], NotedState] | None = None
+    """Function that returns the tensors that `names` means, such as collapsed branches, and notes for the user."""
+    unfold: Callable[[State], State] = lambda state: state
+    """Function that returns tensors of which `fold` makes the same, bit for bit."""
     community_name: str | None = None
     """The network's name where people share models, if spandrel, which their programs use, reads such files."""
 

@@ -12,10 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
-from torch import nn
-from torch.nn import functional as F
-
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, PublishedSettings, Tap, require_positive
 from compressor.models.networks.dialect import Assumption, Dialect, State, count_layers, rows
@@ -26,9 +22,8 @@ from compressor.models.networks.edsr_family import (
     long_skip_dialect,
     long_skip_end,
 )
-from compressor.models.networks.layers import upsampler_reach
+from compressor.models.networks.layers import ResidualBlock, upsampler_reach
 from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
-from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)
@@ -48,26 +43,8 @@ class EDSRSpec(ShiftedSpec):
         return {**super().undetectable, "res_scale": (1.0, 0.1)}
 
 
-class ResidualBlock(nn.Module):
-    """A residual block: x + res_scale · conv(ReLU(conv(x)))."""
-
-    def __init__(self, width: int, res_scale: float) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.shortcut, self.hidden, self.branch = Shortcut(), Place(signed=False), Place()
-        self.res_scale = res_scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch_input, skip = self.shortcut(x)
-        branch: torch.Tensor = self.conv2(self.hidden(F.relu(self.conv1(branch_input))))
-        joined: torch.Tensor = skip + self.branch(branch if self.res_scale == 1.0 else branch * self.res_scale)
-        return joined
-
-
 class EDSR(LongSkipNetwork):
     spec: EDSRSpec
-    repeated = "blocks"
 
     def __init__(self, spec: EDSRSpec) -> None:
         super().__init__(spec, (ResidualBlock(spec.width, spec.res_scale) for _ in range(spec.depth)))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +15,8 @@ from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network, Spec, require_positive
 from compressor.models.networks.dialect import (
     Assumption,
-    Companions,
     Dialect,
+    NotedState,
     Reading,
     State,
     has_tensors,
@@ -30,6 +30,7 @@ from compressor.models.networks.layers import (
     DIV_FLICKR_MEAN,
     MeanShift,
     Upsampler,
+    conv3,
     scale_from_upsampler,
     upsampler_factors,
 )
@@ -74,27 +75,19 @@ def mean_shifts(spec: ShiftedSpec) -> tuple[MeanShift, MeanShift]:
 class LongSkipNetwork(Network):
     """EDSR and RCAN: a head, repeated modules, then a convolution, the long skip, the upsampler and a tail."""
 
-    repeated: ClassVar[str]
-    """The name of the sequence of repeated modules."""
-
     def __init__(self, spec: ShiftedSpec, modules: Iterator[nn.Module]) -> None:
         """`modules` are made between head and body_end: layers draw their random weights in this order."""
         super().__init__()
         self.spec = spec
         self.sub_mean, self.add_mean = mean_shifts(spec)
-        self.head = nn.Conv2d(3, spec.width, 3, padding=1)
+        self.head = conv3(3, spec.width)
         self.add_module(self.repeated, nn.Sequential(*modules))
-        self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)
+        self.body_end = conv3(spec.width, spec.width)
         self.upsampler = Upsampler(spec.scale, spec.width)
-        self.tail = nn.Conv2d(spec.width, 3, 3, padding=1)
+        self.tail = conv3(spec.width, 3)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        shallow: torch.Tensor = self.head(self.sub_mean(lr))
-        return shallow
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        deep: torch.Tensor = getattr(self, self.repeated)(feature)
-        return deep
+        return super().stem(self.sub_mean(lr))
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
@@ -102,12 +95,6 @@ class LongSkipNetwork(Network):
 
     def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         return self.add_mean.undo(image)
-
-    @property
-    def taps(self) -> dict[str, Tap]:
-        count = len(getattr(self, self.repeated))
-        modules = {f"body[{k}]": Tap(f"{self.repeated}.{k}") for k in range(count)}
-        return {"head": Tap("head"), **modules, "body_end": Tap("body_end"), "pre_up": Tap("upsampler", "input")}
 
 
 def long_skip_axes(scale: int) -> dict[str, tuple[str, ...]]:
@@ -134,14 +121,14 @@ def mean_shift_layers(spec: ShiftedSpec, suffix: str = "") -> dict[str, str]:
     return {name: f"{name}{suffix}" for name in ("sub_mean", "add_mean")} if spec.mean_shift == "file" else {}
 
 
-def constant_mean_shift(spec: ShiftedSpec, suffix: str = "") -> Companions:
+def constant_mean_shift(spec: ShiftedSpec, suffix: str = "") -> NotedState:
     """Return the mean-shift tensors that the official code derives from the constants; others are among the weights."""
     tensors: dict[str, torch.Tensor] = {}
     if spec.mean_shift == "constant":
         for name, leave in (("sub_mean", False), ("add_mean", True)):
             shift = MeanShift(spec.mean, spec.img_range, leave=leave, from_file=True)
             tensors |= {f"{name}{suffix}.weight": shift.weight, f"{name}{suffix}.bias": shift.bias}
-    return Companions(tensors)
+    return tensors, ()
 
 
 def is_mean_shift(name: str) -> bool:

@@ -1,14 +1,15 @@
-"""Layers that several networks share: the mean shift and the upsampler."""
+"""Layers that several networks share: the mean shift, a residual block and the upsampler."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
+from compressor.models.quantisation.quantisers import Place, Shortcut
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """RGB mean of DIV2K, used by EDSR, RCAN and CARN."""
@@ -84,6 +85,29 @@ class Upsampler(nn.Module):
             x = conv(x)
             x = F.pixel_shuffle(F.relu(x) if self.relu else x, factor)
         return x
+
+
+def conv3(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """A residual block: x + res_scale · attention(conv(ReLU(conv(x)))), with or without an attention."""
+
+    def __init__(self, width: int, res_scale: float = 1.0, attention: Callable[[], nn.Module] | None = None) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = conv3(width, width), conv3(width, width)
+        self.attention = None if attention is None else attention()
+        self.shortcut, self.hidden, self.branch = Shortcut(), Place(signed=False), Place()
+        self.res_scale = res_scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch_input, skip = self.shortcut(x)
+        branch: torch.Tensor = self.conv2(self.hidden(F.relu(self.conv1(branch_input))))
+        if self.attention is not None:
+            branch = self.attention(branch)
+        joined: torch.Tensor = skip + self.branch(branch if self.res_scale == 1.0 else branch * self.res_scale)
+        return joined
 
 
 def upsampler_factors(scale: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -33,8 +34,8 @@ from compressor.models.networks.edsr_family import (
     long_skip_dialect,
     long_skip_end,
 )
+from compressor.models.networks.layers import ResidualBlock, conv3
 from compressor.models.networks.linear_plan import FeatureStream, HeldGate, LinearLayer, LinearPlan, SpaceKind
-from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)
@@ -76,33 +77,14 @@ class ChannelAttention(nn.Module):
         return x * gates
 
 
-class AttentionBlock(nn.Module):
-    """A residual block: x + res_scale · attention(conv(ReLU(conv(x))))."""
-
-    def __init__(self, width: int, hidden: int, res_scale: float) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.attention = ChannelAttention(width, hidden)
-        self.shortcut, self.hidden, self.branch = Shortcut(), Place(signed=False), Place()
-        self.res_scale = res_scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch_input, skip = self.shortcut(x)
-        branch: torch.Tensor = self.attention(self.conv2(self.hidden(F.relu(self.conv1(branch_input)))))
-        joined: torch.Tensor = skip + self.branch(branch if self.res_scale == 1.0 else branch * self.res_scale)
-        return joined
-
-
 class ResidualGroup(nn.Module):
     """A residual group: x + conv(blocks(x))."""
 
     def __init__(self, spec: RCANSpec) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
-            *(AttentionBlock(spec.width, spec.hidden, spec.res_scale) for _ in range(spec.depth))
-        )
-        self.conv = nn.Conv2d(spec.width, spec.width, 3, padding=1)
+        attention = partial(ChannelAttention, spec.width, spec.hidden)
+        self.blocks = nn.Sequential(*(ResidualBlock(spec.width, spec.res_scale, attention) for _ in range(spec.depth)))
+        self.conv = conv3(spec.width, spec.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         branch: torch.Tensor = self.conv(self.blocks(x))

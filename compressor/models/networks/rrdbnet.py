@@ -45,6 +45,7 @@ from compressor.models.networks.dialect import (
     rows,
     weight_and_bias,
 )
+from compressor.models.networks.layers import conv3
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 from compressor.models.networks.unshuffle import UnshufflingNetwork
 
@@ -96,7 +97,7 @@ class DenseBlock(nn.Module):
         super().__init__()
         for number in CONVS:
             outputs = growth if number < CONVS[-1] else width
-            self.add_module(f"conv{number}", nn.Conv2d(width + (number - 1) * growth, outputs, 3, padding=1))
+            self.add_module(f"conv{number}", conv3(width + (number - 1) * growth, outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         known = [x]
@@ -124,8 +125,8 @@ class NearestSteps(nn.Module):
     def __init__(self, width: int, factors: tuple[int, ...]) -> None:
         super().__init__()
         self.factors = factors
-        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in factors)
-        self.hr = nn.Conv2d(width, width, 3, padding=1)
+        self.convs = nn.ModuleList(conv3(width, width) for _ in factors)
+        self.hr = conv3(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for factor, conv in zip(self.factors, self.convs, strict=True):
@@ -139,19 +140,11 @@ class RRDBNet(UnshufflingNetwork):
     def __init__(self, spec: RRDBNetSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.head = nn.Conv2d(spec.channels * spec.unshuffle**2, spec.width, 3, padding=1)
+        self.head = conv3(spec.channels * spec.unshuffle**2, spec.width)
         self.blocks = nn.Sequential(*(Block(spec.width, spec.growth) for _ in range(spec.depth)))
-        self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)
+        self.body_end = conv3(spec.width, spec.width)
         self.upsampler = NearestSteps(spec.width, spec.ups)
-        self.tail = nn.Conv2d(spec.width, spec.channels, 3, padding=1)
-
-    def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        shallow: torch.Tensor = self.head(self.unshuffled(lr))
-        return shallow
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        deep: torch.Tensor = self.blocks(feature)
-        return deep
+        self.tail = conv3(spec.width, spec.channels)
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         return self.cropped(self.tail(self.upsampler(self.body_end(feature) + shallow)), lr)
@@ -161,20 +154,7 @@ class RRDBNet(UnshufflingNetwork):
 
     @property
     def descriptor(self) -> Descriptor:
-        """The descriptor: any size is allowed. Unshuffled squares start at the top left; tiles keep to their grid."""
-        u = self.spec.unshuffle
-        return Descriptor(
-            scale=self.spec.scale,
-            channels=self.spec.channels,
-            receptive_radius=(15 * self.spec.depth + 2 + _reach(self.spec.ups)) * u,
-            window=u,
-            mirror_repeats_edge=u == 1,
-        )
-
-    @property
-    def taps(self) -> dict[str, Tap]:
-        blocks = {f"body[{k}]": Tap(f"blocks.{k}") for k in range(self.spec.depth)}
-        return {"head": Tap("head"), **blocks, "body_end": Tap("body_end"), "pre_up": Tap("upsampler", "input")}
+        return self.bounded(15 * self.spec.depth + 2 + _reach(self.spec.ups))
 
 
 def _reach(factors: tuple[int, ...]) -> int:

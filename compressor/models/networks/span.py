@@ -13,7 +13,7 @@ This file also holds what SPANF3 shares: the trunk, its axes and linear layers, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,21 +23,12 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import (
-    Architecture,
-    Descriptor,
-    Network,
-    Spec,
-    Tap,
-    require_image,
-    require_positive,
-)
+from compressor.models.networks.base import Architecture, Descriptor, Spec, Tap, require_image, require_positive
 from compressor.models.networks.collapse import Kernel, in_parallel, in_series
 from compressor.models.networks.dialect import (
     Assumption,
-    Companions,
     Dialect,
-    Folding,
+    NotedState,
     Reading,
     State,
     columns,
@@ -49,8 +40,9 @@ from compressor.models.networks.dialect import (
     shuffle_scale,
     weight_and_bias,
 )
-from compressor.models.networks.layers import DIV2K_MEAN, MeanShift
+from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, conv3
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, OwnGate, SpaceKind
+from compressor.models.networks.unshuffle import UnshufflingNetwork
 from compressor.models.quantisation.quantisers import Place, Shortcut
 
 NO_MEAN = (0.0, 0.0, 0.0)
@@ -94,10 +86,6 @@ def require_sizes(spec: Any) -> None:
     require_positive(spec, "width")
     require_positive(spec, "depth", limit=1024)
     require_image(spec, 1, 2, 3, 4, 8)
-
-
-def conv3(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
 class SpanBlock(nn.Module):
@@ -144,52 +132,55 @@ class SpanTrunk(nn.Module):
         return fused
 
 
-class SPAN(Network):
-    spec: SPANSpec
+class SpanNetwork(UnshufflingNetwork):
+    """A first layer, the trunk, and the image of the fused feature alone."""
 
-    def __init__(self, spec: SPANSpec) -> None:
+    repeated = "trunk"
+
+    def __init__(
+        self, spec: Any, blocks: Iterable[SpanBlock], end: Callable[[], nn.Module], sub_mean: MeanShift | None = None
+    ) -> None:
+        """`end` and `blocks` are made behind the first layer: layers draw their random weights in this order."""
         super().__init__()
         self.spec = spec
-        mean = spec.mean if spec.channels == 3 else (0.0,)
-        self.sub_mean = MeanShift(mean, spec.img_range, leave=False, from_file=False)
-        self.head = conv3(spec.channels, spec.width)
-        with torch.no_grad():
-            self.head.weight.div_(spec.img_range)  # nothing else does: random weights start in the range of images
-        blocks = (SpanBlock(spec.width) for _ in range(spec.depth))
-        self.trunk = SpanTrunk(spec.width, blocks, conv3(spec.width, spec.width))
-        self.tail = conv3(spec.width, spec.channels * spec.scale**2)
-
-    def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        shallow: torch.Tensor = self.head(self.sub_mean(lr) if self.spec.has_norm else lr)
-        return shallow
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        fused: torch.Tensor = self.trunk(feature)
-        return fused
+        self.sub_mean = sub_mean
+        self.head = conv3(spec.channels * self.side**2, spec.width)
+        self.trunk = SpanTrunk(spec.width, blocks, end())
+        self.tail = conv3(spec.width, spec.channels * (spec.scale * self.side) ** 2)
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        """Return the image of the fused feature alone."""
-        return F.pixel_shuffle(self.tail(feature), self.spec.scale)
+        return self.cropped(F.pixel_shuffle(self.tail(feature), self.spec.scale * self.side), lr)
 
     def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        return F.pixel_unshuffle(image, self.spec.scale)
-
-    @property
-    def descriptor(self) -> Descriptor:
-        radius = 3 * self.spec.depth + 3
-        return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=radius)
+        return F.pixel_unshuffle(image, self.spec.scale * self.side)
 
     @property
     def taps(self) -> dict[str, Tap]:
-        return trunk_taps(self.spec.depth)
+        depth = len(self.trunk.blocks)
+        blocks = {f"body[{k}]": Tap(f"trunk.blocks.{k}.joined") for k in range(depth)}
+        return {"head": Tap("head"), **blocks, "body_end": Tap("trunk.fuse"), "pre_up": Tap("trunk.fuse")}
 
 
-def trunk_taps(depth: int) -> dict[str, Tap]:
-    blocks = {f"body[{k}]": Tap(f"trunk.blocks.{k}.joined") for k in range(depth)}
-    return {"head": Tap("head"), **blocks, "body_end": Tap("trunk.fuse"), "pre_up": Tap("trunk.fuse")}
+class SPAN(SpanNetwork):
+    spec: SPANSpec
+
+    def __init__(self, spec: SPANSpec) -> None:
+        mean = spec.mean if spec.channels == 3 else (0.0,)
+        sub_mean = MeanShift(mean, spec.img_range, leave=False, from_file=False)
+        blocks = (SpanBlock(spec.width) for _ in range(spec.depth))
+        super().__init__(spec, blocks, lambda: conv3(spec.width, spec.width), sub_mean)
+        with torch.no_grad():
+            self.head.weight.div_(spec.img_range)  # nothing else does: random weights start in the range of images
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        return super().stem(self.sub_mean(lr) if self.sub_mean is not None and self.spec.has_norm else lr)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.bounded(3 * self.spec.depth + 3)
 
 
-def trunk_axes(spec: Any, inputs: int, outputs: int, *, has_end: bool, gates: Iterable[str] = ()) -> AxisPlan:
+def trunk_axes(spec: Any, *, side: int = 1, has_end: bool, gates: Iterable[str] = ()) -> AxisPlan:
     """Return the axis plan. A gate multiplies the units of x and h, so all on the skip share one axis.
 
     `gates` are layers from and to these units. `first` is the axis of the feature that the fusion reads of the last
@@ -207,12 +198,13 @@ def trunk_axes(spec: Any, inputs: int, outputs: int, *, has_end: bool, gates: It
         "tail": ("shuffled", "fused"),
     }
     sizes = {name: Axis(spec.width) for name in ("width", "first", "end", "fused")}
-    sizes |= {"second": Axis(spec.width, local=True), "image": Axis(inputs), "shuffled": Axis(outputs)}
+    image, shuffled = spec.channels * side**2, spec.channels * (spec.scale * side) ** 2
+    sizes |= {"second": Axis(spec.width, local=True), "image": Axis(image), "shuffled": Axis(shuffled)}
     return AxisPlan(sizes, layer_axes(weights), (Repeat("trunk.blocks", spec.depth),))
 
 
 def axes(spec: SPANSpec) -> AxisPlan:
-    return trunk_axes(spec, spec.channels, spec.channels * spec.scale**2, has_end=True)
+    return trunk_axes(spec, has_end=True)
 
 
 def trunk_linear(depth: int, *, has_end: bool, gates: Iterable[str] = ()) -> LinearPlan:
@@ -253,7 +245,7 @@ def linear(spec: SPANSpec) -> LinearPlan:
 BRANCHES = ("conv.0", "conv.1", "conv.2")
 
 
-def _collapsed(state: State) -> tuple[State, tuple[str, ...]]:
+def collapsed(state: State) -> NotedState:
     """Return the state with each Conv3XC as its 3×3 convolution. A stored one is a cache and may be of other weights:
     it is used only where the branches are missing.
     """
@@ -274,7 +266,7 @@ def _collapsed(state: State) -> tuple[State, tuple[str, ...]]:
     return plain, (note,) if stale > STALE else ()
 
 
-def _with_branches(state: State) -> State:
+def with_branches(state: State) -> State:
     """Return the state with branches that collapse to the same convolutions: units pass the 1×1 layers unchanged."""
     written = dict(state)
     for name, kernel in state.items():
@@ -293,9 +285,6 @@ def _with_branches(state: State) -> State:
         for branch, tensors in branches.items():
             written |= {f"{layer}.{branch}.{kind}": t for kind, t in zip(("weight", "bias"), tensors, strict=True)}
     return written
-
-
-CONV3XC = Folding(_collapsed, _with_branches)
 
 
 TRUNK = {"trunk.blocks.{k}.c{i+1}": "block_{k+1}.c{i+1}_r.eval_conv", "trunk.fuse": "conv_cat"}
@@ -326,8 +315,8 @@ def _names(spec: SPANSpec, in_file: set[str]) -> dict[str, str]:
     return weight_and_bias(named(ends | TRUNK, k=spec.depth, i=3))
 
 
-def _companions(spec: SPANSpec) -> Companions:
-    return Companions({} if spec.has_norm else {"no_norm": torch.zeros(1)})
+def _companions(spec: SPANSpec) -> NotedState:
+    return {} if spec.has_norm else {"no_norm": torch.zeros(1)}, ()
 
 
 def _dialect(name: str, mark: str, **options: Any) -> Dialect:
@@ -364,7 +353,7 @@ ARCHITECTURE = Architecture(
         SPANSpec(2, width=4, depth=2, channels=1),
     ),
     dialects=(
-        _dialect("span", "sk", wrapping="params", folding=CONV3XC, community_name="span"),
+        _dialect("span", "sk", wrapping="params", fold=collapsed, unfold=with_branches, community_name="span"),
         # The form that is run, as in the files of NTIRE's baseline.
         _dialect("span-collapsed", "eval_conv"),
     ),

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import AxisPlan
@@ -32,18 +31,16 @@ from compressor.models.networks.dialect import (
 )
 from compressor.models.networks.linear_plan import HeldGate, LinearPlan
 from compressor.models.networks.span import (
-    CONV3XC,
     TRUNK,
     SpanBlock,
-    SpanTrunk,
-    conv3,
+    SpanNetwork,
+    collapsed,
     count_blocks,
     require_sizes,
     trunk_axes,
     trunk_linear,
-    trunk_taps,
+    with_branches,
 )
-from compressor.models.networks.unshuffle import UnshufflingNetwork
 
 GATES = ("attention",)
 OPEN = 3.0
@@ -84,51 +81,19 @@ class SpanF3Block(SpanBlock):
         return torch.tanh(self.attention(branch))
 
 
-class SPANF3(UnshufflingNetwork):
+class SPANF3(SpanNetwork):
     spec: SPANF3Spec
 
     def __init__(self, spec: SPANF3Spec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.head = conv3(spec.channels * spec.unshuffle**2, spec.width)
-        self.trunk = SpanTrunk(spec.width, (SpanF3Block(spec.width) for _ in range(spec.depth)), nn.Identity())
-        self.tail = conv3(spec.width, spec.channels * (spec.scale * spec.unshuffle) ** 2)
-
-    def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        shallow: torch.Tensor = self.head(self.unshuffled(lr))
-        return shallow
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        fused: torch.Tensor = self.trunk(feature)
-        return fused
-
-    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        """Return the image of the fused feature alone."""
-        return self.cropped(F.pixel_shuffle(self.tail(feature), self.spec.scale * self.spec.unshuffle), lr)
-
-    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        return F.pixel_unshuffle(image, self.spec.scale * self.spec.unshuffle)
+        super().__init__(spec, (SpanF3Block(spec.width) for _ in range(spec.depth)), nn.Identity)
 
     @property
     def descriptor(self) -> Descriptor:
-        """The descriptor: any size is allowed. Unshuffled squares start at the top left; tiles keep to their grid."""
-        u = self.spec.unshuffle
-        return Descriptor(
-            scale=self.spec.scale,
-            channels=self.spec.channels,
-            receptive_radius=(3 * self.spec.depth + 2) * u + u - 1,
-            window=u,
-            mirror_repeats_edge=u == 1,
-        )
-
-    @property
-    def taps(self) -> dict[str, Tap]:
-        return trunk_taps(self.spec.depth)
+        return self.bounded(3 * self.spec.depth + 2, self.spec.unshuffle - 1)
 
 
 def axes(spec: SPANF3Spec) -> AxisPlan:
-    inputs, outputs = (spec.channels * side**2 for side in (spec.unshuffle, spec.scale * spec.unshuffle))
-    return trunk_axes(spec, inputs, outputs, has_end=False, gates=GATES)
+    return trunk_axes(spec, side=spec.unshuffle, has_end=False, gates=GATES)
 
 
 def linear(spec: SPANF3Spec) -> LinearPlan:
@@ -197,7 +162,7 @@ ARCHITECTURE = Architecture(
         replace(_SMALL, scale=1, width=4, depth=1, unshuffle=4, channels=1),
     ),
     dialects=(
-        _dialect("spanf3", "sk", wrapping="params", folding=CONV3XC),
+        _dialect("spanf3", "sk", wrapping="params", fold=collapsed, unfold=with_branches),
         _dialect("spanf3-collapsed", "eval_conv"),
     ),
 )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compressor.models.networks.base import (
-    Architecture,
-    PublishedSettings,
-)
+from compressor.models.networks.base import Architecture, PublishedSettings
 from compressor.models.networks.swinir_axes import axes, linear
 from compressor.models.networks.swinir_names import OFFICIAL
 from compressor.models.networks.swinir_network import SwinIR

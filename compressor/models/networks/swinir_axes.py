@@ -6,9 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import (
-    Tap,
-)
+from compressor.models.networks.base import Tap
 from compressor.models.networks.layers import upsampler_factors
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 from compressor.models.networks.swinir_spec import SwinIRSpec

@@ -10,8 +10,8 @@ import torch
 from compressor.base.errors import SrkdError
 from compressor.models.networks.dialect import (
     Assumption,
-    Companions,
     Dialect,
+    NotedState,
     Reading,
     State,
     columns,
@@ -116,7 +116,7 @@ def _names(spec: SwinIRSpec, in_file: set[str]) -> dict[str, str]:
     return weight_and_bias(layers) | tables
 
 
-def _window_buffers(spec: SwinIRSpec) -> Companions:
+def _window_buffers(spec: SwinIRSpec) -> NotedState:
     """Return the buffers of strict loading: relative_position_index of every layer, attn_mask of shifted ones."""
     sizes = [size for size in IMAGE_SIZES if size % spec.window == 0 and size > spec.window]
     image = (sizes[0] if sizes else 8 * spec.window) if spec.shifted else spec.window
@@ -130,7 +130,7 @@ def _window_buffers(spec: SwinIRSpec) -> Companions:
             if spec.shifted and k % 2 == 1:
                 buffers[f"{layer}.attn_mask"] = mask
     note = f"its buffers are those of img_size={image}, window_size={spec.window}: build the network with these"
-    return Companions(buffers, (note,))
+    return buffers, (note,)
 
 
 OFFICIAL = Dialect(

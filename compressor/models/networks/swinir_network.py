@@ -16,12 +16,8 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
 from compressor.images.resize import reflected_indices
-from compressor.models.networks.base import (
-    Descriptor,
-    Network,
-    Tap,
-)
-from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
+from compressor.models.networks.base import Descriptor, Network, Tap
+from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, conv3
 from compressor.models.networks.swinir_fixed import FixedGroup
 from compressor.models.networks.swinir_groups import ChannelNorm, SwinGroup, connection
 from compressor.models.networks.swinir_spec import SwinIRSpec
@@ -32,7 +28,7 @@ class NearestUpsampler(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.up1, self.up2, self.hr = (nn.Conv2d(features, features, 3, padding=1) for _ in range(3))
+        self.up1, self.up2, self.hr = (conv3(features, features) for _ in range(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for conv in (self.up1, self.up2):
@@ -42,6 +38,7 @@ class NearestUpsampler(nn.Module):
 
 class SwinIR(Network):
     spec: SwinIRSpec
+    repeated = "groups"
 
     def __init__(self, spec: SwinIRSpec) -> None:
         super().__init__()
@@ -49,7 +46,7 @@ class SwinIR(Network):
         mean = DIV2K_MEAN if spec.channels == 3 else (0.0,)
         self.sub_mean = MeanShift(mean, spec.img_range, leave=False, from_file=False)
         self.add_mean = MeanShift(mean, spec.img_range, leave=True, from_file=False)
-        self.head = nn.Conv2d(spec.channels, spec.width, 3, padding=1)
+        self.head = conv3(spec.channels, spec.width)
         self.embed_norm = ChannelNorm(spec.width)
         self.groups = nn.Sequential(*(SwinGroup(spec, d, h) for d, h in zip(spec.depths, spec.heads, strict=True)))
         self.norm = ChannelNorm(spec.width)
@@ -58,20 +55,18 @@ class SwinIR(Network):
         inputs, outputs = spec.width, spec.channels
         if spec.has_features:
             inputs = spec.features
-            self.before_upsampler = nn.Conv2d(spec.width, spec.features, 3, padding=1)
+            self.before_upsampler = conv3(spec.width, spec.features)
             nearest = spec.upsampler == "nearest+conv"
             self.upsampler = NearestUpsampler(spec.features) if nearest else Upsampler(spec.scale, spec.features)
         elif spec.upsampler == "pixelshuffledirect":
             outputs = spec.channels * spec.scale**2
-        self.tail = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.tail = conv3(inputs, outputs)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        shallow: torch.Tensor = self.head(self.sub_mean(self._padded(lr)))
-        return shallow
+        return super().stem(self.sub_mean(self._padded(lr)))
 
     def body(self, feature: torch.Tensor) -> torch.Tensor:
-        deep: torch.Tensor = self.groups(self.embed_norm(feature))
-        return deep
+        return super().body(self.embed_norm(feature))
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         joined = self.joined(self.body_end(self.norm(feature)) + shallow)
@@ -130,8 +125,7 @@ class SwinIR(Network):
 
     @property
     def taps(self) -> dict[str, Tap]:
-        groups = {f"body[{k}]": Tap(f"groups.{k}") for k in range(len(self.spec.depths))}
-        return {"head": Tap("head"), **groups, "body_end": Tap("body_end"), "pre_up": Tap("joined")}
+        return {**super().taps, "pre_up": Tap("joined")}
 
 
 class FixedSwinIR(SwinIR):

@@ -8,12 +8,7 @@ from typing import Any, ClassVar
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.axes import inherited_index
-from compressor.models.networks.base import (
-    Spec,
-    require_fraction,
-    require_positive,
-    scale_count,
-)
+from compressor.models.networks.base import Spec, require_fraction, require_positive, scale_count
 from compressor.models.networks.layers import upsampler_factors
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")

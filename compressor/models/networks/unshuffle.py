@@ -8,19 +8,32 @@ import torch
 from torch.nn import functional as F
 
 from compressor.images.resize import reflected_indices
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import Descriptor, Network
 
 
 class UnshufflingNetwork(Network):
-    """A network whose spec has `unshuffle`, the side u of the squares; 1: the image as it is."""
+    """A network whose spec may have `unshuffle`, the side u of the squares; 1: the image as it is."""
 
     mirrored: tuple[list[int], list[int]] | None = None
     """In a form for images of one size: the rows and columns that are repeated behind the last ones."""
 
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        return super().stem(self.unshuffled(lr))
+
     @property
     def side(self) -> int:
-        side: int = self.spec.unshuffle  # type: ignore[attr-defined]
-        return side
+        return getattr(self.spec, "unshuffle", 1)
+
+    def bounded(self, radius: int, more: int = 0) -> Descriptor:
+        """Return the descriptor for a radius in squares and in pixels: tiles keep to the grid of the squares."""
+        u = self.side
+        return Descriptor(
+            scale=self.spec.scale,
+            channels=self.spec.channels,  # type: ignore[attr-defined]
+            receptive_radius=radius * u + more,
+            window=u,
+            mirror_repeats_edge=u == 1,
+        )
 
     def unshuffled(self, lr: torch.Tensor) -> torch.Tensor:
         """Return the image with its squares as channels, mirrored to whole squares on the right and at the bottom."""
