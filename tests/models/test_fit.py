@@ -38,24 +38,18 @@ def difference(first: Network, second: Network, lr: torch.Tensor) -> torch.Tenso
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, scale in pairs() if name in FITTED])
-def test_nothing_is_lost_where_nothing_is_cut(name: str, scale: int) -> None:
-    family = architecture(name)
-    teacher = lively(replace(family.small, scale=scale))
-    student = fit(teacher, teacher.spec, patches(4))
-    assert student is not teacher and student.fingerprint() != "" and not student.training
-    assert float((run(student) - run(teacher)).abs().max()) < 1e-4
-
-
-@pytest.mark.ci
 @pytest.mark.parametrize(
     "spec",
-    [spec for name in FITTED for spec in architecture(name).variants],
+    [
+        *(replace(architecture(name).small, scale=scale) for name, scale in pairs() if name in FITTED),
+        *(spec for name in FITTED for spec in architecture(name).variants),
+    ],
     ids=lambda spec: f"{spec.arch} {spec.scale}",
 )
-def test_nothing_is_lost_in_other_forms(spec: Spec) -> None:
+def test_nothing_is_lost_where_nothing_is_cut(spec: Spec) -> None:
     teacher = lively(spec)
     student = fit(teacher, spec, patches(6)[:, : teacher.descriptor.channels])
+    assert student is not teacher and not student.training
     assert float((run(student) - run(teacher)).abs().max()) < 1e-4
 
 
@@ -123,18 +117,6 @@ def test_the_order_of_the_teachers_units_does_not_matter(name: str, monkeypatch:
     spec = teacher.spec.narrowed(0.5)
     straight, permuted = (fit(network, spec, patches(12)) for network in (teacher, reordered))
     assert float(difference(straight, permuted, patches(2, seed=8)).abs().max()) < 1e-3
-
-
-@pytest.mark.ci
-def test_more_patches_do_no_harm() -> None:
-    teacher = lively(EDSRSpec(2, width=16, depth=3))
-    spec, apart = teacher.spec.narrowed(0.5), patches(8, seed=99)
-
-    def error(count: int) -> float:
-        students = [fit(teacher, spec, patches(count, seed=seed)) for seed in range(3)]
-        return sum(float(difference(student, teacher, apart).square().mean()) for student in students)
-
-    assert error(32) < 1.02 * error(16)
 
 
 @pytest.mark.parametrize(

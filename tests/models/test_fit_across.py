@@ -25,7 +25,7 @@ from compressor.models.fitting.balance import balance
 from compressor.models.fitting.fit import fit, is_far_smaller, require_solvable, source_for
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.fitting.same_kind import SameKindFit
-from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
+from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
@@ -36,6 +36,7 @@ from compressor.models.networks.rrdbnet import RRDBNetSpec
 from compressor.models.networks.span import SPANSpec
 from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.swinir import SwinIRSpec
+from compressor.teachers.teacher import Teacher
 from tests.support.fit_patches import patches
 from tests.support.shared import needs_shared, shared
 from tests.support.slices import lively
@@ -175,17 +176,6 @@ def test_a_step_later_is_a_wrong_step() -> None:
     assert errors[1] > 4 * errors[0], errors
 
 
-def test_the_tail_aims_at_the_image_without_the_anchor() -> None:
-    teacher = composable()
-    student = build(CompactSpec(2, width=8, depth=2), seed=1)
-    lr = patches(2)
-    with torch.no_grad():
-        image = teacher(lr)
-        out = student.tail_output(image, lr)
-        anchor = torch.nn.functional.interpolate(lr, scale_factor=2.0, mode="nearest")
-        assert torch.allclose(torch.nn.functional.pixel_shuffle(out, 2) + anchor, image, atol=1e-6)
-
-
 STUDENTS = (
     CompactSpec(2, width=20, depth=2),
     CompactSpec(2, width=24, depth=5),
@@ -216,22 +206,33 @@ def test_a_solved_student_is_nearer_than_random_weights(name: str, spec: Spec) -
     assert error < random / {RRDBNetSpec: 3, CARNMSpec: 2, SwinIRSpec: 2}.get(type(spec), 4)
 
 
-def test_a_unit_is_as_large_where_it_is_written_as_where_it_is_read() -> None:
-    """Weights far from 1 beside small ones would train badly; scaling a unit changes no output."""
+@pytest.mark.parametrize(
+    ("spec", "writer", "reader"),
+    [
+        (CompactSpec(2, width=20, depth=2), "layers.0.conv", "layers.1.conv"),
+        (CARNMSpec(2, width=16), "cascade.steps.0.steps.0.conv1", "cascade.steps.0.steps.0.conv2"),
+    ],
+    ids=["compact", "carn_m"],
+)
+def test_a_unit_is_as_large_where_it_is_written_as_where_it_is_read(spec: Spec, writer: str, reader: str) -> None:
+    """Weights far from 1 beside small ones would train badly; scaling a unit, in its group, changes no output."""
     teacher, lr = lively(replace(architecture("edsr").small, scale=2)), patches(16)
-    solver = AcrossFit(teacher, teacher, CompactSpec(2, width=20, depth=2), lr, stream_share=0.4)
-    before = solver.solve()
-    writer, reader = (before.get_parameter(f"{name}.weight") for name in ("layers.0.conv", "layers.1.conv"))
-    sizes = [writer.square().mean((1, 2, 3)).sqrt(), reader.square().mean((0, 2, 3)).sqrt()]
-    assert torch.allclose(sizes[0], sizes[1], rtol=0.5)
+    solver = AcrossFit(teacher, teacher, spec, lr, stream_share=0.4)
+    student = solver.solve()
+    weights = [student.get_parameter(f"{name}.weight") for name in (writer, reader)]
     with torch.no_grad():
-        expected = before(lr[:2])
-        before.get_parameter("layers.0.conv.weight").mul_(8)
-        before.get_parameter("layers.0.conv.bias").mul_(8)
-        before.get_parameter("layers.1.conv.weight").div_(8)
-        assert torch.allclose(before(lr[:2]), expected, atol=1e-4)
+        expected = student(lr[:2])
+        weights[0].mul_(8)
+        student.get_parameter(f"{writer}.bias").mul_(8)
+        weights[1].div_(8)
+        scaled = float(weights[0].norm())
+        assert torch.allclose(student(lr[:2]), expected, atol=1e-4)
         balance(solver.student, solver.short)
-        assert torch.allclose(before(lr[:2]), expected, atol=1e-4)
+        assert torch.allclose(student(lr[:2]), expected, atol=1e-4)
+    assert float(weights[0].norm()) < 0.5 * scaled
+    if isinstance(spec, CompactSpec):
+        sizes = [weights[0].square().mean((1, 2, 3)).sqrt(), weights[1].square().mean((0, 2, 3)).sqrt()]
+        assert torch.allclose(sizes[0], sizes[1], rtol=0.5)
 
 
 @pytest.mark.ci
@@ -246,41 +247,10 @@ def test_more_patches_never_hurt() -> None:
     assert all(later < 1.02 * earlier for earlier, later in pairwise(errors)), errors
 
 
-class Outputs(ImageModel):
+class Outputs(Teacher):
     """A model that gives outputs only, as a foreign file does."""
 
-    def __init__(self, inside: Network) -> None:
-        super().__init__()
-        self.inside = inside
-
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        sr: torch.Tensor = self.inside(lr)
-        return sr
-
-    @property
-    def descriptor(self) -> Descriptor:
-        return self.inside.descriptor
-
     network = None  # type: ignore[assignment]
-    architecture = "unknown"  # type: ignore[assignment]
-    backend = "ONNX"  # type: ignore[assignment]
-    params = None  # type: ignore[assignment]
-    device = torch.device("cpu")  # type: ignore[assignment]
-
-    def move_to(self, device: torch.device) -> Outputs:
-        return self
-
-    def settings(self) -> dict[str, object]:
-        return {}
-
-    def alternatives(self) -> list[list[dict[str, object]]]:  # type: ignore[override]
-        return []
-
-    def with_settings(self, settings: object) -> Outputs:
-        return self
-
-    def fingerprint(self) -> str:
-        return self.inside.fingerprint()
 
 
 @pytest.mark.ci
@@ -290,10 +260,12 @@ def test_outputs_alone_are_enough_at_any_scale(scale: int) -> None:
     teacher = Outputs(lively(replace(architecture("edsr").small, scale=scale)))
     spec, lr = CompactSpec(scale, width=16, depth=2), patches(16)
     assert source_for(teacher, spec).spec.scale == 4
+    torch.manual_seed(1)
     student, apart = fit(teacher, spec, lr), patches(4, seed=13)
     with torch.no_grad():
         error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
     assert error < random / 2
+    torch.manual_seed(2)
     assert fit(teacher, spec, lr).fingerprint() == student.fingerprint()
 
 
@@ -301,15 +273,8 @@ SHAPES = [spec for kind in architectures() for spec in (kind.small, *kind.varian
 COLOUR = [spec for spec in SHAPES if spec.to_dict().get("channels", 3) == 3]
 
 
-def is_slow(spec: Spec) -> bool:
-    """Return True behind a large unshuffle: a pixel has many features."""
-    return bool(spec.to_dict().get("unshuffle", 1) > 2)
-
-
 @pytest.mark.ci
-@pytest.mark.parametrize(
-    "spec", [pytest.param(spec, marks=[pytest.mark.ci] * is_slow(spec), id=str(spec)) for spec in COLOUR]
-)
+@pytest.mark.parametrize("spec", COLOUR, ids=str)
 def test_every_shape_is_solved_for(spec: Spec) -> None:
     """No student has to start from random weights: each gives an image."""
     teacher, lr = Outputs(build(spec, seed=1)), patches(8)[..., :16, :16]
@@ -325,8 +290,8 @@ def test_every_shape_is_solved_for(spec: Spec) -> None:
     [
         SwinIRSpec(4, width=30, depths=(1, 1), heads=(3, 3), features=32),
         SwinIRSpec(4, width=32, depths=(2,), heads=(2,), upsampler="pixelshuffledirect"),
-        pytest.param(CARNSpec(4, width=16), marks=pytest.mark.ci),
-        pytest.param(CARNMSpec(4, width=32), marks=pytest.mark.ci),
+        CARNSpec(4, width=16),
+        CARNMSpec(4, width=32),
     ],
     ids=str,
 )
@@ -345,16 +310,6 @@ def test_a_start_is_nearer_to_the_teacher_than_bicubic(spec: Spec) -> None:
     assert errors[0] < errors[1]
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("spec", [CARNSpec(2, width=8), SwinIRSpec(2, width=8, depths=(1,), heads=(1,))], ids=str)
-def test_a_start_is_the_same_again(spec: Spec) -> None:
-    teacher, lr = lively(replace(architecture("edsr").small, scale=2)), patches(16)
-    torch.manual_seed(1)
-    first = fit(teacher, spec, lr).fingerprint()
-    torch.manual_seed(2)
-    assert fit(teacher, spec, lr).fingerprint() == first
-
-
 def test_what_a_skip_passes_by_is_silent_and_can_be_trained() -> None:
     """The image does not depend on its weights until its last layer has moved, which has a gradient."""
     teacher, lr = lively(replace(architecture("edsr").small, scale=2)), patches(16)
@@ -367,22 +322,6 @@ def test_what_a_skip_passes_by_is_silent_and_can_be_trained() -> None:
     (student(lr) - teacher(lr)).square().mean().backward()
     gradient = student.get_parameter("body_end.weight").grad
     assert gradient is not None and float(gradient.abs().max()) > 0
-
-
-def test_grouped_units_are_scaled_in_their_own_group() -> None:
-    """What a layer of groups reads of a unit is divided by what the unit was multiplied by: no output changes."""
-    teacher, lr = lively(replace(architecture("edsr").small, scale=2)), patches(16)
-    solver = AcrossFit(teacher, teacher, CARNMSpec(2, width=16), lr)
-    student = solver.solve()
-    with torch.no_grad():
-        expected = student(lr[:2])
-        student.get_parameter("cascade.steps.0.steps.0.conv1.weight").mul_(8)
-        student.get_parameter("cascade.steps.0.steps.0.conv1.bias").mul_(8)
-        student.get_parameter("cascade.steps.0.steps.0.conv2.weight").div_(8)
-        scaled = student.get_parameter("cascade.steps.0.steps.0.conv1.weight").clone()
-        balance(solver.student, solver.short)
-        assert torch.allclose(student(lr[:2]), expected, atol=1e-4)
-        assert student.get_parameter("cascade.steps.0.steps.0.conv1.weight").norm() < 0.5 * scaled.norm()
 
 
 def test_students_that_no_stream_passes_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

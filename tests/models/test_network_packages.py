@@ -68,6 +68,11 @@ def test_a_network_of_another_package_does_all_that_srkds_own_do(tmp_path: Path,
     site = install_network(
         tmp_path / "site", program=EXAMPLE.read_text(), entry_points="plainsr = plainsr:ARCHITECTURE"
     )
+    touched = {path.name: path.read_text() for path in site.rglob("*") if path.is_file() and path.name != "METADATA"}
+    assert set(touched) == {"plainsr.py", "entry_points.txt"}, "one file, and one registration"
+    assert touched["entry_points.txt"].splitlines() == ["[srkd.networks]", "plainsr = plainsr:ARCHITECTURE"]
+    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert not any("plainsr" in path.read_text(encoding="utf-8") for path in sources)
     done = python("-c", WORK, tmp_path, photos, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
     assert done.code == 0, done.err
     facts = json.loads(done.out.splitlines()[-1])
@@ -121,12 +126,7 @@ def test_an_entry_point_must_lead_to_an_architecture_of_its_name(
     ("old", "new", "message"),
     [
         ('where={"depth": 4}', 'where={"blocks": 4}', "plainsr hold where blocks has a value: no such size"),
-        (
-            '"fakd.taps": (',
-            '"fakd.tapes": (',
-            "what plainsr publishes for fakd: tapes: unknown key, did you mean taps?",
-        ),
-        ('("head", "body[1]", "pre_up")', "7", "what plainsr publishes for fakd: taps=7: expected"),
+        ('"fakd.taps": (', '"fakd.tapes": (', "what plainsr publishes for fakd: tapes: unknown key"),
     ],
 )
 def test_wrong_published_settings_are_one_line_that_names_the_network(
@@ -138,17 +138,16 @@ def test_wrong_published_settings_are_one_line_that_names_the_network(
         tmp_path / "site", program=source.replace(old, new), entry_points="plainsr = plainsr:ARCHITECTURE"
     )
     monkeypatch.syspath_prepend(str(site))
-    with pytest.raises(SrkdError) as caught:
+    with pytest.raises(SrkdError, match=message):
         published_options("fakd", parse_student("plainsr:width=4,depth=4,scale=2"))
-    assert message in str(caught.value)
 
 
 PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
-PUBLISHED_SETTINGS = {
+MAY_NAME = {
     "recipes/methods/dukd.py": "the settings of DUKD's released option files, by student",
     "recipes/methods/fakd.py": "the blocks that FAKD's code reads of the published RCAN",
+    "export/writing/templates.py": "a filter for plain text",
 }
-"""Files that may name the networks of a paper."""
 
 
 def names_in(path: Path) -> tuple[set[str], set[str]]:
@@ -165,7 +164,7 @@ def test_a_network_inside_touches_its_file_and_the_registry() -> None:
     for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
         texts, imports = names_in(path)
         place = path.relative_to(ROOT).as_posix()
-        if place == registered or place in PUBLISHED_SETTINGS:
+        if place == registered or place in MAY_NAME:
             continue
         for name, entry in NETWORKS.items():
             module = entry.where.partition(":")[0]

@@ -55,8 +55,7 @@ def images(channels: int = 3, seed: int = 0) -> torch.Tensor:
 # Values.
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("alpha", [0.7, 2.0])
+@pytest.mark.parametrize(("bits", "alpha"), [(2, 2.0), (4, 0.7), (8, 2.0)])
 def test_features_lie_on_the_grid_and_stay_there(bits: int, alpha: float) -> None:
     limit = torch.tensor(alpha)
     for quantised, levels, lowest in (
@@ -124,20 +123,15 @@ def test_gradients_pass_inside_the_range_alone() -> None:
     assert weight.grad is not None and weight.grad.tolist() == [[2.0, 3.0]]
 
 
-@pytest.mark.parametrize(
-    ("bits", "alpha", "expected"),
-    [(4, 2.0, 1.0005), (8, 2.0, None)],
-)
-def test_numbers_of_pamss_code(bits: int, alpha: float, expected: float | None) -> None:
+def test_numbers_of_pamss_code() -> None:
     """Copied from the output of colorjam/PAMS: values at, beside and beyond α = 2, and the gradient of α at 4 bits."""
     values = torch.tensor([2.0, -2.0, 1.999, 2.001, 0.0, -5.0, 5.0], requires_grad=True)
-    limit = torch.tensor(alpha, requires_grad=True)
-    quantised = quantise_symmetric(values, limit, bits, tie=0.5)
+    limit = torch.tensor(2.0, requires_grad=True)
+    quantised = quantise_symmetric(values, limit, 4, tie=0.5)
     assert quantised.tolist() == [2.0, -2.0, 2.0, 2.0, 0.0, -2.0, 2.0]
     quantised.sum().backward()
     assert values.grad is not None and values.grad.tolist() == [0.5, 0.5, 1, 0, 1, 0, 0]
-    if expected is not None:
-        assert limit.grad is not None and float(limit.grad) == pytest.approx(expected, abs=1e-6)
+    assert limit.grad is not None and float(limit.grad) == pytest.approx(1.0005, abs=1e-6)
 
 
 @needs_shared

@@ -12,7 +12,6 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Architecture, Spec
 from compressor.models.networks.carn import CARNSpec
-from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
@@ -61,11 +60,9 @@ def test_a_student_has_the_teachers_type() -> None:
         ("compact:width=32,depth=8", CompactSpec(4, 32, 8)),
         ("swinir:depths=2/2,heads=4/4,width=32", SwinIRSpec(4, 32, (2, 2), (4, 4))),
         ("swinir:shifted=false", SwinIRSpec(shifted=False)),
-        ("edsr:width=48,depth=16,scale=4", EDSRSpec(4, 48, 16)),
         ("edsr", EDSRSpec()),
         (" edsr: width = 8 , res_scale=0.1", EDSRSpec(4, 8, 16, 0.1)),
         ("edsr:mean=0.5/0.25/0.125,img_range=1", EDSRSpec(mean=(0.5, 0.25, 0.125), img_range=1.0)),
-        ("carn_m:groups=2,scale=3", CARNMSpec(3, groups=2)),
         ("plain-s", PlainSpec(4, 32, 4)),
         ("compact-xs:scale=2, depth=4", CompactSpec(2, 24, 4)),
     ],
@@ -97,8 +94,6 @@ def test_parse_student_takes_the_rest_from_the_teacher() -> None:
     [
         (EDSRSpec(width=46), "46 channels are not a multiple of 8; on most hardware 40 or 48"),
         (CompactSpec(width=5), "5 channels are not a multiple of 8; on most hardware 8 run"),
-        (SwinIRSpec(width=60), "60 channels"),
-        (EDSRSpec(width=95), "95 channels are not a multiple of 8; on most hardware 88 or 96"),
         (RCANSpec(width=40), None),
     ],
 )
@@ -113,11 +108,9 @@ def test_widths_that_hardware_dislikes_are_hinted_at(spec: Spec, hint: str | Non
         ("edrs:width=3", "did you mean 'edsr'"),
         ("edsr:widht=3", "did you mean 'width'"),
         ("plain-xxl", "plain has no size 'xxl'; it has xs, s, m, l"),
-        ("edsr-s:scale=2", "it has none by name"),
         ("edsr:width", "not of the form field=value"),
         ("edsr:width=3,width=4", "width appears twice"),
         ("edsr:mean=0.1/0.2", "is not tuple"),
-        ("edsr:arch=carn", "no option 'arch'"),
         ("", "no network is called ''"),
     ],
 )
@@ -125,12 +118,6 @@ def test_parse_student_refuses(text: str, message: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse_student(text)
     assert message in str(raised.value)
-
-
-@pytest.mark.parametrize("width", [0.0, -0.5, 1.0001, float("nan")])
-def test_a_width_outside_its_range_is_refused(width: float) -> None:
-    with pytest.raises(UsageError, match=r"(width|depth)=.*\(0, 1\]"):
-        build_student(build(EDSRSpec(2, 8, 1)), width=width)
 
 
 def test_what_cannot_be_inherited_is_refused() -> None:
@@ -147,4 +134,7 @@ def test_what_cannot_be_inherited_is_refused() -> None:
         build_student(build(CARNSpec(2, 4)), depth=0.5)
     with pytest.raises(UsageError, match="init='inhert' is not one"):
         build_student(teacher, init="inhert")  # type: ignore[arg-type]
+    for width in (0.0, -0.5, 1.0001, float("nan")):
+        with pytest.raises(UsageError, match=r"width=.*\(0, 1\]"):
+            build_student(teacher, width=width)
     assert student_of_spec(teacher, CARNSpec(4, 4), init="random").spec == CARNSpec(4, 4)

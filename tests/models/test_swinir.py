@@ -32,20 +32,15 @@ def distance(network: Network, lr: torch.Tensor, expected: torch.Tensor) -> floa
         return float((official.thinned(network(lr)) - expected).abs().max())
 
 
-@pytest.mark.parametrize("name", [DIRECT, SHUFFLE])
-def test_the_test_scripts_padding_is_an_option(name: str, tmp_path: Path) -> None:
-    case, network = load(name, tmp_path, padding="testscript")
-    assert distance(network, case.lr, case.outputs["testscript_y"]) <= TOLERANCE
-    assert distance(network, case.lr, case.outputs["y"]) > 1e-2
-
-
-def test_the_test_script_pads_what_is_a_multiple_already(tmp_path: Path) -> None:
-    case, network = load(DIRECT, tmp_path)
-    _, scripted = load(DIRECT, tmp_path, padding="testscript")
-    lr = case.outputs["x_16x16"]
-    assert distance(network, lr, case.outputs["y_16x16"]) <= TOLERANCE
-    assert distance(scripted, lr, case.outputs["testscript_y_16x16"]) <= TOLERANCE
-    assert distance(scripted, lr, case.outputs["y_16x16"]) > 1e-2
+def test_the_test_scripts_padding_is_an_option(tmp_path: Path) -> None:
+    """It also pads what is a multiple of the window already: an image of 16×16."""
+    for name, image, output in ((DIRECT, "", "y"), (SHUFFLE, "", "y"), (DIRECT, "x_16x16", "y_16x16")):
+        case, network = load(name, tmp_path)
+        _, scripted = load(name, tmp_path, padding="testscript")
+        lr = case.outputs[image] if image else case.lr
+        assert distance(network, lr, case.outputs[output]) <= TOLERANCE
+        assert distance(scripted, lr, case.outputs[f"testscript_{output}"]) <= TOLERANCE
+        assert distance(scripted, lr, case.outputs[output]) > 1e-2
 
 
 def test_files_are_equal_whatever_image_size_they_were_trained_on(tmp_path: Path) -> None:
@@ -63,14 +58,14 @@ def test_files_are_equal_whatever_image_size_they_were_trained_on(tmp_path: Path
     assert unshifted.spec.to_dict()["shifted"] is False
 
 
-@pytest.mark.parametrize("size", range(1, 12))
-def test_padding_is_torchs_reflection_and_goes_on_where_torch_stops(size: int) -> None:
-    index = reflected_indices(torch.arange(16), size, repeat_edge=False)
-    wave = [abs((position + size - 1) % max(2 * (size - 1), 1) - (size - 1)) for position in range(16)]
-    assert index.tolist() == [position if position < size else wave[position] for position in range(16)]
-    if 16 - size < size:
-        line = torch.arange(float(size)).reshape(1, 1, size)
-        assert torch.equal(torch.nn.functional.pad(line, (0, 16 - size), mode="reflect")[0, 0], index.float())
+def test_padding_is_torchs_reflection_and_goes_on_where_torch_stops() -> None:
+    for size in range(1, 12):
+        index = reflected_indices(torch.arange(16), size, repeat_edge=False)
+        wave = [abs((position + size - 1) % max(2 * (size - 1), 1) - (size - 1)) for position in range(16)]
+        assert index.tolist() == [position if position < size else wave[position] for position in range(16)]
+        if 16 - size < size:
+            line = torch.arange(float(size)).reshape(1, 1, size)
+            assert torch.equal(torch.nn.functional.pad(line, (0, 16 - size), mode="reflect")[0, 0], index.float())
 
 
 def test_the_mask_separates_what_only_the_shift_made_neighbours() -> None:
@@ -99,7 +94,7 @@ def test_new_weights_are_drawn_as_the_official_code_draws_them() -> None:
     assert 0.9 / 27**0.5 < float(head.abs().max()) <= 1 / 27**0.5, "convolutions keep torch's default"
 
 
-@pytest.mark.parametrize("size", [(16, 12), (13, 18), (3, 2), (1, 1)])
+@pytest.mark.parametrize("size", [(16, 12), (13, 18), (1, 1)])
 @pytest.mark.parametrize(
     "spec",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.networks.taps import read_taps, resolve_tap
 from tests.support import official, official_rcan
-from tests.support.networks import VARIANTS, label, noise, tiny_networks
+from tests.support.networks import VARIANTS, label, noise, save_state, tiny_networks
 
 
 def hooks(network: Network) -> int:
@@ -29,33 +30,26 @@ def edsr(depth: int = 3) -> Network:
     return build(EDSRSpec(2, 8, depth), seed=0)
 
 
-def test_feature_maps_equal_the_official_code() -> None:
-    case = official.golden_case("edsr_pytorch_x3", official.edsr_pytorch(3, 16, 4))
-    network = build(EDSRSpec(3, 16, 4))
-    names = {"head": "head.0", "body_end": "body.4", "tail": "tail.1", "upsampler.convs.0": "tail.0.0"}
-    names |= {f"blocks.{i}.conv{j + 1}": f"body.{i}.body.{2 * j}" for i in range(4) for j in (0, 1)}
-    network.load_state_dict(
-        {
-            f"{here}.{kind}": case.state[f"{there}.{kind}"]
-            for here, there in names.items()
-            for kind in ("weight", "bias")
-        }
-    )
-    with torch.no_grad(), read_taps(network, ["head", "body_end"]) as features:
+@pytest.mark.parametrize(
+    ("name", "state", "addresses"),
+    [
+        ("edsr_pytorch_x3", lambda: official.edsr_pytorch(3, 16, 4), {"head": "head", "body_end": "body_end"}),
+        (
+            "rcan_x2",
+            lambda: official_rcan.rcan(official_rcan.RCAN, 2),
+            {"body[0]": "group0", "body_end": "body_before_long_skip"},
+        ),
+    ],
+)
+def test_feature_maps_equal_the_official_code(
+    name: str, state: Callable[[], official.State], addresses: dict[str, str], tmp_path: Path
+) -> None:
+    case = official.golden_case(name, state())
+    network = load_checkpoint(save_state(case.state, tmp_path)).network
+    with torch.no_grad(), read_taps(network, addresses) as features:
         network(case.lr)
-    for address in ("head", "body_end"):  # in the network's own range, 0..255
-        difference = official.thinned(features[address]) - case.outputs[address]
-        assert float(difference.abs().max()) / 255 < 1e-5
-
-
-def test_feature_maps_equal_the_official_rcan(tmp_path: Path) -> None:
-    case = official.golden_case("rcan_x2", official_rcan.rcan(official_rcan.RCAN, 2))
-    torch.save(case.state, tmp_path / "rcan.pt")
-    network = load_checkpoint(tmp_path / "rcan.pt").network
-    with torch.no_grad(), read_taps(network, ["body[0]", "body_end"]) as features:
-        network(case.lr)
-    for address, name in (("body[0]", "group0"), ("body_end", "body_before_long_skip")):
-        difference = official.thinned(features[address]) - case.outputs[name]
+    for address, output in addresses.items():  # in the network's own range, 0..255
+        difference = official.thinned(features[address]) - case.outputs[output]
         assert float(difference.abs().max()) / 255 < 1e-5
 
 
@@ -89,17 +83,9 @@ def test_what_edsrs_taps_are() -> None:
     assert torch.equal(features["rel(2/3)"], features["body[1]"])
 
 
-def test_carns_taps_are_its_three_merges() -> None:
-    network = build(CARNSpec(2, 8), seed=0)
-    assert network.taps["body_end"] == network.taps["pre_up"] == network.taps["body[2]"]
-    with torch.no_grad(), read_taps(network, ["head", "body[2]"]) as features:
-        network(torch.rand(1, 3, 4, 4))
-        assert torch.equal(network.body(features["head"]), features["body[2]"])
-
-
-def test_compacts_taps_follow_its_activations() -> None:
-    network = build(CompactSpec(2, width=4, depth=3), seed=0)
-    lr = torch.rand(1, 3, 5, 4)
+@pytest.mark.parametrize("spec", [CARNSpec(2, 8), CompactSpec(2, width=4, depth=3)], ids=str)
+def test_the_last_tap_of_the_body_is_what_the_tail_reads(spec: Spec) -> None:
+    network, lr = build(spec, seed=0), torch.rand(1, 3, 5, 4)
     assert network.taps["body_end"] == network.taps["pre_up"] == network.taps["body[2]"]
     with torch.no_grad(), read_taps(network, network.taps) as features:
         sr = network(lr)
@@ -126,11 +112,9 @@ def test_swinirs_taps_are_maps_cropped_to_the_input() -> None:
     ("address", "depth", "name"),
     [
         ("rel(1/3)", 6, "body[1]"),
-        ("rel(1/3)", 20, "body[5]"),
         ("rel(2/3)", 20, "body[12]"),
         ("rel(1)", 20, "body[19]"),
         ("rel( 1/3 )", 3, "body[0]"),
-        ("rel(0.1)", 10, "body[0]"),
         ("rel(0.29)", 100, "body[28]"),  # a float would give 27: 0.29 · 100 is 28.999…
         ("body[0]", 2, "body[0]"),
     ],
@@ -147,13 +131,10 @@ def test_relative_addresses_are_exact(address: str, depth: int, name: str) -> No
         ("rel(1/4)", "before the first of edsr's 3 blocks"),
         ("rel(0)", "outside (0, 1]"),
         ("rel(4/3)", "outside (0, 1]"),
-        ("rel(-1/3)", "outside (0, 1]"),
         ("rel(1/0)", "is not a fraction"),
-        ("rel(a third)", "is not a fraction"),
         ("rel(nan)", "is not a fraction"),
         ("body[3]", "there are head, body[0], body[1], body[2], body_end, pre_up"),
         ("body[-1]", "has no tap 'body[-1]'"),
-        ("bodyend", "did you mean 'body_end'"),
         ("pre-up", "did you mean 'pre_up'"),
     ],
 )
@@ -180,13 +161,10 @@ def test_no_trace_is_left() -> None:
     with torch.no_grad():
         network(torch.zeros(1, 3, 4, 4))
     assert torch.equal(features["head"], copy)
-
-
-def test_no_trace_is_left_after_an_exception() -> None:
-    network = edsr()
     with pytest.raises(RuntimeError, match="must match"), read_taps(network, ["head", "body[1]"]):
         network(torch.rand(1, 5, 4, 4))
-    assert hooks(network) == 0
+    with read_taps(network, ()):  # every training step enters the block, and most methods read no features
+        assert hooks(network) == 0
 
 
 def test_contexts_nest() -> None:
@@ -208,16 +186,10 @@ def test_contexts_nest() -> None:
 def test_features_do_not_change_with_what_is_done_in_place_later() -> None:
     network = edsr()
     network.blocks.register_forward_hook(lambda module, inputs, output: output.add_(1000.0))  # type: ignore[union-attr]
-    with torch.no_grad(), read_taps(network, ["body[2]", "head"]) as features:
+    network.upsampler.register_forward_hook(lambda module, inputs, output: [inputs[0].zero_(), output][1])  # type: ignore[union-attr]
+    with torch.no_grad(), read_taps(network, ["body[2]", "pre_up"]) as features:
         network(torch.rand(1, 3, 4, 4))
     assert float(features["body[2]"].abs().max()) < 500
-
-
-def test_a_feature_that_goes_into_a_module_does_not_change_either() -> None:
-    network = edsr()
-    network.upsampler.register_forward_hook(lambda module, inputs, output: [inputs[0].zero_(), output][1])  # type: ignore[union-attr]
-    with torch.no_grad(), read_taps(network, ["pre_up"]) as features:
-        network(torch.rand(1, 3, 4, 4))
     assert float(features["pre_up"].abs().max()) > 0
 
 
@@ -228,12 +200,3 @@ def test_gradients_pass_through_features() -> None:
     F.mse_loss(features["body[0]"], torch.zeros_like(features["body[0]"])).backward()  # type: ignore[no-untyped-call]
     trained = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert {name.split(".conv")[0] for name in trained} == {"head.weight", "head.bias", "blocks.0"}
-
-
-def test_reading_nothing_hooks_nothing() -> None:
-    """Every training step enters the block, and most methods read no features."""
-    network = build(EDSRSpec(scale=2, width=4, depth=1), seed=0)
-    with read_taps(network, ()) as features:
-        assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
-        network(torch.rand(1, 3, 4, 4))
-    assert features == {}

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build
 from compressor.models.networks.slices import student_cuts
-from compressor.models.networks.swinir_groups import ChannelNorm
+from compressor.models.networks.windows import ChannelNorm
 from tests.support.networks import zero_outside
 
 

@@ -15,7 +15,7 @@ Kept positions are runs (start, length): one run is a view, several are a gather
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -74,8 +74,7 @@ class AxisPlan:
 
     def expressions(self, name: str) -> tuple[str, ...]:
         """Return how the size of each of a parameter's dimensions follows from the axes."""
-        key = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
-        expressions = self.parameters.get(name) or self.parameters.get(key) or self._by_pattern(name)
+        expressions = self.parameters.get(name) or self._by_pattern(name)
         if expressions is None:
             raise SrkdError(f"the axis plan has no entry for {name}")
         return expressions
@@ -92,11 +91,15 @@ class AxisPlan:
         return terms
 
     def _by_pattern(self, name: str) -> tuple[str, ...] | None:
-        """Return the expressions of a matching pattern with fixed and open numbers (`groups.*.conv.0.weight`)."""
+        """Return the expressions of the pattern that matches, such as `groups.*.conv.0.weight`."""
         for pattern, expressions in self.parameters.items():
-            if "*" in pattern and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name):
+            if "*" in pattern and re.fullmatch(_any_numbers(pattern), name):
                 return expressions
         return None
+
+
+def _any_numbers(pattern: str) -> str:
+    return re.escape(pattern).replace(r"\*", r"\d+")
 
 
 def layer_axes(weights: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -147,14 +150,18 @@ def inherited_index(index: int, kept: int, total: int) -> int:
 def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
     """Return the teacher's parameter from which `name` starts; repeats may nest (`groups`, then `groups.*.blocks`)."""
     for long, short in zip(teacher.repeats, student.repeats, strict=True):
-        prefix = re.escape(long.prefix).replace(r"\*", r"\d+")
-        match = re.match(rf"({prefix})\.(\d+)\.", name)
         if short.count > long.count:
             raise SrkdError(f"a student of {short.count} blocks cannot inherit from a teacher of {long.count}")
-        if match and long.count != short.count:
-            index = inherited_index(int(match.group(2)), short.count, long.count)
-            name = f"{match.group(1)}.{index}.{name[match.end() :]}"
+        (name,) = renumbered(name, long, [[inherited_index(j, short.count, long.count)] for j in range(short.count)])
     return name
+
+
+def renumbered(name: str, repeat: Repeat, numbers: Sequence[Iterable[int]]) -> list[str]:
+    """Return the names of a part in other blocks of a repeat, given by the number of its own; else the name itself."""
+    match = re.match(rf"({_any_numbers(repeat.prefix)})\.(\d+)(?=\.|$)", name)
+    if match is None:
+        return [name]
+    return [f"{match[1]}.{number}{name[match.end() :]}" for number in numbers[int(match[2])]]
 
 
 def _expression_runs(expression: str, teacher: AxisPlan, student: AxisPlan, segments: Segments) -> tuple[Run, ...]:

@@ -20,10 +20,10 @@ from compressor.models.networks.edsr_family import (
     ShiftedSpec,
     long_skip_axes,
     long_skip_dialect,
-    long_skip_end,
+    long_skip_plan,
 )
 from compressor.models.networks.layers import ResidualBlock, upsampler_reach
-from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan
 
 
 @dataclass(frozen=True)
@@ -62,25 +62,15 @@ def axes(spec: EDSRSpec) -> AxisPlan:
 
 
 def linear(spec: EDSRSpec) -> LinearPlan:
-    """Return the linear plan. The stream with its long skip is linear, and so is the output of each shuffle."""
+    """Return the linear plan. The stream with its long skip is linear."""
     blocks = [f"blocks.{index}" for index in range(spec.depth)]
-    layers = [LinearLayer("head", ("lr",), "stream")]
-    kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "linear", "sr": "fixed"}
-    for block in blocks:
-        kinds[f"{block}.hidden"] = "units"
-        layers += [
-            LinearLayer(f"{block}.conv1", ("stream",), f"{block}.hidden"),
-            LinearLayer(f"{block}.conv2", (f"{block}.hidden",), "stream", at=Tap(block), gain=spec.res_scale),
-        ]
-    end, levels = long_skip_end(spec.scale)
     hidden = [f"{block}.hidden" for block in blocks]
-    head = Tap("head")
-    states = ((head, head), *((Tap(block), head) for block in blocks))
-    stream = FeatureStream(states, tuple((space,) for space in hidden), (Tap("upsampler", "input"),))
-    slopes = dict.fromkeys(hidden, 0.0)
-    return LinearPlan(
-        (*layers, *end), kinds | levels, tuple(blocks), slopes=slopes, stream=stream, image_layers=len(levels) + 1
-    )
+    body: list[LinearLayer] = []
+    for block, units in zip(blocks, hidden, strict=True):
+        body.append(LinearLayer(f"{block}.conv1", ("stream",), units))
+        body.append(LinearLayer(f"{block}.conv2", (units,), "stream", at=Tap(block), gain=spec.res_scale))
+    states = [(Tap(block), Tap("head")) for block in blocks]
+    return long_skip_plan(spec.scale, "linear", body, hidden, blocks, states, [(units,) for units in hidden])
 
 
 def _dialect(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -34,7 +34,7 @@ from compressor.models.networks.layers import (
     scale_from_upsampler,
     upsampler_factors,
 )
-from compressor.models.networks.linear_plan import LinearLayer, SpaceKind, Tap
+from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind, Tap
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,30 @@ def long_skip_axes(scale: int) -> dict[str, tuple[str, ...]]:
     }
 
 
-def long_skip_end(scale: int) -> tuple[list[LinearLayer], dict[str, SpaceKind]]:
-    """Return the linear layers after the blocks, and the spaces between them."""
+def long_skip_plan(
+    scale: int,
+    stream: SpaceKind,
+    body: Iterable[LinearLayer],
+    hidden: Iterable[str],
+    stages: Iterable[str],
+    states: Iterable[tuple[Tap, ...]],
+    units: Iterable[tuple[str, ...]],
+) -> LinearPlan:
+    """Return the linear plan of a head, the layers of a body, and what follows it: each shuffle's output is linear.
+
+    `hidden` are the spaces of units in the body. The features that a student follows are the head's, and `states`; on
+    the way from each of them are the `units`, before ReLU.
+    """
     levels = ["stream", *(f"upsampler.level.{k}" for k in range(len(upsampler_factors(scale))))]
-    layers = [LinearLayer("body_end", ("stream",), "stream", at=Tap("upsampler", "input"))]
+    end, states, units = Tap("upsampler", "input"), tuple(states), tuple(units)
+    layers = [LinearLayer("head", ("lr",), "stream"), *body, LinearLayer("body_end", ("stream",), "stream", at=end)]
     layers += [LinearLayer(f"upsampler.convs.{k}", (a,), b) for k, (a, b) in enumerate(pairwise(levels))]
     layers.append(LinearLayer("tail", (levels[-1],), "sr"))
-    return layers, dict.fromkeys(levels[1:], "linear")
+    kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": stream, "sr": "fixed", **dict.fromkeys(hidden, "units")}
+    kinds |= dict.fromkeys(levels[1:], "linear")
+    followed = FeatureStream(((Tap("head"),) * len(states[0]), *states), units, (end,))
+    slopes = {space: 0.0 for spaces in units for space in spaces}
+    return LinearPlan(tuple(layers), kinds, tuple(stages), slopes=slopes, stream=followed, image_layers=len(levels))
 
 
 def mean_shift_layers(spec: ShiftedSpec, suffix: str = "") -> dict[str, str]:

@@ -11,13 +11,12 @@ it may be changed:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from compressor.models.networks.axes import AxisPlan, Repeat
+from compressor.models.networks.axes import AxisPlan, Repeat, renumbered
 
 
 @dataclass(frozen=True)
@@ -221,20 +220,12 @@ class Correspondence:
         """Return the teacher's names for a part of the student: one for each block that its block replaces."""
         names = [name]
         for long, short in self.repeats:
-            if long.count == short.count:
-                continue
-            prefix = re.escape(long.prefix).replace(r"\*", r"\d+")
-            names = [expanded for pattern in names for expanded in _expand(pattern, prefix, long.count, short.count)]
+            replaced = [
+                range(j * long.count // short.count, (j + 1) * long.count // short.count) for j in range(short.count)
+            ]
+            names = [other for one in names for other in renumbered(one, long, replaced)]
         return names
 
     def last_of(self, name: str) -> str:
         """Return the last name of `all_of`: its block's output is the target of the student's block."""
         return self.all_of(name)[-1]
-
-
-def _expand(name: str, prefix: str, long: int, short: int) -> list[str]:
-    match = re.match(rf"({prefix})\.(\d+)(?=\.|$)", name)
-    if match is None:
-        return [name]
-    index, rest = int(match.group(2)), name[match.end() :]
-    return [f"{match.group(1)}.{k}{rest}" for k in range(index * long // short, (index + 1) * long // short)]

@@ -32,10 +32,10 @@ from compressor.models.networks.edsr_family import (
     is_mean_shift,
     long_skip_axes,
     long_skip_dialect,
-    long_skip_end,
+    long_skip_plan,
 )
 from compressor.models.networks.layers import ResidualBlock, conv3
-from compressor.models.networks.linear_plan import FeatureStream, HeldGate, LinearLayer, LinearPlan, SpaceKind
+from compressor.models.networks.linear_plan import HeldGate, LinearLayer, LinearPlan
 
 
 @dataclass(frozen=True)
@@ -124,38 +124,32 @@ def linear(spec: RCANSpec) -> LinearPlan:
     """Return the linear plan. Gates multiply the blocks' outputs, so another basis of the stream is approximate. A gate
     whose last layer is zero is 1/2.
     """
-    layers = [LinearLayer("head", ("lr",), "stream")]
-    kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "mixed", "sr": "fixed"}
-    for group in (f"groups.{g}" for g in range(spec.groups)):
+    groups = [f"groups.{g}" for g in range(spec.groups)]
+    head = entry = Tap("head")
+    body: list[LinearLayer] = []
+    hidden: list[str] = []
+    states: list[tuple[Tap, ...]] = []
+    units: list[tuple[str, ...]] = []
+    for group in groups:
         for block in (f"{group}.blocks.{b}" for b in range(spec.depth)):
-            hidden, inner = f"{block}.hidden", f"{block}.attention.hidden"
+            wide, inner = f"{block}.hidden", f"{block}.attention.hidden"
             gate = f"{block}.attention.expand"
             at, gain = Tap(block), spec.res_scale
             held = HeldGate(gate, bias=0.0, at=at, gain=gain / 2)
-            layers += [
-                LinearLayer(f"{block}.conv1", ("stream",), hidden),
-                LinearLayer(f"{block}.conv2", (hidden,), "stream", at=at, gain=gain, gate=gate, held=held),
+            body += [
+                LinearLayer(f"{block}.conv1", ("stream",), wide),
+                LinearLayer(f"{block}.conv2", (wide,), "stream", at=at, gain=gain, gate=gate, held=held),
                 LinearLayer(f"{block}.attention.squeeze", ("stream",), inner),
                 LinearLayer(gate, (inner,), "stream"),
             ]
-            kinds |= {hidden: "units", inner: "units"}
-        layers.append(LinearLayer(f"{group}.conv", ("stream",), "stream", at=Tap(group)))
-    end, levels = long_skip_end(spec.scale)
-    head = entry = Tap("head")
-    states = [(head, head, head)]
-    units: list[tuple[str, ...]] = []
-    for group in (f"groups.{g}" for g in range(spec.groups)):
-        blocks = [f"{group}.blocks.{b}" for b in range(spec.depth)]
-        states += [(Tap(block), entry, head) for block in blocks]
+            hidden += [wide, inner]
+            states.append((at, entry, head))
+            units.append((wide,))
         entry = Tap(group)
+        body.append(LinearLayer(f"{group}.conv", ("stream",), "stream", at=entry))
         states.append((entry, entry, head))
-        units += [*((f"{block}.hidden",) for block in blocks), ()]
-    stream = FeatureStream(tuple(states), tuple(units), (Tap("upsampler", "input"),))
-    slopes = {space: 0.0 for spaces in units for space in spaces}
-    groups = tuple(f"groups.{g}" for g in range(spec.groups))
-    return LinearPlan(
-        (*layers, *end), kinds | levels, groups, slopes=slopes, stream=stream, image_layers=len(levels) + 1
-    )
+        units.append(())
+    return long_skip_plan(spec.scale, "mixed", body, hidden, groups, states, units)
 
 
 def _dialect(name: str, layers: Mapping[str, str], *code_bases: str, **options: Any) -> Dialect:

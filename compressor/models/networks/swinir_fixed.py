@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.models.networks.swinir_groups import ChannelNorm, SwinGroup
-from compressor.models.networks.windows import SwinLayer, WindowAttention, shift_mask
+from compressor.models.networks.windows import ChannelNorm, SwinGroup, SwinLayer, WindowAttention, shift_mask
 
 
 class FixedGroup(nn.Module):

@@ -19,8 +19,8 @@ from compressor.images.resize import reflected_indices
 from compressor.models.networks.base import Descriptor, Network, Tap
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, conv3
 from compressor.models.networks.swinir_fixed import FixedGroup
-from compressor.models.networks.swinir_groups import ChannelNorm, SwinGroup, connection
 from compressor.models.networks.swinir_spec import SwinIRSpec
+from compressor.models.networks.windows import ChannelNorm, SwinGroup, connection
 
 
 class NearestUpsampler(nn.Module):

@@ -1,4 +1,4 @@
-"""Window attention of Swin transformers on channels-last maps (N,H,W,C) whose sides are multiples of the window.
+"""SwinIR's layers and groups: window attention on maps (N,H,W,C) whose sides are multiples of the window.
 
 Code followed: JingyunLiang/SwinIR, models/network_swinir.py. Sizes are read from tensors, so one trace serves all
 sizes.
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.models.networks.layers import conv3
+from compressor.models.networks.swinir_spec import SwinIRSpec
 from compressor.models.quantisation.quantisers import Place
 
 OTHER_REGION = -100.0
@@ -123,3 +125,45 @@ class SwinLayer(nn.Module):
         x = x + branch
         mixed: torch.Tensor = self.fc2(self.hidden(F.gelu(self.fc1(self.read(self.norm2(x))))))
         return x + mixed
+
+
+def connection(spec: SwinIRSpec) -> nn.Module:
+    """Return the convolution at the end of a group or of the body: one, or three through a quarter of the channels."""
+    if spec.connection == "1conv":
+        return conv3(spec.width, spec.width)
+    quarter = spec.width // 4
+    return nn.Sequential(
+        conv3(spec.width, quarter),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(quarter, quarter, 1),
+        nn.LeakyReLU(0.2),
+        conv3(quarter, spec.width),
+    )
+
+
+class SwinGroup(nn.Module):
+    """A residual group: x + conv(layers(x)); every second layer is shifted."""
+
+    def __init__(self, spec: SwinIRSpec, depth: int, heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            SwinLayer(spec.width, heads, spec.window, spec.hidden, shifted=spec.shifted and k % 2 == 1)
+            for k in range(depth)
+        )
+        self.conv = connection(spec)
+        self.window = spec.window
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.permute(0, 2, 3, 1)
+        mask = shift_mask(x.shape[2], x.shape[3], self.window, x.device)
+        for layer in self.layers:
+            tokens = layer(tokens, mask)
+        deep: torch.Tensor = self.conv(tokens.permute(0, 3, 1, 2))
+        return x + deep
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (N,C,H,W)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

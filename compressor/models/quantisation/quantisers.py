@@ -216,9 +216,6 @@ class Quantiser(nn.Module):
             return quantise_symmetric(x, alpha, self.bits, tie=self.tie, clips=clips)
         return quantise_unsigned(x, alpha, self.bits, clips=clips)
 
-    def extra_repr(self) -> str:
-        return f"bits={self.bits}, signed={self.signed}"
-
 
 class ShortcutQuantiser(Quantiser):
     """A quantiser of a residual block's skip, and of its branch input unless `plain_branch` (PAMS's code)."""
