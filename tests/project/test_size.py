@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 27521,
-    "recipes": 4556,
+    "compressor": 27369,
+    "recipes": 4555,
     "export": 10888,
     "srkd": 13425,
     "demo": 527,
-    "tests": 47648,
+    "tests": 47340,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

@@ -16,6 +16,9 @@ from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, PublishedSettings, Tap, require_positive
 from compressor.models.networks.dialect import Assumption, Dialect, State, count_layers, rows
 from compressor.models.networks.edsr_family import (
+    BASICSR_ENDS,
+    CSD_ENDS,
+    OFFICIAL_ENDS,
     LongSkipNetwork,
     ShiftedSpec,
     long_skip_axes,
@@ -103,29 +106,12 @@ def _fakd_names(spec: EDSRSpec, in_file: set[str]) -> dict[str, str]:
 
 
 OFFICIAL = {
-    "head": "head.0",
+    **OFFICIAL_ENDS,
     "body_end": "body.{b}",
-    "tail": "tail.1",
     "blocks.{b}.conv1": "body.{b}.body.0",
     "blocks.{b}.conv2": "body.{b}.body.2",
-    "upsampler.convs.{k}": "tail.0.{2*k}",
 }
-BASICSR = {
-    "head": "conv_first",
-    "body_end": "conv_after_body",
-    "tail": "conv_last",
-    "blocks.{b}.conv1": "body.{b}.conv1",
-    "blocks.{b}.conv2": "body.{b}.conv2",
-    "upsampler.convs.{k}": "upsample.{2*k}",
-}
-CSD = {
-    "head": "head",
-    "body_end": "body_conv",
-    "tail": "tail_conv",
-    "blocks.{b}.conv1": "body.{b}.conv1",
-    "blocks.{b}.conv2": "body.{b}.conv2",
-    "upsampler.convs.{k}": "upsampler.blocks.{k}",
-}
+NAMED = {"blocks.{b}.conv1": "body.{b}.conv1", "blocks.{b}.conv2": "body.{b}.conv2"}
 EDSR_PYTORCH = _dialect(
     "edsr-pytorch", OFFICIAL, "edsr-pytorch", "rcan", marks=("head.0.weight", "body.0.body.0.weight")
 )
@@ -148,7 +134,7 @@ ARCHITECTURE = Architecture(
         EDSR_PYTORCH,
         _dialect(
             "basicsr",
-            BASICSR,
+            {**BASICSR_ENDS, **NAMED},
             "basicsr",
             marks=("conv_first.weight", "body.0.conv1.weight"),
             wrapping="params",
@@ -156,7 +142,7 @@ ARCHITECTURE = Architecture(
         ),
         _dialect(
             "csd",
-            CSD,
+            {"head": "head", **CSD_ENDS, **NAMED},
             "csd",
             marks=("body_conv.weight", "body.0.conv1.weight"),
             wrapping="model_state_dict > module.*",

@@ -158,6 +158,17 @@ BASICSR_RANGE = (
 )
 
 
+OFFICIAL_ENDS = {"head": "head.0", "tail": "tail.1", "upsampler.convs.{k}": "tail.0.{2*k}"}
+BASICSR_ENDS = {
+    "head": "conv_first",
+    "body_end": "conv_after_body",
+    "tail": "conv_last",
+    "upsampler.convs.{k}": "upsample.{2*k}",
+}
+CSD_ENDS = {"body_end": "body_conv", "tail": "tail_conv", "upsampler.convs.{k}": "upsampler.blocks.{k}"}
+"""What code bases call the layers around the blocks of EDSR and of RCAN."""
+
+
 def long_skip_dialect(
     name: str,
     layers: Mapping[str, str],

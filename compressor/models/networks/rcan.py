@@ -27,6 +27,9 @@ from compressor.models.networks.base import (
 )
 from compressor.models.networks.dialect import Assumption, Dialect, State, count_layers, filled, rows
 from compressor.models.networks.edsr_family import (
+    BASICSR_ENDS,
+    CSD_ENDS,
+    OFFICIAL_ENDS,
     LongSkipNetwork,
     ShiftedSpec,
     is_mean_shift,
@@ -170,40 +173,33 @@ def _dialect(name: str, layers: Mapping[str, str], *code_bases: str, **options: 
 
 
 OFFICIAL = {
-    "head": "head.0",
-    "tail": "tail.1",
+    **OFFICIAL_ENDS,
     "body_end": "body.{g}",
     "groups.{g}.conv": "body.{g}.body.{b}",
     "groups.{g}.blocks.{b}.conv1": "body.{g}.body.{b}.body.0",
     "groups.{g}.blocks.{b}.conv2": "body.{g}.body.{b}.body.2",
     "groups.{g}.blocks.{b}.attention.squeeze": "body.{g}.body.{b}.body.3.conv_du.0",
     "groups.{g}.blocks.{b}.attention.expand": "body.{g}.body.{b}.body.3.conv_du.2",
-    "upsampler.convs.{k}": "tail.0.{2*k}",
 }
 FAKD = {here: there.replace("body.{g}.", "body_group{g}.") for here, there in OFFICIAL.items()} | {
     "body_end": "body_tail"
 }
 BASICSR = {
-    "head": "conv_first",
-    "tail": "conv_last",
-    "body_end": "conv_after_body",
+    **BASICSR_ENDS,
     "groups.{g}.conv": "body.{g}.conv",
     "groups.{g}.blocks.{b}.conv1": "body.{g}.residual_group.{b}.rcab.0",
     "groups.{g}.blocks.{b}.conv2": "body.{g}.residual_group.{b}.rcab.2",
     "groups.{g}.blocks.{b}.attention.squeeze": "body.{g}.residual_group.{b}.rcab.3.attention.1",
     "groups.{g}.blocks.{b}.attention.expand": "body.{g}.residual_group.{b}.rcab.3.attention.3",
-    "upsampler.convs.{k}": "upsample.{2*k}",
 }
 CSD = {
+    **CSD_ENDS,
     "head": "head_conv",
-    "tail": "tail_conv",
-    "body_end": "body_conv",
     "groups.{g}.conv": "body.{g}.conv",
     "groups.{g}.blocks.{b}.conv1": "body.{g}.body.{b}.body.0",
     "groups.{g}.blocks.{b}.conv2": "body.{g}.body.{b}.body.1",
     "groups.{g}.blocks.{b}.attention.squeeze": "body.{g}.body.{b}.caLayer.conv_du.0",
     "groups.{g}.blocks.{b}.attention.expand": "body.{g}.body.{b}.caLayer.conv_du.1",
-    "upsampler.convs.{k}": "upsampler.blocks.{k}",
 }
 NO_RES_SCALE = {"res_scale": 1.0}
 """The multiplication by res_scale is commented out in the code of RCAN, CSD and FAKD."""
