@@ -54,10 +54,10 @@ def run_networks(options: NetworksOptions, context: Context) -> NetworkList:
     """
     lr_size, specs = read_size(options.lr_size), _chosen(as_tuple(options.names), options.scale)
     timed = [name for name, spec in specs.items() if options.time and (options.names or name != spec.arch)]
-    place = Environment("torch", lr_size=lr_size, threads=options.threads)
+    environment = Environment("torch", lr_size=lr_size, threads=options.threads)
     if timed and options.threads is not None:
         torch.set_num_threads(options.threads)
-    calls = [place.call(TorchRuntime(build(specs[name], seed=0), label=name)) for name in timed]
+    calls = [environment.call(TorchRuntime(build(specs[name], seed=0), label=name)) for name in timed]
     timings = take_turns(calls, seconds_each=options.seconds, progress=context.progress) if timed else ()
     times = dict(zip(timed, timings, strict=True))
     rows = []
@@ -67,7 +67,7 @@ def run_networks(options: NetworksOptions, context: Context) -> NetworkList:
         if name in times:
             row = replace(row, ms=times[name].percentile(50), spread_percent=times[name].spread_percent)
         rows.append(row)
-    return NetworkList(options.scale, lr_size, tuple(rows), str(place) if timed else None)
+    return NetworkList(options.scale, lr_size, tuple(rows), str(environment) if timed else None)
 
 
 def _chosen(names: tuple[str, ...], scale: int) -> dict[str, Spec]:

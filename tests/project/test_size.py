@@ -12,9 +12,9 @@ MOST_LINES = {
     "compressor": 27369,
     "recipes": 4555,
     "export": 10888,
-    "srkd": 13425,
+    "srkd": 13420,
     "demo": 527,
-    "tests": 47340,
+    "tests": 47326,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

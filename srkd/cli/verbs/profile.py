@@ -12,7 +12,7 @@ from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
     from compressor.base.choices import Goal
-    from export.profile.report import ProfileReport, ProfileRow, QualityRow
+    from export.profile.report import ProfileReport, ProfileRow
 
 
 @verb(
@@ -79,21 +79,16 @@ def _show_models(console: Console, report: ProfileReport) -> None:
     lines = []
     for cost in report.costs:
         name = f"{cost.model} (teacher)" if cost.model == report.teacher else cost.model
-        qualities: list[QualityRow | None] = [item for item in report.quality if item.model == cost.model]
-        scores = qualities or [None]
-        for place, score in enumerate(scores):
-            of_file = "" if score is None or score.precision != "int8" else f", {score.runtime}"
-            precision = "" if score is None or len(scores) == 1 else f" {score.precision}{of_file}"
-            lines.append(
-                [
-                    f"{name}{precision}",
-                    cell(cost.params, "{:,}") if place == 0 else "",
-                    ("-" if cost.macs is None else f"{cost.macs / 1e9:.2f}") if place == 0 else "",
-                    cell(None if score is None else score.by(shown[0]), "{:.3f}"),
-                    cell(None if score is None else score.over_bicubic, "{:+.3f}"),
-                    *(cell(None if score is None else score.by(other), "{:.3f}") for other in shown[1:]),
-                ]
-            )
+        counts = [cell(cost.params, "{:,}"), "-" if cost.macs is None else f"{cost.macs / 1e9:.2f}"]
+        scores = [item for item in report.quality if item.model == cost.model]
+        for score in scores:
+            of_file = f", {score.runtime}" if score.precision == "int8" else ""
+            precision = "" if len(scores) == 1 else f" {score.precision}{of_file}"
+            first, *others = (cell(score.by(goal), "{:.3f}") for goal in shown)
+            lines.append([f"{name}{precision}", *counts, first, cell(score.over_bicubic, "{:+.3f}"), *others])
+            counts = ["", ""]
+        if not scores:
+            lines.append([name, *counts, *["-"] * (1 + len(shown))])
     plain = " or ".join(sorted({row.model for row in report.quality if row.runtime is None})) or "bicubic"
     title = f"PSNR-Y on the embedded validation photos, {report.protocol}"
     figures = [f"dB {GOAL_WORDS[goal]}" for goal in shown] if len(shown) > 1 else ["PSNR-Y dB"]
