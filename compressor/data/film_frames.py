@@ -7,10 +7,10 @@ where nothing may be kept, they lie in a temporary folder until the process ends
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -19,17 +19,56 @@ from torch import Tensor
 from compressor.base.cache_folder import CacheFolder, default_folder
 from compressor.base.context import Note, no_note
 from compressor.base.errors import SrkdError, report_unreadable, report_unwritable
+from compressor.images.metrics import to_u8
 from compressor.images.sets import LrImage, find_lr_images
 from compressor.images.suffixes import is_film
 from compressor.video.library import load_av
-from compressor.video.sampling import FRAMES_OF_A_FILM, SampledFrame, sample_frames
+from compressor.video.reading import Film
 
-SUMMARY = "frames.json"
-LAYOUT_VERSION = 2
+FRAMES_OF_A_FILM = 64
+"""Frames that are taken of a film at most: neighbours in time show the same scene, so more add little."""
+
+BLACK = 0.1
+"""A frame without a value above this is black."""
+
+LAYOUT_VERSION = 3
 """Part of the key of an entry: another choice of frames makes them anew."""
 
-_TEMPORARY: dict[str, tempfile.TemporaryDirectory[str]] = {}
-"""Folders of films whose frames are not kept, by key; Python removes them at its end."""
+
+@dataclass(frozen=True)
+class SampledFrame:
+    """A frame as it is shown, and when, with the one that follows it; the last frame follows itself."""
+
+    seconds: float
+    rgb_u8: Tensor
+    following_u8: Tensor
+
+
+def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> list[SampledFrame]:
+    """Return the frames in the middle of `most` equal parts of a film, or all of a shorter one, but no black ones and
+    none twice.
+    """
+    frames, seen = list[SampledFrame](), set[bytes]()
+    with Film(path) as film:
+        facts, first = film.facts, next(film.frames()).pts
+        count = facts.frames or 1 + sum(1 for _ in film.frames())
+        parts = min(count, most)
+        for part in range(parts):
+            number = int((part + 0.5) * count / parts)
+            # Half a frame earlier, as times are rounded.
+            found = film.frames_from(first + round((number - 0.5) / (facts.rate * facts.time_base)))
+            frame = next(found, None)
+            if frame is None:
+                continue
+            rgb_u8 = to_u8(frame.rgb)[0]
+            digest = hashlib.blake2b(rgb_u8.numpy().tobytes(), digest_size=16).digest()
+            if digest not in seen and float(frame.rgb.max()) > BLACK:
+                seen.add(digest)
+                following_u8 = to_u8(next(found, frame).rgb)[0]
+                frames.append(SampledFrame(float(frame.pts * facts.time_base), rgb_u8, following_u8))
+    if not frames:
+        raise SrkdError(f"{path} holds black frames only: give a film with pictures")
+    return frames
 
 
 def lr_images(
@@ -41,9 +80,10 @@ def lr_images(
     """
     if not is_film(path):
         return find_lr_images(path, option)
-    folder = _frames_folder(path, CacheFolder(default_folder()) if cache is None else cache)
-    note(f"{path.name}: {json.loads((folder / SUMMARY).read_text(encoding='utf-8'))['line']}")
-    return tuple(replace(image, following=_following(image.lr)) for image in find_lr_images(folder, option))
+    images = find_lr_images(_frames_folder(path, CacheFolder(default_folder()) if cache is None else cache))
+    first, last = (int(image.stem.removesuffix("ms").rpartition("-")[2]) / 1000 for image in (images[0], images[-1]))
+    note(f"{path.name}: {len(images)} frames from {first:.1f} to {last:.1f} s")
+    return tuple(replace(image, following=_following(image.lr)) for image in images)
 
 
 def _following(frame: Path) -> Path:
@@ -53,20 +93,23 @@ def _following(frame: Path) -> Path:
 
 def _frames_folder(film: Path, cache: CacheFolder) -> Path:
     key = _key(film)
-    if key in _TEMPORARY:
-        return Path(_TEMPORARY[key].name)
-    folder = cache.find(key, _checked, no_note) if cache.limit else None
-    if folder is not None:
-        return folder
-    frames = sample_frames(film)
     if cache.limit:
-        size = 2 * sum(frame.rgb_u8.numel() for frame in frames)
-        folder = cache.make(key, _checked, lambda entry: _write(frames, film, entry), size, no_note)
-    if folder is None:
-        _TEMPORARY[key] = tempfile.TemporaryDirectory(prefix="srkd-frames-")
-        folder = Path(_TEMPORARY[key].name)
-        with report_unwritable(folder):
-            _write(frames, film, folder)
+        folder = cache.find(key, Path, no_note)
+        if folder is None:
+            with Film(film) as opened:
+                size = 2 * FRAMES_OF_A_FILM * 3 * math.prod(opened.facts.size)
+            folder = cache.make(key, Path, lambda entry: _write(film, entry), size, no_note)
+        if folder is not None:
+            return folder
+    return Path(_temporary_folder(film, key).name)
+
+
+@lru_cache
+def _temporary_folder(film: Path, key: str) -> tempfile.TemporaryDirectory[str]:
+    """The frames of a film that are not kept: Python removes the folder at its end."""
+    folder = tempfile.TemporaryDirectory(prefix=f"srkd-{key[:12]}-")
+    with report_unwritable(Path(folder.name)):
+        _write(film, Path(folder.name))
     return folder
 
 
@@ -78,24 +121,9 @@ def _key(film: Path) -> str:
     return f"frames-{hashlib.blake2b(repr((*facts, status.st_mtime_ns)).encode(), digest_size=16).hexdigest()}"
 
 
-def _write(frames: Sequence[SampledFrame], film: Path, folder: Path) -> None:
-    for frame in frames:
+def _write(film: Path, folder: Path) -> None:
+    for frame in sample_frames(film):
         # No point in the name: it would end the stem.
         path = folder / f"{film.stem}-{round(frame.seconds * 1000):09d}ms.png"
-        _write_picture(frame.rgb_u8, path)
-        _write_picture(frame.following_u8, _following(path))
-    line = f"{len(frames)} frames from {frames[0].seconds:.1f} to {frames[-1].seconds:.1f} s"
-    summary = json.dumps({"pictures": 2 * len(frames), "line": line})
-    (folder / SUMMARY).write_text(summary, encoding="utf-8")
-
-
-def _write_picture(rgb_u8: Tensor, path: Path) -> None:
-    Image.fromarray(rgb_u8.permute(1, 2, 0).contiguous().numpy()).save(path, compress_level=1)
-
-
-def _checked(folder: Path) -> Path:
-    """Return the folder of an entry that is whole."""
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    if sum(path.suffix == ".png" for path in folder.iterdir()) != summary["pictures"]:
-        raise SrkdError("frames are missing")
-    return folder
+        for rgb_u8, file in ((frame.rgb_u8, path), (frame.following_u8, _following(path))):
+            Image.fromarray(rgb_u8.permute(1, 2, 0).contiguous().numpy()).save(file, compress_level=1)

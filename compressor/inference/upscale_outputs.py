@@ -17,12 +17,17 @@ from compressor.images.suffixes import (
     OTHER_PICTURE_SUFFIXES,
     is_film,
 )
-from compressor.inference.films import FRAMES_OF_A_SEGMENT, film_suffix
 from compressor.inference.tiling import UNBOUNDED_OVERLAP
 from compressor.inference.upscale_inputs import Input, Inputs, identity
 from compressor.inference.upscale_report import Failed, Outcomes, SkippedPicture
 from compressor.video.reading import Film
 from compressor.video.writing import DEFAULT_CRF
+
+FRAMES_OF_A_SEGMENT = 120
+"""About five seconds: as much as a kill loses at most. Each segment costs a key frame, a few percent of the file."""
+
+MAX_OUTPUT_PIXELS = 2**29
+"""The most output pixels of a picture: outputs are kept whole in memory as floats, here 6.4 GB."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,11 @@ def _numbered(inputs: Sequence[Input], folder: Path | None, suffix: str, extensi
     for each in inputs:
         source = each.path
         kept = source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png"
-        ending = film_suffix(source) if is_film(source) else extension or kept
+        if is_film(source):
+            # Matroska holds all.
+            ending = source.suffix if source.suffix.lower() in CONTAINER_OF_SUFFIX else ".mkv"
+        else:
+            ending = extension or kept
         name = f"{source.stem}{suffix}"
         path = first = (source.parent if folder is None else folder / each.inner) / f"{name}{ending}"
         number = 2
@@ -180,3 +189,12 @@ def to_write(jobs: Sequence[Job], settings: UpscaleSettings) -> tuple[list[Job],
         else:
             failed.append(Failed(job.source, reason))
     return left, Outcomes((), failed, skipped)
+
+
+def require_size(name: object, width: int, height: int, scale: int) -> None:
+    """Refuse a picture whose output is too large."""
+    if width * height * scale**2 > MAX_OUTPUT_PIXELS:
+        raise SrkdError(
+            f"{name} would become {width * scale}x{height * scale}, more than the {MAX_OUTPUT_PIXELS:,} pixels "
+            "held at once: cut it into pieces"
+        )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.inference.films import UpscaledFilm
 from compressor.inference.numbers import Numbers
 
 
@@ -27,6 +26,31 @@ class Upscaled:
     precision: str
     psnr_to_exact: float | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class UpscaledFilm:
+    """A film that was written; sizes are (width, height). `fps` counts the frames of this call, over `seconds`.
+
+    `reused` frames were equal to the one before, and `resumed` ones are those of an earlier call. `precisions` are
+    those of all frames; `psnr_to_exact` is the least PSNR of frames in a lower one than the model's.
+    """
+
+    source: Path
+    output: Path
+    lr_size: tuple[int, int]
+    sr_size: tuple[int, int]
+    frames: int
+    reused: int
+    resumed: int
+    seconds: float
+    fps: float
+    codec: str
+    pixel_format: str
+    copied: tuple[str, ...]
+    notes: tuple[str, ...]
+    precisions: tuple[str, ...]
+    psnr_to_exact: float | None
 
 
 @dataclass(frozen=True)
@@ -65,13 +89,9 @@ class Outcomes:
         )
 
 
-@dataclass(frozen=True)
-class UpscaleReport:
+@dataclass(frozen=True, kw_only=True)
+class UpscaleReport(Outcomes):
     """The result of `upscale`."""
 
-    done: tuple[Upscaled, ...]
-    failed: tuple[Failed, ...]
-    skipped: tuple[SkippedPicture, ...]
     numbers: Numbers
     """The model's precision and quantisation; single pictures may have used a lower precision."""
-    films: tuple[UpscaledFilm, ...] = ()

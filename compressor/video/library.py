@@ -22,9 +22,13 @@ def load_av() -> Any:
     return av
 
 
-def address_of(path: Path) -> str:
-    """Return a path as FFmpeg opens it; it would take `Alien:Part 2.mp4` for an address of the protocol `Alien`."""
-    return str(path.absolute())
+def open_container(path: Path, failure: str) -> Any:
+    """Open a film to read its streams; `failure` begins the line of an error.
+
+    FFmpeg would take `Alien:Part 2.mp4` for an address of the protocol `Alien`, so it is given a whole path.
+    """
+    with av_errors(failure):
+        return load_av().open(str(path.absolute()), metadata_errors="replace")
 
 
 @contextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import require_regular
-from compressor.video.library import SCALING, address_of, av_errors, load_av
+from compressor.video.library import SCALING, av_errors, load_av, open_container
 
 RGB, BT709, UNSPECIFIED, BT601 = 0, 1, 2, 6
 MATRICES = (BT709, 4, 5, BT601, 7, 9)
@@ -49,9 +48,6 @@ class FilmFrame:
     rgb: Tensor
     pts: int
 
-    def equals(self, other: FilmFrame | None) -> bool:
-        return other is not None and torch.equal(self.rgb, other.rgb)
-
 
 @dataclass(frozen=True)
 class Facts:
@@ -72,37 +68,29 @@ class Facts:
     notes: tuple[str, ...]
 
 
-@dataclass
 class Film:
     """An open film. `frames` reads it from its beginning, once."""
 
-    path: Path
-    lost: int = 0
-    """Packets that could not be decoded."""
-    facts: Facts = field(init=False)
-    _packets: int = 0
-    _last: int | None = None
+    def __init__(self, path: Path) -> None:
+        require_regular(path)
+        self.path = path
+        self.lost = 0
+        """Packets that could not be decoded."""
+        self._packets = 0
+        self._last: int | None = None
+        self._container = open_container(path, f"{path} cannot be read as a film")
+        self._stream = video_stream(self._container, path)
+        self._stream.thread_type = "AUTO"
+        decoded = self._decode()
+        first = next(decoded, None)
+        if first is None:
+            lost = f", and {self.lost} packets that cannot be decoded" if self.lost else ""
+            raise SrkdError(f"{path} holds no frames{lost}: give a film with pictures")
+        self._decoded = chain([first], decoded)
+        self._size = first.width, first.height
+        self.facts = self._read_facts(first)
 
     def __enter__(self) -> Film:
-        require_regular(self.path)
-        if not self.path.is_file():
-            raise SrkdError(f"{self.path}: no such file")
-        with av_errors(f"{self.path} cannot be read as a film"):
-            self._container = load_av().open(address_of(self.path), metadata_errors="replace")
-        try:
-            self._stream = video_stream(self._container, self.path)
-            self._stream.thread_type = "AUTO"
-            self._decoded = self._decode()
-            first = next(self._decoded, None)
-            if first is None:
-                lost = f", and {self.lost} packets that cannot be decoded" if self.lost else ""
-                raise SrkdError(f"{self.path} holds no frames{lost}: give a film with pictures")
-            self._decoded = chain([first], self._decoded)
-            self._size = first.width, first.height
-            self.facts = self._read_facts(first)
-        except BaseException:
-            self._container.close()
-            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -167,8 +155,7 @@ class Film:
                 f"{self.path} changes at {float(pts * facts.time_base):.2f} s from {self._size[0]}x{self._size[1]} to "
                 f"{frame.width}x{frame.height}: cut it there"
             )
-        shown = torch.rot90(rgb_of(frame, facts), self._turns, (-2, -1))
-        return FilmFrame((shown.flip(-1) if self._is_mirrored else shown).contiguous(), pts)
+        return FilmFrame(turned(rgb_of(frame, facts), self._turn).contiguous(), pts)
 
     def _read_facts(self, frame: Any) -> Facts:
         stream, context, notes = self._stream, self._stream.codec_context, list[str]()
@@ -190,15 +177,15 @@ class Film:
             notes.append("it is interlaced: its fields are enlarged as if they were one picture; deinterlace it first")
         if len(components) < len(frame.format.components) or stream.metadata.get("alpha_mode") == "1":
             notes.append("its transparency is left out")
-        side_data = {data.type.name: bytes(data) for data in frame.side_data}
-        if "MASTERING_DISPLAY_METADATA" in side_data:
+        if frame.side_data.get("MASTERING_DISPLAY_METADATA"):
             notes.append("the facts of its mastering display are left out")
-        degrees, self._is_mirrored = turn_of(side_data.get("DISPLAYMATRIX", b""))
-        if degrees % 90:
-            notes.append(f"it is to be turned by {degrees} degrees, which is not a quarter turn: it is not turned")
-            degrees, self._is_mirrored = 0, False
-        self._turns = degrees // 90 % 4
-        is_upright = self._turns % 2 == 0
+        matrix = bytes(frame.side_data.get("DISPLAYMATRIX") or b"")
+        a, b, _, c, d = struct.unpack("=5i", matrix[:20]) if len(matrix) >= 20 else (1, 0, 0, 0, 1)
+        if (a and b) or not (a or b):
+            notes.append("it is to be turned by what is no quarter turn: it is not turned")
+            a, b, c, d = 1, 0, 0, 1
+        self._turn = a, b, c, d
+        is_upright = a != 0
         aspect = Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         self._step = round(1 / (rate * stream.time_base)) or 1
@@ -275,14 +262,12 @@ def white_of(bits: int, *, is_rgb: bool, is_limited: bool) -> int:
     return WHITE_OF_LIMITED if is_limited else ((1 << bits) - 1) << (16 - bits)
 
 
-def turn_of(matrix: bytes) -> tuple[int, bool]:
-    """Return the degrees, counterclockwise, by which a frame is turned, and whether left and right are swapped then.
+def turned(rgb: Tensor, turn: tuple[int, int, int, int]) -> Tensor:
+    """Return a frame (1,3,H,W) as it is shown: (x, y) is shown at (ax + cy, bx + dy) of the turn a, b, c, d.
 
-    The matrix is FFmpeg's AV_FRAME_DATA_DISPLAYMATRIX: (x, y) of a frame is shown at (ax + cy, bx + dy), with its nine
-    numbers a, b, u, c, d, v, x, y, w. A mirrored one has a negative determinant.
+    They are the numbers of FFmpeg's AV_FRAME_DATA_DISPLAYMATRIX; either b and c are zero, or a and d.
     """
-    if len(matrix) < 36:
-        return 0, False
-    a, b, _, c, d = struct.unpack("=5i", matrix[:20])
-    is_mirrored = a * d - b * c < 0
-    return round(-math.degrees(math.atan2(b, -a if is_mirrored else a))), is_mirrored
+    a, b, c, d = turn
+    if not a:
+        rgb, a, d = rgb.transpose(-2, -1), c, b
+    return rgb.flip([axis for axis, factor in ((-1, a), (-2, d)) if factor < 0])

@@ -5,19 +5,20 @@ from __future__ import annotations
 import heapq
 import io
 import re
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 import numpy as np
 from torch import Tensor
 
 from compressor.base.errors import UsageError, nearest
 from compressor.images.suffixes import CONTAINER_OF_SUFFIX
-from compressor.video.library import SCALING, address_of, av_errors, load_av
+from compressor.video.library import SCALING, av_errors, load_av, open_container
 from compressor.video.reading import WHITE_OF_LIMITED, Colours, Facts, is_cover, resolved, rgb_format, video_stream
 
 DEFAULT_CRF = 16
@@ -27,6 +28,10 @@ LOST_DEPTH_OR_RESOLUTION = 1 | 2
 """FFmpeg's flags of what a pixel format loses."""
 
 
+PACKET = struct.Struct("<q?I")
+"""What stands before each packet in the file of a segment: its time, whether decoding can begin there, its bytes."""
+
+
 @dataclass(frozen=True)
 class Codec:
     """An encoder of FFmpeg and its options; `most_crf` is the end of its constant quality, None without loss."""
@@ -34,13 +39,14 @@ class Codec:
     encoder: str
     options: dict[str, str]
     most_crf: int | None = 51
+    suffixes: tuple[str, ...] = (".mp4", ".m4v", ".mov", ".mkv")
 
 
 CODECS = {
     "h264": Codec("libx264", {"preset": "medium"}),
     "hevc": Codec("libx265", {"preset": "medium", "x265-params": "log-level=none:open-gop=0"}),
-    "vp9": Codec("libvpx-vp9", {"b": "0", "row-mt": "1", "cpu-used": "2"}, most_crf=63),
-    "ffv1": Codec("ffv1", {"level": "3"}, most_crf=None),
+    "vp9": Codec("libvpx-vp9", {"b": "0", "row-mt": "1", "cpu-used": "2"}, 63, tuple(CONTAINER_OF_SUFFIX)),
+    "ffv1": Codec("ffv1", {"level": "3"}, None, (".mkv",)),
 }
 """The codecs that are written, by name. All of a segment's frames depend on that segment only."""
 
@@ -114,36 +120,21 @@ def _require_codec(name: str, suffix: str, crf: int) -> None:
     here = [codec for codec, row in CODECS.items() if row.encoder in load_av().codecs_available]
     if name not in here:
         raise UsageError(f"--codec {name} is not written by this PyAV: {nearest(name, here)}")
-    if suffix == ".webm" and name != "vp9":
-        raise UsageError(f"--codec {name}: .webm holds vp9 only; choose it, or write .mkv")
-    if suffix in (".mp4", ".m4v", ".mov") and name == "ffv1":
-        raise UsageError(f"--codec ffv1: {suffix} does not hold it; write .mkv")
+    suffixes = CODECS[name].suffixes
+    if suffix not in suffixes:
+        raise UsageError(f"--codec {name}: {suffix} does not hold it; write {' or '.join(suffixes)}")
     most = CODECS[name].most_crf
     if most is not None and crf > most:
         raise UsageError(f"--crf {crf}: {name} takes 0 to {most}; lower is better")
 
 
-PacketFacts: TypeAlias = tuple[int, int, bool]
-"""Of an encoded frame: its time, its bytes, and whether decoding can begin with it."""
-
-
-Segment: TypeAlias = tuple[Path, Sequence[PacketFacts]]
-"""A file of packets, in the order of the encoder, and what is known of each."""
-
-
-@dataclass
 class SegmentWriter:
     """An encoder that begins anew, and the file of its packets: nothing depends on frames of other segments."""
 
-    encoding: Encoding
-    file: IO[bytes]
-    packets: list[PacketFacts] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        av, encoding = load_av(), self.encoding
-        codec = CODECS[encoding.codec]
+    def __init__(self, encoding: Encoding, file: IO[bytes]) -> None:
+        codec, self._file = CODECS[encoding.codec], file
         with av_errors(f"the encoder {codec.encoder} does not start"):
-            self._encoder = av.CodecContext.create(codec.encoder, "w")
+            self._encoder = load_av().CodecContext.create(codec.encoder, "w")
             encoding.set_up(self._encoder)
             self._encoder.flags |= GLOBAL_HEADER
             self._encoder.options = encoding.options()
@@ -165,8 +156,8 @@ class SegmentWriter:
         with av_errors("a frame cannot be encoded"):
             packets = self._encoder.encode(frame)
         for packet in packets:
-            self.file.write(packet)
-            self.packets.append((packet.pts, packet.size, packet.is_keyframe))
+            self._file.write(PACKET.pack(packet.pts, packet.is_keyframe, packet.size))
+            self._file.write(packet)
 
 
 class ColourConversion:
@@ -208,7 +199,7 @@ def other_streams(source: Path, suffix: str) -> tuple[dict[int, str], list[str]]
     """
     av, container = load_av(), CONTAINER_OF_SUFFIX[suffix]
     copied, left_out = dict[int, str](), list[str]()
-    with av_errors(f"{source} cannot be read"), av.open(address_of(source), metadata_errors="replace") as original:
+    with open_container(source, f"{source} cannot be read") as original:
         film = video_stream(original, source)
         for stream in original.streams:
             if stream.index == film.index:
@@ -230,18 +221,16 @@ def other_streams(source: Path, suffix: str) -> tuple[dict[int, str], list[str]]
     return copied, left_out
 
 
-def join(
-    segments: Sequence[Segment], encoding: Encoding, source: Path, numbers: Iterable[int], output: Path, suffix: str
-) -> None:
-    """Write the film to `output` in the container of `suffix`, with the streams of the source of some numbers."""
-    av, container, options = load_av(), CONTAINER_OF_SUFFIX[suffix], {"fflags": "+bitexact"}
+def join(segments: Sequence[Path], encoding: Encoding, source: Path, numbers: Iterable[int], output: Path) -> None:
+    """Write the film of some segments to `output`, with the streams of the source of some numbers."""
+    container, options = CONTAINER_OF_SUFFIX[output.suffix.lower()], {"fflags": "+bitexact"}
     if container in ("mp4", "mov"):
         # A late start is written in these ticks, by default milliseconds.
         options["movie_timescale"] = str(max(encoding.time_base.denominator, 1000))
     with (
         av_errors(f"{output.name} cannot be written", but_writing=True),
-        av.open(address_of(source), metadata_errors="replace") as original,
-        av.open(str(output), "w", format=container, container_options=options) as target,
+        open_container(source, f"{source} cannot be read") as original,
+        load_av().open(str(output), "w", format=container, container_options=options) as target,
     ):
         target.metadata.update(original.metadata)
         film = target.add_stream(CODECS[encoding.codec].encoder, rate=encoding.rate, options=encoding.options())
@@ -270,14 +259,20 @@ def _copy_of(target: Any, stream: Any) -> Any:
     return copy
 
 
-def _film_packets(segments: Sequence[Segment], time_base: Fraction, stream: Any) -> Iterator[Any]:
-    decoded = iter(decoding_times([pts for _, packets in segments for pts, *_ in packets]))
-    for path, packets in segments:
+def _film_packets(segments: Sequence[Path], time_base: Fraction, stream: Any) -> Iterator[Any]:
+    decoded = decoding_times([packet.pts for packet in _read_packets(segments)])
+    for packet, dts in zip(_read_packets(segments), decoded, strict=True):
+        packet.dts, packet.time_base, packet.stream = dts, time_base, stream
+        yield packet
+
+
+def _read_packets(segments: Sequence[Path]) -> Iterator[Any]:
+    for path in segments:
         with open(path, "rb") as file:
-            for pts, size, is_key in packets:
+            while head := file.read(PACKET.size):
+                pts, is_key, size = PACKET.unpack(head)
                 packet = packet_of(file.read(size))
-                packet.pts, packet.dts, packet.time_base = pts, next(decoded), time_base
-                packet.is_keyframe, packet.stream = is_key, stream
+                packet.pts, packet.is_keyframe = pts, is_key
                 yield packet
 
 

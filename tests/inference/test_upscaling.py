@@ -13,7 +13,7 @@ from PIL import Image
 from compressor.base.errors import UsageError
 from compressor.images.files import Picture, read_picture, write_picture
 from compressor.images.resize import upscale_bicubic
-from compressor.inference import upscale as upscaling
+from compressor.inference import upscale_outputs
 from compressor.inference.upscale import upscale
 from compressor.inference.upscale_outputs import UpscaleSettings
 from compressor.models.networks.base import Descriptor
@@ -184,7 +184,7 @@ def test_one_output_file_for_one_picture(tmp_path: Path) -> None:
 
 
 def test_pictures_too_large_are_told_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upscaling, "MAX_OUTPUT_PIXELS", 191)
+    monkeypatch.setattr(upscale_outputs, "MAX_OUTPUT_PIXELS", 191)
     put(tmp_path / "a.png")
     model = nearest_model(2)
     assert "would become 16x12, more than the 191 pixels" in upscale([tmp_path], model).failed[0].reason

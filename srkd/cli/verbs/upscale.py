@@ -12,8 +12,7 @@ from srkd.options.verbs import UpscaleOptions
 from srkd.terminal.console import Console
 
 if TYPE_CHECKING:
-    from compressor.inference.films import UpscaledFilm
-    from compressor.inference.upscale_report import Upscaled, UpscaleReport
+    from compressor.inference.upscale_report import Upscaled, UpscaledFilm, UpscaleReport
 
 
 @verb(
