@@ -11,11 +11,9 @@ from compressor.base.errors import SrkdError
 
 @dataclass(frozen=True)
 class Protocol:
-    """The conditions of a PSNR figure. `border` None crops `scale` pixels; `bicubic` is the filter of the LR images."""
+    """The conditions of a PSNR figure. `border` None crops `scale` pixels."""
 
-    channel: Literal["y", "rgb"] = "y"
     border: int | None = None
-    bicubic: Literal["matlab", "pil"] = "matlab"
     lr_border: Border = "mirror"
     grey: Literal["rgb", "raw"] = "rgb"
     degradation: str = ""
@@ -31,6 +29,6 @@ class Protocol:
 
     def __str__(self) -> str:
         border = "scale" if self.border is None else str(self.border)
-        words = [f"psnr@{self.channel}", f"border={border}", f"bicubic={self.bicubic}", f"grey={self.grey}"]
+        words = ["psnr@y", f"border={border}", "bicubic=matlab", f"grey={self.grey}"]
         words += ["lr_border=clamp"] if self.lr_border == "clamp" else []
         return ",".join([*words, f"degraded={self.degradation}"] if self.degradation else words)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -68,50 +68,15 @@ def evaluate(
 
     All images are also compared with those of `teacher`, one of the models; sets of LR images alone need it.
     """
-    return _evaluate(models, sets, settings, [settings.protocol], context, teacher)[0]
-
-
-def explain(
-    models: Sequence[Runtime],
-    sets: Sequence[AnySet],
-    settings: EvaluationSettings,
-    context: Context = QUIET,
-    *,
-    teacher: Runtime | None = None,
-) -> tuple[Evaluation, ...]:
-    """Return the result of `evaluate`, then those of protocols it is often confused with: PSNR over RGB, no border
-    cropped, LR made by Pillow's bicubic, grey files scored on their raw values. Each differs from the first in one
-    field.
-    """
-    base = settings.protocol.at(settings.scale)
-    variants = [
-        replace(base, channel="rgb" if base.channel == "y" else "y"),
-        replace(base, border=0 if base.border else settings.scale),
-        *([] if settings.degradation else [replace(base, bicubic="pil" if base.bicubic == "matlab" else "matlab")]),
-        replace(base, grey="raw" if base.grey == "rgb" else "rgb"),
-    ]
-    return _evaluate(models, sets, settings, [base, *variants], context, teacher)
-
-
-def _evaluate(
-    models: Sequence[Runtime],
-    sets: Sequence[AnySet],
-    settings: EvaluationSettings,
-    protocols: Sequence[Protocol],
-    context: Context,
-    teacher: Runtime | None,
-) -> tuple[Evaluation, ...]:
-    scale = settings.scale
-    protocols = [protocol.at(scale) for protocol in protocols]
+    scale, protocol = settings.scale, settings.protocol.at(settings.scale)
     rows = _by_label(models, scale, with_lanczos=teacher is not None and scale > 1)
-    table = _Table(rows, settings, protocols, teacher)
-    border = max(protocol.border or 0 for protocol in protocols)
-    pixels = check_sets(sets, scale, border, table.measures, has_teacher=teacher is not None)
+    table = _Table(rows, settings, protocol, teacher)
+    pixels = check_sets(sets, scale, protocol.border or 0, table.measures, has_teacher=teacher is not None)
     sources = [source for image_set in sets for source in image_set.sources]
     with_frames = any(METRICS[name].takes == "frames" for name in settings.metrics)
 
     def read(source: ImagePair | LrImage) -> EvaluatedPicture:
-        return read_picture(source, scale, protocols, settings.degradation, with_frames=with_frames)
+        return read_picture(source, scale, protocol, settings.degradation, with_frames=with_frames)
 
     def is_overlapped(source: ImagePair | LrImage) -> bool:
         return pixels[source.path] <= OVERLAPPED_PIXELS
@@ -127,22 +92,22 @@ def _evaluate(
                 if number == 0:
                     raise
                 unfinished = tuple(other.name for other in sets[number:])
-                raise EvaluationInterrupted(table.evaluations(sets[:number]), unfinished) from error
+                raise EvaluationInterrupted(table.evaluation(sets[:number]), unfinished) from error
             if len(sets) > 1:
-                context.note(table.evaluations([image_set])[0].line_about(image_set.name))
+                context.note(table.evaluation([image_set]).line_about(image_set.name))
     context.progress("scored", len(sources), len(sources))
-    return table.evaluations(sets)
+    return table.evaluation(sets)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The scores of all models, by protocol, model, set and image."""
+    """The scores of all models, by model, set and image."""
 
     rows: Mapping[str, Runtime]
     settings: EvaluationSettings
-    protocols: Sequence[Protocol]
+    protocol: Protocol
     teacher: Runtime | None
-    scores: dict[tuple[Protocol, str, str], dict[str, ImageScore]] = field(default_factory=lambda: defaultdict(dict))
+    scores: dict[tuple[str, str], dict[str, ImageScore]] = field(default_factory=lambda: defaultdict(dict))
     still: dict[str, tuple[list[float], float | None]] = field(default_factory=dict)
     """The part of each image that stands still, and the noise of its frames, by set."""
 
@@ -161,81 +126,74 @@ class _Table:
         overlapped: bool,
     ) -> None:
         """Run every model and score its outputs: during the next run if `overlapped`, else before it."""
-        if (frames := picture.inputs[0].frames) is not None:
+        if (frames := picture.frames) is not None:
             self.still.setdefault(image_set, ([], frames.noise))[0].append(float(frames.still.float().mean()))
         rows = sorted(self.rows.items(), key=lambda row: row[1] is not self.teacher)  # the teacher's image comes first
-        for each in picture.inputs:
-            references: dict[Reference, Tensor] = {} if picture.hr_u8 is None else {"original": picture.hr_u8}
-            for label, model in rows:
-                ensemble = self.settings.self_ensemble and not isinstance(model, Bicubic)
-                enlarge = partial(run_exactly, model, tile=self.settings.tile, ensemble=ensemble, path=source.path)
-                sr_u8 = to_u8(enlarge(each.lr)[0])
-                if model is self.teacher:
-                    references["teacher"] = sr_u8
-                enlarged = None if each.frames is None else each.frames.enlarged(enlarge, sr_u8)
-                keys = [(protocol, label, image_set) for protocol in each.protocols]
-                scorer.submit(partial(self._score, keys, source.stem, sr_u8, references, enlarged, picture.grey_file))
-                if not overlapped:
-                    scorer.finish()
+        references: dict[Reference, Tensor] = {} if picture.hr_u8 is None else {"original": picture.hr_u8}
+        for label, model in rows:
+            ensemble = self.settings.self_ensemble and not isinstance(model, Bicubic)
+            enlarge = partial(run_exactly, model, tile=self.settings.tile, ensemble=ensemble, path=source.path)
+            sr_u8 = to_u8(enlarge(picture.lr)[0])
+            if model is self.teacher:
+                references["teacher"] = sr_u8
+            enlarged = None if frames is None else frames.enlarged(enlarge, sr_u8)
+            key = label, image_set
+            scorer.submit(partial(self._score, key, source.stem, sr_u8, references, enlarged, picture.grey_file))
+            if not overlapped:
+                scorer.finish()
 
     def _score(
         self,
-        keys: Sequence[tuple[Protocol, str, str]],
+        key: tuple[str, str],
         stem: str,
         sr_u8: Tensor,
         references: Mapping[Reference, Tensor],
         frames: tuple[Tensor, Tensor, Tensor] | None,
         grey_file: bool,
     ) -> None:
-        for key in keys:
-            protocol, figures = key[0], dict[str, float]()
-            border = protocol.border or 0
-            if frames is not None:
-                first, second = (_planes(image, protocol, grey_file)[None] for image in frames[:2])
-                before = first.masked_fill(~frames[2], math.nan)
-                for name, measure in self.measures.items():
-                    if METRICS[name].takes == "frames":
-                        figures[METRICS[name].key] = float(measure(second, before, border=border))
-            for reference, reference_u8 in references.items():
-                planes = [_planes(image, protocol, grey_file)[None] for image in (sr_u8, reference_u8)]
-                for name, measure in self.measures.items():
-                    row = METRICS[name]
-                    if row.takes != "frames":
-                        ours, theirs = planes if row.takes == "channel" else (sr_u8[None], reference_u8[None])
-                        figures[row.key_to(reference)] = float(measure(ours, theirs, border=border))
-            self.scores[key][stem] = ImageScore(figures)
+        figures, border = dict[str, float](), self.protocol.border or 0
+        if frames is not None:
+            first, second = (self._planes(image, grey_file) for image in frames[:2])
+            before = first.masked_fill(~frames[2], math.nan)
+            for name, measure in self.measures.items():
+                if METRICS[name].takes == "frames":
+                    figures[METRICS[name].key] = float(measure(second, before, border=border))
+        for reference, reference_u8 in references.items():
+            planes = [self._planes(image, grey_file) for image in (sr_u8, reference_u8)]
+            for name, measure in self.measures.items():
+                row = METRICS[name]
+                if row.takes != "frames":
+                    ours, theirs = planes if row.takes == "channel" else (sr_u8[None], reference_u8[None])
+                    figures[row.key_to(reference)] = float(measure(ours, theirs, border=border))
+        self.scores[key][stem] = ImageScore(figures)
 
-    def evaluations(self, finished: Sequence[AnySet]) -> tuple[Evaluation, ...]:
-        """Return the scores of the finished sets, one evaluation per protocol."""
+    def _planes(self, image_u8: Tensor, grey_file: bool) -> Tensor:
+        """Return the channel that is compared, (1,1,H,W) on 0..255."""
+        if grey_file and self.protocol.grey == "raw":
+            return grey_of(image_u8.double())[None]
+        return luma(image_u8.double() / PEAK)[None]
+
+    def evaluation(self, finished: Sequence[AnySet]) -> Evaluation:
+        """Return the scores of the finished sets."""
         teacher = next((label for label, model in self.rows.items() if model is self.teacher), None)
         has_originals = not any(isinstance(image_set, LrSet) for image_set in finished)
         references: dict[Reference, bool] = {"original": has_originals, "teacher": teacher is not None}
-        evaluations = []
-        for protocol in self.protocols:
-            models = {
-                label: {
-                    each.name: SetScore.of(
-                        self.scores[protocol, label, each.name],
-                        each.name,
-                        "stored" if is_lr_stored(each, protocol) else "made",
-                    )
-                    for each in finished
-                }
-                for label in self.rows
-            }
-            evaluation = Evaluation(
-                protocol,
-                self.settings.scale,
-                self.settings.self_ensemble,
-                models if teacher is None else over_teacher(models, teacher, self.settings.metrics),
-                {label: numbers_of(model) for label, model in self.rows.items()},
-                self.settings.metrics,
-                tuple(reference for reference, is_there in references.items() if is_there),
-                teacher,
-                {each.name: Stillness.of(*self.still[each.name]) for each in finished if each.name in self.still},
-            )
-            evaluations.append(evaluation)
-        return tuple(evaluations)
+        origins = {each.name: "stored" if is_lr_stored(each, self.protocol) else "made" for each in finished}
+        models = {
+            label: {name: SetScore.of(self.scores[label, name], name, origin) for name, origin in origins.items()}
+            for label in self.rows
+        }
+        return Evaluation(
+            self.protocol,
+            self.settings.scale,
+            self.settings.self_ensemble,
+            models if teacher is None else over_teacher(models, teacher, self.settings.metrics),
+            {label: numbers_of(model) for label, model in self.rows.items()},
+            self.settings.metrics,
+            tuple(reference for reference, is_there in references.items() if is_there),
+            teacher,
+            {each.name: Stillness.of(*self.still[each.name]) for each in finished if each.name in self.still},
+        )
 
 
 def _by_label(models: Sequence[Runtime], scale: int, *, with_lanczos: bool) -> dict[str, Runtime]:
@@ -256,10 +214,3 @@ def run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, pa
     if result.seam is not None and tile is None:
         raise SrkdError(f"{model.label} needs more memory than there is for {path} at once: give a tile size (--tile)")
     return result.sr
-
-
-def _planes(image_u8: Tensor, protocol: Protocol, grey_file: bool) -> Tensor:
-    """Return the channel that is compared, on 0..255."""
-    if grey_file and protocol.grey == "raw":
-        return grey_of(image_u8.double())
-    return luma(image_u8.double() / PEAK) if protocol.channel == "y" else image_u8.double()

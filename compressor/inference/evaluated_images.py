@@ -1,15 +1,12 @@
-"""The images of an evaluation: originals, and the LR images that are stored, made or degraded for each protocol."""
+"""The images of an evaluation: originals, and the LR images that are stored, made or degraded."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from compressor.base.errors import SrkdError, UsageError
@@ -24,51 +21,36 @@ from compressor.inference.metric_table import Measure
 
 
 @dataclass(frozen=True)
-class EvaluatedInput:
-    """An LR image (1,3,h,w), the protocols that share it, and two frames for flicker."""
-
-    lr: Tensor
-    protocols: tuple[Protocol, ...]
-    frames: Frames | None
-
-
-@dataclass(frozen=True)
 class EvaluatedPicture:
-    """An original (3,H,W) cropped to the scale, if there is one, and each LR image."""
+    """An original (3,H,W) cropped to the scale, if there is one; its LR image (1,3,h,w), and two frames for flicker."""
 
     hr_u8: Tensor | None
     grey_file: bool
-    inputs: tuple[EvaluatedInput, ...]
+    lr: Tensor
+    frames: Frames | None
 
 
 def read_picture(
     source: ImagePair | LrImage,
     scale: int,
-    protocols: Sequence[Protocol],
+    protocol: Protocol,
     degradation: Degradation | None,
     *,
     with_frames: bool,
 ) -> EvaluatedPicture:
-    """Return the images of a source; protocols with the same LR image share the models' outputs."""
+    """Return the images of a source."""
     image_u8, grey_file = read_rgb_u8_and_grey(source.path)
     hr_u8 = None if isinstance(source, LrImage) else mod_crop(image_u8, scale)
-    by_lr: dict[tuple[str, str], list[Protocol]] = defaultdict(list)
-    for protocol in protocols:
-        is_made = hr_u8 is not None and degradation is None
-        by_lr[(protocol.bicubic, protocol.lr_border) if is_made else ("", "")].append(protocol)
-    inputs = []
-    for same_lr in by_lr.values():
-        if isinstance(source, LrImage) or hr_u8 is None:
-            lr_u8 = image_u8 if degradation is None else degradation.of_image(image_u8, 1, source.stem)
-        elif degradation is not None:
-            lr_u8 = degradation.of_image(hr_u8, scale, source.stem)
-        elif source.lr is not None and same_lr[0].bicubic == "matlab":
-            lr_u8 = read_stored_lr(source.lr, hr_u8, scale)
-        else:
-            lr_u8 = make_lr(hr_u8, scale, same_lr[0])
-        frames = _frames(source, lr_u8, degradation) if with_frames else None
-        inputs.append(EvaluatedInput(lr_u8[None] / 255, tuple(same_lr), frames))
-    return EvaluatedPicture(hr_u8, grey_file, tuple(inputs))
+    if isinstance(source, LrImage) or hr_u8 is None:
+        lr_u8 = image_u8 if degradation is None else degradation.of_image(image_u8, 1, source.stem)
+    elif degradation is not None:
+        lr_u8 = degradation.of_image(hr_u8, scale, source.stem)
+    elif source.lr is not None:
+        lr_u8 = read_stored_lr(source.lr, hr_u8, scale)
+    else:
+        lr_u8 = downscale_u8(hr_u8, scale, border=protocol.lr_border)
+    frames = _frames(source, lr_u8, degradation) if with_frames else None
+    return EvaluatedPicture(hr_u8, grey_file, lr_u8[None] / 255, frames)
 
 
 def _frames(source: ImagePair | LrImage, lr_u8: Tensor, degradation: Degradation | None) -> Frames:
@@ -76,15 +58,6 @@ def _frames(source: ImagePair | LrImage, lr_u8: Tensor, degradation: Degradation
         return photo_frames(lr_u8, source.stem)
     after_u8 = read_rgb_u8(source.following)
     return film_frames(lr_u8, after_u8 if degradation is None else degradation.of_image(after_u8, 1, source.stem))
-
-
-def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
-    """Return the low-resolution image of a cropped (3,H,W) image, by the protocol's bicubic."""
-    if protocol.bicubic == "matlab":
-        return downscale_u8(hr_u8, scale, border=protocol.lr_border)
-    height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
-    small = Image.fromarray(hr_u8.permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
 
 
 def read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
@@ -104,7 +77,7 @@ def is_lr_stored(image_set: AnySet, protocol: Protocol) -> bool:
         return False
     if isinstance(image_set, LrSet):
         return True
-    return protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
+    return all(pair.lr is not None for pair in image_set.pairs)
 
 
 def check_sets(

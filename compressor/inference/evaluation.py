@@ -85,7 +85,7 @@ def _mean(figures: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by model and set, all by one protocol; with channel "rgb" the `*_y` fields are of that channel."""
+    """Scores by model and set, all by one protocol."""
 
     protocol: Protocol
     scale: int
@@ -172,11 +172,11 @@ class Evaluation:
 
 
 class EvaluationInterrupted(KeyboardInterrupt):
-    """Ctrl-C during an evaluation of several sets: `evaluations` holds the finished ones."""
+    """Ctrl-C during an evaluation of several sets: `evaluation` holds the finished ones."""
 
-    def __init__(self, evaluations: tuple[Evaluation, ...], unfinished: tuple[str, ...]) -> None:
+    def __init__(self, evaluation: Evaluation, unfinished: tuple[str, ...]) -> None:
         super().__init__(f"interrupted before {', '.join(unfinished)}")
-        self.evaluations, self.unfinished = evaluations, unfinished
+        self.evaluation, self.unfinished = evaluation, unfinished
 
 
 def over_teacher(

@@ -113,6 +113,15 @@ METRICS: dict[str, Metric] = {
             digits=4,
         ),
         Metric(
+            name="psnr_rgb",
+            key="psnr_rgb",
+            title="PSNR-RGB",
+            source="compressor.images.metrics:psnr",
+            best="highest",
+            unit="dB",
+            takes="rgb",
+        ),
+        Metric(
             name="sharpness",
             key="sharpness",
             title="sharpness",

@@ -23,12 +23,10 @@ from compressor.base.errors import SrkdError, is_out_of_memory, reason_of
 from compressor.base.memory import keep_freed_memory
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import to_u8
-from compressor.images.protocol import Protocol
-from compressor.images.resize import mod_crop
+from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.scores import EQUAL_DB, Scores
 from compressor.images.sets import embedded_pairs
 from compressor.inference.evaluate import run_exactly
-from compressor.inference.evaluated_images import make_lr
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import Bicubic
@@ -160,7 +158,7 @@ class MeasuredModel:
         with _failures_in_one_line("scoring it"):
             for pair in embedded_pairs("val"):
                 hr_u8 = mod_crop(read_rgb_u8(pair.hr), scale)
-                lr = make_lr(hr_u8, scale, Protocol())[None].float() / 255
+                lr = downscale_u8(hr_u8, scale)[None].float() / 255
                 sr_u8, enlarged_u8 = (
                     to_u8(run_exactly(model, lr, None, False, pair.hr)) for model in (self._runtime, Bicubic(scale))
                 )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from compressor.base.choices import GoalOption
 from compressor.base.context import Context, Note
@@ -27,8 +25,6 @@ from srkd.options.shared import Model, originals_and_lr_only, path_of
 from srkd.options.values import as_tuple
 from srkd.options.verbs import EvaluateOptions
 
-R = TypeVar("R")
-
 
 def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
     """Score models by Y-PSNR and SSIM. Bicubic, at scale 1 the input, is always the first; without data the embedded
@@ -42,7 +38,7 @@ def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
         >>> scores = srkd.evaluate("runs/small", data="photos", against="edsr.pt", metrics=["psnr", "sharpness"])
         >>> print(scores.models["small"]["photos"]["sharpness_teacher"])
     """
-    result = by_goal(_score(scoring.evaluate, options, context), options.goal)
+    result = by_goal(_score(options, context), options.goal)
     _note_below_bicubic(result, options, context.note)
     for line in worse_than_lanczos(result):
         context.note(line)
@@ -50,11 +46,6 @@ def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
 
 
 evaluate = public(EvaluateOptions, EvaluateOptions, run_evaluate, "evaluate")
-
-
-def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation, ...]:
-    """Score as `evaluate` does, and also by the conventions with which these figures are often confused."""
-    return tuple(by_goal(result, options.goal) for result in _score(scoring.explain, options, context))
 
 
 def by_goal(result: Evaluation, goal: GoalOption) -> Evaluation:
@@ -81,7 +72,7 @@ def _differences(scores: SetScore, others: SetScore, key: str) -> list[float]:
     return [own - other for own, other in pairs if math.isfinite(own) and math.isfinite(other)]
 
 
-def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
+def _score(options: EvaluateOptions, context: Context) -> Evaluation:
     if not options.metrics:
         raise UsageError(f"--metrics: name at least one of {', '.join(METRICS)}")
     for name in options.metrics:
@@ -102,7 +93,7 @@ def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) 
     )
     if line := line_about_inputs((source for image_set in sets for source in image_set.sources), scale):
         context.note(line)
-    return score(runtimes, sets, settings, context, teacher=teacher)
+    return scoring.evaluate(runtimes, sets, settings, context, teacher=teacher)
 
 
 def _models(options: EvaluateOptions) -> tuple[Model, ...]:

@@ -155,7 +155,7 @@ def test_tables_of_the_verbs_fit_80_columns(
     """Only texts and commands may have longer lines."""
     for arguments in (
         ["profile", str(model), "--teacher", str(model), *PROFILE],
-        ["evaluate", str(model), str(model), "--data", str(photos), "--per-image", "--explain"],
+        ["evaluate", str(model), str(model), "--data", str(photos), "--per-image"],
         ["export", str(model), "--onnx", "-o", str(tmp_path)],
         ["recipes", "ls"],
         ["doctor"],

@@ -25,7 +25,7 @@ CONSOLE = {"as_json", "as_csv", "as_latex", "verbose", "quiet", "help"}
 COMMAND_LINE_ONLY = {
     "compress": {"accept_changed_code", "dry_run", "resume", "spec"},
     "export": {"every_format"},
-    "evaluate": {"explain", "per_image"},
+    "evaluate": {"per_image"},
 }
 """Options that only the command line has, by verb."""
 

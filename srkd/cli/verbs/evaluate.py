@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -24,48 +24,44 @@ if TYPE_CHECKING:
     examples=(
         "srkd evaluate runs/first edsr.pt --data Set5",
         "srkd evaluate student.onnx --data sets --self-ensemble --per-image",
-        "srkd evaluate --scale 4 --data Set14 --explain",
         "srkd evaluate runs/first --against teacher.pt --data Set5 --metrics psnr,ssim,sharpness,spectrum",
         "srkd evaluate runs/first --against teacher.pt --lr-only frames",
         "srkd evaluate student.onnx --data sets --csv > scores.csv",
     ),
     csv=True,
 )
-@click.option("--explain", is_flag=True, help="Add the scores by other conventions, for comparison with tables.")
 @click.option("--per-image", is_flag=True, help="Add a row for each image; JSON always has them.")
-def command(console: Console, options: EvaluateOptions, *, explain: bool, per_image: bool) -> None:
+def command(console: Console, options: EvaluateOptions, *, per_image: bool) -> None:
     """Score models on benchmark images, and bicubic beside them.
 
     MODEL is a checkpoint, a run folder or an exported file. At scale 1 the input stands for bicubic. Without --data the
     embedded photos are used. With --against the images are also compared with those of a teacher.
     """
     from compressor.inference.evaluation import EvaluationInterrupted
-    from srkd.api.evaluate import run_evaluate, run_explain
+    from srkd.api.evaluate import run_evaluate
 
     interrupted: EvaluationInterrupted | None = None
     with console.context() as context:
         try:
-            results = run_explain(options, context) if explain else (run_evaluate(options, context),)
+            result = run_evaluate(options, context)
         except EvaluationInterrupted as error:
-            interrupted, results = error, error.evaluations
-    extra = {"explain": [other.to_dict() for other in results[1:]]} if explain else {}
+            interrupted, result = error, error.evaluation
     unfinished = {} if interrupted is None else {"unfinished": interrupted.unfinished}
     console.report(
         "evaluate",
-        {**results[0].to_dict(), **extra, **unfinished},
-        lambda console, _: show(console, results, per_image=per_image, explain=explain),
-        lambda _: rows(results, per_image=per_image),
+        {**result.to_dict(), **unfinished},
+        lambda console, _: show(console, result, per_image=per_image),
+        lambda _: rows(result, per_image=per_image),
     )
     if interrupted is not None:
         console.warn(f"not finished: {', '.join(interrupted.unfinished)}")
         raise interrupted
 
 
-def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, explain: bool) -> None:
+def show(console: Console, evaluation: Evaluation, *, per_image: bool) -> None:
     """Print the table of all models and sets for each reference, then the tables that the options add."""
     from compressor.inference.numbers import lines_about
 
-    evaluation = results[0]
     bicubic = evaluation.without_network
     for reference in evaluation.references:
         show_scores(console, "model", evaluation.models, evaluation, reference)
@@ -84,8 +80,6 @@ def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, ex
         }
         for reference in evaluation.references:
             show_scores(console, "image", images, evaluation, reference, f"{name}, ")
-    if explain:
-        show_conventions(console, results)
 
 
 def lines_about_flicker(evaluation: Evaluation) -> list[str]:
@@ -100,8 +94,8 @@ def lines_about_flicker(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def rows(results: Sequence[Evaluation], *, per_image: bool) -> list[dict[str, object]]:
-    """A row for each convention, model and set; `per_image` adds one for each image."""
+def rows(evaluation: Evaluation, *, per_image: bool) -> list[dict[str, object]]:
+    """A row for each model and set; `per_image` adds one for each image."""
     return [
         {
             "protocol": str(evaluation.protocol),
@@ -114,7 +108,6 @@ def rows(results: Sequence[Evaluation], *, per_image: bool) -> list[dict[str, ob
             "image": image,
             **each.figures,
         }
-        for evaluation in results
         for model, sets in evaluation.models.items()
         for name, score in sets.items()
         for image, each in {"": score, **(score.images if per_image else {})}.items()
@@ -138,24 +131,3 @@ def show_scores(
         for name, scores in rows.items()
     ]
     console.table(Table([heading, *columns], lines, title))
-
-
-def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
-    """Print the headline figure of each model and set by each convention, and its difference to the first."""
-    first = results[0]
-    metric, reference = first.headline
-    key = metric.key_to(reference)
-    sets = list(first.without_network)
-    rows = []
-    for evaluation in results:
-        for model, scores in evaluation.models.items():
-            cells = []
-            for name in sets:
-                figure = scores[name][key]
-                before = first.models[model][name][key]
-                difference = 0.0 if figure == before else figure - before  # both may be infinite
-                cells += [metric.show(figure), f"{difference:+.{metric.digits}f}"]
-            rows.append([str(evaluation.protocol), model, *cells])
-    columns = ["protocol", "model", *(text for name in sets for text in (f"{name} {metric.title}", "difference"))]
-    title = f"the same outputs by other conventions, {first.name_of(reference)}: not to be compared with one another"
-    console.table(Table(columns, rows, title, names=2))
