@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from compressor.base.errors import UsageError
-from compressor.degradation.jpeg import BLOCK, LUMINANCE, quantisation_tables, waves_of
+from compressor.degradation.jpeg import BLOCK, LUMINANCE, luminance_steps, waves_of
 from compressor.degradation.names import NONE
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import PEAK, Y_OFFSET, luma
@@ -117,7 +117,7 @@ def quality_of_file(path: Path) -> float | None:
     if not tables:
         return None
     total = sum(tables[min(tables)])
-    return float(min(range(1, 101), key=lambda quality: abs(float(quantisation_tables(quality)[0].sum()) - total)))
+    return float(min(range(1, 101), key=lambda quality: abs(float(luminance_steps(quality).sum()) - total)))
 
 
 def quality_of_blocks(y: Tensor) -> float | None:
@@ -130,7 +130,7 @@ def quality_of_blocks(y: Tensor) -> float | None:
         return None
     distances = {}
     for quality in QUALITIES:
-        steps = quantisation_tables(quality)[0]
+        steps = luminance_steps(quality)
         is_telling = steps >= LEAST_STEP
         is_telling[0, 0] = False
         # Only coefficients that are not zero: zeros fit any step.

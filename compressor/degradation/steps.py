@@ -24,13 +24,12 @@ from typing_extensions import Self
 from compressor.base.randomness import generator_of
 from compressor.degradation.codec import LARGEST_CRF, intra_frame
 from compressor.degradation.filters import KernelShape, bell_kernel, correlate, sharpen, sinc_kernel
-from compressor.degradation.jpeg import BLOCK, blockwise, jpeg, jpeg_in_torch
+from compressor.degradation.jpeg import BLOCK, blockwise, jpeg
 from compressor.degradation.noise import add_gaussian, add_poisson
 from compressor.images.resize import imresize
 
 Kind: TypeAlias = Literal["iso", "aniso", "generalized-iso", "generalized-aniso", "plateau-iso", "plateau-aniso"]
 Mode: TypeAlias = Literal["area", "bilinear", "bicubic"]
-Codec: TypeAlias = Literal["libjpeg", "torch"]
 MODES: tuple[Mode, ...] = ("area", "bilinear", "bicubic")
 SIZES = (7, 21)
 """Sides of kernels (Real-ESRGAN)."""
@@ -315,8 +314,6 @@ class Jpeg(DegradationStep):
     quality: QualityRange = (30.0, 95.0)
     probability: Share = 1.0
     """Share of the images that are stored."""
-    codec: Codec = "libjpeg"
-    """libjpeg is the real codec; torch is an approximation that runs on the device."""
     shift: bool = False
     """Whether the 8×8 blocks begin at a random pixel, as in a picture that was cropped before."""
 
@@ -326,13 +323,7 @@ class Jpeg(DegradationStep):
             return image_01
         top, left = (int(each * BLOCK) if self.shift else 0 for each in u[2:4])
         padded = torch.nn.functional.pad(image_01[None], (left, 0, top, 0), mode="replicate")[0]
-        return stored_as_jpeg(padded, _between(self.quality, u[1]), self.codec)[:, top:, left:]
-
-
-def stored_as_jpeg(image_01: Tensor, quality: float, codec: Codec) -> Tensor:
-    """Return an image as a JPEG file has it, at a quality that is rounded and at least 1."""
-    whole = min(100, max(1, round(quality)))
-    return jpeg(image_01, whole) if codec == "libjpeg" else jpeg_in_torch(image_01.clamp(0, 1), whole)
+        return jpeg(padded, round(_between(self.quality, u[1])))[:, top:, left:]
 
 
 @step("finish")
@@ -347,8 +338,6 @@ class Finish(DegradationStep):
     """Quality of the JPEG."""
     jpeg_first: Share = 0.5
     """Share of the images whose JPEG comes before the change of size."""
-    codec: Codec = "libjpeg"
-    """libjpeg is the real codec; torch is an approximation that runs on the device."""
     modes: tuple[Mode, ...] = Field(MODES, min_length=1)
     """Interpolations, each as often."""
 
@@ -356,15 +345,15 @@ class Finish(DegradationStep):
         u = numbers.random(6)
         mode, (low, high) = self.modes[int(u[2] * len(self.modes))], (int(side) for side in self.size)
         side = low + 2 * int(u[3] * ((high - low) // 2 + 1))
-        quality = _between(self.quality, u[1])
+        quality = round(_between(self.quality, u[1]))
         if u[0] < self.jpeg_first:
-            image_01 = stored_as_jpeg(image_01.clamp(0, 1), quality, self.codec)
+            image_01 = jpeg(image_01, quality)
         image_01 = interpolate(image_01, (target.height, target.width), mode)
         if u[4] < self.sinc:
             kernel = sinc_kernel(side, _between((math.pi / 3, math.pi), u[5]))
             image_01 = correlate(image_01, kernel.float())
         if u[0] >= self.jpeg_first:
-            image_01 = stored_as_jpeg(image_01.clamp(0, 1), quality, self.codec)
+            image_01 = jpeg(image_01, quality)
         return image_01.clamp(0, 1)
 
 
