@@ -1,24 +1,23 @@
-"""Decoding of image files: from or into the cache folder, into memory, or into a temporary file of the run."""
+"""Decoding of image files: from or into the cache folder, or into memory."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import PIL
 import torch
 
-from compressor.base.cache_folder import SPARE_BYTES, CacheFolder, format_bytes
+from compressor.base.cache_folder import CacheFolder, format_bytes
 from compressor.base.choices import Border
-from compressor.base.context import QUIET, Context, Note, Progress
+from compressor.base.context import QUIET, Context, Progress
 from compressor.base.errors import SrkdError, report_unreadable
 from compressor.base.machine import available_memory, torch_threads, usable_cores
 from compressor.data.store import (
@@ -27,8 +26,9 @@ from compressor.data.store import (
     LR_FILE,
     DecodedImages,
     ImageRecord,
-    PixelBuffer,
     SkippedImage,
+    append_image,
+    pixels_of,
     read_entry,
     write_index,
 )
@@ -60,7 +60,7 @@ def decode_all(
     note = context.note
     job = DecodeJob(tuple(sources), scale, border, context.progress)
     if cache is None or cache.limit == 0:
-        return job.decode_uncached(_estimate_bytes(sources, scale), note)
+        return job.decode_into_memory(_estimate_bytes(sources, scale))
     key = job.cache_key()
     images = cache.find(key, read_entry, note)
     count = "1 image" if len(sources) == 1 else f"{len(sources)} images"
@@ -68,31 +68,28 @@ def decode_all(
         note(f"{count} as decoded before: {cache.path / key} ({format_bytes(images.bytes)})")
         return images
     pixel_bytes = _estimate_bytes(sources, scale)
-    if sum(pixel_bytes) > small_bytes:
+    if pixel_bytes > small_bytes:
         start = time.monotonic()
-        images = cache.make(key, read_entry, job.write_entry, sum(pixel_bytes), note)
+        images = cache.make(key, read_entry, job.write_entry, pixel_bytes, note)
         if images is not None:
             seconds = time.monotonic() - start
             note(f"{count} decoded in {seconds:.0f} s, kept in {cache.path / key} ({format_bytes(images.bytes)})")
             return images
-    return job.decode_uncached(pixel_bytes, note)
+    return job.decode_into_memory(pixel_bytes)
 
 
-def _estimate_bytes(sources: Sequence[Source], scale: int) -> tuple[int, int]:
-    """Return upper limits of the bytes of LR and HR pixels, from the files' headers."""
+def _estimate_bytes(sources: Sequence[Source], scale: int) -> int:
+    """Return an upper limit of the bytes of all pixels, from the files' headers."""
 
-    def source_bytes(source: Source) -> tuple[int, int]:
+    def source_bytes(source: Source) -> int:
         try:
             width, height = image_size(source.path)
         except SrkdError:
-            return 0, 0
-        if isinstance(source, LrImage):
-            return 3 * width * height, 0
-        return 3 * (width // scale) * (height // scale), 3 * width * height
+            return 0
+        return 3 * width * height + (0 if isinstance(source, LrImage) else 3 * (width // scale) * (height // scale))
 
     with ThreadPoolExecutor(_worker_count()) as pool:
-        sizes = list(pool.map(source_bytes, sources))
-    return sum(lr for lr, _ in sizes), sum(hr for _, hr in sizes)
+        return sum(pool.map(source_bytes, sources))
 
 
 @dataclass(frozen=True)
@@ -117,37 +114,31 @@ class DecodeJob:
     def write_entry(self, folder: Path) -> None:
         """Write the decoded images into a cache entry."""
         with open(folder / LR_FILE, "w+b") as lr, open(folder / HR_FILE, "w+b") as hr:
-            write_index(folder, self.decode_into(PixelBuffer(lr), PixelBuffer(hr)))
+            write_index(folder, self.decode_into(lr, hr))
 
-    def decode_uncached(self, pixel_bytes: tuple[int, int], note: Note) -> DecodedImages:
-        """Decode into memory if the images fit, else into an unnamed file in the temporary folder."""
-        available, size = int(available_memory() * MEMORY_SHARE), sum(pixel_bytes)
-        if size <= available:
-            return self.decode_into(*map(PixelBuffer.in_memory, pixel_bytes))
-        folder = tempfile.gettempdir()
-        free = shutil.disk_usage(folder).free
-        if free < size + SPARE_BYTES:
+    def decode_into_memory(self, size: int) -> DecodedImages:
+        """Decode images of so many bytes at most into memory."""
+        available = int(available_memory() * MEMORY_SHARE)
+        if size > available:
             raise SrkdError(
-                f"the decoded images take {format_bytes(size)}, and there are {format_bytes(available)} of "
-                f"memory for them and {format_bytes(free)} of disk in {folder}: raise --cache-size, point $SRKD_CACHE "
-                "or $TMPDIR to a larger disk, or use fewer images"
+                f"the decoded images take {format_bytes(size)}, and there are {format_bytes(available)} of memory for "
+                "them: raise --cache-size, point $SRKD_CACHE to a larger disk, or use fewer images"
             )
-        note(f"the decoded images ({format_bytes(size)}) are in a temporary file in {folder} until the run ends")
-        with tempfile.TemporaryFile(dir=folder) as lr, tempfile.TemporaryFile(dir=folder) as hr:
-            return self.decode_into(PixelBuffer(lr), PixelBuffer(hr))
+        return self.decode_into(BytesIO(), BytesIO())
 
-    def decode_into(self, lr: PixelBuffer, hr: PixelBuffer) -> DecodedImages:
-        """Decode all sources into two buffers."""
+    def decode_into(self, lr: IO[bytes], hr: IO[bytes]) -> DecodedImages:
+        """Decode all sources into two files, or into memory."""
         images: list[ImageRecord | SkippedImage] = []
         for image in decode_in_order(self.sources, scale=self.scale, border=self.border):
             if isinstance(image, SkippedImage):
                 images.append(image)
             else:
-                hr_extent = None if image.hr is None else hr.append(image.hr)
-                images.append(ImageRecord(image.name, image.path, lr.append(image.lr), hr_extent, image.digest))
+                hr_extent = None if image.hr is None else append_image(hr, image.hr)
+                lr_extent = append_image(lr, image.lr)
+                images.append(ImageRecord(image.name, image.path, lr_extent, hr_extent, image.digest))
             self.progress("reading images", len(images), len(self.sources))
         has_hr = not all(isinstance(source, LrImage) for source in self.sources)
-        return DecodedImages(self.scale, tuple(images), lr.tensor(), hr.tensor() if has_hr else None)
+        return DecodedImages(self.scale, tuple(images), pixels_of(lr), pixels_of(hr) if has_hr else None)
 
 
 def _file_identity(path: Path | None) -> tuple[object, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,11 @@ import torch
 from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_folder
 from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context, Note, no_note
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import UsageError
 from compressor.data.decode import DecodedImage, Source, decode_all, decode_image
 from compressor.data.film_frames import lr_images
 from compressor.data.store import ImageStore
 from compressor.degradation.chain import Degradation
-from compressor.images.files import image_size
 from compressor.images.sets import ImagePair, LrImage, embedded_pairs, find_sets, line_about_inputs
 from compressor.inference.teacher_check import TrialPair
 
@@ -186,7 +184,6 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     # The embedded photos are not cached, as decoding them takes no noticeable time.
     decode_embedded = partial(decode_all, scale=scale, border=choice.lr_border)
     held_out = range(0)
-    require_patches(choice, scale, lr_patch)
     if choice.lr_only is not None:
         context.note(f"no HR images: the teacher's output is the only label of the images in {choice.lr_only}")
         sources, origin = list[Source](choice.lr_images(context.note)), choice.lr_only.resolve().name
@@ -250,51 +247,6 @@ def _describe_validation(data: Data, choice: DataChoice) -> str:
 def _list_names(names: Sequence[str]) -> str:
     listed = ", ".join(names[:MOST_NAMES])
     return listed if len(names) <= MOST_NAMES else f"{listed} and {len(names) - MOST_NAMES} more (run.json has all)"
-
-
-def require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
-    """Refuse a patch larger than every image, by the files' headers: decoding thousands may take an hour."""
-    if choice.lr_only is not None:
-        files, side = [image.lr for image in choice.lr_images()], lr_patch
-    else:
-        pairs = embedded_pairs("train") if choice.data is None else _pairs(choice.data, scale, choice.lr)
-        files, side = [pair.hr for pair in pairs], lr_patch * scale
-    largest = (0, 0)
-    for file in files:
-        with suppress(SrkdError):  # an unreadable file is skipped later, with the reason
-            largest = max(largest, image_size(file), key=min)
-        if min(largest) >= side:
-            return
-    if min(largest) > 0:
-        room = min(largest) // (side // lr_patch)
-        advice = f"--lr-patch {room} or less" if room else f"they are too small for x{scale}"
-        raise UsageError(
-            f"schedule.lr_patch={lr_patch}: a patch has {side}x{side} pixels of an image, and none of the {len(files)} "
-            f"images is that large (the largest is {largest[0]}x{largest[1]}): {advice}"
-        )
-
-
-@dataclass(frozen=True)
-class ImageCounts:
-    """The numbers of a run's images, from their file names, before any is decoded."""
-
-    origin: str
-    training: int
-    validation: int
-    labels: str
-
-
-def count_images(choice: DataChoice, *, scale: int) -> ImageCounts:
-    """Return the numbers of a run's images without reading one."""
-    named = choice.validation_sources(scale) or {"embedded photos": embedded_pairs("val")}
-    val = [image for sources in named.values() for image in sources]
-    if choice.lr_only is not None:
-        return ImageCounts(choice.lr_only.resolve().name, len(choice.lr_images()), len(val), "teacher")
-    if choice.data is None:
-        return ImageCounts("embedded photos", len(embedded_pairs("train")), len(val), "HR")
-    images = len(_pairs(choice.data, scale, choice.lr))
-    held_out = len(_held_out(images)) if not choice.val else 0
-    return ImageCounts(choice.data.resolve().name, images - held_out, held_out or len(val), "HR")
 
 
 def _pairs(folder: Path, scale: int, lr: Path | None) -> tuple[ImagePair, ...]:

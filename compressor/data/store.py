@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
@@ -202,32 +202,21 @@ def plane_of(flat: torch.Tensor, extents: Sequence[Extent]) -> Plane:
     return Plane(flat, *(torch.tensor(column) for column in columns))
 
 
-class PixelBuffer:
-    """The pixels of consecutive images in a growing file, never all in memory; or in memory of a fixed size."""
+def append_image(file: IO[bytes], image: torch.Tensor) -> Extent:
+    """Write the pixels of an image behind those in a file, or in memory (BytesIO)."""
+    extent = Extent(file.tell(), image.shape[1], image.shape[2])
+    file.write(image.numpy().data.cast("B"))
+    return extent
 
-    def __init__(self, file: IO[bytes] | mmap.mmap) -> None:
-        self.file, self.used = file, 0
 
-    @classmethod
-    def in_memory(cls, size: int) -> PixelBuffer:
-        """Allocate at once, to avoid a second copy; untouched pages cost nothing."""
-        return cls(mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-
-    def append(self, image: torch.Tensor) -> Extent:
-        extent = Extent(self.used, image.shape[1], image.shape[2])
-        try:
-            self.file.write(image.numpy().data.cast("B"))
-        except ValueError as error:
-            raise SrkdError("an image became larger while the images were being read: run the command again") from error
-        self.used += extent.bytes
-        return extent
-
-    def tensor(self) -> torch.Tensor:
-        """Return the pixels of all images appended so far, one after another."""
-        if isinstance(self.file, mmap.mmap):
-            return torch.frombuffer(self.file, dtype=torch.uint8)[: self.used]
-        self.file.flush()
-        return _map_u8(self.file, self.used)
+def pixels_of(file: IO[bytes]) -> torch.Tensor:
+    """Return the pixels that were written to a file, or to memory, without a copy."""
+    if not file.tell():
+        return torch.empty(0, dtype=torch.uint8)
+    if isinstance(file, BytesIO):
+        return torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
+    file.flush()
+    return torch.frombuffer(map_file(file), dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -263,11 +252,7 @@ def read_entry(folder: Path) -> DecodedImages:
             actual = os.fstat(file.fileno()).st_size
             if actual != size:
                 raise SrkdError(f"{name} has {actual:,} bytes and should have {size:,}")
-            return _map_u8(file, size)
+            return torch.frombuffer(map_file(file), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
 
     hr = None if index.hr_bytes is None else map_pixels(HR_FILE, index.hr_bytes)
     return DecodedImages(index.scale, index.images, map_pixels(LR_FILE, index.lr_bytes), hr)
-
-
-def _map_u8(file: IO[bytes], size: int) -> torch.Tensor:
-    return torch.frombuffer(map_file(file), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)

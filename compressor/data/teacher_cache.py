@@ -1,8 +1,8 @@
 """A teacher's outputs for whole images, stored on disk and cropped by the sampler of the training images.
 
 Two approximations make this an option and not the default: an output of a whole image has no patch borders, which the
-teacher of a patch sees, and the output of a mirrored patch is assumed to be the mirrored output; `measure_difference`
-measures both. Values are unclamped, in half precision. Views: `whole` is the LR image; `zoom-out` is that image
+teacher of a patch sees, and the output of a mirrored patch is assumed to be the mirrored output. Values are
+unclamped, in half precision. Views: `whole` is the LR image; `zoom-out` is that image
 downscaled once more by the scale, for methods that need labels for images without HR originals (DUKD).
 """
 
@@ -27,7 +27,6 @@ from compressor.base.precision import autocast
 from compressor.data.batches import Batches, Labels, View
 from compressor.data.placement import fits_on_device
 from compressor.data.store import Extent, ImageStore, Plane, plane_of
-from compressor.images.metrics import PEAK, psnr
 from compressor.images.resize import imresize
 from compressor.inference.tiling import run_tiled
 from compressor.models.networks.cost import pixel_bytes
@@ -39,7 +38,6 @@ FORMAT = 2
 
 FP16_BYTES = 2
 FP16_MAX = torch.finfo(torch.float16).max
-MEASURED_PATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -161,17 +159,13 @@ class TeacherCache:
         """Run the teacher on images without an intact output, and return all outputs, memory-mapped."""
         return {view.view: self._fill_view(view, teacher, context) for view in self.views}
 
-    def attach(self, labels: Mapping[View, Labels], teacher: Teacher, batches: Batches, note: Note) -> Batches:
-        """Return the batches with the labels; a note reports their PSNR to the teacher's direct outputs."""
+    def attach(self, labels: Mapping[View, Labels], batches: Batches, note: Note) -> Batches:
+        """Return the batches with the labels, on the device of the batches if they fit there."""
         device = batches.device or torch.device("cpu")
         size = sum(sum(view.output_bytes) for view in self.views)
         if device.type != "cpu" and fits_on_device(size, "the teacher's outputs", device, note):
             labels = {view: view_labels.to(device) for view, view_labels in labels.items()}
-        labelled = batches.with_labels(labels)
-        psnr_db = measure_difference(teacher, labelled, self.precision)
-        figures = ", ".join(f"{view} {db:.1f} dB" for view, db in psnr_db.items())
-        note(f"teacher cache: PSNR between cached and direct targets on {MEASURED_PATCHES} patches: {figures}")
-        return labelled
+        return batches.with_labels(labels)
 
     def _fill_view(self, view: CachedView, teacher: Teacher, context: Context) -> Labels:
         file, sizes = view.file, dict(zip(view.keys, view.output_bytes, strict=True))
@@ -238,17 +232,6 @@ def zoom_out(plane: Plane, scale: int) -> Plane:
         torch.tensor([image.shape[1] for image in images]),
         torch.tensor([image.shape[2] for image in images]),
     )
-
-
-def measure_difference(teacher: Teacher, batches: Batches, precision: Precision = "fp32") -> dict[View, float]:
-    """Return the PSNR in dB between cached and direct outputs, on the first patches of step 0."""
-    batch = replace(batches, samples=range(MEASURED_PATCHES)).at(0)
-    psnr_db = {}
-    for view, cached in batch.labels.items():
-        with _arithmetic(teacher.device, precision):
-            direct = teacher(cached.lr).float()
-        psnr_db[view] = float(psnr(PEAK * cached.sr, PEAK * direct).mean())
-    return psnr_db
 
 
 def _to_unit_range(image: torch.Tensor) -> torch.Tensor:

@@ -292,7 +292,7 @@ class TrainingRun:
             return batches
         first = processes.run_on_all(lambda: cache.fill(teacher, context) if processes.is_leader else None)
         labels = processes.run_on_all(lambda: first or cache.fill(teacher, context))
-        return cache.attach(labels, teacher, batches, context.note)
+        return cache.attach(labels, batches, context.note)
 
     def _report(
         self,

@@ -34,13 +34,10 @@ def cache(tmp_path: Path) -> CacheFolder:
     return CacheFolder(tmp_path / "cache")
 
 
-def test_batches_are_the_same_from_memory_a_new_entry_a_reused_one_and_a_temporary_file(photos, cache, monkeypatch):
+def test_batches_are_the_same_from_memory_a_new_entry_and_a_reused_one(photos, cache):
     notes: list[str] = []
     stores = [read(photos, None), read(photos, cache, notes), read(photos, cache, notes)]
     assert "decoded in" in notes[0] and "as decoded before" in notes[1]
-    monkeypatch.setattr(decode, "MEMORY_SHARE", 0.0)
-    stores.append(read(photos, None, notes))
-    assert "temporary file" in notes[2]
     for step in range(3):
         results = [batches(decoded).at(step) for decoded in stores]
         for other in results[1:]:

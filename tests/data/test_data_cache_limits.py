@@ -112,7 +112,6 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_fall_back_to_memory(pho
 
 def test_without_room_anywhere_the_sizes_and_the_ways_out_are_told(photos, monkeypatch):
     monkeypatch.setattr(decode, "MEMORY_SHARE", 0.0)
-    monkeypatch.setattr(decode, "SPARE_BYTES", 10**18)
     with pytest.raises(SrkdError, match=r"--cache-size.*SRKD_CACHE"):
         read(photos, None)
 

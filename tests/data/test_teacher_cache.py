@@ -16,7 +16,7 @@ from compressor.base.errors import SrkdError
 from compressor.data.batches import View
 from compressor.data.decode import decode_all
 from compressor.data.store import ImageStore
-from compressor.data.teacher_cache import TeacherCache, image_key, measure_difference, teacher_key
+from compressor.data.teacher_cache import TeacherCache, image_key, teacher_key
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
@@ -66,19 +66,14 @@ def test_of_a_symmetric_teacher_the_symmetries_are_exact_too(store, tmp_path):
     assert gaps[0] < 2e-3 < 10 * gaps[0] < gaps[1]
 
 
-def test_values_are_unclamped_and_the_figure_says_how_far_they_are(store, tmp_path):
+def test_values_are_unclamped(store, tmp_path):
     loud = edsr()
     with torch.no_grad():
         for parameter in loud.parameters():
             parameter.mul_(1.7)
     teacher = Teacher(loud)
-    batches = cached_batches(teacher, store, tmp_path)
-    batch = batches.at(0)
-    sr = batch.labels["whole"].sr
+    sr = cached_batches(teacher, store, tmp_path).at(0).labels["whole"].sr
     assert float(sr.min()) < -0.01 and float(sr.max()) > 1.01
-    few = replace(batches, samples=range(4)).at(0)
-    error = (few.labels["whole"].sr - teacher(few.lr)).square().mean(dim=(1, 2, 3)).double()
-    assert measure_difference(teacher, batches)["whole"] == pytest.approx(float((-10 * error.log10()).mean()), abs=1e-3)
 
 
 def test_the_teacher_runs_once_an_image_and_never_again(store, tmp_path):

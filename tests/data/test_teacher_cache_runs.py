@@ -162,14 +162,12 @@ def options(tmp_path, monkeypatch) -> dict[str, object]:
 
 @pytest.mark.ci
 def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(options, tmp_path):
-    lines: list[str] = []
-    straight = compress(**options, steps=6, teacher_cache=True, out=tmp_path / "straight", announce=lines.append)
+    straight = compress(**options, steps=6, teacher_cache=True, out=tmp_path / "straight")
     facts = json.loads((tmp_path / "straight/run.json").read_text())
     record = facts["teacher_cache"]
     assert facts["options"]["teacher_cache"] is True and record["precision"] == "fp32"
     whole = record["views"]["whole"]
     assert (tmp_path / "cache" / whole["entry"] / "outputs.fp16").stat().st_size == whole["bytes"]
-    assert any("PSNR between cached and direct targets on 4 patches: whole" in line for line in lines)
     stopped = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         compress(**options, steps=6, teacher_cache=True, out=stopped, announce=stop_at("step 3/6"))
