@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -37,6 +38,8 @@ from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImagePair, LrImage
 
 Source: TypeAlias = ImagePair | LrImage
+DecodeInto: TypeAlias = Callable[[IO[bytes], IO[bytes]], DecodedImages]
+"""Decodes all images into two files, or into memory: LR and HR pixels."""
 
 MAX_WORKERS = 8
 
@@ -58,24 +61,24 @@ def decode_all(
 ) -> DecodedImages:
     """Return the decoded images, from the cache if no file has changed, and store them there if allowed."""
     note = context.note
-    job = DecodeJob(tuple(sources), scale, border, context.progress)
+    decode_into = partial(_decode_into, sources, scale, border, context.progress)
+    pixel_bytes = _estimate_bytes(sources, scale)
     if cache is None or cache.limit == 0:
-        return job.decode_into_memory(_estimate_bytes(sources, scale))
-    key = job.cache_key()
+        return _decode_into_memory(pixel_bytes, decode_into)
+    key = _cache_key(sources, scale, border)
     images = cache.find(key, read_entry, note)
     count = "1 image" if len(sources) == 1 else f"{len(sources)} images"
     if images is not None:
         note(f"{count} as decoded before: {cache.path / key} ({format_bytes(images.bytes)})")
         return images
-    pixel_bytes = _estimate_bytes(sources, scale)
     if pixel_bytes > small_bytes:
         start = time.monotonic()
-        images = cache.make(key, read_entry, job.write_entry, pixel_bytes, note)
+        images = cache.make(key, read_entry, partial(_write_entry, decode_into), pixel_bytes, note)
         if images is not None:
             seconds = time.monotonic() - start
             note(f"{count} decoded in {seconds:.0f} s, kept in {cache.path / key} ({format_bytes(images.bytes)})")
             return images
-    return job.decode_into_memory(pixel_bytes)
+    return _decode_into_memory(pixel_bytes, decode_into)
 
 
 def _estimate_bytes(sources: Sequence[Source], scale: int) -> int:
@@ -92,53 +95,47 @@ def _estimate_bytes(sources: Sequence[Source], scale: int) -> int:
         return sum(pool.map(source_bytes, sources))
 
 
-@dataclass(frozen=True)
-class DecodeJob:
-    """The files to decode, and the decoding parameters."""
+def _cache_key(sources: Sequence[Source], scale: int, border: Border) -> str:
+    """Return a hash of all that the pixels depend on: names, sizes and times of all files, and the decoding."""
+    digest = hashlib.blake2b(repr((LAYOUT_VERSION, PIL.__version__, scale, border)).encode(), digest_size=16)
+    for source in sources:
+        paths = [source.lr] if isinstance(source, LrImage) else [source.hr, source.lr]
+        digest.update(ascii((source.stem, [_file_identity(path) for path in paths])).encode())
+    return f"images-{digest.hexdigest()}"
 
-    sources: tuple[Source, ...]
-    scale: int
-    border: Border
-    progress: Progress
 
-    def cache_key(self) -> str:
-        """Return a hash of all that the pixels depend on: names, sizes and times of all files, and the decoding."""
-        digest = hashlib.blake2b(
-            repr((LAYOUT_VERSION, PIL.__version__, self.scale, self.border)).encode(), digest_size=16
+def _write_entry(decode_into: DecodeInto, folder: Path) -> None:
+    """Write the decoded images into a cache entry."""
+    with open(folder / LR_FILE, "w+b") as lr, open(folder / HR_FILE, "w+b") as hr:
+        write_index(folder, decode_into(lr, hr))
+
+
+def _decode_into_memory(size: int, decode_into: DecodeInto) -> DecodedImages:
+    """Decode images of so many bytes at most into memory."""
+    available = int(available_memory() * MEMORY_SHARE)
+    if size > available:
+        raise SrkdError(
+            f"the decoded images take {format_bytes(size)}, and there are {format_bytes(available)} of memory for "
+            "them: raise --cache-size, point $SRKD_CACHE to a larger disk, or use fewer images"
         )
-        for source in self.sources:
-            paths = [source.lr] if isinstance(source, LrImage) else [source.hr, source.lr]
-            digest.update(ascii((source.stem, [_file_identity(path) for path in paths])).encode())
-        return f"images-{digest.hexdigest()}"
+    return decode_into(BytesIO(), BytesIO())
 
-    def write_entry(self, folder: Path) -> None:
-        """Write the decoded images into a cache entry."""
-        with open(folder / LR_FILE, "w+b") as lr, open(folder / HR_FILE, "w+b") as hr:
-            write_index(folder, self.decode_into(lr, hr))
 
-    def decode_into_memory(self, size: int) -> DecodedImages:
-        """Decode images of so many bytes at most into memory."""
-        available = int(available_memory() * MEMORY_SHARE)
-        if size > available:
-            raise SrkdError(
-                f"the decoded images take {format_bytes(size)}, and there are {format_bytes(available)} of memory for "
-                "them: raise --cache-size, point $SRKD_CACHE to a larger disk, or use fewer images"
-            )
-        return self.decode_into(BytesIO(), BytesIO())
-
-    def decode_into(self, lr: IO[bytes], hr: IO[bytes]) -> DecodedImages:
-        """Decode all sources into two files, or into memory."""
-        images: list[ImageRecord | SkippedImage] = []
-        for image in decode_in_order(self.sources, scale=self.scale, border=self.border):
-            if isinstance(image, SkippedImage):
-                images.append(image)
-            else:
-                hr_extent = None if image.hr is None else append_image(hr, image.hr)
-                lr_extent = append_image(lr, image.lr)
-                images.append(ImageRecord(image.name, image.path, lr_extent, hr_extent, image.digest))
-            self.progress("reading images", len(images), len(self.sources))
-        has_hr = not all(isinstance(source, LrImage) for source in self.sources)
-        return DecodedImages(self.scale, tuple(images), pixels_of(lr), pixels_of(hr) if has_hr else None)
+def _decode_into(
+    sources: Sequence[Source], scale: int, border: Border, progress: Progress, lr: IO[bytes], hr: IO[bytes]
+) -> DecodedImages:
+    """Decode all sources into two files, or into memory."""
+    images: list[ImageRecord | SkippedImage] = []
+    for image in decode_in_order(sources, scale=scale, border=border):
+        if isinstance(image, SkippedImage):
+            images.append(image)
+        else:
+            hr_extent = None if image.hr is None else append_image(hr, image.hr)
+            lr_extent = append_image(lr, image.lr)
+            images.append(ImageRecord(image.name, image.path, lr_extent, hr_extent, image.digest))
+        progress("reading images", len(images), len(sources))
+    has_hr = not all(isinstance(source, LrImage) for source in sources)
+    return DecodedImages(scale, tuple(images), pixels_of(lr), pixels_of(hr) if has_hr else None)
 
 
 def _file_identity(path: Path | None) -> tuple[object, ...]:

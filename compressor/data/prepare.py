@@ -143,7 +143,7 @@ class DataChoice:
         stored = [source for source in sources if isinstance(source, ImagePair) and source.lr is not None]
         images = (decode_image(pair, scale, self.lr_border) for pair in stored[:: -(-len(stored) // MOST_TRIALS) or 1])
         return tuple(
-            TrialPair(image.name, image.lr[None], image.hr[None])
+            (image.name, image.lr, image.hr)
             for image in images
             if isinstance(image, DecodedImage) and image.hr is not None
         )

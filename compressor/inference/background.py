@@ -14,11 +14,11 @@ Result = TypeVar("Result")
 
 @contextmanager
 def read_ahead(
-    items: Sequence[Item], read: Callable[[Item], Result], may_wait: Callable[[Item], bool] = lambda item: True
+    items: Sequence[Item], read: Callable[[Item], Result]
 ) -> Iterator[Iterator[tuple[Item, Future[Result]]]]:
     """Yield an iterator over the items with their results; it reads the next item while the current one is in use.
 
-    An item for which `may_wait` is False is read only when it is due. The thread ends with the block.
+    The thread ends with the block.
     """
     with ThreadPoolExecutor(max_workers=1) as reader:
 
@@ -27,7 +27,7 @@ def read_ahead(
             for number, item in enumerate(items, start=1):
                 current = following or reader.submit(read, item)
                 following = None
-                if number < len(items) and may_wait(items[number]):
+                if number < len(items):
                     following = reader.submit(read, items[number])
                 yield item, current
 

@@ -26,17 +26,19 @@ from compressor.images.protocol import Protocol
 from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
 from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.evaluated_images import EvaluatedPicture, check_sets, is_lr_stored, read_picture
-from compressor.inference.evaluation import Evaluation, EvaluationInterrupted, ImageScore, SetScore, over_teacher
-from compressor.inference.frame_pairs import Stillness
+from compressor.inference.evaluation import (
+    Evaluation,
+    EvaluationInterrupted,
+    ImageScore,
+    SetScore,
+    Stillness,
+    over_teacher,
+)
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Measure, Reference
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import unique_label
 from compressor.inference.super_resolve import Bicubic, Lanczos, super_resolve
 from compressor.runtimes.base import Runtime
-
-OVERLAPPED_PIXELS = 2**23
-"""Images are read and scored while the network runs, in about 1 GB, if their outputs have up to this size (3840x2160);
-larger ones are processed alone."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +73,21 @@ def evaluate(
     scale, protocol = settings.scale, settings.protocol.at(settings.scale)
     rows = _by_label(models, scale, with_lanczos=teacher is not None and scale > 1)
     table = _Table(rows, settings, protocol, teacher)
-    pixels = check_sets(sets, scale, protocol.border or 0, table.measures, has_teacher=teacher is not None)
+    check_sets(sets, scale, protocol.border or 0, table.measures, has_teacher=teacher is not None)
     sources = [source for image_set in sets for source in image_set.sources]
     with_frames = any(METRICS[name].takes == "frames" for name in settings.metrics)
+    if with_frames and any(isinstance(source, ImagePair) or source.following is None for source in sources):
+        raise UsageError("--metrics flicker: needs the frames of a film, --data film.mp4")
 
     def read(source: ImagePair | LrImage) -> EvaluatedPicture:
         return read_picture(source, scale, protocol, settings.degradation, with_frames=with_frames)
 
-    def is_overlapped(source: ImagePair | LrImage) -> bool:
-        return pixels[source.path] <= OVERLAPPED_PIXELS
-
-    with OneBehind() as scorer, read_ahead(sources, read, is_overlapped) as read_pictures:
+    with OneBehind() as scorer, read_ahead(sources, read) as read_pictures:
         pictures = zip(context.each("scored", sources), read_pictures, strict=True)
         for number, image_set in enumerate(sets):
             try:
                 for source, (_, reading) in islice(pictures, len(image_set.sources)):
-                    table.run_models(image_set.name, source, reading.result(), scorer, overlapped=is_overlapped(source))
+                    table.run_models(image_set.name, source, reading.result(), scorer)
                 scorer.finish()
             except KeyboardInterrupt as error:
                 if number == 0:
@@ -108,8 +109,8 @@ class _Table:
     protocol: Protocol
     teacher: Runtime | None
     scores: dict[tuple[str, str], dict[str, ImageScore]] = field(default_factory=lambda: defaultdict(dict))
-    still: dict[str, tuple[list[float], float | None]] = field(default_factory=dict)
-    """The part of each image that stands still, and the noise of its frames, by set."""
+    still: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """The part of each frame that stands still, by set."""
 
     @cached_property
     def measures(self) -> Mapping[str, Measure]:
@@ -122,12 +123,12 @@ class _Table:
         source: ImagePair | LrImage,
         picture: EvaluatedPicture,
         scorer: OneBehind,
-        *,
-        overlapped: bool,
     ) -> None:
-        """Run every model and score its outputs: during the next run if `overlapped`, else before it."""
-        if (frames := picture.frames) is not None:
-            self.still.setdefault(image_set, ([], frames.noise))[0].append(float(frames.still.float().mean()))
+        """Run every model, and score its outputs during the next run."""
+        still = picture.still
+        if still is not None:
+            self.still[image_set].append(float(still.float().mean()))
+            still = still.repeat_interleave(self.settings.scale, 0).repeat_interleave(self.settings.scale, 1)
         rows = sorted(self.rows.items(), key=lambda row: row[1] is not self.teacher)  # the teacher's image comes first
         references: dict[Reference, Tensor] = {} if picture.hr_u8 is None else {"original": picture.hr_u8}
         for label, model in rows:
@@ -136,11 +137,10 @@ class _Table:
             sr_u8 = to_u8(enlarge(picture.lr)[0])
             if model is self.teacher:
                 references["teacher"] = sr_u8
-            enlarged = None if frames is None else frames.enlarged(enlarge, sr_u8)
+            after = None if picture.after is None else to_u8(enlarge(picture.after)[0])
+            frames = None if after is None or still is None else (after, still)
             key = label, image_set
-            scorer.submit(partial(self._score, key, source.stem, sr_u8, references, enlarged, picture.grey_file))
-            if not overlapped:
-                scorer.finish()
+            scorer.submit(partial(self._score, key, source.stem, sr_u8, references, frames, picture.grey_file))
 
     def _score(
         self,
@@ -148,16 +148,16 @@ class _Table:
         stem: str,
         sr_u8: Tensor,
         references: Mapping[Reference, Tensor],
-        frames: tuple[Tensor, Tensor, Tensor] | None,
+        frames: tuple[Tensor, Tensor] | None,
         grey_file: bool,
     ) -> None:
         figures, border = dict[str, float](), self.protocol.border or 0
         if frames is not None:
-            first, second = (self._planes(image, grey_file) for image in frames[:2])
-            before = first.masked_fill(~frames[2], math.nan)
+            after, still = self._planes(frames[0], grey_file), frames[1]
+            before = self._planes(sr_u8, grey_file).masked_fill(~still, math.nan)
             for name, measure in self.measures.items():
                 if METRICS[name].takes == "frames":
-                    figures[METRICS[name].key] = float(measure(second, before, border=border))
+                    figures[METRICS[name].key] = float(measure(after, before, border=border))
         for reference, reference_u8 in references.items():
             planes = [self._planes(image, grey_file) for image in (sr_u8, reference_u8)]
             for name, measure in self.measures.items():
@@ -192,7 +192,7 @@ class _Table:
             self.settings.metrics,
             tuple(reference for reference, is_there in references.items() if is_there),
             teacher,
-            {each.name: Stillness.of(*self.still[each.name]) for each in finished if each.name in self.still},
+            {each.name: Stillness.of(self.still[each.name]) for each in finished if each.name in self.still},
         )
 
 

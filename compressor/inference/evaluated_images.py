@@ -12,22 +12,26 @@ from torch import Tensor
 from compressor.base.errors import SrkdError, UsageError
 from compressor.degradation.chain import Degradation
 from compressor.images.files import image_size, read_rgb_u8, read_rgb_u8_and_grey
+from compressor.images.flicker import still_pixels
 from compressor.images.metrics import ImageTooSmall
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
-from compressor.inference.frame_pairs import Frames, film_frames, photo_frames
 from compressor.inference.metric_table import Measure
 
 
 @dataclass(frozen=True)
 class EvaluatedPicture:
-    """An original (3,H,W) cropped to the scale, if there is one; its LR image (1,3,h,w), and two frames for flicker."""
+    """An original (3,H,W) cropped to the scale, if there is one, and its LR image (1,3,h,w).
+
+    For flicker also the LR frame after it, and where both show the same, (h,w).
+    """
 
     hr_u8: Tensor | None
     grey_file: bool
     lr: Tensor
-    frames: Frames | None
+    after: Tensor | None = None
+    still: Tensor | None = None
 
 
 def read_picture(
@@ -42,22 +46,21 @@ def read_picture(
     image_u8, grey_file = read_rgb_u8_and_grey(source.path)
     hr_u8 = None if isinstance(source, LrImage) else mod_crop(image_u8, scale)
     if isinstance(source, LrImage) or hr_u8 is None:
-        lr_u8 = image_u8 if degradation is None else degradation.of_image(image_u8, 1, source.stem)
+        lr_u8 = _degraded(image_u8, degradation, source.stem)
     elif degradation is not None:
         lr_u8 = degradation.of_image(hr_u8, scale, source.stem)
     elif source.lr is not None:
         lr_u8 = read_stored_lr(source.lr, hr_u8, scale)
     else:
         lr_u8 = downscale_u8(hr_u8, scale, border=protocol.lr_border)
-    frames = _frames(source, lr_u8, degradation) if with_frames else None
-    return EvaluatedPicture(hr_u8, grey_file, lr_u8[None] / 255, frames)
+    if not with_frames or isinstance(source, ImagePair) or source.following is None:
+        return EvaluatedPicture(hr_u8, grey_file, lr_u8[None] / 255)
+    after_u8 = _degraded(read_rgb_u8(source.following), degradation, source.stem)
+    return EvaluatedPicture(hr_u8, grey_file, lr_u8[None] / 255, after_u8[None] / 255, still_pixels(lr_u8, after_u8))
 
 
-def _frames(source: ImagePair | LrImage, lr_u8: Tensor, degradation: Degradation | None) -> Frames:
-    if isinstance(source, ImagePair) or source.following is None:
-        return photo_frames(lr_u8, source.stem)
-    after_u8 = read_rgb_u8(source.following)
-    return film_frames(lr_u8, after_u8 if degradation is None else degradation.of_image(after_u8, 1, source.stem))
+def _degraded(lr_u8: Tensor, degradation: Degradation | None, name: str) -> Tensor:
+    return lr_u8 if degradation is None else degradation.of_image(lr_u8, 1, name)
 
 
 def read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
@@ -82,10 +85,8 @@ def is_lr_stored(image_set: AnySet, protocol: Protocol) -> bool:
 
 def check_sets(
     sets: Sequence[AnySet], scale: int, border: int, measures: Mapping[str, Measure], *, has_teacher: bool
-) -> dict[Path, int]:
-    """Return the number of pixels of each output. Images too small for a metric and duplicate set names are refused
-    before an hour is spent.
-    """
+) -> None:
+    """Refuse images too small for a metric, and duplicate set names, before an hour is spent."""
     if not sets:
         raise UsageError("nothing to evaluate on: no image sets were given")
     names = [image_set.name for image_set in sets]
@@ -106,4 +107,3 @@ def check_sets(
             measure(blank, blank, border=border)
         except ImageTooSmall as error:
             raise UsageError(f"{path}: {error}") from error
-    return {path: width * height for path, (width, height) in sizes.items()}

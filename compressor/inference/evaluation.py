@@ -12,7 +12,6 @@ from compressor.base.errors import SrkdError
 from compressor.images.metrics import finite_or_none
 from compressor.images.protocol import Protocol
 from compressor.images.scores import EQUAL_DB, LANCZOS, without_network
-from compressor.inference.frame_pairs import Stillness
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Metric, Reference
 from compressor.inference.numbers import Numbers
 
@@ -81,6 +80,28 @@ def _mean(figures: Sequence[float]) -> float:
     if any(map(math.isfinite, known)):
         known = [EQUAL_DB if figure == math.inf else figure for figure in known]
     return sum(known) / len(known) if known else math.nan
+
+
+@dataclass(frozen=True)
+class Stillness:
+    """How much of a film stood still, so that flicker could be measured."""
+
+    pairs: int
+    """Pairs of frames."""
+    still_pairs: int
+    """Those in which something stands still."""
+    share: float
+    """The part of all their pixels that stands still."""
+
+    @classmethod
+    def of(cls, shares: Sequence[float]) -> Stillness:
+        return cls(len(shares), sum(share > 0 for share in shares), math.fsum(shares) / len(shares))
+
+    def line(self) -> str:
+        """Return what was compared, for a person."""
+        if not self.still_pairs:
+            return f"nothing stands still in {self.pairs} pairs of frames, so it is not measured"
+        return f"{self.still_pairs} of {self.pairs} pairs of frames, where {self.share:.0%} of the picture stands still"
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,8 @@ pyiqa downloads their weights. Neither has run in srkd's tests, which have no su
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import metadata
 
 import torch
 from torch import Tensor
@@ -21,13 +19,6 @@ from compressor.images.metrics import PEAK, ImageTooSmall, crop_both
 
 SMALLEST_SIDE = 32
 """AlexNet's last features need 31 pixels."""
-
-
-def missing_pyiqa() -> str | None:
-    """One line with the command that installs pyiqa and keeps the installed torch, or None if it is here."""
-    if importlib.util.find_spec("pyiqa") is not None:
-        return None
-    return f"pyiqa is not installed: pip install pyiqa torch=={metadata.version('torch')}"
 
 
 def lpips(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:

@@ -11,6 +11,8 @@ import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
 
 from compressor.base.choices import Goal
@@ -89,8 +91,10 @@ LEARNED = "compressor.inference.learned_metrics"
 
 
 def _missing_pyiqa() -> str | None:
-    obstacle: str | None = importlib.import_module(LEARNED).missing_pyiqa()
-    return obstacle
+    """One line with the command that installs pyiqa and keeps the installed torch, or None if it is here."""
+    if find_spec("pyiqa") is not None:
+        return None
+    return f"pyiqa is not installed: pip install pyiqa torch=={metadata.version('torch')}"
 
 
 METRICS: dict[str, Metric] = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -49,13 +49,8 @@ LEAST_GAIN_DB = 0.2
 """The least gain in dB of a suggestion: of two nearly equal settings, neither is wrong."""
 
 
-@dataclass(frozen=True)
-class TrialPair:
-    """An LR image and its original in bytes, (1,3,h,w) and (1,3,H,W), to try a teacher on."""
-
-    name: str
-    lr: torch.Tensor
-    hr: torch.Tensor
+TrialPair: TypeAlias = tuple[str, torch.Tensor, torch.Tensor]
+"""The name of an LR image, the image and its original in bytes, (3,h,w) and (3,H,W), to try a teacher on."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +157,7 @@ def check_teacher(teacher: ImageModel, pairs: Sequence[TrialPair] = ()) -> Teach
     size = teacher.descriptor.fixed_size or (LR_SIDE, LR_SIDE)
     name, hr, lr = PHOTO, *_photo(scale, size)
     if scale == 1 and pairs:
-        crops = [(pair.name, _middle(pair.hr, size) / 255, _middle(pair.lr, size) / 255) for pair in pairs]
+        crops = [(name, _middle(hr[None], size) / 255, _middle(lr[None], size) / 255) for name, lr, hr in pairs]
         name, hr, lr = min(crops, key=lambda crop: _psnr(crop[1], crop[2]))
     bicubic = upscale_bicubic(lr, scale)
     sr = _outputs(teacher, lr)

@@ -54,12 +54,12 @@ def upscale(
     """
     settings = settings or UpscaleSettings()
     output = None if settings.output is None else Path(settings.output)
-    contents = collect(inputs, recursive=settings.recursive, output=output)
-    jobs = plan_jobs(contents, settings, runtime.descriptor.scale)
+    files, failed, skipped = collect(inputs, recursive=settings.recursive, output=output)
+    jobs = plan_jobs(files, settings, runtime.descriptor.scale)
     _require_used(settings, jobs)
     do_jobs = do_jobs or partial(upscale_jobs, runtime, context=context)
     left, others = to_write(jobs, settings)
-    outcomes = Outcomes(failed=contents.failed, skipped=contents.skipped) + others + do_jobs(left, settings)
+    outcomes = Outcomes(failed=failed, skipped=skipped) + others + do_jobs(left, settings)
     return UpscaleReport(**vars(outcomes), numbers=numbers_of(runtime))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,39 +29,35 @@ class Input:
     is_named: bool = False
 
 
-@dataclass
-class Inputs:
-    """The pictures and films to enlarge, each file once."""
+def collect(
+    inputs: Sequence[str | Path], *, recursive: bool, output: Path | None
+) -> tuple[list[Input], list[Failed], list[SkippedPicture]]:
+    """Return the inputs, each file once and named ones first, those without any picture, and what is left out.
 
-    files: dict[FileKey, Input] = field(default_factory=dict)
-    failed: list[Failed] = field(default_factory=list)
-    """Inputs without any picture."""
-    skipped: list[SkippedPicture] = field(default_factory=list)
-
-
-def collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | None) -> Inputs:
-    """Return the inputs, named ones first; `output` is a folder inside them that is not searched."""
-    named, listed, contents = dict[FileKey, Input](), dict[FileKey, Input](), Inputs()
+    `output` is a folder inside them that is not searched.
+    """
+    named, listed = dict[FileKey, Input](), dict[FileKey, Input]()
+    failed, skipped = list[Failed](), list[SkippedPicture]()
     for text in inputs:
         path = Path(text)
         if path.is_file():
             named.setdefault(_file_of(path), Input(path, is_named=True))
             continue
         if path.is_dir():
-            pictures, reason = _search_folder(path, contents, recursive=recursive, output=output)
+            pictures, reason = _search_folder(path, skipped, recursive=recursive, output=output)
         else:
             # Path.glob does not accept absolute patterns.
             matches = sorted(map(Path, glob.glob(str(text), recursive=True)), key=natural_key)  # noqa: PTH207
             files = [match for match in matches if match.is_file()]
             pictures = [Input(match) for match in files if match.suffix.lower() in TAKEN_SUFFIXES]
-            contents.skipped += _of_other_kinds(files)
+            skipped += _of_other_kinds(files)
             reason = f"no picture matches {text}" if glob.has_magic(str(text)) else f"{text} does not exist"
         if not pictures:
-            contents.failed.append(Failed(path, reason))
+            failed.append(Failed(path, reason))
         for picture in pictures:
             listed.setdefault(_file_of(picture.path), picture)
-    contents.files = named | {key: picture for key, picture in listed.items() if key not in named}
-    return contents
+    others = [picture for key, picture in listed.items() if key not in named]
+    return [*named.values(), *others], failed, skipped
 
 
 def identity(path: Path) -> str:
@@ -75,7 +71,9 @@ def _file_of(path: Path) -> FileKey:
     return identity(path), status.st_dev, status.st_ino
 
 
-def _search_folder(folder: Path, contents: Inputs, *, recursive: bool, output: Path | None) -> tuple[list[Input], str]:
+def _search_folder(
+    folder: Path, skipped: list[SkippedPicture], *, recursive: bool, output: Path | None
+) -> tuple[list[Input], str]:
     """Return the pictures of a folder, and the error message if there are none.
 
     Nested folders are searched with `recursive`; otherwise the report names those with pictures.
@@ -92,17 +90,15 @@ def _search_folder(folder: Path, contents: Inputs, *, recursive: bool, output: P
         images, inner = list_images(here), here.relative_to(folder)
         if recursive:
             links = (here / name for name in inside if (here / name).is_symlink())
-            contents.skipped += [
-                SkippedPicture(link, "a link to a folder is not followed: name it too") for link in links
-            ]
+            skipped += [SkippedPicture(link, "a link to a folder is not followed: name it too") for link in links]
         if recursive or here == folder:
             pictures += [Input(image, inner) for image in images]
             files = sorted(here.iterdir(), key=natural_key)
-            contents.skipped += [*_of_other_kinds(files), *_films_in_folders(files)]
+            skipped += [*_of_other_kinds(files), *_films_in_folders(files)]
         elif images:
             top = folder / inner.parts[0]
             nested[top] = nested.get(top, 0) + len(images)
-    contents.skipped += [
+    skipped += [
         SkippedPicture(
             inner, f"a folder inside {folder}, with {_count_pictures(count)}: --recursive takes folders inside too"
         )

@@ -18,7 +18,7 @@ from compressor.images.suffixes import (
     is_film,
 )
 from compressor.inference.tiling import UNBOUNDED_OVERLAP
-from compressor.inference.upscale_inputs import Input, Inputs, identity
+from compressor.inference.upscale_inputs import Input, identity
 from compressor.inference.upscale_report import Failed, Outcomes, SkippedPicture
 from compressor.video.reading import Film
 from compressor.video.writing import DEFAULT_CRF
@@ -95,14 +95,13 @@ class Job:
         return is_film(self.source)
 
 
-def plan_jobs(contents: Inputs, settings: UpscaleSettings, scale: int) -> list[Job]:
+def plan_jobs(inputs: Sequence[Input], settings: UpscaleSettings, scale: int) -> list[Job]:
     """Return the jobs, each with a distinct output."""
     folder, file = None if settings.output is None else Path(settings.output), settings.output_file
     if folder is not None:
         require_writable_folder(folder if file is None else file.parent, "--out")
-    inputs = list(contents.files.values())
     if file is not None:
-        if not inputs and contents.failed:
+        if not inputs:
             return []
         if len(inputs) != 1:
             raise UsageError(f"output {file} is one file, but the inputs are {len(inputs)} pictures")

@@ -6,7 +6,6 @@ import json
 import math
 from pathlib import Path
 from threading import Event
-from types import ModuleType
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from compressor.images.metrics import psnr_y, ssim_y, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import find_sets
-from compressor.inference import evaluate as scoring
 from compressor.inference import evaluated_images, tiling
 from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.inference.evaluation import EvaluationInterrupted
@@ -157,22 +155,6 @@ def test_the_next_image_is_read_and_the_last_output_scored_meanwhile(
     monkeypatch.setattr(evaluated_images, "read_rgb_u8_and_grey", reading)
     monkeypatch.setattr(metrics, "ssim", scoring)
     assert evaluate([Fake(model, Descriptor(scale=2, receptive_radius=0), "fake")], sets, AT_X2) == plain
-
-
-def test_large_images_are_read_and_scored_one_at_a_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are processed one step at a time, which bounds the memory."""
-    monkeypatch.setattr(scoring, "OVERLAPPED_PIXELS", 1)
-    sets, events = find_sets(data / "plain", scale=2), []
-
-    def noted(module: ModuleType, name: str) -> None:
-        function = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, **k: (function(*a, **k), events.append(name))[0])
-
-    for module, name in ((evaluated_images, "read_rgb_u8_and_grey"), (scoring, "run_exactly"), (metrics, "ssim")):
-        noted(module, name)
-    evaluate([nearest_model(2)], sets, AT_X2)
-    trial, *rest = events
-    assert trial == "ssim" and rest == ["read_rgb_u8_and_grey", *("run_exactly", "ssim") * 2] * 2
 
 
 def test_an_error_of_a_score_precedes_what_failed_after_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

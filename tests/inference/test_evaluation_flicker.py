@@ -1,4 +1,4 @@
-"""Flicker in `srkd evaluate`: of films, of photos, over the teacher's, and where nothing stands still."""
+"""Flicker in `srkd evaluate`: of films, over the teacher's, and where nothing stands still."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from compressor.base.errors import UsageError
 from compressor.images.files import Picture, read_rgb_u8, write_picture
-from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import LrImage, LrSet, find_sets
 from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.models.networks.base import Descriptor
@@ -51,7 +51,7 @@ def test_a_student_over_its_teacher(film: LrSet) -> None:
     assert (ratios["teacher"], ratios["equal"], ratios["constant"]) == (1, 1, 0)
     assert ratios["twice"] == pytest.approx(2, rel=0.02)
     still = result.still["film"]
-    assert (still.pairs, still.still_pairs, still.noise) == (3, 1, None) and 0.2 < still.share <= 1 / 3
+    assert (still.pairs, still.still_pairs) == (3, 1) and 0.2 < still.share <= 1 / 3
     # By hand: repeated pixels change as the input does, in Y.
     first, second = (read_rgb_u8(path).double() for path in (film.sources[0].lr, film.sources[0].following or Path()))
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64) / 255
@@ -70,31 +70,13 @@ def test_where_nothing_stands_still_there_is_no_figure(film: LrSet) -> None:
     assert "flicker -" in str(result)
 
 
-def test_photos_get_two_draws_of_noise(tmp_path: Path) -> None:
-    """The draws depend on the photo's name alone; a model that ignores small changes has no flicker."""
-    soft = upscale_bicubic(torch.rand(1, 3, 12, 15, generator=torch.Generator().manual_seed(1)), 8)[0]
-    write_picture(Picture(soft.clamp(0.1, 0.9)), tmp_path / "photos" / "one.png")
-    sets = find_sets(tmp_path / "photos", scale=2)
-    coarse = Fake(
-        lambda lr: nearest(2)(lr.mean((-2, -1), keepdim=True).mul(20).round().div(20).expand_as(lr)),
-        Descriptor(scale=2, receptive_radius=0),
-        "coarse",
-    )
-    result, again = (evaluate([TEACHER, coarse], sets, FLICKER, teacher=TEACHER) for _ in range(2))
-    scores = {label: figures["photos"] for label, figures in result.models.items()}
-    assert scores["coarse"]["flicker"] == scores["coarse"]["flicker_teacher"] == 0
-    # Two draws of noise of 2 levels in R, G and B differ in Y by 2·√2·|weights|·√(2/π) on average.
-    spread = (65.481**2 + 128.553**2 + 24.966**2) ** 0.5 / 255
-    assert scores["teacher"]["flicker"] == pytest.approx(2 * 2**0.5 * spread * (2 / torch.pi) ** 0.5, rel=0.05)
-    assert scores["bicubic"]["flicker_teacher"] < 1
-    assert result.to_dict() == again.to_dict() and "noise of 2 grey levels" in result.still["photos"].line()
-    # The other figures are those of the LR image without noise.
-    plain = evaluate([TEACHER, coarse], sets, replace(FLICKER, metrics=("psnr",)), teacher=TEACHER)
-    assert plain.models["coarse"]["photos"].figures.items() <= scores["coarse"].figures.items() and not plain.still
-
-
-def test_without_a_teacher_there_are_grey_levels(tmp_path: Path) -> None:
-    write_picture(Picture(noise(1).repeat(1, 2, 2)), tmp_path / "photos" / "one.png")
-    result = evaluate([model("half", 0.5)], find_sets(tmp_path / "photos", scale=2), FLICKER)
-    figures = result.models["half"]["photos"].figures
-    assert "flicker_teacher" not in figures and 0 < figures["flicker"] < 2
+def test_without_a_teacher_there_are_grey_levels(film: LrSet, tmp_path: Path) -> None:
+    """The other figures are those of the frames alone; photos have no next frame."""
+    teacher, half = evaluate([TEACHER, model("half", 0.5)], [film], FLICKER, teacher=TEACHER).networks.values()
+    assert half["film"]["flicker"] == pytest.approx(teacher["film"]["flicker"] / 2, rel=0.05)
+    plain = evaluate([TEACHER], [film], replace(FLICKER, metrics=("psnr",)), teacher=TEACHER)
+    figures = plain.models["teacher"]["film"].figures
+    assert figures.items() <= teacher["film"].figures.items() and "flicker" not in figures and not plain.still
+    write_picture(Picture(noise(1)), tmp_path / "photos" / "one.png")
+    with pytest.raises(UsageError):
+        evaluate([TEACHER], find_sets(tmp_path / "photos", scale=2), FLICKER)

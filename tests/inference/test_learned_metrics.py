@@ -12,6 +12,7 @@ import srkd
 from compressor.base.errors import SrkdError
 from compressor.images.metrics import ImageTooSmall
 from compressor.inference import learned_metrics
+from compressor.inference.metric_table import METRICS
 
 STAND_IN = """
 def create_metric(name, device):
@@ -23,7 +24,7 @@ def create_metric(name, device):
 
 
 def test_without_pyiqa_one_line_names_the_command_that_keeps_torch() -> None:
-    if learned_metrics.missing_pyiqa() is None:
+    if METRICS["lpips"].missing_requirement() is None:
         pytest.skip("pyiqa is installed")
     command = f"pip install pyiqa torch=={metadata.version('torch')}"
     for name in ("lpips", "dists"):
