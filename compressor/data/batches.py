@@ -8,22 +8,18 @@ teacher's outputs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
 
 from compressor.base.randomness import uniforms
-from compressor.data.placement import move_patches, pack
+from compressor.data.placement import move_patches
 from compressor.data.store import DegradedImages, ImageStore, Plane
 from compressor.degradation.steps import Draws
 from compressor.models.fitting.patches import CANDIDATES, COUNT, PATCH, texture_of
-
-View = Literal["whole", "zoom-out"]
-"""The input of a teacher: the LR image, or that image downscaled once more by the scale."""
 
 DIGEST_BYTES = 8
 """Bytes of one step's hash; the hashes of several steps are hashed into 16 bytes per row of metrics."""
@@ -43,26 +39,20 @@ class Draw:
     vflip: torch.Tensor
     transpose: torch.Tensor
 
-    def downscaled(self, factor: int) -> Draw:
-        """Return the same patches in images `factor` times smaller; positions must be multiples of it."""
-        return replace(self, tops=self.tops // factor, lefts=self.lefts // factor)
-
 
 @dataclass(frozen=True)
 class Sampler:
     """A sampler that draws images uniformly, valid positions uniformly, and hflip, vflip and transpose each with
     probability 1/2 (EDSR's code and its successors; BasicSR).
 
-    Positions are multiples of `align`, so that a patch also has a position in an image that many times smaller. With
-    `candidates` over 1, that many positions are drawn in each image, and the most textured LR patch is used (srkd's own
-    method).
+    With `candidates` over 1 that many positions are drawn in each image, and the most textured LR patch is used (srkd's
+    own method).
     """
 
     heights: torch.Tensor
     widths: torch.Tensor
     lr_patch: int
     seed: int
-    align: int = 1
     candidates: int = 1
     lr: Plane | None = None
     """The LR images if candidates are compared; else None, as a reference keeps a mapped file in use."""
@@ -95,12 +85,12 @@ class Sampler:
 
     def _positions(self, images: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tops and lefts from uniform numbers in [0,1)."""
-        tops = (u * self._position_count(self.heights[images])).long() * self.align
-        return tops, (v * self._position_count(self.widths[images])).long() * self.align
+        tops = (u * self._position_count(self.heights[images])).long()
+        return tops, (v * self._position_count(self.widths[images])).long()
 
     def _position_count(self, sizes: torch.Tensor) -> torch.Tensor:
         """Return at how many positions a patch fits along an axis of each size."""
-        return (sizes - self.lr_patch) // self.align + 1
+        return sizes - self.lr_patch + 1
 
 
 class BatchHashes:
@@ -141,36 +131,6 @@ def hash_draw(step: int, draw: Draw) -> bytes:
 
 
 @dataclass(frozen=True)
-class LabelPatches:
-    """Patches of a teacher's inputs, and of its outputs computed on the whole images."""
-
-    lr: torch.Tensor
-    sr: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Labels:
-    """A teacher's outputs for every image of a store: for the LR images, or for `inputs`, `shrink` times smaller."""
-
-    outputs: Plane
-    scale: int
-    inputs: Plane | None = None
-    shrink: int = 1
-
-    def crop(self, draw: Draw, lr: torch.Tensor) -> LabelPatches:
-        """Return the patches at the positions of the batch `lr`, with its symmetries."""
-        small, patch = draw.downscaled(self.shrink), lr.shape[-1] // self.shrink
-        if self.inputs is not None:
-            lr = move_patches(gather(self.inputs, small, patch, 1), lr.device).float()
-        sr = gather(self.outputs, small, patch * self.scale, self.scale)
-        return LabelPatches(lr, move_patches(sr, lr.device).float())
-
-    def to(self, device: torch.device) -> Labels:
-        inputs = None if self.inputs is None else self.inputs.to(device)
-        return replace(self, inputs=inputs, outputs=pack(self.outputs, device))
-
-
-@dataclass(frozen=True)
 class WiderPatches:
     """Square windows of the LR images around the patches of a batch, with the same symmetries: a teacher that runs on
     them sees what lies beyond the patches.
@@ -200,12 +160,13 @@ class WiderPatches:
 
 @dataclass(frozen=True)
 class Batch:
-    """LR and HR patches in [0,1], NCHW, the labels from a teacher cache, and wider patches for the teacher."""
+    """LR and HR patches in [0,1], NCHW, and wider patches for the teacher."""
 
     lr: torch.Tensor
     hr: torch.Tensor | None
     """None if there are only LR images: then the teacher's outputs are the labels."""
-    labels: Mapping[View, LabelPatches] = field(default_factory=dict)
+    labels: torch.Tensor | None = None
+    """The teacher's outputs for the LR patches, from a cache."""
     wider: WiderPatches | None = None
 
     def digest(self) -> str:
@@ -221,7 +182,8 @@ class Batches:
     store: ImageStore
     sampler: Sampler
     samples: Sequence[int]
-    labels: Mapping[View, Labels] = field(default_factory=dict)
+    labels: Plane | None = None
+    """The teacher's outputs for the LR images of the store."""
     device: torch.device | None = None
     """The device of the batches; None: the store's."""
     all_samples: Sequence[int] | None = None
@@ -247,11 +209,6 @@ class Batches:
         """Return one process's share of every batch; the hashes are still those of whole batches."""
         return replace(self, samples=samples, all_samples=self.samples)
 
-    def with_labels(self, labels: Mapping[View, Labels]) -> Batches:
-        """Return the same batches with a teacher's outputs; positions are aligned to its smallest inputs."""
-        align = max((teacher_labels.shrink for teacher_labels in labels.values()), default=1)
-        return replace(self, labels=labels, sampler=replace(self.sampler, align=align))
-
     @cached_property
     def hashes(self) -> BatchHashes:
         """The hashes of the draws so far."""
@@ -270,10 +227,11 @@ class Batches:
         else:
             lr = self._to_unit_range(gather(self.store.lr, draw, patch, 1))
             wider = None if side is None else self._wider(draw, side)
+        labels = None if self.labels is None else gather(self.labels, draw, patch * scale, scale)
         batch = Batch(
             lr=lr,
             hr=None if hr is None else self._to_unit_range(gather(hr, draw, patch * scale, scale)),
-            labels={view: labels.crop(draw, lr) for view, labels in self.labels.items()},
+            labels=None if labels is None else move_patches(labels, lr.device).float(),
             wider=wider,
         )
         if self.all_samples is not None and len(self.all_samples) > len(self.samples):

@@ -1,9 +1,8 @@
 """A teacher's outputs for whole images, stored on disk and cropped by the sampler of the training images.
 
 Two approximations make this an option and not the default: an output of a whole image has no patch borders, which the
-teacher of a patch sees, and the output of a mirrored patch is assumed to be the mirrored output. Values are
-unclamped, in half precision. Views: `whole` is the LR image; `zoom-out` is that image
-downscaled once more by the scale, for methods that need labels for images without HR originals (DUKD).
+teacher of a patch sees, and the output of a mirrored patch is assumed to be the mirrored output. Values are unclamped,
+in half precision.
 """
 
 from __future__ import annotations
@@ -21,19 +20,18 @@ import torch
 from compressor.base.cache_folder import CacheFolder, format_bytes, map_file
 from compressor.base.choices import Precision
 from compressor.base.context import QUIET, Context, Note
-from compressor.base.errors import SrkdError, UsageError, report_unwritable
+from compressor.base.errors import SrkdError, report_unwritable
 from compressor.base.files import append
 from compressor.base.precision import autocast
-from compressor.data.batches import Batches, Labels, View
-from compressor.data.placement import fits_on_device
+from compressor.data.batches import Batches
+from compressor.data.placement import fits_on_device, pack
 from compressor.data.store import Extent, ImageStore, Plane, plane_of
-from compressor.images.resize import imresize
 from compressor.inference.tiling import run_tiled
 from compressor.models.networks.cost import pixel_bytes
 from compressor.runtimes.torch_runtime import tf32_off
 from compressor.teachers.teacher import Teacher
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key: it changes with the way in which outputs are computed or stored."""
 
 FP16_BYTES = 2
@@ -89,116 +87,79 @@ class OutputFile:
 
 
 @dataclass(frozen=True)
-class CachedView:
-    """One view of every image of a store: the teacher's inputs, and file and keys of its outputs."""
-
-    view: View
-    inputs: Plane
-    shrink: int
-    file: OutputFile
-    keys: tuple[str, ...]
-    output_bytes: tuple[int, ...]
-    """Size of each output in bytes."""
-
-
-@dataclass(frozen=True)
 class TeacherCache:
-    """The files and keys of a cache, determined before the teacher runs."""
+    """The file and keys of a teacher's outputs for the LR images of a store, determined before the teacher runs."""
 
     names: tuple[str, ...]
     scale: int
     precision: Precision
-    views: tuple[CachedView, ...]
+    inputs: Plane
+    file: OutputFile
+    keys: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """Size of each output in bytes."""
 
     @classmethod
     def plan(
-        cls,
-        teacher: Teacher,
-        store: ImageStore,
-        views: Sequence[View],
-        *,
-        folder: CacheFolder,
-        lr_patch: int,
-        precision: Precision = "fp32",
+        cls, teacher: Teacher, store: ImageStore, *, folder: CacheFolder, precision: Precision = "fp32"
     ) -> TeacherCache:
-        """Return a cache with the file and the keys of every view; nothing is run or written."""
-        scale = store.scale
-        if "zoom-out" in views and lr_patch % scale:
-            raise UsageError(
-                f"schedule.lr_patch={lr_patch}: a cache of zoom-out outputs at x{scale} needs patches that are a "
-                f"multiple of {scale}: --lr-patch {lr_patch // scale * scale or scale}"
-            )
-        model = teacher_key(teacher)
-        cached_views = []
-        for view in dict.fromkeys(views):
-            inputs, shrink = (store.lr, 1) if view == "whole" else (zoom_out(store.lr, scale), scale)
-            name = _hash(json.dumps([FORMAT, model, view, precision]).encode())
-            images = [inputs.image(index) for index in range(len(store.names))]
-            keys = tuple(image_key(image) for image in images)
-            output_bytes = tuple(FP16_BYTES * scale**2 * image.numel() for image in images)
-            file = OutputFile(folder, f"teacher-{name}")
-            cached_views.append(CachedView(view, inputs, shrink, file, keys, output_bytes))
-        return cls(store.names, scale, precision, tuple(cached_views))
+        """Return a cache with its file and keys; nothing is run or written."""
+        name = _hash(json.dumps([FORMAT, teacher_key(teacher), precision]).encode())
+        images = [store.lr.image(index) for index in range(len(store.names))]
+        keys = tuple(image_key(image) for image in images)
+        sizes = tuple(FP16_BYTES * store.scale**2 * image.numel() for image in images)
+        file = OutputFile(folder, f"teacher-{name}")
+        return cls(store.names, store.scale, precision, store.lr, file, keys, sizes)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts for run.json, which must be the same in a resumed run."""
         return {
             "precision": self.precision,
             "storage": "fp16, unclamped",
-            "views": {
-                view.view: {
-                    "entry": view.file.name,
-                    "images": _hash("".join(view.keys).encode()),
-                    "bytes": sum(view.output_bytes),
-                }
-                for view in self.views
-            },
+            "entry": self.file.name,
+            "images": _hash("".join(self.keys).encode()),
+            "bytes": sum(self.sizes),
         }
 
-    def fill(self, teacher: Teacher, context: Context = QUIET) -> dict[View, Labels]:
-        """Run the teacher on images without an intact output, and return all outputs, memory-mapped."""
-        return {view.view: self._fill_view(view, teacher, context) for view in self.views}
-
-    def attach(self, labels: Mapping[View, Labels], batches: Batches, note: Note) -> Batches:
+    def attach(self, labels: Plane, batches: Batches, note: Note) -> Batches:
         """Return the batches with the labels, on the device of the batches if they fit there."""
         device = batches.device or torch.device("cpu")
-        size = sum(sum(view.output_bytes) for view in self.views)
-        if device.type != "cpu" and fits_on_device(size, "the teacher's outputs", device, note):
-            labels = {view: view_labels.to(device) for view, view_labels in labels.items()}
-        return batches.with_labels(labels)
+        if device.type != "cpu" and fits_on_device(sum(self.sizes), "the teacher's outputs", device, note):
+            labels = pack(labels, device)
+        return replace(batches, labels=labels)
 
-    def _fill_view(self, view: CachedView, teacher: Teacher, context: Context) -> Labels:
-        file, sizes = view.file, dict(zip(view.keys, view.output_bytes, strict=True))
+    def fill(self, teacher: Teacher, context: Context = QUIET) -> Plane:
+        """Run the teacher on images without an intact output, and return all outputs, memory-mapped."""
+        file, sizes = self.file, dict(zip(self.keys, self.sizes, strict=True))
         with file.folder.growing_entry(file.name, context.note):
             positions = file.positions(sizes)
-            missing = {key: index for index, key in enumerate(view.keys) if key not in positions}
+            missing = {key: index for index, key in enumerate(self.keys) if key not in positions}
             file.folder.require_space(sum(sizes[key] for key in missing), "--teacher-cache")
             largest_seam = 0.0
             for done, (key, index) in enumerate(missing.items(), start=1):
-                image, seam = self._output(teacher, view, index)
+                image, seam = self._output(teacher, index)
                 positions[key] = file.add(key, image)
                 largest_seam = max(largest_seam, seam)
-                context.progress(f"teacher on {view.view} images", done, len(missing))
+                context.progress("teacher on whole images", done, len(missing))
             context.note(
-                f"teacher cache: {len(view.keys)} {view.view} images, {len(missing)} of them made now, "
-                f"{format_bytes(sum(view.output_bytes))} in {file.data.parent}"
+                f"teacher cache: {len(self.keys)} images, {len(missing)} of them made now, "
+                f"{format_bytes(sum(self.sizes))} in {file.data.parent}"
             )
             if largest_seam:
                 context.note(
                     f"teacher cache: tiles of this teacher are not exact; largest seam {255 * largest_seam:.2f} of 255"
                 )
-            shapes = zip(view.keys, view.inputs.heights.tolist(), view.inputs.widths.tolist(), strict=True)
-            outputs = file.plane(
+            shapes = zip(self.keys, self.inputs.heights.tolist(), self.inputs.widths.tolist(), strict=True)
+            return file.plane(
                 [Extent(positions[key] // FP16_BYTES, self.scale * h, self.scale * w) for key, h, w in shapes]
             )
-        return Labels(outputs, self.scale, None if view.shrink == 1 else view.inputs, view.shrink)
 
-    def _output(self, teacher: Teacher, view: CachedView, index: int) -> tuple[torch.Tensor, float]:
+    def _output(self, teacher: Teacher, index: int) -> tuple[torch.Tensor, float]:
         """Return the unclamped output for one image in half precision, and the seam if tiles are not exact."""
         with _arithmetic(teacher.device, self.precision):
             tiled = run_tiled(
                 lambda lr: teacher(lr).float(),
-                _to_unit_range(view.inputs.image(index))[None].to(teacher.device),
+                self.inputs.image(index)[None].to(teacher.device).float().div_(255),
                 # A fixed-size teacher refuses other sizes itself, with advice.
                 replace(teacher.descriptor, fixed_size=None, max_size=None),
                 pixel_bytes=None if teacher.network is None else pixel_bytes(teacher.network.spec),
@@ -220,22 +181,6 @@ def teacher_key(teacher: Teacher) -> str:
 
 def image_key(image: torch.Tensor) -> str:
     return _hash(f"{image.dtype} {tuple(image.shape)} ".encode() + image.cpu().contiguous().numpy().tobytes())
-
-
-def zoom_out(plane: Plane, scale: int) -> Plane:
-    """Return every image downscaled by the scale, neither rounded to 8 bit nor clipped, in half precision."""
-    images = [imresize(_to_unit_range(plane.image(index)), 1 / scale).half() for index in range(len(plane.offsets))]
-    sizes = torch.tensor([image.numel() for image in images])
-    return Plane(
-        torch.cat([image.reshape(-1) for image in images]),
-        torch.cumsum(sizes, 0) - sizes,
-        torch.tensor([image.shape[1] for image in images]),
-        torch.tensor([image.shape[2] for image in images]),
-    )
-
-
-def _to_unit_range(image: torch.Tensor) -> torch.Tensor:
-    return image.float().div_(255) if image.dtype == torch.uint8 else image.float()
 
 
 def _hash(content: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from compressor.data.batches import View
     from compressor.models.networks.axes import Segments
     from compressor.models.networks.base import Descriptor, Network, Spec
     from compressor.models.quantisation.description import Quantisation
@@ -106,9 +105,9 @@ class Method:
         return ()
 
     @property
-    def teacher_views(self) -> Sequence[View]:
-        """The inputs for which it needs only the teacher's output, so that a cache may provide it."""
-        return ()
+    def takes_outputs(self) -> bool:
+        """Whether it needs only the teacher's output for the batch, so that a cache may provide it."""
+        return False
 
     # For the stages of a run and their networks.
 
@@ -238,11 +237,6 @@ class OwnRate:
 def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Network) -> tuple[Method, ...]:
     """Return the methods fitted to the networks of a run."""
     return tuple(method.fit(teacher, student) for method in methods)
-
-
-def teacher_views(methods: Iterable[Method]) -> tuple[View, ...]:
-    """Return the views of which the methods need outputs, each once."""
-    return tuple(dict.fromkeys(view for method in methods for view in method.teacher_views))
 
 
 def quantisation_of(methods: Sequence[Method]) -> Quantisation | None:

@@ -178,13 +178,13 @@ class Step:
         self.uses_features = False
         """Whether features, or images of them, have been asked for."""
         self._after_update: list[Callable[[], object]] = []
-        self._zoom_out = batch.labels["zoom-out"].lr if "zoom-out" in batch.labels else None
+        self._zoom_out: torch.Tensor | None = None
         for runner in networks.students:
             runner.outputs.clear()
         if networks.teacher is not None:
             # Outputs from a teacher cache; features of the same input still run the network.
-            labels = batch.labels.values()
-            networks.teacher.outputs = {id(label.lr): (label.lr, Forward(label.sr)) for label in labels}
+            labels = batch.labels
+            networks.teacher.outputs = {} if labels is None else {id(self.lr): (self.lr, Forward(labels))}
             networks.teacher.wider = None if batch.wider is None else (batch.lr, batch.wider)
 
     @property
@@ -254,10 +254,7 @@ class Step:
             act()
 
     def zoom_out(self) -> torch.Tensor:
-        """Return the LR batch downscaled once more by the scale, neither rounded nor clipped: an input without labels.
-
-        With a teacher cache it is a crop of the downscaled image, so that it matches the cached output.
-        """
+        """Return the LR batch downscaled once more by the scale, neither rounded nor clipped: an input of no label."""
         if self._zoom_out is None:
             self._zoom_out = imresize(self.lr, 1 / self.scale)
         return self._zoom_out

@@ -20,7 +20,6 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
-from compressor.data.batches import View
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
 from compressor.models.students.students import require_slice
@@ -41,7 +40,7 @@ class CsdLite(ContrastsThroughPhi):
     ] = None
     name: str = "csd-lite"
     kind: Kind = "contrast"
-    teacher_views: tuple[View, ...] = ("whole",)
+    takes_outputs: bool = True
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -69,7 +68,7 @@ class Csd(CsdLite):
     ] = ()
     name: str = "csd"
     kind: Kind = "joint"
-    teacher_views: tuple[View, ...] = ()
+    takes_outputs: bool = False
 
     @property
     def segments(self) -> Segments:

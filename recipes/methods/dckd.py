@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.base.randomness import generator_of
-from compressor.data.batches import View
 from compressor.degradation.noise import add_gaussian
 from compressor.models.networks.base import Network
 from compressor.training.method import Kind
@@ -69,7 +68,7 @@ class DCKD(UsesPerceptualNet):
     every: Annotated[int, Field(ge=1, le=4, description="r: the contrast at each r-th step, at r times its weight")] = 1
     name: str = "dckd"
     kind: Kind = "contrast"
-    teacher_views: tuple[View, ...] = ("whole",)
+    takes_outputs: bool = True
 
     def __post_init__(self) -> None:
         low, high = self.sigma

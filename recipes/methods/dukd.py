@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, random_positions, uniforms
-from compressor.data.batches import View
 from compressor.models.networks.base import Descriptor, Network
 from compressor.training.method import Kind, Method
 from compressor.training.step import Step
@@ -110,9 +109,8 @@ class DUKD(Method):
         return 2 if self.variant == "code" else 1
 
     @property
-    def teacher_views(self) -> tuple[View, ...]:
-        views: dict[View, bool] = {"whole": self.logits, "zoom-out": self.zooms_out}
-        return tuple(view for view, used in views.items() if used)
+    def takes_outputs(self) -> bool:
+        return self.logits
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -18,7 +18,6 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from compressor.data.batches import View
 from compressor.training.method import Kind
 from compressor.training.step import Step
 from recipes.terms.gating import Gated
@@ -31,7 +30,7 @@ class Logits(Gated):
     alpha: Annotated[float, Field(ge=0, le=1, description="weight of the teacher's image in form B")] = 0.5
     name: str = "logits"
     kind: Kind = "output"
-    teacher_views: tuple[View, ...] = ("whole",)
+    takes_outputs: bool = True
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -23,7 +23,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.randomness import crop_each, generator_of, random_positions
-from compressor.data.batches import View
 from compressor.images.metrics import as_in_a_file
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network
@@ -86,7 +85,7 @@ class Perceptual(UsesPerceptualNet):
     ] = "teacher"
     name: str = "perceptual"
     kind: Kind = "looks"
-    teacher_views: tuple[View, ...] = ("whole",)
+    takes_outputs: bool = True
     phi_for_looks: ClassVar[bool] = True
 
     @property

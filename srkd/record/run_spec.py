@@ -98,20 +98,14 @@ class PhiFile(Entry):
     sha256: str = ""
 
 
-class StoredView(Entry):
-    """The teacher's outputs for one view of the images."""
-
-    entry: str
-    images: str
-    bytes: int
-
-
 class TeacherOutputs(Entry):
-    """The entries of the teacher cache that the run trains with, by view."""
+    """The entry of the teacher cache that the run trains with."""
 
     precision: Precision
     storage: str
-    views: dict[str, StoredView]
+    entry: str
+    images: str
+    bytes: int
 
 
 class MarginOfLabels(Entry):

@@ -60,11 +60,6 @@ def baselines(spec: RunSpec, context: Context) -> dict[str, RunSpec]:
         raise UsageError(
             "--with-baseline: without HR images the teacher is the only label, and nothing can be trained without it"
         )
-    if spec.teacher_cache is not None and set(spec.teacher_cache.views) - {"whole"}:
-        raise UsageError(
-            "--with-baseline: the teacher cache of this recipe moves patches to other places than the baselines'; "
-            "leave out --teacher-cache"
-        )
     return {f"{name}-baseline" if name == spec.recipe else name: _baseline(name, base, context) for name in names}
 
 

@@ -84,15 +84,16 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         note(line)
     for line in lines:
         note(line)
-    views = use.views_of(options.training)
+    use.require_sound(options.training)
     if teacher is not None and use.runs_teacher:
         _require_sound_teacher(options, use, check or _check(teacher, options, choice, context), note)
     data = read_images(choice, shape.scale, rule.lr_patch, context)
     require_tracked_images(options, len(data.validation_names))
-    cache = None
-    if views and teacher is not None:
-        cache = plan_cache(preset, teacher, data.train, views, choice.cache())
-    margin = None if "whole" in views else choose_margin(options, use, data, rule.lr_patch, device, context)
+    cache = margin = None
+    if not options.training.teacher_cache:
+        margin = choose_margin(options, use, data, rule.lr_patch, device, context)
+    elif teacher is not None:
+        cache = plan_cache(preset, teacher, data.train, choice.cache())
     mode = choose_execution_mode(
         student.network,
         steps=rule.steps,

@@ -44,6 +44,6 @@ def _margin_advice(use: TeacherUse, margin: LabelMargin) -> str:
     if not margin.pixels:
         return ""
     with suppress(UsageError):
-        use.cached_views()
+        use.require_cacheable()
         return " (--teacher-cache: it runs once over the whole images; --label-margin 0: no margin)"
     return " (--label-margin 0: no margin)"

@@ -103,8 +103,7 @@ def open_run(spec: RunSpec, context: Context) -> OpenRun:
     _require_same("degradation", spec.degradation, degradation_entry(data))
     cache = None
     if spec.teacher_cache is not None and teacher is not None:
-        views = replace(use, methods=methods).cached_views()
-        cache = plan_cache(spec.preset, teacher, data.train, views, choice.cache())
+        cache = plan_cache(spec.preset, teacher, data.train, choice.cache())
         _require_same("teacher_cache", spec.teacher_cache, cache_entry(cache))
     if teacher is not None and any(method.kind == "joint" for method in methods):
         teacher = whole_teacher(teacher, student, context)

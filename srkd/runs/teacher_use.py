@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from compressor.base.cache_folder import CacheFolder
 from compressor.base.choices import Goal, Precision
 from compressor.base.errors import UsageError
-from compressor.data.batches import View
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache
 from compressor.teachers.teacher import Teacher
-from compressor.training.method import Method, declares, teacher_views
+from compressor.training.method import Method, declares
 from recipes.catalogue import PIXEL_ONLY, teacher_needs
 from recipes.config.preset import Preset
 from srkd.options.compress import TrainingOptions
@@ -41,7 +40,7 @@ class TeacherUse:
         return self.labels == "teacher" or any(
             method.name not in PIXEL_ONLY
             and teacher_needs(method) != "nothing"
-            and (not declares(method, "teacher_views") or "whole" in method.teacher_views)
+            and (not declares(method, "takes_outputs") or method.takes_outputs)
             for method in self.methods
         )
 
@@ -58,8 +57,8 @@ class TeacherUse:
         takes_any = self.teacher is not None and self.teacher.own_sizes.fixed_size is None
         return takes_any and self.runs_on_patches and not self.compares_unshuffled
 
-    def cached_views(self) -> tuple[View, ...]:
-        """The views whose teacher outputs `--teacher-cache` keeps; refuse a recipe without any."""
+    def require_cacheable(self) -> None:
+        """Refuse `--teacher-cache` for a recipe that has no use for the teacher's outputs, or must not take others."""
         if repeats_published(self.recipe):
             raise UsageError(
                 f"--teacher-cache changes what the teacher sees, and {self.recipe} repeats a published run: "
@@ -71,24 +70,23 @@ class TeacherUse:
                     f"--teacher-cache keeps the outputs of the teacher as it came, and {method.name} tunes a copy of "
                     "it that teaches: leave it out"
                 )
-        views: list[View] = ["whole"] if self.labels == "teacher" else []
-        views += teacher_views(self.methods)
-        if not views:
+        if self.labels != "teacher" and not any(method.takes_outputs for method in self.methods):
             has_teacher = any(teacher_needs(method) != "nothing" for method in self.methods)
             reason = "needs other things of its teacher" if has_teacher else "has no teacher"
             raise UsageError(
                 f"--teacher-cache keeps a teacher's outputs, and recipe {self.recipe} {reason}: leave it out"
             )
-        return tuple(dict.fromkeys(views))
 
-    def views_of(self, training: TrainingOptions) -> tuple[View, ...]:
-        """The views of the cache that the options ask for; refuse a margin where the teacher sees no windows."""
-        views, given = self.cached_views() if training.teacher_cache else (), training.label_margin
+    def require_sound(self, training: TrainingOptions) -> None:
+        """Refuse a cache that cannot be, and a margin where the teacher sees no windows."""
+        if training.teacher_cache:
+            self.require_cacheable()
+        given = training.label_margin
         if not given:
-            return views
+            return
         if self.teacher is not None and self.teacher.own_sizes.fixed_size is not None:
             reason = "the teacher takes images of one size only"
-        elif "whole" in views:
+        elif training.teacher_cache:
             reason = "with --teacher-cache the teacher sees whole images"
         elif not self.runs_on_patches:
             reason = f"recipe {self.recipe} does not run a frozen teacher on patches"
@@ -98,17 +96,14 @@ class TeacherUse:
                 "cropped to patches"
             )
         else:
-            return views
+            return
         raise UsageError(f"--label-margin {given}: {reason}; leave it out")
 
 
-def plan_cache(
-    preset: Preset, teacher: Teacher, images: ImageStore, views: Sequence[View], folder: CacheFolder
-) -> TeacherCache:
+def plan_cache(preset: Preset, teacher: Teacher, images: ImageStore, folder: CacheFolder) -> TeacherCache:
     """The cache of the teacher's outputs for a run's images.
 
     They are computed once for all steps, and perhaps for other runs: half precision would save little time.
     """
-    rule = preset.schedule
-    precision: Precision = "bf16" if rule.teacher_precision == "bf16" else "fp32"
-    return TeacherCache.plan(teacher, images, views, folder=folder, lr_patch=rule.lr_patch, precision=precision)
+    precision: Precision = "bf16" if preset.schedule.teacher_precision == "bf16" else "fp32"
+    return TeacherCache.plan(teacher, images, folder=folder, precision=precision)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,13 +154,6 @@ def test_no_candidate_is_better_than_the_one_that_is_taken(store):
     positions = [(int(a * (height - 4)), int(b * (width - 4))) for a, b in ((u[1], u[2]), (v[0], v[2]), (v[1], v[3]))]
     assert (top, left) in positions
     assert texture(top, left) == max(texture(*position) for position in positions)
-
-
-def test_candidates_lie_where_a_shrunk_image_has_pixels_too(store):
-    sampler = replace(Sampler.for_store(store, lr_patch=6, seed=5, candidates=4), align=4)
-    draw = sampler.draw(0, range(16))
-    assert (draw.tops % 4 == 0).all() and (draw.lefts % 4 == 0).all()
-    assert len(set(zip(draw.tops.tolist(), draw.lefts.tolist(), strict=True))) > 4
 
 
 def test_every_position_symmetry_and_image_is_drawn(store):

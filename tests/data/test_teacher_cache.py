@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch
 
 from compressor.base.cache_folder import CacheFolder
 from compressor.base.errors import SrkdError
-from compressor.data.batches import View
 from compressor.data.decode import decode_all
+from compressor.data.placement import pack
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache, image_key, teacher_key
 from compressor.models.networks.compact import CompactSpec
@@ -48,10 +47,8 @@ def test_cached_crops_are_direct_outputs_away_from_patch_borders(spec, store, tm
     big = replace(upright(cached_batches(teacher, store, tmp_path / "cache")), samples=range(16))
     big = replace(big, sampler=replace(big.sampler, lr_patch=2 * radius + 3))
     batch = big.at(0)
-    cached = batch.labels["whole"]
-    assert cached.lr is batch.lr
-    torch.testing.assert_close(inner(cached.sr, radius), inner(teacher(batch.lr), radius), atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(cached.sr, teacher(batch.lr), atol=1e-3), "a patch border must show somewhere"
+    torch.testing.assert_close(inner(batch.labels, radius), inner(teacher(batch.lr), radius), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(batch.labels, teacher(batch.lr), atol=1e-3), "a patch border must show somewhere"
 
 
 def test_of_a_symmetric_teacher_the_symmetries_are_exact_too(store, tmp_path):
@@ -62,7 +59,7 @@ def test_of_a_symmetric_teacher_the_symmetries_are_exact_too(store, tmp_path):
     for batches, teacher in ((sampled, Teacher(symmetric())), (lopsided, Teacher(edsr()))):
         batches = replace(batches, sampler=replace(batches.sampler, lr_patch=2 * radius + 3))
         batch = batches.at(3)
-        gaps.append(float((inner(batch.labels["whole"].sr, radius) - inner(teacher(batch.lr), radius)).abs().max()))
+        gaps.append(float((inner(batch.labels, radius) - inner(teacher(batch.lr), radius)).abs().max()))
     assert gaps[0] < 2e-3 < 10 * gaps[0] < gaps[1]
 
 
@@ -72,7 +69,7 @@ def test_values_are_unclamped(store, tmp_path):
         for parameter in loud.parameters():
             parameter.mul_(1.7)
     teacher = Teacher(loud)
-    sr = cached_batches(teacher, store, tmp_path).at(0).labels["whole"].sr
+    sr = cached_batches(teacher, store, tmp_path).at(0).labels
     assert float(sr.min()) < -0.01 and float(sr.max()) > 1.01
 
 
@@ -83,37 +80,31 @@ def test_the_teacher_runs_once_an_image_and_never_again(store, tmp_path):
     assert len(fed) == len(store)
     again = cached_batches(teacher, store, tmp_path)
     assert len(fed) == len(store)
-    assert torch.isfinite(again.at(0).labels["whole"].sr).all()
+    assert torch.isfinite(again.at(0).labels).all()
 
 
 def test_more_images_need_only_what_is_new(store, tmp_path):
     teacher = Teacher(edsr())
-    before = cached_batches(teacher, store, tmp_path / "cache").at(1).labels["whole"].sr
+    before = cached_batches(teacher, store, tmp_path / "cache").at(1).labels
     fed = counting(teacher)
     larger = decode_all(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE).select(lr_patch=PATCH)
     first = cached_batches(teacher, larger, tmp_path / "cache")
     assert fed == [(1, *larger.lr.image(0).shape)]
     assert torch.equal(
-        first.labels["whole"].outputs.image(1),
-        cached_batches(teacher, store, tmp_path / "new").labels["whole"].outputs.image(0),
+        first.labels.image(1),
+        cached_batches(teacher, store, tmp_path / "new").labels.image(0),
     )
-    assert torch.equal(cached_batches(teacher, store, tmp_path / "cache").at(1).labels["whole"].sr, before)
+    assert torch.equal(cached_batches(teacher, store, tmp_path / "cache").at(1).labels, before)
 
 
 def test_packed_outputs_give_the_same_patches_and_hold_nothing_else(store, tmp_path):
     teacher = Teacher(edsr())
     larger = decode_all(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE).select(lr_patch=PATCH)
-    cached_batches(teacher, larger, tmp_path / "cache", ("whole", "zoom-out"))
-    mapped = cached_batches(teacher, store, tmp_path / "cache", ("whole", "zoom-out"))
-    packed = replace(mapped, labels={view: labels.to(torch.device("cpu")) for view, labels in mapped.labels.items()})
-    for view in ("whole", "zoom-out"):
-        assert torch.equal(mapped.at(2).labels[view].sr, packed.at(2).labels[view].sr)
-    plane = packed.labels["whole"].outputs
-    assert (
-        plane.flat.numel()
-        == int((3 * plane.heights * plane.widths).sum())
-        < mapped.labels["whole"].outputs.flat.numel()
-    )
+    cached_batches(teacher, larger, tmp_path / "cache")
+    mapped = cached_batches(teacher, store, tmp_path / "cache")
+    plane = pack(mapped.labels, torch.device("cpu"))
+    assert torch.equal(mapped.at(2).labels, replace(mapped, labels=plane).at(2).labels)
+    assert plane.flat.numel() == int((3 * plane.heights * plane.widths).sum()) < mapped.labels.flat.numel()
 
 
 def test_a_fill_that_dies_continues_where_it_was(store, tmp_path):
@@ -133,7 +124,7 @@ def test_a_fill_that_dies_continues_where_it_was(store, tmp_path):
     continued = cached_batches(teacher, store, tmp_path / "cache")
     assert len(fed) == 1
     straight = cached_batches(teacher, store, tmp_path / "other")
-    assert torch.equal(continued.at(0).labels["whole"].sr, straight.at(0).labels["whole"].sr)
+    assert torch.equal(continued.at(0).labels, straight.at(0).labels)
 
 
 def test_runs_that_want_the_same_outputs_at_once_share_the_work(store, tmp_path):
@@ -142,14 +133,14 @@ def test_runs_that_want_the_same_outputs_at_once_share_the_work(store, tmp_path)
     with ThreadPoolExecutor(3) as pool:
         batches = list(pool.map(lambda teacher: cached_batches(teacher, store, tmp_path), teachers))
     assert sum(map(len, fed)) == len(store)
-    first, *others = (of_run.at(0).labels["whole"].sr for of_run in batches)
+    first, *others = (of_run.at(0).labels for of_run in batches)
     assert all(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("damage", ["short", "gone", "torn line", "no line", "nonsense"])
 def test_damage_is_made_good(damage, store, tmp_path):
     teacher = Teacher(edsr())
-    expected = cached_batches(teacher, store, tmp_path / "cache").at(0).labels["whole"].sr
+    expected = cached_batches(teacher, store, tmp_path / "cache").at(0).labels
     (data,), (index,) = (list((tmp_path / "cache").rglob(f"*.{kind}")) for kind in ("fp16", "jsonl"))
     values, lines = data.read_bytes(), index.read_bytes()
     if damage == "short":
@@ -164,7 +155,7 @@ def test_damage_is_made_good(damage, store, tmp_path):
         }
         index.write_bytes(broken[damage])
     fed = counting(teacher)
-    assert torch.equal(cached_batches(teacher, store, tmp_path / "cache").at(0).labels["whole"].sr, expected)
+    assert torch.equal(cached_batches(teacher, store, tmp_path / "cache").at(0).labels, expected)
     made_anew = 3 if damage in ("gone", "nonsense") else 1
     assert len(fed) == made_anew
     cached_batches(teacher, store, tmp_path / "cache")
@@ -173,24 +164,24 @@ def test_damage_is_made_good(damage, store, tmp_path):
 
 def test_it_keeps_to_the_limit_and_is_not_removed_while_in_use(store, tmp_path):
     teacher, path = Teacher(edsr()), tmp_path / "cache"
-    cache = TeacherCache.plan(teacher, store, ["whole"], folder=CacheFolder(path, 10_000), lr_patch=PATCH)
+    cache = TeacherCache.plan(teacher, store, folder=CacheFolder(path, 10_000))
     fed = counting(teacher)
     with pytest.raises(SrkdError, match="raise --cache-size"):
         cache.fill(teacher)
     assert fed == []
     batches = cached_batches(teacher, store, path)
     assert not CacheFolder(path, 10_000).free_space(9_999)
-    expected = batches.at(0).labels["whole"].sr
+    expected = batches.at(0).labels
     del batches
     gc.collect()
     assert CacheFolder(path, 10_000).free_space(9_999)
-    assert torch.equal(cached_batches(teacher, store, path).at(0).labels["whole"].sr, expected) and len(fed) == 6
+    assert torch.equal(cached_batches(teacher, store, path).at(0).labels, expected) and len(fed) == 6
 
 
 def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
-    def files(teacher: Teacher, view: View = "whole", **options: object) -> str:
-        cache = TeacherCache.plan(teacher, store, [view], folder=CacheFolder(tmp_path), lr_patch=PATCH, **options)
-        return json.dumps(cache.facts()["views"][view]["entry"])
+    def files(teacher: Teacher, **options: object) -> str:
+        cache = TeacherCache.plan(teacher, store, folder=CacheFolder(tmp_path), **options)
+        return str(cache.facts()["entry"])
 
     plain = files(Teacher(edsr()))
     assert plain == files(Teacher(edsr()))
@@ -199,11 +190,10 @@ def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
         next(nudged.parameters()).view(-1)[0] += 1e-6
     others = {
         files(Teacher(nudged)),
-        files(Teacher(edsr()), "zoom-out"),
         files(Teacher(edsr()), precision="bf16"),
         plain,
     }
-    assert len(others) == 4
+    assert len(others) == 3
     image = store.lr.image(0)
     copy = image.clone()
     copy[2, -1, -1] ^= 1
@@ -221,17 +211,15 @@ def test_foreign_files_differ_by_their_bytes_and_their_range_and_are_served(stor
     assert len({teacher_key(teacher) for teacher in (first, other, loud)}) == 3
     batch = upright(cached_batches(first, store, tmp_path)).at(0)
     radius = 1
-    torch.testing.assert_close(
-        inner(batch.labels["whole"].sr, radius), inner(first(batch.lr), radius), atol=1e-3, rtol=1e-3
-    )
+    torch.testing.assert_close(inner(batch.labels, radius), inner(first(batch.lr), radius), atol=1e-3, rtol=1e-3)
 
 
 def test_bf16_outputs_are_those_of_bf16(store, tmp_path):
     teacher = Teacher(edsr())
     exact, coarse = (
-        TeacherCache.plan(teacher, store, ["whole"], folder=CacheFolder(tmp_path), lr_patch=PATCH, precision=precision)
-        .fill(teacher)["whole"]
-        .outputs.image(0)
+        TeacherCache.plan(teacher, store, folder=CacheFolder(tmp_path), precision=precision)
+        .fill(teacher)
+        .image(0)
         .float()
         for precision in ("fp32", "bf16")
     )

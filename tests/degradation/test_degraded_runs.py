@@ -120,7 +120,7 @@ def test_a_teachers_images_of_degraded_photos_are_kept(
     assert run([*line, "--set", "teacher_cache=true", "--out", "run"]) == 0
     assert "each of the 3 images is degraded once" in capsys.readouterr().out
     facts = json.loads(Path("run/run.json").read_text())
-    assert [*facts["teacher_cache"]["views"]] == ["whole"]
+    assert facts["teacher_cache"]["bytes"] > 0
     assert facts["degradation"]["name"] == STEPS
     student = Path("run/student.safetensors").read_bytes()
     assert run([*line, "--set", "teacher_cache=true", "--out", "again"]) == 0

@@ -38,7 +38,7 @@ def test_a_run_is_read_as_it_was_written(runs: Path) -> None:
     for name in ("cached", "from", "csd"):
         assert_read_as_written(runs / name)
     cached, copied, joint = (read_run_file(runs / name) for name in ("cached", "from", "csd"))
-    assert cached.teacher_cache is not None and set(cached.teacher_cache.views) == {"whole"}
+    assert cached.teacher_cache is not None and cached.teacher_cache.bytes > 0
     assert cached.untrained is not None and cached.result is not None
     assert cached.result.untrained == cached.untrained
     assert copied.start is not None and copied.start.init_from is not None

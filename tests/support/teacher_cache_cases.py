@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from compressor.base.cache_folder import CacheFolder
-from compressor.data.batches import Batches, View
+from compressor.data.batches import Batches
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache
 from compressor.images.sets import ImagePair
@@ -59,12 +59,10 @@ def counting(teacher: Teacher) -> list[tuple[int, ...]]:
     return fed
 
 
-def cached_batches(
-    teacher: Teacher, store: ImageStore, folder: Path, views: Sequence[View] = ("whole",), batch: int = 8
-) -> Batches:
-    cache = TeacherCache.plan(teacher, store, views, folder=CacheFolder(folder), lr_patch=PATCH)
+def cached_batches(teacher: Teacher, store: ImageStore, folder: Path, batch: int = 8) -> Batches:
+    cache = TeacherCache.plan(teacher, store, folder=CacheFolder(folder))
     plain = Batches.for_store(store, batch=batch, lr_patch=PATCH, seed=5)
-    return plain.with_labels(cache.fill(teacher))
+    return replace(plain, labels=cache.fill(teacher))
 
 
 def upright(batches: Batches) -> Batches:
