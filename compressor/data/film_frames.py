@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,20 +36,11 @@ LAYOUT_VERSION = 3
 """Part of the key of an entry: another choice of frames makes them anew."""
 
 
-@dataclass(frozen=True)
-class SampledFrame:
-    """A frame as it is shown, and when, with the one that follows it; the last frame follows itself."""
-
-    seconds: float
-    rgb_u8: Tensor
-    following_u8: Tensor
-
-
-def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> list[SampledFrame]:
-    """Return the frames in the middle of `most` equal parts of a film, or all of a shorter one, but no black ones and
-    none twice.
+def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """Yield the frames in the middle of `most` equal parts of a film, or all of a shorter one, but no black ones and
+    none twice: the time in seconds, the frame in uint8, and the one that follows it; the last one follows itself.
     """
-    frames, seen = list[SampledFrame](), set[bytes]()
+    seen = set[bytes]()
     with Film(path) as film:
         facts, first = film.facts, next(film.frames()).pts
         count = facts.frames or 1 + sum(1 for _ in film.frames())
@@ -65,10 +57,9 @@ def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> list[SampledFrame
             if digest not in seen and float(frame.rgb.max()) > BLACK:
                 seen.add(digest)
                 following_u8 = to_u8(next(found, frame).rgb)[0]
-                frames.append(SampledFrame(float(frame.pts * facts.time_base), rgb_u8, following_u8))
-    if not frames:
+                yield float(frame.pts * facts.time_base), rgb_u8, following_u8
+    if not seen:
         raise SrkdError(f"{path} holds black frames only: give a film with pictures")
-    return frames
 
 
 def lr_images(
@@ -122,8 +113,8 @@ def _key(film: Path) -> str:
 
 
 def _write(film: Path, folder: Path) -> None:
-    for frame in sample_frames(film):
+    for seconds, frame_u8, following_u8 in sample_frames(film):
         # No point in the name: it would end the stem.
-        path = folder / f"{film.stem}-{round(frame.seconds * 1000):09d}ms.png"
-        for rgb_u8, file in ((frame.rgb_u8, path), (frame.following_u8, _following(path))):
+        path = folder / f"{film.stem}-{round(seconds * 1000):09d}ms.png"
+        for rgb_u8, file in ((frame_u8, path), (following_u8, _following(path))):
             Image.fromarray(rgb_u8.permute(1, 2, 0).contiguous().numpy()).save(file, compress_level=1)

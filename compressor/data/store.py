@@ -22,7 +22,7 @@ from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, reason_of
 from compressor.degradation.chain import Degradation
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Part of every cache key: a new layout or decoding invalidates all entries."""
 
 INDEX_FILE, LR_FILE, HR_FILE = "index.json", "lr.u8", "hr.u8"
@@ -219,40 +219,33 @@ def pixels_of(file: IO[bytes]) -> torch.Tensor:
     return torch.frombuffer(map_file(file), dtype=torch.uint8)
 
 
-@dataclass(frozen=True)
-class _Index:
-    """The contents of index.json."""
-
-    scale: int
-    lr_bytes: int
-    hr_bytes: int | None
-    images: tuple[ImageRecord | SkippedImage, ...]
-
-
-_INDEX = TypeAdapter(_Index)
+_INDEX = TypeAdapter(tuple[int, tuple[ImageRecord | SkippedImage, ...]])
+"""The contents of index.json: the scale and the images."""
 
 
 def write_index(folder: Path, images: DecodedImages) -> None:
     """Write the index of an entry whose pixel files are written."""
-    hr_bytes = None if images.hr is None else images.hr.numel()
-    index = _Index(images.scale, images.lr.numel(), hr_bytes, images.images)
     # Not pydantic's own JSON: names of files need not be UTF-8.
-    (folder / INDEX_FILE).write_text(json.dumps(asdict(index), default=str), encoding="utf-8")
+    content = json.dumps([images.scale, [asdict(image) for image in images.images]], default=str)
+    (folder / INDEX_FILE).write_text(content, encoding="utf-8")
 
 
 def read_entry(folder: Path) -> DecodedImages:
     """Return the memory-mapped entry; FileNotFoundError if there is none, SrkdError if it is damaged."""
     try:
-        index = _INDEX.validate_python(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8")))
+        scale, images = _INDEX.validate_python(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8")))
     except ValueError as error:
         raise SrkdError(f"its {INDEX_FILE} cannot be read: {reason_of(error)}") from error
+    records = [image for image in images if isinstance(image, ImageRecord)]
+    originals = [image.hr for image in records if image.hr is not None]
+    lr = _map_pixels(folder / LR_FILE, [image.lr for image in records])
+    return DecodedImages(scale, images, lr, _map_pixels(folder / HR_FILE, originals) if originals else None)
 
-    def map_pixels(name: str, size: int) -> torch.Tensor:
-        with open(folder / name, "rb") as file:
-            actual = os.fstat(file.fileno()).st_size
-            if actual != size:
-                raise SrkdError(f"{name} has {actual:,} bytes and should have {size:,}")
-            return torch.frombuffer(map_file(file), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
 
-    hr = None if index.hr_bytes is None else map_pixels(HR_FILE, index.hr_bytes)
-    return DecodedImages(index.scale, index.images, map_pixels(LR_FILE, index.lr_bytes), hr)
+def _map_pixels(path: Path, extents: Sequence[Extent]) -> torch.Tensor:
+    size = sum(extent.bytes for extent in extents)
+    with open(path, "rb") as file:
+        actual = os.fstat(file.fileno()).st_size
+        if actual != size:
+            raise SrkdError(f"{path.name} has {actual:,} bytes and should have {size:,}")
+        return torch.frombuffer(map_file(file), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)

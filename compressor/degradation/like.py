@@ -73,26 +73,13 @@ class PictureMeasured:
     quality: float | None
 
 
-@dataclass(frozen=True)
-class Found:
-    """The degradation of a folder's pictures as steps in a line, and of how many pictures."""
-
-    text: str
-    pictures: int
-    folder: Path
-
-    def line(self, flag: str) -> str:
-        """The proposal, which its reader can change."""
-        return f"{self.pictures} pictures of {self.folder} are as by {flag} {self.text}; change it as you like"
-
-
-def measure_like(folder: Path, option: str) -> Found:
-    """Measure the pictures of a folder."""
+def measure_like(folder: Path, option: str) -> tuple[str, int]:
+    """Return the degradation of a folder's pictures as steps in a line, and of how many pictures."""
     pictures = map(measure_picture, evenly_spaced_photos(folder, MOST_PICTURES, option=option).values())
     measured = [picture for picture in pictures if picture is not None]
     if not measured:
         raise UsageError(f"{option} {folder}: none of its pictures has {SMALLEST_SIDE} pixels a side")
-    return Found(_as_line(measured), len(measured), folder)
+    return _as_line(measured), len(measured)
 
 
 def measure_picture(path: Path) -> PictureMeasured | None:

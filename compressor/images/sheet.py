@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from compressor.base.files import atomic_path
-from compressor.images.metrics import to_u8
 
 SIDE_PIXELS = 320
 """Side of a panel."""
@@ -20,27 +18,23 @@ CAPTION_PIXELS = 28
 GAP_PIXELS = 6
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One panel of the sheet: an image (3,H,W) in [0,1] and its caption."""
+def write_sheet(panels: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write images (3,H,W) in uint8 in a row, by their captions: the square in which the last one has most detail.
 
-    image_01: torch.Tensor
-    caption: str
-
-
-def write_sheet(panels: Sequence[Panel], path: Path) -> None:
-    """Write the panels in a row: the square in which the last one has most detail, enlarged without smoothing."""
+    It is enlarged without smoothing.
+    """
     side, crop = SIDE_PIXELS, SIDE_PIXELS // ZOOM
-    top, left = _most_detailed_square(panels[-1].image_01, crop)
+    *_, last = panels.values()
+    top, left = _most_detailed_square(last.float() / 255, crop)
     width = len(panels) * (side + GAP_PIXELS) - GAP_PIXELS
     sheet = Image.new("RGB", (width, side + CAPTION_PIXELS), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for index, panel in enumerate(panels):
-        region = to_u8(panel.image_01[:, top : top + crop, left : left + crop])
+    for index, (caption, image_u8) in enumerate(panels.items()):
+        region = image_u8[:, top : top + crop, left : left + crop]
         picture = Image.fromarray(region.permute(1, 2, 0).contiguous().numpy())
         x = index * (side + GAP_PIXELS)
         sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, 0))
-        draw.text((x + 4, side + 5), panel.caption, fill="black", font=font)
+        draw.text((x + 4, side + 5), caption, fill="black", font=font)
     with atomic_path(path) as temporary:
         sheet.save(temporary)
 

@@ -38,9 +38,10 @@ def measured(text: str, note: Note) -> str:
         return text
     from compressor.degradation.like import measure_like
 
-    found = measure_like(Path(text.removeprefix(LIKE)), f"{FLAG} {LIKE}")
-    note(found.line(FLAG))
-    return found.text
+    folder = text.removeprefix(LIKE)
+    steps, pictures = measure_like(Path(folder), f"{FLAG} {LIKE}")
+    note(f"{pictures} pictures of {folder} are as by {FLAG} {steps}; change it as you like")
+    return steps
 
 
 def protocol_of(options: ScoringOptions, degradation: Degradation | None, sets: Iterable[AnySet]) -> Protocol:

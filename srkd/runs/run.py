@@ -23,7 +23,7 @@ from compressor.data.placement import place_on_device
 from compressor.degradation.names import METADATA as DEGRADATION
 from compressor.images.metrics import below_bicubic
 from compressor.images.scores import GOAL_WORDS, without_network
-from compressor.images.sheet import Panel, write_sheet
+from compressor.images.sheet import write_sheet
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
@@ -343,7 +343,7 @@ class TrainingRun:
         pictures = {caption: enlarge(model, image.lr, scale) for caption, model in models.items()}
         if image.hr is not None:
             pictures["original"] = image.hr
-        panels = [Panel(middle_of(picture)[0].float() / 255, caption) for caption, picture in pictures.items()]
+        panels = {caption: middle_of(picture)[0] for caption, picture in pictures.items()}
         write_sheet(panels, self.folder.path / SHEET)
         source = None if run.teacher is None else run.teacher.origin
         recipe, sha256 = spec.recipe, "" if source is None else source.sha256

@@ -98,7 +98,7 @@ def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
         (entry / "lr.u8").unlink()
     else:
         rows = json.loads(index.read_text())
-        rows["images"][1] = []
+        rows[1][1] = []
         index.write_text(json.dumps(rows))
     notes: list[str] = []
     again = batches(read(photos, cache, notes)).at(0)
