@@ -139,23 +139,6 @@ def test_of_several_positions_the_most_textured_is_taken(store):
     assert torch.equal(share.lr, batches.at(3).lr[2:4]) and torch.equal(share.hr, batches.at(3).hr[2:4])
 
 
-def test_no_candidate_is_better_than_the_one_that_is_taken(store):
-    sampler = Sampler.for_store(store, lr_patch=5, seed=5, candidates=3)
-    draw = sampler.draw(2, [4])
-    image, top, left = int(draw.images), int(draw.tops), int(draw.lefts)
-    u, v = uniforms("patches", 5, 2, [4], 6)[0], uniforms("candidates", 5, 2, [4], 4)[0]
-    pixels = store.lr.image(image).int()
-
-    def texture(top, left):
-        patch = pixels[:, top : top + 5, left : left + 5]
-        return int(patch.diff(dim=1).abs().sum() + patch.diff(dim=2).abs().sum())
-
-    height, width = pixels.shape[1:]
-    positions = [(int(a * (height - 4)), int(b * (width - 4))) for a, b in ((u[1], u[2]), (v[0], v[2]), (v[1], v[3]))]
-    assert (top, left) in positions
-    assert texture(top, left) == max(texture(*position) for position in positions)
-
-
 def test_every_position_symmetry_and_image_is_drawn(store):
     sampler = Sampler.for_store(store, lr_patch=6, seed=0)
     draw = sampler.draw(0, range(4000))

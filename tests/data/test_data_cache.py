@@ -46,16 +46,6 @@ def test_batches_are_the_same_from_memory_a_new_entry_and_a_reused_one(photos, c
     assert len(digests) == 1
 
 
-def test_reusing_decodes_nothing(photos, cache, monkeypatch):
-    read(photos, cache)
-
-    def refuse(*arguments: object, **options: object) -> None:
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr(decode, "decode_in_order", refuse)
-    assert len(read(photos, cache).images) == 3
-
-
 @pytest.mark.parametrize("change", ["added", "removed", "pixels alone", "scale", "border"])
 def test_whatever_changes_the_pixels_makes_a_new_entry(change, photos, cache, tmp_path):
     path = photos[1].hr

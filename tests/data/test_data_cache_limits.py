@@ -59,17 +59,6 @@ def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache
     del in_use
 
 
-def test_being_used_again_keeps_an_entry(tmp_path, cache):
-    sets = [write_photos(tmp_path / f"set{k}", seed=10 * k) for k in range(3)]
-    bounded = CacheFolder(cache.path, int(2.5 * (read(sets[0], cache).bytes + 2000)))
-    (first,) = entries(cache)
-    for pairs in (sets[1], sets[0], sets[2]):
-        time.sleep(0.01)
-        read(pairs, bounded)
-        gc.collect()
-    assert len(entries(cache)) == 2 and first in entries(cache)
-
-
 def test_an_entry_is_free_once_its_batches_are_gone(photos, cache):
     first_batches = batches(read(photos, cache))
     first_batches.at(0)

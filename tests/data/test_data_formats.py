@@ -9,13 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.base.cache_folder import CacheFolder
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.data.batches import Batches
 from compressor.data.decode import decode_all
 from compressor.data.prepare import DataChoice, ValidationFolder, prepare_data
-from compressor.data.store import SkippedImage
 from compressor.images.files import Picture, write_picture
 from compressor.images.sets import find_sets
 
@@ -98,17 +96,6 @@ def test_every_format_and_kind_of_pixel_in_one_folder(tmp_path):
         assert np.abs(actual - pixels).max() <= within, (name, np.abs(actual - pixels).max())
     batch = Batches.for_store(store, batch=64, lr_patch=8, seed=0).at(0)
     assert batch.hr is not None and tuple(batch.hr.shape) == (64, 3, 16, 16)
-
-
-def test_the_same_folder_from_the_cache(tmp_path):
-    write_all(tmp_path / "mixed")
-    (tmp_path / "mixed" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
-    (image_set,) = find_sets(tmp_path / "mixed", scale=2)
-    cache = CacheFolder(tmp_path / "cache")
-    new, reused = (decode_all(image_set.pairs, scale=2, cache=cache, small_bytes=0) for _ in range(2))
-    assert new.images == reused.images and torch.equal(new.lr, reused.lr)
-    left_out = [image for image in reused.images if isinstance(image, SkippedImage)]
-    assert [image.path.name for image in left_out] == ["broken.png"]
 
 
 def own_pairs(folder: Path, size: tuple[int, int] = (24, 16)) -> None:

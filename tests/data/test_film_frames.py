@@ -13,7 +13,6 @@ import srkd
 from compressor.base.cache_folder import CacheFolder
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.film_frames import lr_images, sample_frames
-from compressor.data.prepare import DataChoice, prepare_data
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import to_u8
 from compressor.models.networks.edsr import EDSRSpec
@@ -98,12 +97,6 @@ def test_a_film_beside_other_images_is_refused(film: Path, tmp_path: Path) -> No
     dark = make_film(tmp_path / "dark.mkv", [BLACK] * 3)
     with pytest.raises(SrkdError, match=r"dark\.mkv holds black frames only"):
         srkd.data(data=dark)
-
-
-def test_frames_are_those_of_a_folder_of_lr_images(film: Path, tmp_path: Path) -> None:
-    folder = save_frames(film, tmp_path / "frames")
-    ours, theirs = (prepare_data(DataChoice(lr_only=path), scale=2, lr_patch=8).train for path in (film, folder))
-    assert ours.digests == theirs.digests and ours.hr is None
 
 
 def save_frames(film: Path, folder: Path) -> Path:

@@ -61,12 +61,6 @@ def test_the_label_is_the_teachers_output_unclipped_and_without_gradient(recipe)
     assert frozen.forwards == 1
 
 
-def test_hr_images_stay_the_label_where_there_are_some():
-    lr, hr = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8)
-    network = build(EDSRSpec(scale=2, width=4, depth=1), seed=0)
-    assert Step(0, 0, Batch(lr, hr), StepNetworks([Runner(network, trains=True)])).hr is hr
-
-
 @pytest.mark.ci
 @pytest.mark.parametrize("recipe", ["logits", "scratch"])
 def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):

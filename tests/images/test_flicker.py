@@ -76,8 +76,3 @@ def test_what_says_nothing_does_not_count() -> None:
     partly[:, :, :32] = with_noise(scene(), 2, 3)[:, :, :32]
     still = blocks_of(still_pixels(image, partly))
     assert still[:, :4].all() and not still[:, 4:].any()
-
-
-def test_rows_beyond_the_last_block_are_left_out() -> None:
-    still = still_pixels(with_noise(scene(52, 64), 2, 1), with_noise(scene(52, 64), 2, 2))
-    assert still.shape == (52, 64) and still[:48].all() and not still[48:].any()

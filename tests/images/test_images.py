@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 import struct
 import zlib
 from functools import cache
@@ -18,7 +17,6 @@ from PIL import Image, ImageCms, ImageOps
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import (
     Picture,
-    grey_of,
     image_size,
     read_picture,
     read_rgb_u8,
@@ -97,14 +95,6 @@ def test_other_formats_keep_what_they_hold(tmp_path: Path, suffix: str) -> None:
     write_picture(grey, path)
     assert read_picture(path).grey == (suffix != ".webp")
     assert (read_picture(path).rgb - grey.rgb).abs().mean() < 0.02
-
-
-def test_transparency_of_webp(tmp_path: Path) -> None:
-    clear = pixels(1, 9, 8)
-    write_picture(Picture(torch.zeros(3, 9, 8), clear), tmp_path / "a.webp")
-    result = read_picture(tmp_path / "a.webp").alpha
-    assert result is not None
-    assert torch.equal(result, clear)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -242,11 +232,6 @@ def test_cmyk_becomes_rgb_and_loses_its_profile(tmp_path: Path, profile: bytes |
     assert torch.equal((result.rgb * 255).round(), torch.from_numpy(np.array(gradient())).permute(2, 0, 1).float())
 
 
-def test_grey_of_equal_channels_is_the_channel() -> None:
-    grey = pixels(1, 5, 5, bits=16)
-    assert (grey_of(grey.expand(3, -1, -1)) - grey).abs().max() < 2e-7
-
-
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
     gradient().save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xffgarbage")
@@ -303,44 +288,6 @@ def test_writing_refuses_what_a_format_cannot_hold(tmp_path: Path) -> None:
         write_picture(Picture(torch.full((3, 2, 2), float("nan"))), old)
     assert old.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["old.jpg"]
-
-
-def small_files(folder: Path) -> list[Path]:
-    rgb, clear = pixels(3, 16, 16), pixels(1, 16, 16, seed=1)
-    contents = []
-    for bits in (8, 16):
-        for suffix in (".png", ".tif", ".jpg", ".webp", ".bmp"):
-            path = folder / f"seed{bits}{suffix}"
-            alpha = None if suffix in (".jpg", ".bmp") else clear
-            write_picture(Picture(rgb, alpha, False, 16 if bits == 16 else 8, icc_profile(), exif_block()), path)
-            contents.append(path)
-    return contents
-
-
-@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
-@pytest.mark.filterwarnings("ignore")
-def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path, count: int) -> None:
-    """Bytes are changed, removed or repeated in files of every format and depth."""
-    chance = random.Random(count)
-    for path in small_files(tmp_path):
-        sound = path.read_bytes()
-        for _ in range(count):
-            damaged = bytearray(sound)
-            for _ in range(chance.choice([1, 1, 3, 30])):
-                # Half of the damage is in the first bytes, where the headers are.
-                damaged[chance.randrange(min(len(damaged), chance.choice([80, len(damaged)])))] = chance.randrange(256)
-            if chance.random() < 0.2:
-                del damaged[chance.randrange(len(damaged)) :]
-            if chance.random() < 0.1:
-                damaged += damaged[: chance.randrange(len(damaged) + 1)]
-            path.write_bytes(bytes(damaged))
-            try:
-                picture = read_picture(path)
-            except SrkdError as error:
-                assert "\n" not in str(error)
-            else:
-                assert picture.rgb.shape[0] == 3
-                write_picture(picture, tmp_path / "again.png")
 
 
 def save_tiff(

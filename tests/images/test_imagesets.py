@@ -86,11 +86,6 @@ def test_lr_names_the_folder_of_one_set(tmp_path: Path) -> None:
         find_sets(tmp_path / "data", scale=3, lr=elsewhere)
 
 
-def test_equal_stems_are_told_apart_by_their_names(tmp_path: Path) -> None:
-    (result,) = find_sets(fill(tmp_path / "mixed", "a.png", "a.jpg", "b.png"), scale=4)
-    assert sorted(pair.stem for pair in result.pairs) == ["a.jpg", "a.png", "b"]
-
-
 def test_images_of_one_name_in_subfolders_are_told_apart_by_their_paths(tmp_path: Path) -> None:
     for scene in ("scene1", "scene2"):
         fill(tmp_path / scene, "000.png", f"{scene}.png")
@@ -154,8 +149,3 @@ def test_photos_are_spaced_over_a_folder_its_hr_or_its_subfolders(tmp_path: Path
     for name, words in mistakes.items():
         with pytest.raises(UsageError, match=rf"^--calibrate .*{name}: {words}: give a folder"):
             evenly_spaced_photos(tmp_path / name, 5, option="--calibrate")
-
-
-def test_photos_of_one_stem_all_count(tmp_path: Path) -> None:
-    fill(tmp_path / "photos", "a.png", "a.bmp")
-    assert set(evenly_spaced_photos(tmp_path / "photos", 8, option="--data")) == {"a.png", "a.bmp"}

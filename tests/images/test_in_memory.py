@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.base.errors import SrkdError, UsageError
-from compressor.images.in_memory import ImageInMemory, is_in_memory, read_planes
+from compressor.base.errors import UsageError
+from compressor.images.in_memory import ImageInMemory, read_planes
 from compressor.inference.upscale import upscale, upscale_image
 from compressor.inference.upscale_outputs import UpscaleSettings
 from tests.support.fakes import nearest_model
@@ -79,11 +79,6 @@ def test_tensors_keep_type_and_batch() -> None:
         assert torch.allclose(enlarged.float(), values.float().expand_as(enlarged), atol=1e-6)
 
 
-def test_floats_are_clamped() -> None:
-    enlarged = upscale_image(torch.full((3, 4, 4), 1.2), MODEL)
-    assert isinstance(enlarged, torch.Tensor) and enlarged.max() == 1
-
-
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -105,12 +100,3 @@ def test_floats_are_clamped() -> None:
 def test_what_is_no_image_is_refused_in_one_line(image: ImageInMemory, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_planes(image)
-
-
-def test_a_pil_mode_without_meaning_as_colours_is_refused() -> None:
-    with pytest.raises(SrkdError, match="stores pixels as 'F'"):
-        read_planes(Image.new("F", (4, 4)))
-
-
-def test_paths_are_no_images() -> None:
-    assert not is_in_memory("a.png") and not is_in_memory(Path("a.png")) and is_in_memory(PIXELS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compressor.inference.super_resolve import apply_symmetry, undo_symmetry, with_self_ensemble
-from tests.support.fakes import convolutions, nearest
+from tests.support.fakes import convolutions
 
 EIGHT = [dict(zip(("vflip", "hflip", "transpose"), flags, strict=True)) for flags in product((False, True), repeat=3)]
 
@@ -19,16 +19,6 @@ def test_every_symmetry_is_undone(flags: dict[str, bool]) -> None:
     transformed = apply_symmetry(images, **flags)
     assert transformed.shape[-2:] == ((5, 4) if flags["transpose"] else (4, 5))
     assert torch.equal(undo_symmetry(transformed, **flags), images)
-
-
-def test_the_eight_are_different() -> None:
-    image = torch.arange(9).reshape(1, 1, 3, 3)
-    assert len({tuple(apply_symmetry(image, **flags).flatten().tolist()) for flags in EIGHT}) == 8
-
-
-def test_a_symmetric_network_gains_nothing() -> None:
-    lr = torch.rand(2, 3, 5, 7)
-    assert torch.allclose(with_self_ensemble(nearest(3))(lr), nearest(3)(lr), atol=1e-6)
 
 
 def test_the_mean_of_eight_unrounded_outputs() -> None:

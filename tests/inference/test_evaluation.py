@@ -22,7 +22,7 @@ from compressor.images.sets import find_sets
 from compressor.inference import evaluated_images, tiling
 from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.inference.evaluation import EvaluationInterrupted
-from compressor.inference.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
+from compressor.inference.super_resolve import rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
 from compressor.models.networks.base import Descriptor
 from srkd.api.evaluate import by_goal
 from tests.support.fakes import Fake, convolutions, nearest, nearest_model
@@ -81,25 +81,6 @@ def test_a_printed_evaluation_is_a_line_for_each_model(data: Path) -> None:
     assert first == f"bicubic, plain {scores.psnr_y:.3f} dB {scores.ssim_y:.4f}"
 
 
-def test_each_of_several_sets_is_noted_when_it_is_finished(data: Path) -> None:
-    events: list[str] = []
-
-    def model(lr: torch.Tensor) -> torch.Tensor:
-        events.append("run")
-        return nearest(2)(lr)
-
-    fake, sets = Fake(model, Descriptor(scale=2, receptive_radius=0), "fake"), find_sets(data, scale=2)
-    result = evaluate([fake], sets, AT_X2, Context(note=events.append))
-    figures = {
-        name: ", ".join(f"{label} {scores[name].psnr_y:.3f}" for label, scores in result.models.items())
-        for name in ("plain", "stored")
-    }
-    assert events == ["run", "run", f"plain: {figures['plain']} dB", "run", "run", f"stored: {figures['stored']} dB"]
-    events.clear()
-    evaluate([fake], sets[:1], AT_X2, Context(note=events.append))
-    assert events == ["run", "run"]
-
-
 def test_an_interrupted_evaluation_has_the_finished_sets(data: Path) -> None:
     def model_that_ends_after(images: int) -> Fake:
         def run(lr: torch.Tensor) -> torch.Tensor:
@@ -155,23 +136,6 @@ def test_the_next_image_is_read_and_the_last_output_scored_meanwhile(
     monkeypatch.setattr(evaluated_images, "read_rgb_u8_and_grey", reading)
     monkeypatch.setattr(metrics, "ssim", scoring)
     assert evaluate([Fake(model, Descriptor(scale=2, receptive_radius=0), "fake")], sets, AT_X2) == plain
-
-
-def test_an_error_of_a_score_precedes_what_failed_after_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sets = find_sets(data / "plain", scale=2)
-
-    def failing(*planes: torch.Tensor, border: int) -> torch.Tensor:
-        if not planes[0].any():
-            return torch.zeros(1)  # the trial on the smallest size
-        raise SrkdError("no score")
-
-    def model(lr: torch.Tensor) -> torch.Tensor:
-        raise SrkdError("no output")
-
-    monkeypatch.setattr(metrics, "ssim", failing)
-    for function in (nearest(2), model):
-        with pytest.raises(SrkdError, match="no score"):
-            evaluate([Fake(function, Descriptor(scale=2, receptive_radius=0))], sets, AT_X2)
 
 
 def test_json_has_no_infinity(data: Path) -> None:
@@ -270,14 +234,6 @@ def test_luminance_networks_get_y_and_colours_follow() -> None:
     assert torch.allclose(rgb_to_ycbcr(sr)[:, 1:], upscale_bicubic(ycbcr[:, 1:], 2), atol=1e-5)
     grey = smooth(8, 8)[None, :1].expand(-1, 3, -1, -1)
     assert (super_resolve(model, grey).sr - nearest(2)(grey)).abs().max() < 1e-5
-
-
-def test_bicubic_in_tiles_is_bicubic() -> None:
-    lr = torch.rand(1, 3, 30, 31)
-    for scale in (2, 3, 4):
-        tiled = super_resolve(Bicubic(scale), lr, tile=7)
-        assert tiled.tile is not None
-        assert torch.allclose(tiled.sr, upscale_bicubic(lr, scale), atol=1e-6)
 
 
 def test_unbounded_networks_are_not_cut_unasked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

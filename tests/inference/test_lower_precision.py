@@ -91,12 +91,6 @@ def test_what_is_never_lowered(student: TorchRuntime, monkeypatch: pytest.Monkey
     assert PrecisionChoice(student).select(photo()).runtime is student
 
 
-def test_pictures_of_a_size_can_share_a_choice(student: TorchRuntime) -> None:
-    choice = PrecisionChoice(student)
-    assert choice.select(photo(127), pictures=2).runtime.precision == "bf16"
-    assert choice.select(photo(63), pictures=100).runtime is student, "smaller than a sample"
-
-
 def test_a_frame_of_a_film_decides_for_those_behind_it(student: TorchRuntime, tmp_path: Path) -> None:
     require_av()
     frames = [picture(number, (64, 64)) for number in range(2 * FRAMES_OF_A_CHOICE + 1)]
@@ -187,19 +181,3 @@ def test_a_picture_that_cannot_be_written_fails_alone(tmp_path: Path, monkeypatc
     report = upscale([tmp_path / f"{name}.png" for name in "abc"], nearest_model(2))
     assert [done.output.name for done in report.done] == ["a_x2.png", "c_x2.png"]
     assert [(failed.source.name, failed.reason) for failed in report.failed] == [("b.png", "no space left on device")]
-
-
-def test_large_outputs_are_not_held_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upscaling, "OVERLAPPED_OUTPUT_PIXELS", 1)
-    for name in "ab":
-        write_picture(Picture(photo(16)[0]), tmp_path / f"{name}.png")
-    model = nearest_model(2)
-    enlarge, there = model.function, []
-
-    def run(lr: Tensor) -> Tensor:
-        there.append((tmp_path / "a_x2.png").exists())
-        return enlarge(lr)
-
-    model.function = run
-    assert len(upscale([tmp_path / "a.png", tmp_path / "b.png"], model).done) == 2
-    assert there == [False, True]

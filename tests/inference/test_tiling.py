@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference import tiling
-from compressor.inference.super_resolve import with_self_ensemble
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, pad_to, run_tiled, spans
 from compressor.models.networks.base import Descriptor
 from compressor.models.networks.cost import pixel_bytes
@@ -96,14 +94,6 @@ def test_size_multiples_are_met_by_reflection_before_cutting() -> None:
     assert (tiled.sr - whole).abs().max() < 1e-5
     assert pad_to(noise(1, 1, 1, 1), 8, 11).shape == (1, 1, 16, 16)
     assert pad_to(noise(1, 1, 1, 1), 1).shape == (1, 1, 1, 1)
-
-
-def test_the_self_ensemble_in_tiles() -> None:
-    run = with_self_ensemble(convolutions(2))
-    lr = noise(1, 3, 30, 23)
-    with torch.no_grad():
-        tiled = run_on(run, lr, scale=2, radius=3, tile=9)
-        assert (tiled.sr - run(lr)).abs().max() < 1e-5
 
 
 @settings(max_examples=200, deadline=None)
@@ -238,15 +228,6 @@ def test_the_memory_of_a_pixel_is_what_a_network_takes(name: str) -> None:
     with torch.no_grad(), PeakMemory(lr, *network.state_dict().values()) as memory:
         network(lr)
     assert memory.peak_bytes / lr[0, 0].numel() == pytest.approx(pixel_bytes(network.spec), rel=0.3)
-
-
-def test_a_narrow_network_gets_larger_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "AUTO_MEMORY_BYTES", 4 * 2**20)
-    lr, model = noise(1, 3, 300, 300), Descriptor(scale=2, receptive_radius=4)
-    monkeypatch.setattr(tiling, "USUAL_MEMORY_BYTES", 2**20)
-    tiles = [run_tiled(nearest(2), lr, model, pixel_bytes=pixel).tile for pixel in (400, 4_000, None)]
-    # A quarter of the memory, if that leaves a tile of 8 margins.
-    assert tiles == [math.isqrt(2**20 // 400) - 8, math.isqrt(4 * 2**20 // 4_000) - 8, tiling.MIN_TILE]
 
 
 def test_progress_counts_windows() -> None:

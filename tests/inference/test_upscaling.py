@@ -263,15 +263,6 @@ def test_folders_inside_are_named_or_taken(tmp_path: Path) -> None:
     assert others == ["elsewhere"] and len(beside.skipped) == 4
 
 
-def test_a_folder_of_folders_says_how_they_are_taken(tmp_path: Path) -> None:
-    put(tmp_path / "in" / "b.png")
-    (failed,) = upscale([tmp_path], nearest_model(2)).failed
-    assert (
-        failed.reason
-        == f"no picture in the folder {tmp_path}, but 1 picture in folders inside it: --recursive takes them"
-    )
-
-
 def test_names_that_differ_in_case_alone_are_two_files_where_the_disk_says_so(tmp_path: Path) -> None:
     for name in ("Foo.png", "foo.png"):
         put(tmp_path / name)
@@ -279,17 +270,6 @@ def test_names_that_differ_in_case_alone_are_two_files_where_the_disk_says_so(tm
     for inputs in ([tmp_path], [tmp_path / "Foo.png", tmp_path / "foo.png"]):
         report = upscale(inputs, nearest_model(2), UpscaleSettings(overwrite=True))
         assert len({done.output for done in report.done}) == count and report.failed == ()
-
-
-def test_a_second_run_leaves_outputs_with_numbers_alone(tmp_path: Path) -> None:
-    for name in ("p.png", "p.bmp"):
-        put(tmp_path / name)
-    first = upscale([tmp_path], nearest_model(2), UpscaleSettings(extension=".png"))
-    assert {done.output.name for done in first.done} == {"p_x2.png", "p_x2-2.png"}
-    again = upscale([tmp_path], nearest_model(2), UpscaleSettings(extension=".png", skip_existing=True))
-    assert again.done == () and again.failed == ()
-    assert {skipped.source.name for skipped in again.skipped} == {"p.png", "p.bmp"}
-    assert len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.mark.parametrize(
