@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import TracebackType
@@ -13,38 +13,25 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def read_ahead(
-    items: Sequence[Item], read: Callable[[Item], Result]
-) -> Iterator[Iterator[tuple[Item, Future[Result]]]]:
-    """Yield an iterator over the items with their results; it reads the next item while the current one is in use.
+def one_ahead(items: Iterator[Item]) -> Iterator[Iterator[Future[Item]]]:
+    """Yield an iterator over the items, which are made in a thread: the next one while the current one is in use.
 
-    The thread ends with the block.
+    The thread ends with the block. An error of an item is raised by its result; a `map` goes on after it.
     """
-    with ThreadPoolExecutor(max_workers=1) as reader:
+    nothing: Any = object()
+    with ThreadPoolExecutor(max_workers=1) as maker:
 
-        def results() -> Iterator[tuple[Item, Future[Result]]]:
-            following: Future[Result] | None = None
-            for number, item in enumerate(items, start=1):
-                current = following or reader.submit(read, item)
-                following = None
-                if number < len(items):
-                    following = reader.submit(read, items[number])
-                yield item, current
+        def results() -> Iterator[Future[Item]]:
+            current = maker.submit(next, items, nothing)
+            while current.exception() is not None or current.result() is not nothing:
+                following = maker.submit(next, items, nothing)
+                yield current
+                current = following
 
         try:
             yield results()
         finally:
-            reader.shutdown(wait=False, cancel_futures=True)
-
-
-def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """Yield the items; the next one is made in a thread while the current one is in use, which ends with the items."""
-    with ThreadPoolExecutor(max_workers=1) as maker:
-        nothing = object()
-        following: Future[Any] = maker.submit(next, items, nothing)
-        while (item := following.result()) is not nothing:
-            following = maker.submit(next, items, nothing)
-            yield item
+            maker.shutdown(wait=False, cancel_futures=True)
 
 
 class OneBehind:

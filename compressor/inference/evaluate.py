@@ -24,7 +24,7 @@ from compressor.images.files import grey_of
 from compressor.images.metrics import PEAK, luma, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
-from compressor.inference.background import OneBehind, read_ahead
+from compressor.inference.background import OneBehind, one_ahead
 from compressor.inference.evaluated_images import EvaluatedPicture, check_sets, is_lr_stored, read_picture
 from compressor.inference.evaluation import (
     Evaluation,
@@ -82,11 +82,11 @@ def evaluate(
     def read(source: ImagePair | LrImage) -> EvaluatedPicture:
         return read_picture(source, scale, protocol, settings.degradation, with_frames=with_frames)
 
-    with OneBehind() as scorer, read_ahead(sources, read) as read_pictures:
+    with OneBehind() as scorer, one_ahead(map(read, sources)) as read_pictures:
         pictures = zip(context.each("scored", sources), read_pictures, strict=True)
         for number, image_set in enumerate(sets):
             try:
-                for source, (_, reading) in islice(pictures, len(image_set.sources)):
+                for source, reading in islice(pictures, len(image_set.sources)):
                     table.run_models(image_set.name, source, reading.result(), scorer)
                 scorer.finish()
             except KeyboardInterrupt as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -80,13 +80,8 @@ def upscale_film(job: Job, choice: PrecisionChoice, settings: UpscaleSettings, c
                 for left in temporary_files(output.parent, [output.name]):
                     left.unlink(missing_ok=True)
             with atomic_path(output) as temporary:
-                join(
-                    [_packets(folder, number) for number in range(len(segments))],
-                    encoding,
-                    job.source,
-                    copied,
-                    temporary,
-                )
+                files = [_packets(folder, number) for number in range(len(segments))]
+                join(files, encoding, job.source, copied, temporary)
             _remove_segments(folder)
     seconds = time.perf_counter() - start
     measured = [segment.psnr_to_exact for segment in segments if segment.psnr_to_exact is not None]
@@ -133,7 +128,8 @@ class _Rest:
         """Enlarge the frames that are left into segments, numbered from `first`."""
         segments = list[_Segment]()
         # Frames that are done are decoded all the same, as not every container can be entered exactly.
-        with closing(one_ahead(self.film.frames(start=self.done))) as frames:
+        with one_ahead(self.film.frames(start=self.done)) as futures:
+            frames = (future.result() for future in futures)
             for frame in frames:
                 number = first + len(segments)
                 with atomic_path(_packets(folder, number)) as path:

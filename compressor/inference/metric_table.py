@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 Reference: TypeAlias = Goal
 
 
-class Measure(Protocol):
-    """The function of a metric."""
-
-    def __call__(self, images_255: Tensor, reference_255: Tensor, *, border: int) -> Tensor:
-        """The figure of each image of (N,C,H,W) on 0..255, without `border` pixels on each side: (N,)."""
-        ...
+Measure: TypeAlias = "Callable[..., Tensor]"
+"""The figure of each image of (N,C,H,W) on 0..255 and its reference, without `border` pixels on each side: (N,)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import Picture, read_picture, require_writable, write_picture
 from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
-from compressor.inference.background import OneBehind, read_ahead
+from compressor.inference.background import OneBehind, one_ahead
 from compressor.inference.films import upscale_film
 from compressor.inference.lower_precision import PrecisionChoice, Selected
 from compressor.inference.numbers import numbers_of
@@ -97,8 +97,8 @@ def _upscale_pictures(
     progress = context.progress
     writes: list[Future[Upscaled | Failed]] = []
     read = partial(_read, scale=choice.runtime.descriptor.scale)
-    with OneBehind() as writer, read_ahead(jobs, read) as pictures:
-        for number, (job, reading) in enumerate(pictures, start=1):
+    with OneBehind() as writer, one_ahead(map(read, jobs)) as pictures:
+        for number, (job, reading) in enumerate(zip(jobs, pictures, strict=True), start=1):
             title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
             progress(title, 0, 1)
             try:
