@@ -39,8 +39,7 @@ def read_samples_16bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint16]
     bits = max(stored) if isinstance(stored, tuple) else stored
     if tags.get(PLANES) == 2 and bits > 8:
         raise SrkdError(f"{path} stores its {bits}-bit colours in separate planes: convert it to interleaved colours")
-    # Pillow before 11 opens 16-bit grey PNG files in mode I.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint16)[..., None]
         if bits == 12:
             grey = (grey * 16 + grey // 256).astype(np.uint16)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from compressor.images.sets import list_images, natural_key
 from compressor.images.suffixes import FILM_SUFFIXES, FORMAT_OF_SUFFIX, IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_film
@@ -15,9 +14,6 @@ from compressor.inference.upscale_report import Failed, SkippedPicture
 
 TAKEN_SUFFIXES = IMAGE_SUFFIXES | FILM_SUFFIXES
 """Suffixes of the files that a glob takes."""
-
-FileKey: TypeAlias = tuple[str, int, int]
-"""A file: its path in lower case, its device and its number there. Hard links are files of their own."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +32,12 @@ def collect(
 
     `output` is a folder inside them that is not searched.
     """
-    named, listed = dict[FileKey, Input](), dict[FileKey, Input]()
+    named, listed = dict[Path, Input](), dict[Path, Input]()
     failed, skipped = list[Failed](), list[SkippedPicture]()
     for text in inputs:
         path = Path(text)
         if path.is_file():
-            named.setdefault(_file_of(path), Input(path, is_named=True))
+            named.setdefault(path.resolve(), Input(path, is_named=True))
             continue
         if path.is_dir():
             pictures, reason = _search_folder(path, skipped, recursive=recursive, output=output)
@@ -55,7 +51,7 @@ def collect(
         if not pictures:
             failed.append(Failed(path, reason))
         for picture in pictures:
-            listed.setdefault(_file_of(picture.path), picture)
+            listed.setdefault(picture.path.resolve(), picture)
     others = [picture for key, picture in listed.items() if key not in named]
     return [*named.values(), *others], failed, skipped
 
@@ -63,12 +59,6 @@ def collect(
 def identity(path: Path) -> str:
     """Return one key for all names of an output that some disks take for one: they ignore upper and lower case."""
     return str(path.resolve()).lower()
-
-
-def _file_of(path: Path) -> FileKey:
-    """Return one key per input: `a.png` and `A.png` are one file or two, as the disk says."""
-    status = path.stat()
-    return identity(path), status.st_dev, status.st_ino
 
 
 def _search_folder(
