@@ -190,27 +190,6 @@ def test_a_worker_that_fails_costs_its_image_and_names_it(photos, monkeypatch):
     assert "1.png cannot be read: RuntimeError: a fault of a library" in store.skipped[0].reason
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_images_arrive_in_the_order_of_asking_a_few_at_a_time(workers, tmp_path, monkeypatch):
-    pairs = write_photos(tmp_path / "many", 20)
-    started: list[str] = []
-    real = decode.decode_image
-
-    def noted(source: ImagePair, *rest: object) -> object:
-        started.append(source.stem)
-        time.sleep(0.01 if source.stem in ("0", "7") else 0)
-        return real(source, *rest)
-
-    monkeypatch.setattr(decode, "decode_image", noted)
-    threads = torch.get_num_threads()
-    arriving = decode.decode_in_order(pairs, scale=4, border="mirror", workers=workers)
-    names = [next(arriving).name]
-    time.sleep(0.05)
-    assert len(started) <= 2 * workers + 1, "everything was decoded at once"
-    names += [image.name for image in arriving]
-    assert names == [pair.stem for pair in pairs] and torch.get_num_threads() == threads
-
-
 @pytest.mark.ci
 def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
     folder = tmp_path / "photos"

@@ -78,21 +78,6 @@ def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):
         resume(out)
 
 
-@pytest.mark.ci
-def test_a_student_drawn_anew_still_needs_a_teacher_and_gets_the_embedded_one(lr_folder, tmp_path):
-    notes: list[str] = []
-    compress(
-        recipe="scratch",
-        student="edsr:width=4,depth=1,scale=4",
-        lr_only=lr_folder,
-        steps=1,
-        out=tmp_path / "run",
-        settings=SMALL,
-        announce=notes.append,
-    )
-    assert "embedded teacher" in notes[0]
-
-
 @pytest.mark.parametrize(
     "arguments, code, message",
     [

@@ -14,7 +14,7 @@ from torch import Tensor
 from compressor.base.errors import MissingExtra, UsageError
 from compressor.degradation.chain import NAMED, Degradation, names, read_degradation, short_steps
 from compressor.degradation.filters import bell_kernel, correlate, sharpen
-from compressor.degradation.steps import STEPS, Blur, Draws, LrTarget, Mode, Noise, interpolate, interpolate_by
+from compressor.degradation.steps import STEPS, Blur, Draws, Mode, interpolate, interpolate_by
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import embedded_photos
@@ -205,21 +205,6 @@ def test_all_mistakes_of_a_file_are_said_with_their_lines(tmp_path: Path) -> Non
     file.write_text("steps: 3\n")
     with pytest.raises(UsageError, match="expected a list of steps"):
         read_degradation(str(file))
-
-
-def test_noise_of_both_kinds_is_drawn_as_often_as_the_file_says() -> None:
-    noise = Noise(gaussian=0.75, sigma=(255, 255), poisson=(0, 0), grey=0.5)
-    image, counts = torch.full((3, 4, 4), 0.5), Counter[str]()
-    for sample in range(2000):
-        made = noise.apply(image, LrTarget(4, 4, 1), Draws(0, 0, sample).stage("0 noise"))
-        if torch.equal(made, image.mul(255).round().div(255)) or float((made - image).abs().max()) < 0.01:
-            counts["poisson"] += 1
-        elif torch.equal(made[0], made[1]):
-            counts["grey"] += 1
-        else:
-            counts["colour"] += 1
-    assert abs(counts["poisson"] - 500) < 80
-    assert abs(counts["grey"] - 750) < 90
 
 
 def test_the_real_codec_names_its_extra() -> None:

@@ -184,26 +184,6 @@ def test_a_changed_file_of_steps_ends_a_continued_run(tmp_path: Path, monkeypatc
     assert run(["compress", "--resume", "run"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["--degrade", "jpeg=9000"], "--degrade: 'jpeg=9000': expected at most 100"),
-        (["--degrade", "noise", "--lr-images", "photos"], "--degrade makes LR images from the originals"),
-    ],
-)
-def test_contradictions_are_refused_in_one_line(
-    more: list[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    save_photos(tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
-    assert run(["compress", "--recipe", "logits", "--data", "photos", "--out", "run", *more]) == 2
-    assert words in capsys.readouterr().err
-
-
 def test_every_second_patch_of_int8s_calibration_is_degraded() -> None:
     descriptor = build(parse_student("compact:width=8,depth=1", scale=2), seed=0).descriptor
     clean = calibration_patches(descriptor)

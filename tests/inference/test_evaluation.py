@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from threading import Event
 
 import pytest
 import torch
@@ -13,13 +12,12 @@ import torch
 import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images import metrics
 from compressor.images.files import Picture, read_rgb_u8, write_picture
 from compressor.images.metrics import psnr_y, ssim_y, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import find_sets
-from compressor.inference import evaluated_images, tiling
+from compressor.inference import tiling
 from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.inference.evaluation import EvaluationInterrupted
 from compressor.inference.super_resolve import rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
@@ -105,37 +103,6 @@ def test_an_interrupted_evaluation_has_the_finished_sets(data: Path) -> None:
     with pytest.raises(KeyboardInterrupt) as first:
         evaluate([model_that_ends_after(1)], sets, AT_X2)
     assert type(first.value) is KeyboardInterrupt
-
-
-def test_the_next_image_is_read_and_the_last_output_scored_meanwhile(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sets = find_sets(data / "plain", scale=2)
-    plain = evaluate([nearest_model(2, "fake")], sets, AT_X2)
-    first, second = (pair.hr for pair in sets[0].pairs)
-    read, running, scored = {path: Event() for path in (first, second)}, Event(), Event()
-    read_file, run_ssim = evaluated_images.read_rgb_u8_and_grey, metrics.ssim
-
-    def reading(path: Path) -> tuple[torch.Tensor, bool]:
-        read[path].set()
-        return read_file(path)
-
-    # If reading, running and scoring took turns, these waits would never end.
-    def scoring(*planes: torch.Tensor, border: int) -> torch.Tensor:
-        if not read[first].is_set():
-            return run_ssim(*planes, border=border)  # the trial on the smallest size
-        assert running.wait(timeout=30)
-        scored.set()
-        return run_ssim(*planes, border=border)
-
-    def model(lr: torch.Tensor) -> torch.Tensor:
-        running.set()
-        assert read[second].wait(timeout=30) and scored.wait(timeout=30)
-        return nearest(2)(lr)
-
-    monkeypatch.setattr(evaluated_images, "read_rgb_u8_and_grey", reading)
-    monkeypatch.setattr(metrics, "ssim", scoring)
-    assert evaluate([Fake(model, Descriptor(scale=2, receptive_radius=0), "fake")], sets, AT_X2) == plain
 
 
 def test_json_has_no_infinity(data: Path) -> None:
