@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compressor.images.metrics import PEAK, ImageTooSmall, crop_both
+from compressor.images.metrics import PEAK, crop_both, require_side
 
 RINGS = 32
 """Rings of equal width into which the frequencies from 0 to Nyquist are divided."""
@@ -69,12 +69,7 @@ def _gradient_magnitude(images: Tensor) -> Tensor:
 
 
 def _ring_power(images: Tensor) -> Tensor:
-    height, width = images.shape[-2:]
-    if min(height, width) // 2 * 2 < MIN_SPECTRUM_SIDE:
-        raise ImageTooSmall(
-            f"the spectrum needs {MIN_SPECTRUM_SIDE}x{MIN_SPECTRUM_SIDE} pixels, the image has {width}x{height} after "
-            "cropping the border: leave such images out of the set"
-        )
+    require_side(images, MIN_SPECTRUM_SIDE, "the spectrum")
     return ring_powers(images)
 
 

@@ -78,12 +78,7 @@ def ssim(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tenso
     Gaussian window 11x11 with sigma 1.5 over the valid region, K1 = 0.01, K2 = 0.03, L = 255, population moments.
     """
     images, reference = crop_both(images_255, reference_255, border)
-    height, width = images.shape[-2:]
-    if min(height, width) < SSIM_WINDOW:
-        raise ImageTooSmall(
-            f"SSIM needs {SSIM_WINDOW}x{SSIM_WINDOW} pixels, the image has {width}x{height} after cropping a border "
-            f"of {border}: leave such images out of the set"
-        )
+    require_side(images, SSIM_WINDOW, "SSIM")
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
     mean_a, mean_b = _window_mean(images), _window_mean(reference)
     variances = _window_mean(images.square()) - mean_a.square() + _window_mean(reference.square()) - mean_b.square()
@@ -108,6 +103,16 @@ def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
 def finite_or_none(figure: float) -> float | None:
     """Return a figure for JSON, which has no infinity: None (null) for an infinite PSNR."""
     return figure if math.isfinite(figure) else None
+
+
+def require_side(images: Tensor, side: int, metric: str) -> None:
+    """Refuse images, without their border, that are too small for a metric."""
+    height, width = images.shape[-2:]
+    if min(height, width) < side:
+        raise ImageTooSmall(
+            f"{metric} needs {side}x{side} pixels, the image has {width}x{height} after cropping the border: leave "
+            "such images out of the set"
+        )
 
 
 def crop_both(images: Tensor, reference: Tensor, border: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from compressor.images.metrics import PEAK, ImageTooSmall, crop_both
+from compressor.images.metrics import PEAK, crop_both, require_side
 
 SMALLEST_SIDE = 32
 """AlexNet's last features need 31 pixels."""
@@ -33,12 +33,7 @@ def dists(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tens
 
 def _distance(name: str, images_255: Tensor, reference_255: Tensor, border: int) -> Tensor:
     images, reference = ((image / PEAK).float() for image in crop_both(images_255, reference_255, border))
-    height, width = images.shape[-2:]
-    if min(height, width) < SMALLEST_SIDE:
-        raise ImageTooSmall(
-            f"LPIPS and DISTS need {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels, the image has {width}x{height} after "
-            "cropping the border: leave such images out of the set"
-        )
+    require_side(images, SMALLEST_SIDE, name.upper())
     with torch.inference_mode():
         return _metric(name)(images, reference).flatten().double()
 
