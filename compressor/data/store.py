@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from compressor.base.cache_folder import map_file
 from compressor.base.context import Progress, no_progress
-from compressor.base.errors import SrkdError, reason_of
+from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.degradation.chain import Degradation
 
 LAYOUT_VERSION = 3
@@ -185,7 +185,7 @@ class DecodedImages:
                 records.append(image)
         if not records:
             first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-            raise SrkdError(f"none of {len(positions)} images can be used{first}")
+            raise UsageError(f"none of {len(positions)} images can be used{first}")
         hr = [image.hr for image in records if image.hr is not None]
         return ImageStore(
             scale=self.scale,
