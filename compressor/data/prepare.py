@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,12 @@ import torch
 from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_folder
 from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context, Note, no_note
-from compressor.base.errors import UsageError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import DecodedImage, Source, decode_all, decode_image
 from compressor.data.film_frames import lr_images
 from compressor.data.store import ImageStore
 from compressor.degradation.chain import Degradation
+from compressor.images.files import image_size
 from compressor.images.sets import ImagePair, LrImage, embedded_pairs, find_sets, line_about_inputs
 from compressor.inference.teacher_check import TrialPair
 
@@ -187,11 +189,13 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     if choice.lr_only is not None:
         context.note(f"no HR images: the teacher's output is the only label of the images in {choice.lr_only}")
         sources, origin = list[Source](choice.lr_images(context.note)), choice.lr_only.resolve().name
+        _require_patches(sources, scale, lr_patch)
         images = decode(sources)
     elif choice.data is not None:
         sets = find_sets(choice.data, scale=scale, lr=choice.lr)
         # Both parts are decoded together, so that held-out images change nothing in the cache.
         sources = [pair for image_set in sets for pair in image_set.pairs]
+        _require_patches(sources, scale, lr_patch)
         images = decode(sources)
         origin = ", ".join(image_set.name for image_set in sets)
         if not choice.val:
@@ -247,6 +251,23 @@ def _describe_validation(data: Data, choice: DataChoice) -> str:
 def _list_names(names: Sequence[str]) -> str:
     listed = ", ".join(names[:MOST_NAMES])
     return listed if len(names) <= MOST_NAMES else f"{listed} and {len(names) - MOST_NAMES} more (run.json has all)"
+
+
+def _require_patches(sources: Sequence[Source], scale: int, lr_patch: int) -> None:
+    """Refuse a patch larger than every image, by the files' headers: decoding thousands may take an hour."""
+    largest = (0, 0)
+    for source in sources:
+        with suppress(SrkdError):  # an unreadable file is skipped later, with the reason
+            factor = 1 if isinstance(source, LrImage) else scale
+            width, height = image_size(source.path)
+            largest = max(largest, (width // factor, height // factor), key=min)
+        if min(largest) >= lr_patch:
+            return
+    if min(largest):
+        raise UsageError(
+            f"schedule.lr_patch={lr_patch}: the largest LR image has {largest[0]}x{largest[1]} pixels: --lr-patch "
+            f"{min(largest)} or less"
+        )
 
 
 def _pairs(folder: Path, scale: int, lr: Path | None) -> tuple[ImagePair, ...]:

@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 27369,
-    "recipes": 4555,
-    "export": 10888,
-    "srkd": 13420,
+    "compressor": 26791,
+    "recipes": 4549,
+    "export": 10886,
+    "srkd": 13367,
     "demo": 527,
-    "tests": 47326,
+    "tests": 46608,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
