@@ -30,7 +30,7 @@ from compressor.training.calibration import Calibrated
 from compressor.training.method import AfterAverage, Kind, LaterStage, Method, OwnRate
 from compressor.training.step import Step
 from recipes.composition import ROUNDED_IMAGE_TERM
-from recipes.terms.discriminator import UNetDiscriminator, judged_as
+from recipes.terms.discriminator import LOSSES, LossName, UNetDiscriminator
 from recipes.terms.haar import high_bands, low_band
 from recipes.terms.looks_guard import LooksGuard
 from recipes.terms.perceptual import Phi
@@ -72,6 +72,7 @@ class Perceptual(UsesPerceptualNet):
         Field(ge=0, description="λ_φ; none: calibrated to 0.3 of the L1, with VGG-19 1"),
     ] = None
     lam_adversarial: Annotated[float, Field(ge=0, description="λ_D, weight of the discriminator's verdict")] = 0.01
+    game: Annotated[LossName, Field(description="how student and discriminator are judged")] = "bce"
     width: Annotated[
         int | None,
         Field(ge=4, description="channels of the discriminator; none: 16, 32 or 64 by the student's size"),
@@ -209,17 +210,18 @@ class Game(Method):
         self, step: Step, opponent: UNetDiscriminator, sr: torch.Tensor, target: torch.Tensor, share: float
     ) -> dict[str, torch.Tensor]:
         """Return the discriminator's loss and, times a share above 0, the student's."""
+        game = LOSSES[self.of.game]
         noise = dither(sr, seed=step.seed, step=step.number, samples=step.samples)
         fake, real = (fine_detail(images) for images in (sr.clamp(0, 1) + noise[0], target + noise[1]))
         with step.precision():
             judged = opponent(torch.cat([real, fake.detach()]), learns=True)
         of_real, of_fake = judged.chunk(2)
-        terms = {"discriminator": judged_as(of_real, real=True) + judged_as(of_fake, real=False)}
+        terms = {"discriminator": game.of_opponent(of_real, of_fake)}
         step.observe("adversarial_weight", sr.new_tensor(share * self.of.lam_adversarial))
         if share:
             with step.precision():
                 verdict = opponent(fake)
-            terms["adversarial"] = share * judged_as(verdict, real=True)
+            terms["adversarial"] = share * game.of_student(of_real.detach(), verdict)
         return terms
 
     def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> AfterAverage | None:

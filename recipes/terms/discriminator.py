@@ -9,6 +9,10 @@ xinntao/Real-ESRGAN, realesrgan/archs/discriminator_arch.py (n = 64), whose name
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -100,9 +104,37 @@ class UNetDiscriminator(nn.Module):
         return widen(self.conv9.run(x, learns=learns))[..., :height, :width]
 
 
-def judged_as(logits: torch.Tensor, *, real: bool) -> torch.Tensor:
-    """Return the binary cross-entropy of logits to one verdict: the mean of -log sigmoid(±logits)."""
-    return F.softplus(-logits if real else logits).mean()
+LossName = Literal["bce", "hinge", "relativistic"]
+
+
+@dataclass(frozen=True)
+class AdversarialLoss:
+    """The two losses of one game, each of the logits of the teacher's and of the student's images."""
+
+    of_student: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    of_opponent: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _bce(logits: torch.Tensor, *, truth: bool) -> torch.Tensor:
+    """Return the mean of -log sigmoid(±logits)."""
+    return F.softplus(-logits if truth else logits).mean()
+
+
+LOSSES: Mapping[LossName, AdversarialLoss] = {
+    "bce": AdversarialLoss(
+        lambda real, fake: _bce(fake, truth=True),
+        lambda real, fake: _bce(real, truth=True) + _bce(fake, truth=False),
+    ),
+    "hinge": AdversarialLoss(
+        lambda real, fake: -fake.mean(),
+        lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
+    ),
+    "relativistic": AdversarialLoss(
+        lambda real, fake: _bce(fake - real, truth=True),
+        lambda real, fake: _bce(real - fake, truth=True),
+    ),
+}
+"""The losses by name. `relativistic` compares the two images of one input."""
 
 
 def accuracy(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:

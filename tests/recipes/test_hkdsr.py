@@ -106,8 +106,9 @@ class Echo(Network):
     taps = property(lambda self: build(EDSR).taps)  # type: ignore[assignment]
 
 
-def test_nothing_is_lost_where_student_teacher_and_label_agree() -> None:
-    method, batch = Hkdsr(), patch()
+@pytest.mark.parametrize("fsm", ["bands", "matrix"])
+def test_nothing_is_lost_where_student_teacher_and_label_agree(fsm: str) -> None:
+    method, batch = Hkdsr(fsm=fsm), patch()  # type: ignore[arg-type]
     echo = Echo(batch.hr)
     terms = method.terms(step_of(method, echo, echo, batch))
     assert terms["pixel"] == 0 and terms["bands"] == 0
@@ -143,9 +144,19 @@ def test_weights_are_those_decided_and_those_of_the_code() -> None:
     method, code = Hkdsr(), make_method("hkdsr", {"compat": "hkdsr"})
     assert method.weights == {"pixel": 1.0, "bands": 0.0625, "fusion": 0.2}
     assert code.weights == {"pixel": 1.0, "bands": 0.025, "fusion": 0.2} and isinstance(code, Hkdsr)
-    assert method.shares(4) == (1, 1, 1, 1) and code.shares(4) == (4, 3, 2, 1)
-    assert 0.0625 * sum(method.shares(4)) == pytest.approx(0.025 * sum(code.shares(4)))
+    assert method.shares(4, 4) == (1, 1, 1, 1) and code.shares(4, 4) == (4, 3, 2, 1)
+    assert 0.0625 * sum(method.shares(4, 4)) == pytest.approx(0.025 * sum(code.shares(4, 4)))
+    matrix = Hkdsr(fsm="matrix")
+    assert matrix.shares(4, 4) == (0.8, 0.8, 0.8, 3.2) and matrix.shares(4, 2) == (0.0005, 0.0005, 0.0005, 0.0025)
     assert make_method("hkdsr", {"band_weight": 0.5}).weights["bands"] == 0.5
+
+
+def test_windows_of_the_matrix_form_change_with_the_step_and_not_with_the_process() -> None:
+    student, teacher, batch = build(EDSR, seed=0), build(EDSR, seed=1), patch(side=30)
+    method = Hkdsr(fsm="matrix")
+    steps = [step_of(method, student, teacher, batch, number=number) for number in (0, 0, 1)]
+    bands = [method.terms(step)["bands"].item() for step in steps]
+    assert bands[0] == bands[1] != bands[2]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +175,8 @@ def test_a_network_without_a_tail_behind_a_skip_is_refused(teacher: Spec, studen
 def test_what_cannot_be_paired_or_finished_is_refused_before_training() -> None:
     with pytest.raises(UsageError, match="2 of the teacher and 3"):
         make_method("hkdsr", {"teacher_taps": ["body[0]", "rel(1)"]})
+    with pytest.raises(UsageError, match=r"compat=hkdsr.*fsm=matrix"):
+        make_method("hkdsr", {"compat": "hkdsr", "fsm": "matrix"})
     for tap, wrong in (("body_end", "is none"), ("body[7]", "no tap"), ("rel(1/9)", "before the first")):
         with pytest.raises(UsageError, match=wrong):
             Hkdsr(teacher_taps=(tap,), student_taps=("rel(1)",)).fit(build(EDSR), build(EDSR))

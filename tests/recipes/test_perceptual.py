@@ -29,7 +29,7 @@ from recipes.methods.perceptual import (
     target_of,
     wavelet_l1,
 )
-from recipes.terms.discriminator import SpectralConv, UNetDiscriminator, accuracy, judged_as
+from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
 from recipes.terms.looks_guard import CROPS, Looks, LooksGuard
 from recipes.terms.texture import (
     block_agreement,
@@ -84,15 +84,17 @@ def test_losses_and_gradient_of_the_official_code() -> None:
     for _ in range(2):
         opponent(case["in_real"], learns=True)
     real, fake = opponent(case["in_real"]), opponent(case["in_fake"].requires_grad_())
-    (gradient,) = torch.autograd.grad(0.1 * judged_as(fake, real=True), case["in_fake"], retain_graph=True)
+    (gradient,) = torch.autograd.grad(0.1 * LOSSES["bce"].of_student(real, fake), case["in_fake"], retain_graph=True)
     official_gradient = case["out_grad_fake_of_loss_g"]
     assert torch.allclose(gradient, official_gradient, atol=2e-2 * float(official_gradient.abs().max()))
-    for loss, name in (
-        (0.1 * judged_as(fake, real=True), "out_loss_g_vanilla"),
-        (judged_as(real, real=True), "out_loss_d_real"),
-        (judged_as(fake, real=False), "out_loss_d_fake"),
-    ):
-        assert loss.item() == pytest.approx(case[name].item(), rel=2e-3), name
+    suffixes: dict[LossName, str] = {"bce": "", "hinge": "_hinge"}
+    for name, suffix in suffixes.items():
+        losses = LOSSES[name]
+        of_student = 0.1 * losses.of_student(real, fake)
+        official_student = case[f"out_loss_g{suffix or '_vanilla'}"].item()
+        assert of_student.item() == pytest.approx(official_student, rel=2e-3), name
+        of_opponent = case[f"out_loss_d_real{suffix}"] + case[f"out_loss_d_fake{suffix}"]
+        assert losses.of_opponent(real, fake).item() == pytest.approx(of_opponent.item(), rel=2e-3), name
 
 
 def test_sizes_of_the_published_network() -> None:
@@ -120,6 +122,16 @@ def test_a_pass_that_does_not_learn_leaves_it_alone() -> None:
     assert not torch.equal(opponent.conv1.weight_u, before["conv1.weight_u"])
 
 
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_each_loss_pulls_to_its_own_side(name: Any) -> None:
+    """A student's loss falls as its image looks more real, the opponent's as it tells the two apart."""
+    real, fake = torch.full((1, 1, 2, 2), 0.5, requires_grad=True), torch.full((1, 1, 2, 2), -0.5, requires_grad=True)
+    (of_fake,) = torch.autograd.grad(LOSSES[name].of_student(real.detach(), fake), fake)
+    assert (of_fake < 0).all()
+    of_real, of_fake = torch.autograd.grad(LOSSES[name].of_opponent(real, fake), (real, fake))
+    assert (of_fake > 0).all() and (of_real < 0).all()
+
+
 def test_it_learns_to_tell_a_blurred_image_from_its_original() -> None:
     torch.manual_seed(0)
     opponent, sharp = UNetDiscriminator(4), noise(8, 3, 32, 32).mul(0.1).add(0.5)
@@ -127,7 +139,7 @@ def test_it_learns_to_tell_a_blurred_image_from_its_original() -> None:
     optimiser = torch.optim.Adam(opponent.parameters(), lr=2e-3)
     for _ in range(40):
         real, fake = opponent(fine_detail(torch.cat([sharp, blurred])), learns=True).chunk(2)
-        loss = judged_as(real, real=True) + judged_as(fake, real=False)
+        loss = LOSSES["bce"].of_opponent(real, fake)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()

@@ -15,7 +15,7 @@ from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, random_positions
 from compressor.images.resize import imresize
 from recipes.methods.dukd import zoom_in, zoom_in_cells
-from recipes.methods.hkdsr import FusionGate, band_l1
+from recipes.methods.hkdsr import FusionGate, band_l1, matrix_l1, windowed_matrix_l1
 from recipes.terms.haar import high_bands, low_band
 from recipes.terms.symmetries import Operations, apply, draw_operations, invert
 from tests.support.tensors import close, golden, gradient_of, noise
@@ -46,14 +46,75 @@ def test_haar_keeps_energy_and_has_nothing_to_say_of_flat_images(h: int, w: int,
     assert all(band.eq(0).all() for band in high_bands(flat))
 
 
-def test_loss_on_bands_of_the_official_code() -> None:
+def haar_levels(images: Tensor, count: int) -> list[Tensor]:
+    """The low band of the last level, then the high bands of each, the first level first."""
+    bands = list[Tensor]()
+    for _ in range(count):
+        bands += high_bands(images)
+        images = low_band(images)
+    return [images, *bands]
+
+
+def test_losses_on_bands_of_the_official_code() -> None:
     case = golden("hkdsr_fsm")
+    student, teacher, label = case["in_student"], case["in_teacher"], case["in_gt"]
 
-    def wave(student: Tensor) -> Tensor:
-        return 2 * band_l1(student, case["in_teacher"]).mean()
+    def wave(s: Tensor) -> Tensor:
+        return 2 * band_l1(s, teacher).mean()
 
-    assert wave(case["in_student"]).item() == pytest.approx(case["out_waveloss_w2"].item(), rel=1e-5)
-    assert close(gradient_of(wave, case["in_student"]), case["out_grad_student_waveloss_w2"])
+    def matrices(levels: int, bands: range) -> object:
+        targets, labels = haar_levels(teacher, 2), haar_levels(label, levels)
+
+        def loss(s: Tensor) -> Tensor:
+            student_bands = haar_levels(s, 2)
+            return torch.stack([matrix_l1(student_bands[k], targets[k], labels[k]).mean() for k in bands]).sum()
+
+        return loss
+
+    expected = {
+        "waveloss_w2": wave,
+        "simloss_gtJ1": matrices(1, range(1, 4)),
+        "simloss_gtJ2": matrices(2, range(1, 7)),
+        "lowsimloss_gtJ2": matrices(2, range(1)),
+    }
+    for name, loss in expected.items():
+        assert callable(loss)
+        assert loss(student).item() == pytest.approx(case[f"out_{name}"].item(), rel=1e-5), name
+        assert close(gradient_of(loss, student), case[f"out_grad_student_{name}"]), name
+
+
+def test_matrices_are_compared_as_they_are_written() -> None:
+    student, teacher, label = (noise(2, 3, 4, 5, seed=k) for k in range(3))
+    m = [(image.flatten(2).transpose(1, 2) @ label.flatten(2)) for image in (student, teacher)]
+    assert torch.allclose(matrix_l1(student, teacher, label), (m[0] - m[1]).abs().mean((1, 2)), rtol=1e-5)
+
+
+def test_windows_of_the_matrix_form() -> None:
+    student, teacher, label = (noise(4, 3, 24, 20, seed=k) for k in range(3))
+
+    def loss(seed: int = 1, step: int = 2, window: int = 6, samples: tuple[int, ...] = (7, 8, 9, 10)) -> Tensor:
+        return windowed_matrix_l1(student, teacher, label, seed=seed, step=step, samples=samples, window=window)
+
+    whole = torch.stack(
+        [matrix_l1(*bands) for bands in zip(*(high_bands(x) for x in (student, teacher, label)), strict=True)]
+    )
+    assert torch.allclose(loss(window=24), whole.sum(0), rtol=1e-6)
+    assert torch.equal(loss(), loss())
+    for other in (loss(seed=2), loss(step=3), loss(window=5)):
+        assert not torch.allclose(other, loss())
+    # A rank with the last two samples computes the same for them as a single process.
+    half = windowed_matrix_l1(student[2:], teacher[2:], label[2:], seed=1, step=2, samples=(9, 10), window=6)
+    assert torch.equal(half, loss()[2:])
+    assert windowed_matrix_l1(teacher, teacher, label, seed=1, step=2, samples=range(4)).eq(0).all()
+    assert (
+        gradient_of(
+            lambda s: windowed_matrix_l1(s, teacher, label, seed=1, step=2, samples=range(4), window=6), student
+        )
+        .abs()
+        .amax((1, 2, 3))
+        .gt(0)
+        .all()
+    )
 
 
 # HKDSR: fusion

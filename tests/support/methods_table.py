@@ -49,7 +49,7 @@ class Row:
     """The learning rate of the steps that must lower the loss."""
     steps: int = 15
     degrees: Mapping[str, int] = field(default_factory=dict)
-    """The degrees of terms in the image range that are not 1: 0 for ratios and cosines."""
+    """The degrees of terms in the image range that are not 1: 0 for ratios and cosines, 2 for products."""
     tolerance: float = 1e-4
     """The relative tolerance of losses in one process and in two."""
 
@@ -75,7 +75,18 @@ FORMS: tuple[Row, ...] = (
         )
         for pos in ("gt", "final")
     ),
-    Row("hkdsr", student=DEEPER, teacher=EDSRSpec(scale=2, width=8, depth=4), learners=("student", "modules")),
+    *(
+        Row(
+            f"hkdsr{'' if fsm == 'bands' else '-matrix'}",
+            "hkdsr",
+            {"fsm": fsm},
+            student=DEEPER,
+            teacher=EDSRSpec(scale=2, width=8, depth=4),
+            learners=("student", "modules"),
+            degrees={"bands": 1 if fsm == "bands" else 2},
+        )
+        for fsm in ("bands", "matrix")
+    ),
     Row("fakd", taps=AFTER_SKIP, degrees={"affinity": 0}),
     Row("fakd-swinir", "fakd", teacher=TRANSFORMER, taps=AFTER_SKIP, degrees={"affinity": 0}),
     Row("lfd", taps=AFTER_SKIP, learners=("student", "modules"), settled={"lam": 0.01}, degrees={"matching": 0}),
