@@ -14,7 +14,7 @@ from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import find_scale
 from compressor.runtimes.file_runtime import FileRuntime, build_descriptor, read_spec
 from compressor.runtimes.table import DEFAULTS, OpenOptions
-from compressor.runtimes.tensorrt.device import Device, device_index
+from compressor.runtimes.tensorrt.device import device_index, open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from compressor.runtimes.tensorrt.engines import usable_engine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
@@ -35,7 +35,7 @@ class TensorRTRuntime(FileRuntime):
     def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
         super().__init__(path, options)
         index = device_index(options.device)
-        gpu, trt = Device(index), import_tensorrt()
+        gpu, trt = open_device(index), import_tensorrt()
         header, plan = usable_engine(path, trt, gpu)
         self.device = f"cuda:{index}"
         self.metadata = {} if header is None else header.metadata

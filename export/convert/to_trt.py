@@ -11,7 +11,7 @@ from pathlib import Path
 
 from compressor.models.networks.base import Network
 from compressor.runtimes.tensorrt.build import trtexec_command
-from compressor.runtimes.tensorrt.device import Device
+from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
@@ -24,7 +24,7 @@ SOURCES = {"fp16": "fp16", "bf16": "bf16", "int8": "int8-trt"}
 
 def convert(job: Conversion) -> Mapping[str, object]:
     """Write the ONNX file and, in a child process, the engine."""
-    trt, device = import_tensorrt(), Device()
+    trt, device = import_tensorrt(), open_device()
     source = FORMATS[SOURCES[job.precision]]
     stem = job.path.name.removesuffix(f".{job.precision}.{machine_tag(current_machine(trt, device))}.engine")
     onnx = job.path.with_name(f"{stem}{source.suffix}")
@@ -37,7 +37,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 def machine_name() -> str:
     """This machine's name in file names: trt11.4.0.106-h200-sm90."""
-    return machine_tag(current_machine(import_tensorrt(), Device()))
+    return machine_tag(current_machine(import_tensorrt(), open_device()))
 
 
 def describe_next_step(written: Mapping[str, Path], network: Network, options: FileOptions) -> str:

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from compressor.base.errors import MissingExtra, SrkdError
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.tensorrt.build import build_plan, read_onnx_info
-from compressor.runtimes.tensorrt.device import Device
+from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag
 from compressor.runtimes.tensorrt.installation import import_tensorrt
@@ -113,13 +113,13 @@ def test_a_build_that_fails_is_one_line_and_leaves_nothing(
     out.mkdir()
     onnx = WEIGHTS["fp16"](tmp_path / "small.onnx")
     with pytest.raises(SrkdError, match=message) as caught:
-        build_engine(onnx, out / "x.engine", "fp16", dynamic_profile(PLAIN), import_tensorrt(), Device())
+        build_engine(onnx, out / "x.engine", "fp16", dynamic_profile(PLAIN), import_tensorrt(), open_device())
     assert "\n" not in str(caught.value) and list(out.iterdir()) == []
 
 
 def test_an_engine_says_what_it_was_built_for(gpu: Nvidia, tmp_path: Path) -> None:
     gpu.is_(gpu="NVIDIA GeForce RTX 4090|8|9", driver="12080")
-    trt, device = import_tensorrt(), Device()
+    trt, device = import_tensorrt(), open_device()
     profile = dynamic_profile(PLAIN)
     facts = build_engine(WEIGHTS["bf16"](tmp_path / "x.onnx"), tmp_path / "x.engine", "bf16", profile, trt, device)
     assert facts["gpu"] == "NVIDIA GeForce RTX 4090" and str(facts["driver"]).startswith("12.8")

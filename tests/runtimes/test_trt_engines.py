@@ -11,7 +11,7 @@ import pytest
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Descriptor
-from compressor.runtimes.tensorrt.device import Device
+from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import ALIGNMENT, EngineHeader, Machine, read_engine, write_engine
 from compressor.runtimes.tensorrt.engines import current_machine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
@@ -101,7 +101,7 @@ def test_an_engine_of_another_machine_is_refused_with_the_command(
 ) -> None:
     """TensorRT never sees it: on another machine it may crash."""
     path = tmp_path / "x.engine"
-    machine = current_machine(import_tensorrt(), Device())
+    machine = current_machine(import_tensorrt(), open_device())
     write_engine(path, dataclasses.replace(HEADER, machine=machine, precision=precision, profile=profile), b"plan")
     gpu.is_(**other)
     with pytest.raises(SrkdError) as caught:

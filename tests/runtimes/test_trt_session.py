@@ -1,4 +1,4 @@
-"""Open engines, on doubles of TensorRT and of torch's CUDA: sizes, buffers, streams, graphs, errors."""
+"""Open engines, on doubles of TensorRT, of torch's CUDA and of pycuda: sizes, buffers, streams, graphs, errors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import super_resolve
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.tensorrt import installation
-from compressor.runtimes.tensorrt.device import Device
+from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from compressor.runtimes.tensorrt.engines import build_engine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
@@ -48,7 +48,7 @@ def gpu(tmp_path: Path) -> Iterator[Nvidia]:
 def engine(folder: Path, profile: OptimizationProfile = SIZES, **kind: tuple[int, int]) -> Path:
     path = folder / "small.engine"
     small_onnx(folder / "small.onnx", half=TensorProto.FLOAT16, **kind)
-    build_engine(folder / "small.onnx", path, "fp16", profile, import_tensorrt(), Device())
+    build_engine(folder / "small.onnx", path, "fp16", profile, import_tensorrt(), open_device())
     return path
 
 
@@ -63,6 +63,25 @@ def test_an_engine_enlarges_what_it_is_given(gpu: Nvidia, tmp_path: Path) -> Non
     for batch, height, width in shapes:
         lr = torch.rand(batch, 3, height, width, generator=generator)
         torch.testing.assert_close(runtime.run(lr), expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
+
+
+def test_a_torch_without_cuda_runs_it_by_pycuda(tmp_path: Path) -> None:
+    with nvidia(tmp_path, torch_cuda=False) as machine:
+        runtime = open_model(engine(tmp_path))
+        lr = torch.rand(1, 3, 8, 8)
+        for run in range(3):
+            enlarged = expected(tmp_path / "small.onnx", lr * run)
+            torch.testing.assert_close(runtime.run(lr * run), enlarged, atol=1e-5, rtol=0)
+        machine.is_(fault="cuda memory")
+        with pytest.raises(SrkdError, match=r"CUDA: an allocation of .*out of memory"):
+            runtime.run(torch.rand(1, 3, 20, 20))
+
+
+def test_a_torch_without_cuda_asks_for_pycuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with nvidia(tmp_path, torch_cuda=False):
+        monkeypatch.setitem(sys.modules, "pycuda", None)
+        with pytest.raises(MissingExtra, match=r"pycuda \(this torch was built without CUDA\)"):
+            open_device()
 
 
 def test_results_are_the_callers_own(gpu: Nvidia, tmp_path: Path) -> None:
@@ -106,7 +125,7 @@ def test_all_memory_is_given_back(gpu: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
     device = sys.modules["double_device"]
     before = len(device.memory)
-    session = Session(import_tensorrt(), Device(), read_engine(path)[1], "small")
+    session = Session(import_tensorrt(), open_device(), read_engine(path)[1], "small")
     for side in (4, 20, 8, 8, 8):
         session.run(torch.zeros(1, 3, side, side))
     assert len(device.memory) == before + 2 and len(device.graphs) == 1

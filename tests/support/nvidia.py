@@ -1,4 +1,4 @@
-"""A simulated machine with an NVIDIA GPU: doubles of TensorRT and of torch's CUDA."""
+"""A simulated machine with an NVIDIA GPU: doubles of TensorRT, of torch's CUDA and of pycuda."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.runtimes.tensorrt import device, installation
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
-DOUBLED = ("tensorrt", "double_device", "double_torch")
+DOUBLED = ("tensorrt", "pycuda", "double_device", "double_torch")
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the doubles stand in for Linux libraries")
 
@@ -56,8 +56,8 @@ def forget(*modules: str) -> None:
 
 
 @contextmanager
-def nvidia(folder: Path) -> Iterator[Nvidia]:
-    """Replace installed modules by doubles."""
+def nvidia(folder: Path, *, torch_cuda: bool = True) -> Iterator[Nvidia]:
+    """Replace installed modules by doubles. Without `torch_cuda` torch was built without CUDA."""
     patch = pytest.MonkeyPatch()  # separate, as a test's may be undone later than this
     library = folder / "libcuda.so.1"
     library.symlink_to(_ctypes.__file__)
@@ -65,10 +65,11 @@ def nvidia(folder: Path) -> Iterator[Nvidia]:
     try:
         patch.setattr(installation, "DRIVER", str(library))
         patch.setattr(installation, "cuda_version", lambda: int(os.environ.get("SRKD_DOUBLE_DRIVER", "13000")))
-        for double in ("device", "tensorrt"):
+        for double in ("device", "pycuda", "tensorrt"):
             patch.syspath_prepend(DOUBLES / double)
-        patch.setattr(torch.version, "cuda", "12.8")
-        patch.setattr(device, "torch", importlib.import_module("double_torch"))
+        patch.setattr(torch.version, "cuda", "12.8" if torch_cuda else None)
+        if torch_cuda:
+            patch.setattr(device, "torch", importlib.import_module("double_torch"))
         yield Nvidia(patch, folder)
     finally:
         patch.undo()

@@ -12,7 +12,7 @@ from compressor.base.context import Progress
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.runtimes.tensorrt.build import build_plan, read_onnx_info
-from compressor.runtimes.tensorrt.device import Device
+from compressor.runtimes.tensorrt.device import Device, open_device
 from compressor.runtimes.tensorrt.engine_file import EngineHeader, Machine, read_engine, write_engine
 from compressor.runtimes.tensorrt.installation import driver_version, import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, as_shape, size_of
@@ -54,7 +54,7 @@ def build_in_child(
     progress: Progress, *, onnx: str, plan: str, precision: str, shapes: list[list[int]], index: int
 ) -> dict[str, object]:
     """Build a plan in the child process, on the GPU with this index."""
-    trt, _device = import_tensorrt(), Device(index)
+    trt, _device = import_tensorrt(), open_device(index)
     return build_plan(trt, Path(onnx), Path(plan), precision, OptimizationProfile(*map(as_shape, shapes)))
 
 

@@ -30,7 +30,7 @@ class Session:
         self._context: Any = self._engine.create_execution_context()
         if self._context is None:
             raise SrkdError(f"{label}: not enough memory on {device.name} to run it: {self._log.reason()}")
-        self._memory: dict[str, torch.Tensor] = {}
+        self._memory: dict[str, Any] = {}
         self._shape: Shape | None = None
         """The shape for which the memory is prepared, or None."""
         self._sr_shape: Shape = (0, 0, 0, 0)
