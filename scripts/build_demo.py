@@ -35,11 +35,11 @@ ENGINE_FILES = {
     "ort.wasm.min.mjs": None,
     "ort-wasm-simd-threaded.mjs": None,
     "ort-wasm-simd-threaded.wasm": None,
-    "ort.webgpu.min.mjs": ("webgpu", "webnn"),
-    "ort-wasm-simd-threaded.asyncify.mjs": ("webgpu", "webnn"),
-    "ort-wasm-simd-threaded.asyncify.wasm": ("webgpu", "webnn"),
+    "ort.webgpu.min.mjs": ("webgpu",),
+    "ort-wasm-simd-threaded.asyncify.mjs": ("webgpu",),
+    "ort-wasm-simd-threaded.asyncify.wasm": ("webgpu",),
 }
-"""Files of onnxruntime-web, each with the engines whose use triggers caching it (27 MB for WebGPU and WebNN)."""
+"""Files of onnxruntime-web, each with the engines whose use triggers caching it (27 MB for WebGPU)."""
 
 NOTICE = """ort/ is onnxruntime-web {version} as npm has it (https://github.com/microsoft/onnxruntime):
 

@@ -11,7 +11,7 @@ import pytest
 
 from export.formats.table import MIN_PSNR_TO_SOURCE
 from tests.browser.app_models import Models, png, sample_rgb, upscaled
-from tests.browser.app_site import Model, Site
+from tests.browser.app_site import Model
 from tests.browser.visits import DESKTOP, PHONE, App, Visit, visiting
 
 if TYPE_CHECKING:
@@ -115,52 +115,41 @@ def test_what_computes_is_said_in_plain_words(desktop: Visit) -> None:
     assert desktop.page.inner_text("#chip") == "on the processor"
     words = desktop.text("engine-words")
     assert re.fullmatch(r"The processor of this device computes, in Chromium \d+ on Linux\.", words), words
-    assert "No WebGPU: " in desktop.text("why") and "No WebNN: this browser does not have it." in desktop.text("why")
+    assert "No WebGPU: " in desktop.text("why")
 
 
-CHOOSE = """async ([devices, gpu, options]) => {
+CHOOSE = """async ([gpu, options]) => {
     const { choose } = await import(new URL("src/runtime.js", document.baseURI).href);
-    const createContext = async ({ deviceType }) => {
-        if (!devices.includes(deviceType)) throw new Error("no such device\\nand more");
-        return {};
-    };
     const adapter = { info: { vendor: "acme", architecture: "rocket" } };
-    Object.defineProperty(navigator, "ml", { value: devices && { createContext }, configurable: true });
     const requestAdapter = async () => gpu && adapter;
     Object.defineProperty(navigator, "gpu", { value: { requestAdapter }, configurable: true });
     return choose(options);
 }"""
 
 
-def test_webnn_is_chosen_where_the_browser_has_it(desktop: Visit) -> None:
-    """Before the processor, after WebGPU, and on a neural processor first; a stub stands for the browser's."""
-    for devices, gpu, wanted, engine, why in (
-        (None, False, "auto", "wasm", "No WebNN: this browser does not have it."),
-        (["npu", "cpu"], False, "auto", "webnn", "No WebGPU: the browser has it"),
-        (["cpu"], False, "auto", "wasm", "a comparison shows which is faster"),
-        (["npu"], True, "webnn", "webnn", "WebGPU is not used because WebNN is selected."),
-        ([], True, "webnn", "webgpu", "No WebNN: the browser has it"),
+def test_webgpu_is_chosen_where_the_browser_has_it(desktop: Visit) -> None:
+    """A stub stands for the browser's."""
+    for gpu, wanted, engine, why in (
+        (False, "auto", "wasm", "No WebGPU: the browser has it"),
+        (False, "webgpu", "wasm", "No WebGPU: the browser has it"),
+        (True, "auto", "webgpu", ""),
+        (True, "wasm", "wasm", "WebGPU is not used because WebAssembly is selected."),
     ):
-        choice = desktop.page.evaluate(CHOOSE, [devices, gpu, {"engine": wanted}])
+        choice = desktop.page.evaluate(CHOOSE, [gpu, {"engine": wanted}])
         assert choice["engine"] == engine, choice
-        assert why in " ".join(choice["why"])
-        assert choice["device"] == (devices[0] if devices else None)
-        assert choice["available"] == [*["webgpu"] * gpu, *["webnn"] * bool(devices), "wasm"]
+        assert why in " ".join(choice["why"]) and bool(choice["why"]) == bool(why)
+        assert choice["available"] == [*["webgpu"] * gpu, "wasm"]
 
 
-def with_stub(site: Site, context: str) -> Site:
-    """Give the worker a `navigator.ml` whose contexts are `context`."""
-    stub = f'Object.defineProperty(navigator, "ml", {{ value: {{ createContext: async () => ({context}) }} }});\n'
-    site.files["src/worker.js"] = (site.content("src/worker.js") or b"") + stub.encode()
-    return site
-
-
-def test_a_webnn_that_fails_is_replaced_by_the_processor(app: App, models: Models) -> None:
+def test_a_webgpu_that_fails_is_replaced_by_the_processor(app: App, models: Models) -> None:
     """It was chosen by itself, and the network could not be opened in it."""
-    site = with_stub(app.site([models.tiny]), "{ opSupportLimits() { throw new Error('it is broken'); } }")
+    site = app.site([models.tiny])
+    broken = "{ info: { vendor: 'acme' }, async requestDevice() { throw new Error('it is broken'); } }"
+    stub = f'Object.defineProperty(navigator, "gpu", {{ value: {{ requestAdapter: async () => ({broken}) }} }});\n'
+    site.files["src/worker.js"] = (site.content("src/worker.js") or b"") + stub.encode()
     # The service worker refuses a file that is not from the build.
     with app.visit(site, expected=("integrity", "hash", "could not"), **DESKTOP) as visit:
         visit.enlarge()
         assert visit.text("engine").startswith("WebAssembly")
-        assert "WebNN is available but failed: " in visit.text("why")
-        assert "WebNN is not used" not in visit.text("why")
+        assert "WebGPU is available but failed: " in visit.text("why")
+        assert "WebGPU is not used" not in visit.text("why")

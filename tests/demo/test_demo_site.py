@@ -75,7 +75,7 @@ def test_a_file_that_no_browser_runs_is_refused_in_one_line(tmp_path: Path, chec
         enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8): "uint8",
         tmp_path / "noise.onnx": "is not an ONNX file",
         tmp_path / "student.param": "is not an ONNX file, and browsers run only those",
-        tmp_path / "nowhere.onnx": "no such file",
+        tmp_path / "nowhere.onnx": "[Nn]o such file",
     }.items():
         with pytest.raises(SrkdError, match=message) as raised:
             read_model(path, "x", "student")

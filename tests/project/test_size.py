@@ -14,7 +14,7 @@ MOST_LINES = {
     "export": 10886,
     "srkd": 13367,
     "demo": 527,
-    "tests": 46801,
+    "tests": 46790,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

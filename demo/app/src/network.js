@@ -22,58 +22,27 @@ export async function openNetwork(ort, choice, bytes, name, entry = {}) {
   const facts = describeOnnx(bytes, name);
   if (Number.isInteger(entry.receptive_radius)) facts.radius = entry.receptive_radius;
   Object.assign(facts, { multiple: entry.size_multiple ?? 1, least: entry.min_size ?? 1 });
-  const sessions = new Sessions(ort, choice, bytes, facts);
+  let session;
   try {
-    await sessions.at(...probeSize(facts));
+    session = await openSession(ort, choice, bytes);
   } catch (error) {
     throw new UnusableModel(`${name} cannot be opened by ONNX Runtime: ${firstLine(error)}`);
   }
+  const run = (planes, width, height) => inSession(ort, session, network.facts, planes, width, height);
   const network = {
     facts: { ...facts, bytes: bytes.length },
-    run: (planes, width, height) => enlarge(sessions, network.facts, planes, width, height),
+    run: (planes, width, height) => enlarge(run, network.facts, planes, width, height),
     /** Run the file alone, on as many channels as it has. */
-    infer: (planes, width, height) => inSession(sessions, network.facts, planes, width, height),
-    release: () => sessions.release(),
+    infer: run,
+    release: () => session.release(),
   };
   try {
-    await probe(sessions, network.facts, name);
+    await probe(run, network.facts, name);
   } catch (error) {
-    await sessions.release();
+    await session.release();
     throw error;
   }
   return network;
-}
-
-/** The session of a file. WebNN's graphs have fixed sizes: there a window of another size gets another session. */
-class Sessions {
-  #session = null;
-  #size = null;
-
-  constructor(ort, choice, bytes, { axes }) {
-    const sized = choice.engine === "webnn";
-    Object.assign(this, { ort, choice, axes, sized, bytes });
-  }
-
-  async at(width, height) {
-    const size = this.sized ? `${width} × ${height}` : "any";
-    if (this.#size === size) return this.#session;
-    await this.release();
-    this.#session = await openSession(this.ort, this.choice, this.bytes, this.sized ? this.#lengths(width, height) : null);
-    this.#size = size;
-    if (!this.sized) this.bytes = null;
-    return this.#session;
-  }
-
-  #lengths(width, height) {
-    const [batch, , tall, wide] = this.axes;
-    const named = [[batch, 1], [tall, height], [wide, width]].filter(([name]) => name);
-    return Object.fromEntries(named);
-  }
-
-  async release() {
-    await this.#session?.release();
-    this.#session = this.#size = null;
-  }
 }
 
 function probeSize({ fixed, least, multiple }) {
@@ -82,11 +51,11 @@ function probeSize({ fixed, least, multiple }) {
 }
 
 /** Run a small grey picture: this gives the scale, and shows that the graph runs. */
-async function probe(sessions, facts, name) {
+async function probe(run, facts, name) {
   const [width, height] = probeSize(facts);
   let sr;
   try {
-    sr = await inSession(sessions, facts, new Float32Array(facts.channels * width * height).fill(0.5), width, height);
+    sr = await run(new Float32Array(facts.channels * width * height).fill(0.5), width, height);
   } catch (error) {
     throw new UnusableModel(`${name} does not run on a picture of ${width} × ${height}: ${firstLine(error)}`);
   }
@@ -104,18 +73,16 @@ async function probe(sessions, facts, name) {
   facts.scale = scale;
 }
 
-async function enlarge(sessions, facts, planes, width, height) {
-  if (facts.channels === 3) return (await inSession(sessions, facts, planes, width, height)).data;
+async function enlarge(run, facts, planes, width, height) {
+  if (facts.channels === 3) return (await run(planes, width, height)).data;
   const count = width * height;
   const ycbcr = ycbcrFromRgb(planes, count);
-  const y = (await inSession(sessions, facts, ycbcr.subarray(0, count), width, height)).data;
+  const y = (await run(ycbcr.subarray(0, count), width, height)).data;
   const chroma = bicubic(ycbcr.subarray(count), 2, width, height, facts.scale);
   return rgbFromYcbcr(y, chroma.subarray(0, y.length), chroma.subarray(y.length));
 }
 
-async function inSession(sessions, facts, planes, width, height) {
-  const { ort } = sessions;
-  const session = await sessions.at(width, height);
+async function inSession(ort, session, facts, planes, width, height) {
   const half = facts.type === "float16";
   const dims = [1, facts.channels, height, width];
   const lr = new ort.Tensor(facts.type, half ? halvesFromFloats(planes) : planes, dims);

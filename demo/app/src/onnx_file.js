@@ -14,7 +14,7 @@ export class UnusableModel extends Error {}
 
 /**
  * Facts about a file: `metadata` (all its keys), `channels`, `type`, `fixed` ([width, height] or null), `radius` (null:
- * unbounded), `axes` (the names of its free axes, N to W), `width` (the widest feature map), `precision`, `about` (what it says of itself), `weights` (their number).
+ * unbounded), `width` (the widest feature map), `precision`, `about` (what it says of itself), `weights` (their number).
  * Throws `UnusableModel` if it takes no pictures.
  */
 export function describeOnnx(bytes, name) {
@@ -83,7 +83,6 @@ function described(outline, name) {
     type: input.type,
     channels,
     fixed: width === undefined ? null : [width, height],
-    axes: input.axes,
     scale: Number.isInteger(scale) && scale > 0 ? scale : null,
     radius: receptiveRadius(nodes, weights, input.name, outputs[0].name),
     width: Math.max(channels, ...weights.filter((each) => each.dims.length === 4).map((each) => each.dims[1])),
@@ -156,6 +155,5 @@ function port(bytes) {
     name: proto.text(1),
     type: TYPES[tensor.number(1)] ?? "something that is not a picture",
     shape: shape.bytes(1).map((dimension) => message(dimension).number(1) || undefined),
-    axes: shape.bytes(1).map((dimension) => message(dimension).text(2)),
   };
 }

@@ -6,8 +6,6 @@ import { lossOf } from "./models.js";
 
 export const part = (id) => document.getElementById(id);
 
-const CHIPS = { npu: "neural processor", gpu: "graphics processor", cpu: "processor" };
-
 /** Announce `words` to screen readers. */
 export function say(words) {
   part("announcement").textContent = words;
@@ -28,15 +26,14 @@ export function showEngine(choice, remedy) {
   part("why").replaceChildren(...(why.length ? why : ["The best engine that this app supports."]).map(item));
 }
 
-/** Return what an engine runs on: the adapter, the kind of processor, or the threads. */
-export function engineOn({ engine, adapter, device, threads }) {
-  return { webgpu: adapter, webnn: CHIPS[device], wasm: `${threads} thread${threads === 1 ? "" : "s"}` }[engine];
+/** Return what an engine runs on: the adapter, or the threads. */
+export function engineOn({ engine, adapter, threads }) {
+  return engine === "webgpu" ? adapter : `${threads} thread${threads === 1 ? "" : "s"}`;
 }
 
 /** Return the word for what computes; WebGPU's adapter in software is the processor. */
-function chipOf({ engine, device, software }) {
-  if (engine === "webgpu") return software ? CHIPS.cpu : CHIPS.gpu;
-  return engine === "webnn" ? CHIPS[device] : CHIPS.cpu;
+function chipOf({ engine, software }) {
+  return engine === "webgpu" && !software ? "graphics processor" : "processor";
 }
 
 /** Return the browser and its system, where the browser says them; else "". */

@@ -7,46 +7,29 @@ export const NOT_ISOLATED = "One thread: the host does not send the headers that
 const FOLDER = new URL("../ort/", import.meta.url).href;
 
 /** The names of the engines for people, the one first that is most likely the fastest; a comparison measures it. */
-export const ENGINES = { webgpu: "WebGPU", webnn: "WebNN", wasm: "WebAssembly" };
-
-/** What WebNN may compute on, the one first that is most likely the fastest. */
-const NEURAL_DEVICES = ["npu", "gpu", "cpu"];
+export const ENGINES = { webgpu: "WebGPU", wasm: "WebAssembly" };
 
 /**
  * `options`: { engine: "auto" or a key of ENGINES, threads: number or 0 for as many as make sense, measured: true if a
  * comparison selected the engine }. Resolves to { engine, threads, why: [sentences], adapter (WebGPU's name of it),
- * device (WebNN's), software, available: [keys of ENGINES] }.
+ * software, available: [keys of ENGINES] }.
  */
 export async function choose({ engine: wanted = "auto", threads: requested = 0, measured = false }) {
-  const reasons = { webgpu: [], webnn: [], wasm: [] };
+  const reasons = { webgpu: [], wasm: [] };
   const adapter = await graphics(wanted === "webgpu", reasons.webgpu);
-  const device = await neural(reasons.webnn);
-  const available = [adapter && "webgpu", device && "webnn", "wasm"].filter(Boolean);
-  const engine = available.includes(wanted) ? wanted : bestOf(adapter, device);
+  const available = [adapter && "webgpu", "wasm"].filter(Boolean);
+  const engine = available.includes(wanted) ? wanted : available[0];
   const used = engine === "wasm" ? threads(requested, reasons.wasm) : 1;
-  const software = Boolean(adapter?.software);
-  const choice = { engine, threads: used, adapter: adapter?.name ?? null, device, software, available };
-  return { ...choice, why: whyNot(engine, wanted, measured, reasons, available, device) };
+  const choice = { engine, threads: used, adapter: adapter?.name ?? null, software: Boolean(adapter?.software), available };
+  return { ...choice, why: whyNot(engine, wanted, measured, reasons, available) };
 }
 
-/** WebNN on the processor computes where WebAssembly does: only a comparison tells which is faster there. */
-function bestOf(adapter, device) {
-  if (adapter) return "webgpu";
-  return device && device !== "cpu" ? "webnn" : "wasm";
-}
-
-/** Return a sentence for each engine that comes before the chosen one, and what else there is to say of that one. */
-function whyNot(engine, wanted, measured, reasons, available, device) {
+/** Return why WebGPU is not used, and what else there is to say of the chosen engine. */
+function whyNot(engine, wanted, measured, reasons, available) {
+  if (engine === "webgpu") return reasons.webgpu;
+  if (!available.includes("webgpu")) return [...reasons.webgpu, ...reasons.wasm];
   const chosenBy = measured ? "was faster in the comparison" : "is selected";
-  const sentences = Object.keys(ENGINES).flatMap((other) => {
-    if (other === engine) return reasons[other];
-    if (engine === "webgpu" && other !== wanted) return [];
-    if (!available.includes(other)) return reasons[other];
-    if (engine === wanted && other !== "wasm") return [`${ENGINES[other]} is not used because ${ENGINES[engine]} ${chosenBy}.`];
-    if (other === "webnn" && device === "cpu") return ["WebNN is there, but it would compute on the processor too: a comparison shows which is faster."];
-    return [];
-  });
-  return sentences;
+  return [`WebGPU is not used because WebAssembly ${chosenBy}.`, ...reasons.wasm];
 }
 
 async function graphics(insist, why) {
@@ -77,29 +60,6 @@ async function graphics(insist, why) {
   return { name: name || "an adapter without a name", software };
 }
 
-/** Return the device that the browser's WebNN computes on, or null. */
-async function neural(why) {
-  if (!self.isSecureContext) {
-    why.push("No WebNN: browsers give it to https and localhost only.");
-    return null;
-  }
-  if (!navigator.ml?.createContext) {
-    why.push("No WebNN: this browser does not have it.");
-    return null;
-  }
-  let reason = "";
-  for (const device of NEURAL_DEVICES) {
-    try {
-      (await navigator.ml.createContext({ deviceType: device })).destroy?.();
-      return device;
-    } catch (error) {
-      reason = firstLine(error);
-    }
-  }
-  why.push(`No WebNN: the browser has it, but no device for it (${reason}).`);
-  return null;
-}
-
 function threads(requested, why) {
   const cores = navigator.hardwareConcurrency || 1;
   if (!self.crossOriginIsolated) {
@@ -118,7 +78,7 @@ function counted(threads) {
   return threads === 1 ? "One thread" : `${threads} threads`;
 }
 
-/** Load onnxruntime-web for a choice: WebAssembly is a module with a wasm of its own, WebGPU and WebNN share one. */
+/** Load onnxruntime-web for a choice: WebAssembly is a module with a wasm of its own. */
 export async function runtimeFor(choice) {
   const file = choice.engine === "wasm" ? "ort.wasm.min.mjs" : "ort.webgpu.min.mjs";
   const ort = await import(`../ort/${file}`);
@@ -128,17 +88,12 @@ export async function runtimeFor(choice) {
   return ort;
 }
 
-/**
- * Create a session without messages in the browser's console; errors are exceptions. `sizes`: the lengths of the axes
- * that the file leaves open, by their names, which WebNN's graphs need.
- */
-export async function openSession(ort, choice, bytes, sizes) {
-  const provider = choice.engine === "webnn" ? { name: "webnn", deviceType: choice.device } : choice.engine;
+/** Create a session without messages in the browser's console; errors are exceptions. */
+export async function openSession(ort, choice, bytes) {
   return ort.InferenceSession.create(bytes, {
-    executionProviders: [provider],
+    executionProviders: [choice.engine],
     logSeverityLevel: 4,
     graphOptimizationLevel: "all",
-    ...(sizes && { freeDimensionOverrides: sizes }),
   });
 }
 
