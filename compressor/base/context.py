@@ -42,7 +42,12 @@ class Context:
     """What was read for this operation, by what was asked for."""
 
     def once(self, *key: object, read: Callable[[], ReadT]) -> ReadT:
-        """The value of `read`, called once for a key. Another value must hold an object whose `id` is in the key."""
+        """The value of `read`, called once for a key; `QUIET`, which never ends, keeps nothing.
+
+        Another value must hold an object whose `id` is in the key.
+        """
+        if self is QUIET:
+            return read()
         if key not in self.kept:
             self.kept[key] = read()
         return cast(ReadT, self.kept[key])

@@ -2,7 +2,7 @@
 float16 with `--io fp16`.
 
 The graph of the float32 file is rewritten: values keep their names, and a Cast is inserted where a value is needed in
-the other type. fp16 ends at 65504: channels that come near it are rescaled, and a file without headroom is refused.
+the other type. fp16 ends at 65504: a file without headroom is refused.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion
 from export.formats.proof_inputs import ProofInput, proof_inputs
 from export.formats.table import FORMATS
-from export.graph.divergence import first_divergence
-from export.graph.headroom import Measurement, measure_graph, require_headroom, rescale_channels
-from export.graph.onnx_graph import build_graph, use_depth_first
+from export.graph.headroom import measure_graph, require_headroom
+from export.graph.onnx_graph import shared_graph
 from export.proof.verify import NOT_FINITE, compare
 
 TYPES: Mapping[str, tuple[int, int]] = {"fp16": (TensorProto.FLOAT16, 18), "bf16": (TensorProto.BFLOAT16, 22)}
@@ -39,38 +38,31 @@ TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProt
 
 def convert(job: Conversion) -> Mapping[str, object]:
     half_type, opset = TYPES[job.precision]
-    graph = build_graph(job.network, job.options.lr_size, opset)
+    graph = shared_graph(job.network, job.options.lr_size, opset, job.context)
     inputs = job.inputs or proof_inputs(replace(job.network.descriptor, fixed_size=job.options.lr_size))
-    measured = measure_graph(graph.model, inputs, job.context)
-    _require_equal(job, graph.model, inputs, measured)
-    if job.options.shuffle == "dcr":
-        use_depth_first(graph.model)
+    peaks, outputs = measure_graph(graph.model, inputs, job.context)
+    _require_equal(job, inputs, outputs)
     if half_type == TensorProto.BFLOAT16:  # its range is that of float32
         to_half(graph.model, half_type)
         return write_graph(job, graph)
-    rescaled = rescale_channels(graph.model, measured.peaks)
     in_half = to_half(graph.model, half_type, images=job.options.io == "fp16")
-    headroom = require_headroom(measured.peaks, in_half)
-    room = {"headroom": round(headroom, 1), "rescaled_channels": rescaled}
-    return {**write_graph(job, graph), **room}
+    headroom = require_headroom(peaks, in_half)
+    return {**write_graph(job, graph), "headroom": round(headroom, 1)}
 
 
-def _require_equal(
-    job: Conversion, model: onnx.ModelProto, inputs: Sequence[ProofInput], measured: Measurement
-) -> None:
+def _require_equal(job: Conversion, inputs: Sequence[ProofInput], outputs: Sequence[torch.Tensor]) -> None:
     """Refuse a graph that differs from the network before it is rounded.
 
     The bounds of half precision allow for rounding: a weight of a weak layer could be wrong by a fifth and pass.
     """
-    for sample, output in zip(inputs, measured.outputs, strict=True):
+    for sample, output in zip(inputs, outputs, strict=True):
         run = partial(_run, job.network)
         expected = run(sample.lr)
         if not expected.isfinite().all():
             raise SrkdError(NOT_FINITE.format(sample.name))
         reason = compare(sample, output, expected, FORMATS["onnx"].bounds, network=run).reason
         if reason is not None:
-            begins = first_divergence(model, job.network, sample.lr, job.options, job.context)
-            raise SrkdError(f"before it is rounded, it {reason}" + ("" if begins is None else f"; {begins}"))
+            raise SrkdError(f"before it is rounded, it {reason}")
 
 
 def _run(network: Network, lr: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from export.formats.conversion import Conversion
-from export.graph.onnx_graph import OPSET, ExportedGraph, build_graph, convert_to_bytes, use_depth_first
+from export.graph.onnx_graph import OPSET, ExportedGraph, convert_to_bytes, shared_graph
 
 MAX_WEIGHT_BYTES = 1_900_000_000
 """Most bytes of weights inside the file, which holds less than 2 GiB; larger weights go into a second file."""
@@ -16,10 +16,7 @@ MAX_WEIGHT_BYTES = 1_900_000_000
 
 def convert(job: Conversion) -> Mapping[str, object]:
     """Write the network as float32."""
-    graph = build_graph(job.network, job.options.lr_size, OPSET)
-    if job.options.shuffle == "dcr":
-        use_depth_first(graph.model)
-    return write_graph(job, graph)
+    return write_graph(job, shared_graph(job.network, job.options.lr_size, OPSET, job.context))
 
 
 def write_graph(job: Conversion, graph: ExportedGraph) -> Mapping[str, object]:

@@ -25,8 +25,6 @@ IO = Literal["float", "uint8", "fp16"]
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-Shuffle = Literal["crd", "dcr"]
-
 
 @dataclass(frozen=True)
 class Int8Options:
@@ -53,8 +51,6 @@ class FileOptions:
     io: IO = "float"
     """float: N,C,H,W in [0,1], unclamped. uint8: N,H,W,C in 0..255, so that an app needs no image code. fp16: as float,
     in float16, for programs that keep images so on the GPU."""
-    shuffle: Shuffle = "crd"
-    """Channel order of DepthToSpace; some accelerators support dcr only."""
     sizes: tuple[Size, Size] | None = None
     """`--sizes WxH,WxH`: the size that a file is tuned for and the largest that it takes, for formats that are tuned
     to a size; the others take any size."""
@@ -84,12 +80,10 @@ class FileOptions:
         changes = {} if self.lr_size is None else {"static": "{}x{}".format(*self.lr_size)}
         if self.io != "float":
             changes["io"] = self.io
-        if self.shuffle != "crd":
-            changes["shuffle"] = self.shuffle
         return changes
 
     def marks(self) -> str:
-        """The marks of changed options in a file's name: `-320x180-uint8-dcr`. Images in fp16 are `-fp16io`, as
+        """The marks of changed options in a file's name: `-320x180-uint8`. Images in fp16 are `-fp16io`, as
         the suffix `.fp16.onnx` alone is that of float32 images."""
         marks = self.changed()
         if self.io == "fp16":

@@ -106,7 +106,7 @@ class Format(Requirements):
     """Name of the runtime that runs such a file (`RUNTIMES`)."""
     bounds: Bounds = FP32
     options: tuple[str, ...] = ()
-    """The options that the format supports: static, io, shuffle, sizes, int8."""
+    """The options that the format supports: static, io, sizes, int8."""
     images: tuple[IO, ...] = ("float", "uint8")
     """The values of io that it supports, if it has that option."""
     sidecar: bool = False
@@ -174,7 +174,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
                 needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
                 bounds=bounds,
                 runtime="onnxruntime",
-                options=("static", "io", "shuffle"),
+                options=("static", "io"),
                 images=("float", "uint8", "fp16") if name == "fp16" else ("float", "uint8"),
             )
             for name, suffix, precision, bounds, title in (
@@ -193,7 +193,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
                 needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
                 bounds=INT8,
                 runtime="onnxruntime",
-                options=("static", "io", "shuffle", "int8"),
+                options=("static", "io", "int8"),
                 companions=companions,
                 float_format=float_format,
             )

@@ -1,8 +1,6 @@
 """Conversion of a network to an ONNX graph by torch's exporter; nodes are named by module, no local paths are kept.
 
-The graph can be changed to take bytes, and to use DepthToSpace in mode DCR, which some accelerators require, instead of
-torch's CRD. If possible, weights and bias of the convolution before it are reordered, at no cost; otherwise (for a
-grouped convolution) the channels are gathered.
+The graph can be changed to take bytes.
 """
 
 from __future__ import annotations
@@ -17,20 +15,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, one_line, reason_of
 from compressor.models.networks.base import Network
 from compressor.runtimes.onnx_file import set_nodes
 from export.formats.conversion import INPUT, OUTPUT, example_size, silence
-from export.graph.recent import Recent, network_key
 
 OPSET = 18
 """Lowest opset in which torch's exporter writes every network here; runtimes of 2023 read it."""
-
-ORDER_PRESERVING = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Cast", "Identity")
-"""Operators that treat every channel alike, so that they keep an order of channels."""
 
 NODE_SCOPES = "pkg.torch.onnx.name_scopes"
 """Node metadata of torch's exporter: the modules around an operation, then its name, as a Python list."""
@@ -49,25 +43,24 @@ Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
 """Torch operations that its exporter does not support, with functions that write them in ONNX."""
 
 
-def build_graph(
-    network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
+def shared_graph(
+    network: Network, lr_size: tuple[int, int] | None, opset: int, context: Context = QUIET
 ) -> ExportedGraph:
-    """The exporter's graph or onnxsim's, whichever is smaller; for one size (width, height), or for any.
-
-    The caller may change it. The graph of a network is computed once for all formats that begin with it.
-    """
-    if translations is not None:
-        return _build(network, lr_size, opset, translations)
-    graph = _graphs.get((network_key(network), lr_size, opset), lambda: _build(network, lr_size, opset, None))
+    """The graph of a network, built once for all formats of an export that begin with it; the caller may change it."""
+    key = ("graph", *network_key(network), lr_size, opset)
+    graph = context.once(*key, read=lambda: build_graph(network, lr_size, opset))
     return replace(graph, model=copy.deepcopy(graph.model))
 
 
-_graphs = Recent[ExportedGraph](lambda graph: graph.model.ByteSize())
+def network_key(network: Network) -> tuple[object, ...]:
+    """A key of everything that a graph of the network depends on."""
+    return type(network), repr(network), network.fingerprint()
 
 
-def _build(
-    network: Network, lr_size: tuple[int, int] | None, opset: int, translations: Translations | None
+def build_graph(
+    network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
 ) -> ExportedGraph:
+    """The exporter's graph or onnxsim's, whichever is smaller; for one size (width, height), or for any."""
     program = trace(network, lr_size, opset, translations=translations)
     with one_line(f"{network.spec.arch} does not fit into one ONNX graph", first=True):
         plain = _tidy(program.model_proto)
@@ -193,80 +186,6 @@ def convert_to_bytes(model: onnx.ModelProto, channels: int) -> None:
 
 def _bytes_node(operator: str, source: str, output: str, *constants: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(operator, [source, *constants], [output], name=f"bytes/{output}", **attributes)
-
-
-def use_depth_first(model: onnx.ModelProto) -> None:
-    """Change every DepthToSpace from mode CRD to DCR with the same result."""
-    graph = model.graph
-    for node in list(graph.node):
-        if node.op_type != "DepthToSpace" or attribute_of(node, "mode", b"DCR") == b"DCR":
-            continue
-        block = int(attribute_of(node, "blocksize", 0))
-        conv = _source(graph, node)
-        channels = None if conv is None else _output_channels(graph, conv)
-        if conv is not None and channels is not None and int(attribute_of(conv, "group", 1)) == 1:
-            _permute(graph, conv, new_order(channels, block))
-        else:
-            _gather(graph, node, block)
-        next(entry for entry in node.attribute if entry.name == "mode").s = b"DCR"
-
-
-def new_order(channels: int, block: int) -> NDArray[np.int64]:
-    """The CRD channel for each DCR position: position (offset, channel) takes channel (channel, offset)."""
-    order: NDArray[np.int64] = np.arange(channels, dtype=np.int64).reshape(-1, block**2).transpose()
-    return order.flatten()
-
-
-def _source(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | None:
-    """The convolution whose channels reach `node` in order, and no other node; None if there is none."""
-    by_output = {name: other for other in graph.node for name in other.output}
-    name = node.input[0]
-    while sum(name in other.input for other in graph.node) == 1:
-        source = by_output.get(name)
-        if source is None or source.op_type == "Conv":
-            return source
-        if source.op_type not in ORDER_PRESERVING:
-            return None
-        name = source.input[0]
-    return None
-
-
-def _output_channels(graph: onnx.GraphProto, conv: onnx.NodeProto) -> int | None:
-    """The number of output channels if only this convolution uses its weight and bias, and both are stored."""
-    sizes = {tensor.name: tensor.dims for tensor in graph.initializer}
-    unshared = all(sum(name in other.input for other in graph.node) == 1 for name in conv.input[1:])
-    if not unshared or any(name not in sizes for name in conv.input[1:]):
-        return None
-    return int(sizes[conv.input[1]][0])
-
-
-def _permute(graph: onnx.GraphProto, conv: onnx.NodeProto, order: NDArray[np.int64]) -> None:
-    for tensor in graph.initializer:
-        if tensor.name in conv.input[1:]:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[order], tensor.name))
-    # Intermediate values now differ from those of torch's program, so they are renamed.
-    name = conv.output[0]
-    while (follower := next((node for node in graph.node if name in node.input), None)) is not None:
-        for node in graph.node:
-            node.input[:] = [f"{name}.dcr" if source == name else source for source in node.input]
-            node.output[:] = [f"{name}.dcr" if output == name else output for output in node.output]
-        for value in graph.value_info:
-            value.name = f"{name}.dcr" if value.name == name else value.name
-        if follower.op_type == "DepthToSpace":
-            return
-        name = follower.output[0]
-
-
-def _gather(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> None:
-    name = node.input[0]
-    shapes = onnx.shape_inference.infer_shapes(onnx.helper.make_model(graph)).graph.value_info
-    channels = next((v.type.tensor_type.shape.dim[1].dim_value for v in shapes if v.name == name), 0)
-    if not channels:
-        raise SrkdError(f"{node.name}: the number of its input channels is not known, so --shuffle dcr is not possible")
-    graph.initializer.append(numpy_helper.from_array(new_order(channels, block), f"{name}.order"))
-    gather = helper.make_node("Gather", [name, f"{name}.order"], [f"{name}.dcr"], name=f"{node.name}.order", axis=1)
-    graph.node.insert(list(graph.node).index(node), gather)
-    node.input[0] = f"{name}.dcr"
 
 
 def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

@@ -22,8 +22,7 @@ from compressor.models.networks.base import tensor_bytes
 from compressor.models.quantisation.description import KEY
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion, needs_fixed_size
-from export.graph.onnx_graph import OPSET, ExportedGraph, build_graph, use_depth_first
-from export.graph.recent import Recent, network_key
+from export.graph.onnx_graph import OPSET, ExportedGraph, build_graph, network_key
 from export.int8.learnt_graph import build_learnt_graph
 from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
@@ -75,8 +74,6 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str,
     """The graph of a network that was trained quantised, with its learnt ranges, and the facts of the file."""
     quantisation, lr_size = job.network.quantisation, job.options.lr_size
     assert quantisation is not None
-    if job.options.shuffle == "dcr":
-        raise CannotConvert("a network that was trained quantised keeps its shuffles: leave out --shuffle dcr")
     graph = build_learnt_graph(job.network, lr_size, OPSET, flavour)
     quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8, lr_size), flavour)
     more = {"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}
@@ -88,8 +85,8 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[
     """The graph of a float network, quantised as far as the bound allows, and the facts of the file."""
     task = Int8Task.of(job)
     patches_key = sha256(tensor_bytes(task.calibration.patches)).digest()
-    key = network_key(job.network), patches_key, job.options.lr_size, job.options.shuffle
-    exported, graph = _prepared.get(key, lambda: _prepare(task))
+    key = ("prepared", *network_key(job.network), patches_key, job.options.lr_size)
+    exported, graph = job.context.once(*key, read=lambda: _prepare(task))
     search = Search(OwnQuantiser(graph, flavour, task), task)
     result = search.run()
     return replace(exported, model=result.file), search.facts(result)
@@ -98,9 +95,4 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[
 def _prepare(task: Int8Task) -> tuple[ExportedGraph, FloatGraph]:
     """A float graph, and this graph as it is quantised for every flavour."""
     exported = build_graph(task.spread, task.job.options.lr_size, OPSET)
-    if task.job.options.shuffle == "dcr":
-        use_depth_first(exported.model)
     return exported, equalise_channels(meet_image(exported.model), task.calibration.patches)
-
-
-_prepared = Recent[tuple[ExportedGraph, FloatGraph]](lambda made: sum(each.model.ByteSize() for each in made))

@@ -50,8 +50,6 @@ class Proof:
     parity: Parity | None
     reason: str | None
     """Why the file is refused, in one line; None if it is not."""
-    on: ProofInput | None = None
-    """The input that shows the reason, if file and network both ran on it."""
     quality: QualityDrop | None = None
     speed: Int8Speed | None = None
 
@@ -93,12 +91,9 @@ def verify(
     parity = Parity(worst.parity.max_abs, psnr, worst.parity.on, worst.parity.at)
     failure = next((result for result in results if result.reason is not None), None)
     if failure is not None:
-        return Proof(parity, failure.reason, failure.sample)
+        return Proof(parity, failure.reason)
     if psnr is not None and bounds.min_psnr is not None and not psnr >= bounds.min_psnr:
-        furthest = max(photos, key=lambda photo: photo.squared_error / photo.values).sample
-        return Proof(
-            parity, f"{psnr:.1f} dB from the network on photos; at least {bounds.min_psnr:g} dB needed", furthest
-        )
+        return Proof(parity, f"{psnr:.1f} dB from the network on photos; at least {bounds.min_psnr:g} dB needed")
     # A file may keep state between images: the first input must still give the same result.
     first = inputs[0]
     again = compare(first, file.run(first.lr), network.run(first.lr), bounds, io, network.run).reason

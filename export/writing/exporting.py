@@ -257,7 +257,7 @@ class _Job:
         return names
 
     def path(self) -> Path:
-        """The final path; the name includes changed options (`-128x96`, `-uint8`, `-dcr`) and the machine."""
+        """The final path; the name includes changed options (`-128x96`, `-uint8`) and the machine."""
         marks = self.options.marks()
         if self.row.machine_bound:
             marks += f".{self.row.precision}.{self.row.load_machine_module().machine_name()}"
@@ -377,8 +377,7 @@ def prove(
     options: FileOptions | None = None,
     context: Context = QUIET,
 ) -> Proof:
-    """Open a file as its users will, and compare it with the network. For ONNX, find the first node that differs; for
-    int8, measure the drop on photos and the speed."""
+    """Open a file as its users will, and compare it with the network; measure the drop and the speed of int8."""
     options = options or FileOptions()
     # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
     file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_target=True, trusted=True), context)
@@ -387,18 +386,7 @@ def prove(
         return Proof(None, f"describes itself as {file.descriptor}, the network is {expected}")
     bounds = row.bounds if network.quantisation is None or row.bounds.as_images else QUANTISED
     proof = verify(file, TorchRuntime(network, label="the network"), inputs, bounds, context, io=options.io)
-    if row.bounds.as_images:
-        return _with_quality(row, proof, file, path, network, options, context)
-    if proof.on is None or row.runtime != "onnxruntime" or network.quantisation is not None:
-        return proof
-    from compressor.runtimes.onnx_file import load_onnx
-    from export.graph.divergence import first_divergence
-
-    try:
-        divergence: object = first_divergence(load_onnx(path), network, proof.on.lr, options, context)
-    except SrkdError as error:
-        divergence = f"where it begins is not known: {error}"
-    return proof if divergence is None else replace(proof, reason=f"{proof.reason}; {divergence}")
+    return _with_quality(row, proof, file, path, network, options, context) if row.bounds.as_images else proof
 
 
 def _with_quality(

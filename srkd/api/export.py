@@ -92,8 +92,8 @@ def _file_options(options: ExportOptions, source: Source, note: Note) -> FileOpt
     """The options of the files; refuse those that no format and no host uses."""
     calibrate, data, sizes = path_of(options.calibrate), path_of(options.data), cast("Sequence[Size]", options.sizes)
     hosts = [HOSTS.find(name) for name in options.hosts]
-    if hosts and (options.io != "float" or options.shuffle != "crd"):
-        raise UsageError("--for decides images and channel order itself: leave out --io and --shuffle")
+    if hosts and options.io != "float":
+        raise UsageError("--for decides the images itself: leave out --io")
     rows = () if hosts and not options.formats else find_formats(options.formats)
     of_hosts = find_formats([file.format for host in hosts for file in host.files]) if hosts else ()
     has_int8 = any("int8" in row.options for row in (*rows, *of_hosts))
@@ -101,7 +101,6 @@ def _file_options(options: ExportOptions, source: Source, note: Note) -> FileOpt
     files = FileOptions(
         lr_size=cast("Size | None", options.static),
         io=options.io,
-        shuffle=options.shuffle,
         sizes=tuned_and_largest(sizes),
         int8=Int8Options(calibrate=calibrate, data=data, max_drop=options.max_drop, teacher=teacher),
     )

@@ -101,9 +101,6 @@ class ExportOptions(CheckpointOptions):
             "float, in float16 (--fp16)."
         ),
     ] = "float"
-    shuffle: Annotated[
-        Literal["crd", "dcr"], Option("Order of channels at DepthToSpace; some accelerators support only dcr.")
-    ] = "crd"
     luma: Annotated[bool, Option("Files for the luma of a picture alone, with one channel (plain and compact).")] = (
         False
     )

@@ -43,7 +43,7 @@ def graph() -> ExportedGraph:
 @pytest.fixture
 def network(graph: ExportedGraph, monkeypatch: pytest.MonkeyPatch) -> Network:
     """A network whose graph is traced once for all tests, as these concern later steps."""
-    monkeypatch.setattr(to_onnx, "build_graph", lambda *_: ExportedGraph(_copied(graph.model), 0, False))
+    monkeypatch.setattr(to_onnx, "shared_graph", lambda *_: ExportedGraph(_copied(graph.model), 0, False))
     return build(SPEC, seed=0)
 
 

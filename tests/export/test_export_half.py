@@ -1,4 +1,4 @@
-"""Half precision and the other options of ONNX files: bytes, one size, DCR shuffle."""
+"""Half precision and the other options of ONNX files: bytes, one size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import FORMATS, Bounds
-from export.graph.onnx_graph import ExportedGraph, build_graph, new_order
+from export.graph.onnx_graph import ExportedGraph, build_graph
 from export.profile.report import profile_models
 from export.profile.settings import ProfileSettings
 from export.proof.verify import verify
@@ -126,16 +126,6 @@ def test_what_no_half_precision_is_known_for_stays_in_float32(tmp_path: Path) ->
     np.testing.assert_allclose(actual, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("block", [2, 3, 4])
-def test_the_order_of_channels(block: int) -> None:
-    features = torch.rand(1, 5 * block**2, 3, 4)
-    order = torch.from_numpy(new_order(5 * block**2, block))
-    n, c, h, w = features.shape
-    cut = features[:, order].reshape(n, block, block, c // block**2, h, w)  # DepthToSpace in mode DCR, as ONNX has it
-    of_srkd = cut.permute(0, 3, 4, 1, 5, 2).reshape(n, c // block**2, h * block, w * block)
-    assert torch.equal(of_srkd, torch.pixel_shuffle(features, block))
-
-
 def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], ExportedGraph], tmp_path: Path) -> None:
     path = written(network, graphs(18), tmp_path / "u.onnx", FileOptions(io="uint8"))
     session = onnxruntime.InferenceSession(str(path))
@@ -203,9 +193,9 @@ def test_the_distance_of_bytes_is_that_of_what_was_rounded(network: Network) -> 
 
 @pytest.mark.ci
 def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
-    options = FileOptions(lr_size=(16, 12), io="uint8", shuffle="dcr")
+    options = FileOptions(lr_size=(16, 12), io="uint8")
     file = export_file(network, "fp16", tmp_path, options)
-    assert file.verdict == "passed" and str(file.path).endswith("small-16x12-uint8-dcr.fp16.onnx")
+    assert file.verdict == "passed" and str(file.path).endswith("small-16x12-uint8.fp16.onnx")
     runtime = open_model(str(file.path))
     assert runtime.descriptor.fixed_size == (16, 12) and runtime.run(torch.rand(2, 3, 12, 16)).shape == (2, 3, 48, 64)
 

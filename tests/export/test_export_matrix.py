@@ -48,6 +48,6 @@ def test_every_network_to_onnx(arch: str, scale: int, fixed: tuple[int, int] | N
 @pytest.mark.parametrize(("arch", "format"), HALVES)
 def test_every_network_in_half_precision(arch: str, format: str, tmp_path: Path) -> None:
     network = build(tiny(arch, 4), seed=1)
-    options = FileOptions(shuffle="dcr", io="uint8")
+    options = FileOptions(io="uint8")
     (file,) = export_model(network, Source(arch), [format], tmp_path, options=options).files
     assert file.verdict == "passed", file.reason

@@ -8,7 +8,6 @@ import re
 import sys
 import types
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,7 @@ import onnxsim
 import pytest
 import torch
 
-import export.formats.table
-import export.graph.divergence
+from compressor.base.context import Context
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Descriptor, Network
@@ -31,8 +29,7 @@ from export.formats.conversion import Conversion
 from export.formats.proof_inputs import ProofInput, proof_inputs
 from export.formats.table import FORMATS, FP32, Bounds
 from export.graph import onnx_graph
-from export.graph.onnx_graph import trace
-from export.graph.recent import Recent
+from export.graph.onnx_graph import shared_graph
 from export.proof.verify import verify
 from export.writing.exporting import ExportReport, FileReport, Source, export_metadata, export_model
 from tests.support.onnx_files import scaled
@@ -135,19 +132,6 @@ def wrong_metadata(model: onnx.ModelProto) -> None:
             prop.value = prop.value.replace('"depth": 2', '"depth": 3')
 
 
-@cache
-def _traced(spec: EDSRSpec, opset: int) -> torch.onnx.ONNXProgram:
-    return trace(build(spec, seed=0), None, opset)
-
-
-def traced(
-    network: Network, lr_size: tuple[int, int] | None, opset: int, translations: None = None
-) -> torch.onnx.ONNXProgram:
-    """The traced network, traced once for all changed files, as this takes seconds."""
-    assert lr_size is None and network.spec == SPECS[0]
-    return _traced(SPECS[0], opset)
-
-
 def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> None:
     """Add a format whose converter writes the good file with one change."""
 
@@ -157,7 +141,6 @@ def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> N
         onnx.save_model(model, str(job.path))
         return {}
 
-    monkeypatch.setattr(export.graph.divergence, "trace", traced)
     module = types.ModuleType("to_corrupt")
     module.convert = convert  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "to_corrupt", module)
@@ -169,17 +152,15 @@ def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (scaled("tail.weight", 1.01), r"differs from the network by .*; it begins at node tail/conv2d_8 \(Conv\)"),
-        (scaled("blocks.1.conv2.weight", 1.01), r"differs .*node blocks.1.conv2/conv2d_4 \(Conv\), .* by 1.0e-02"),
-        (scaled("tail.bias", float("nan")), r"gives nan on photo astronaut at n=0 c=0 y=0 x=0; .*node tail/conv2d_8"),
-        (scaled("blocks.1.conv1.weight", 1e38), r"gives .*node blocks.1.conv1/conv2d_3 \(Conv\)"),
-        (shuffled_otherwise, r"differs from the network by .*node upsampler/pixel_shuffle \(DepthToSpace\)"),
+        (scaled("tail.weight", 1.01), "differs from the network by"),
+        (scaled("tail.bias", float("nan")), "gives nan on photo astronaut at n=0 c=0 y=0 x=0"),
+        (shuffled_otherwise, "differs from the network by"),
         (fixed_size, r"describes itself as Descriptor\(scale=4"),
         (not_a_graph, "small.onnx is not a model ONNX Runtime can open"),
-        (black, r"is constant on photo astronaut, the network is not; .*node black \(Sub\)"),
+        (black, "is constant on photo astronaut, the network is not"),
         (wrong_metadata, "describes itself as"),
     ],
-    ids=["tail", "body", "nan", "overflow", "shuffle", "fixed size", "unknown operator", "black", "metadata"],
+    ids=["tail", "nan", "shuffle", "fixed size", "unknown operator", "black", "metadata"],
 )
 def test_a_wrong_file_gets_no_name(
     network: Network, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, message: str
@@ -243,14 +224,59 @@ def test_onnxsim_is_used_only_when_it_helps(
         return larger, True
 
     monkeypatch.setattr(onnxsim, "simplify", simplify)
-    monkeypatch.setattr(onnx_graph, "trace", traced)
-    monkeypatch.setattr(onnx_graph, "_graphs", Recent(lambda _: 0))
     facts = to_onnx.convert(Conversion(copy.deepcopy(network), tmp_path / "x.onnx", {}))
     assert facts["simplified"] is False and facts["nodes"] == facts["nodes_before_onnxsim"]
     plain_nodes = len(onnx.load_model(str(tmp_path / "x.onnx")).graph.node)
     assert plain_nodes == facts["nodes"]
     assert len(onnx.load_model(str(good)).graph.node) < plain_nodes, "onnxsim takes nothing away where it works"
     assert b"stack_trace" not in (tmp_path / "x.onnx").read_bytes()
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("format", ["onnx", "fp16"])
+def test_a_simplifier_that_damages_the_graph(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It claims that its graph is equal, but the last convolution is a fifth too strong."""
+    simplify = onnxsim.simplify
+
+    def damaged(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+        simpler, equal = simplify(model)
+        scaled("tail.weight", 1.2)(simpler)
+        return simpler, equal
+
+    monkeypatch.setattr(onnxsim, "simplify", damaged)
+    file = only(export_model(build(SPECS[1], seed=0), SOURCE, [format], tmp_path))
+    assert file.verdict == "failed" and list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_is_shared_by_what_has_the_same_network_and_a_change_of_one_leaves_the_next_whole() -> None:
+    network, context = build(SPECS[1], seed=0), Context()
+    first = shared_graph(network, None, 18, context).model
+    whole = first.SerializeToString()
+    del first.graph.node[:]
+    assert shared_graph(copy.deepcopy(network), None, 18, context).model.SerializeToString() == whole
+    changed = copy.deepcopy(network)
+    with torch.no_grad():
+        next(changed.parameters()).view(-1)[0] += 1e-6
+    assert shared_graph(changed, None, 18, context).model.SerializeToString() != whole
+    assert shared_graph(network, (20, 24), 18, context).model.SerializeToString() != whole
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("quick_int8")
+def test_one_export_traces_a_network_once_and_its_spread_streams_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces: list[object] = []
+
+    def trace(*args: object, **options: object) -> object:
+        traces.append(args)
+        return original(*args, **options)  # type: ignore[arg-type]
+
+    original = onnx_graph.trace
+    monkeypatch.setattr(onnx_graph, "trace", trace)
+    report = export_model(build(SPECS[1], seed=7), Source("small"), ["onnx", "fp16", "int8"], tmp_path, Context())
+    assert [file.format for file in report.files] == ["onnx", "fp16", "int8", "int8-trt"]
+    assert len(traces) == 2
 
 
 def test_the_inputs_are_photos_flat_colours_noise_and_odd_sizes() -> None:

@@ -1,8 +1,7 @@
-"""Rewritten graphs give the same numbers: ends that meet the image, and shuffles in the other order."""
+"""Rewritten graphs give the same numbers: ends that meet the image."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from compressor.base.errors import SrkdError
-from export.graph.onnx_graph import use_depth_first
 from export.int8.quantise.ends import meet_image
 from tests.support.onnx_files import run_graph
 
@@ -253,54 +250,3 @@ def test_copies_of_the_image_are_laid_side_by_side(scale: int, enlarged: bool, c
 def test_copies_in_another_order_stay() -> None:
     model = anchored(scale=2, enlarged=False, order=[0, 1, 2] * 4)
     assert operations(same_numbers(model)) == ["Conv", "Relu", "Conv", "Conv", "Add", "DepthToSpace"]
-
-
-# --- shuffles
-
-
-def in_the_other_order(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose shuffles read the depth first, after a check of its numbers."""
-    changed = copy.deepcopy(model)
-    use_depth_first(changed)
-    assert [entry.s for node in changed.graph.node for entry in node.attribute if entry.name == "mode"] == [b"DCR"]
-    np.testing.assert_allclose(run(changed), run(model), rtol=1e-5, atol=1e-5)
-    return changed
-
-
-@pytest.mark.parametrize("between", ["", "Relu"], ids=["alone", "before an activation"])
-def test_a_convolution_writes_its_channels_in_the_other_order(between: str) -> None:
-    drawing = Drawing()
-    value = drawing.conv("lr", 12, 3)
-    value = drawing.node(between, value) if between else value
-    shuffle = drawing.node("DepthToSpace", value, blocksize=2, mode="CRD")
-    changed = in_the_other_order(drawing.model(drawing.conv(shuffle, 3, 3)))
-    assert "Gather" not in operations(changed)
-
-
-@pytest.mark.parametrize("case", ["two readers", "a grouped convolution", "a shared weight", "another operation"])
-def test_channels_are_gathered_if_no_convolution_can_write_them_in_the_other_order(case: str) -> None:
-    drawing = Drawing()
-    first = drawing.conv("lr", 12, 3)
-    value = drawing.conv(first, 12, 12, group=2) if case == "a grouped convolution" else first
-    if case == "a shared weight":
-        middle = drawing.conv(first, 12, 12)
-        value = drawing.node("Conv", middle, f"{middle}.w", pads=[1] * 4)
-    elif case == "another operation":
-        value = drawing.node("Concat", drawing.conv("lr", 4, 3), drawing.conv("lr", 8, 3), axis=1)
-    shuffle = drawing.node("DepthToSpace", value, blocksize=2, mode="CRD")
-    if case == "two readers":
-        pooled = drawing.node("GlobalAveragePool", drawing.conv(value, 3, 12))
-        shuffle = drawing.node("Add", shuffle, pooled)
-    assert operations(in_the_other_order(drawing.model(shuffle))).count("Gather") == 1
-
-
-def test_a_shuffle_in_that_order_stays_and_one_of_unknown_channels_is_refused() -> None:
-    drawing = Drawing()
-    model = drawing.model(drawing.node("DepthToSpace", drawing.conv("lr", 12, 3), blocksize=2, mode="DCR"))
-    assert in_the_other_order(model) == model
-    unknown = Drawing()
-    unknown.constants["size"] = np.asarray([2, 12, 2, 12], np.float32)
-    value = unknown.node("Reshape", "lr", unknown.node("Cast", "size", to=int(onnx.TensorProto.INT64)))
-    value = unknown.node("DepthToSpace", value, blocksize=2, mode="CRD")
-    with pytest.raises(SrkdError, match=rf"^{value}: the number of its input channels is not known"):
-        use_depth_first(unknown.model(value))

@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export.formats.proof_inputs import ProofInput
-from export.graph.headroom import HOMOGENEOUS, measure_graph
+from export.graph.headroom import measure_graph
 from export.graph.onnx_graph import attribute_of
 from export.int8.quantise.plan import FloatGraph, Layer, make_plan
 
 SMALLEST = 1e-3
 """Smallest share of the largest peak that a channel's peak counts as: weaker channels are not raised further."""
 
-ACTIVATIONS = frozenset(HOMOGENEOUS) - {"Identity"}
+ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "PRelu"})
+"""Operators with f(c x) = c f(x) for c > 0, channel by channel."""
 
 
 def equalise_channels(graph: FloatGraph, patches: torch.Tensor) -> FloatGraph:
@@ -36,7 +37,7 @@ def equalise_channels(graph: FloatGraph, patches: torch.Tensor) -> FloatGraph:
     ties = _Ties(graph, convolutions)
     # One by one: a graph for a fixed size takes a batch of one.
     inputs = [ProofInput(f"patch {n}", lr[None]) for n, lr in enumerate(patches)]
-    peaks = measure_graph(graph.model, inputs).peaks
+    peaks, _ = measure_graph(graph.model, inputs)
     scales = ties.scales({name: peaks[name].channels for name in plan.grids if name in peaks})
     model = copy.deepcopy(graph.model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -83,7 +84,7 @@ class _Ties:
         (result, *others) = node.output
         if index in self.convolutions:
             self.of[result] = self._new(len(self.graph.constants[self.convolutions[index].weight]))
-        elif node.op_type in HOMOGENEOUS and len(values) == 1:
+        elif node.op_type in {*ACTIVATIONS, "Identity"} and len(values) == 1:
             self.of[result] = self._of(values[0])
             if node.op_type in ACTIVATIONS:
                 self.through_activations.append(self.of[result])
