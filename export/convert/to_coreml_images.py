@@ -8,7 +8,7 @@ by srkd, gives the network's images.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,23 +95,17 @@ def _convert_traced(network: Network, size: tuple[int, int]) -> Any:
     )
 
 
-@dataclass(frozen=True)
-class _Computed:
-    """A program as `verify` runs files: images in [0,1]."""
-
-    program: Any
-
-    def run(self, lr: torch.Tensor) -> torch.Tensor:
-        return run_program(self.program, (lr * 255).round()) / 255
-
-
 def _compared(program: Any, network: Network) -> Parity:
     """Return how far the program is from the network; refuse one beyond fp16. No operation of it knows its size."""
     small = replace(network.descriptor, fixed_size=example_size(network))
     inputs = [replace(sample, lr=(sample.lr * 255).round() / 255) for sample in proof_inputs(small)]
-    computed: Any = _Computed(program)
+    reference = TorchRuntime(network, label="the network")
+
+    def computed(lr: torch.Tensor) -> torch.Tensor:
+        return run_program(program, (lr * 255).round()) / 255
+
     with torch.no_grad():
-        proof = verify(computed, TorchRuntime(network, label="the network"), inputs, replace(HALF, clipped=True))
+        proof = verify(computed, reference.run, inputs, replace(HALF, clipped=True))
     if proof.reason is not None or proof.parity is None:
         raise SrkdError(f"its program {proof.reason}, computed operation by operation in fp16")
     return proof.parity

@@ -7,20 +7,22 @@ adds both by an entry point of the group `srkd.formats` that names a `FormatPack
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+from compressor.base.context import QUIET, Context
 from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import SrkdError
-from compressor.runtimes.table import GROUP, RUNTIMES, Requirements, RuntimeEntry
+from compressor.runtimes.table import GROUP, RUNTIMES, OpenOptions, Requirements, RuntimeEntry
 from compressor.runtimes.tensorrt.installation import driver_missing
-from export.formats.conversion import IO, Conversion, FileOptions
+from export.formats.conversion import IO, FileOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from compressor.models.networks.base import Network
+    from compressor.runtimes.base import Runtime
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,6 @@ class Bounds:
     """True if the file clips its images to [0,1]; as_images includes it."""
     rounding: float = 0.0
     """Relative rounding of the precision: where the network itself turns as little into more, more is allowed."""
-
-    def max_difference(self, *, photo: bool, flat: bool = False) -> float:
-        if flat and self.max_abs_flat is not None:
-            return self.max_abs_flat
-        return self.max_abs if photo or self.max_abs_elsewhere is None else self.max_abs_elsewhere
 
 
 FP32 = Bounds(max_abs=1e-4, rounding=2**-24)
@@ -72,26 +69,6 @@ INT8 = Bounds(max_abs=0.25, min_psnr=MIN_PSNR_TO_SOURCE, max_abs_elsewhere=1.0, 
 """int8: one-pixel stripes and dots, which no photo has, may saturate a layer; flat colours must not change."""
 
 
-class FormatModule(Protocol):
-    """The functions of a format's module."""
-
-    def convert(self, job: Conversion) -> Mapping[str, object]:
-        """Write the file, and companions beside it; return facts for the report (opset, nodes …)."""
-        ...
-
-
-class MachineModule(Protocol):
-    """The further functions of a format whose files run on one machine only."""
-
-    def machine_name(self) -> str:
-        """Return this machine's name in file names; raise SrkdError if the format cannot be built here."""
-        ...
-
-    def describe_next_step(self, written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
-        """Return what to do on another machine with the substitutes in `written`, files by format name."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Format(Requirements):
     """A row of the table. `name` is also the flag: --onnx."""
@@ -101,7 +78,8 @@ class Format(Requirements):
     suffix: str
     precision: str
     module: str
-    """Import path of the `FormatModule`."""
+    """Import path of the module with `convert(job: Conversion) -> Mapping[str, object]`, which writes the file, and
+    companions beside it, and returns facts for the report."""
     runtime: str
     """Name of the runtime that runs such a file (`RUNTIMES`)."""
     bounds: Bounds = FP32
@@ -114,7 +92,8 @@ class Format(Requirements):
     tested: bool = True
     """True if we have run such files ourselves; help and documentation mark the other formats."""
     machine_bound: bool = False
-    """True if a file runs only on the machine that built it, which is then part of its name (`MachineModule`)."""
+    """True if a file runs only on the machine that built it. Its module also has `machine_name()`, which becomes part
+    of the file's name, and `describe_next_step`, what to do on another machine with the substitutes."""
     substitutes: tuple[str, ...] = ()
     """Formats to write if this one cannot be built here, for a machine that can build it."""
     companions: tuple[str, ...] = ()
@@ -130,13 +109,12 @@ class Format(Requirements):
     def unsupported_option(self, options: FileOptions) -> str | None:
         """Return in one line the first option that the format does not have, or None."""
         for name, value in options.changed().items():
+            refusal = f"{self.title.split(',')[0]} has no --{name} {value}"
             if name not in self.options:
-                return f"{self.title.split(',')[0]} has no --{name} {value}"
+                return refusal
             if name == "io" and value not in self.images:
-                others = ", ".join(
-                    f"--{other}" for other, row in FORMATS.items() if "io" in row.options and value in row.images
-                )
-                return f"{self.title.split(',')[0]} has no --{name} {value}: take {others}"
+                others = [f"--{row.name}" for row in FORMATS.values() if "io" in row.options and value in row.images]
+                return f"{refusal}: take {', '.join(others)}"
         return None
 
     def cannot_run_here(self) -> str | None:
@@ -144,11 +122,13 @@ class Format(Requirements):
         obstacle = RUNTIMES[self.runtime].obstacle()
         return None if obstacle is None else f"{obstacle}, so the file is not compared with the network"
 
-    def load(self) -> FormatModule:
-        return cast(FormatModule, importlib.import_module(self.module))
+    def load(self) -> ModuleType:
+        return importlib.import_module(self.module)
 
-    def load_machine_module(self) -> MachineModule:
-        return cast(MachineModule, importlib.import_module(self.module))
+    def open(self, path: Path, context: Context = QUIET, *, emulate_target: bool = False) -> Runtime:
+        """Open a file that srkd wrote in the format's runtime."""
+        options = OpenOptions(emulate_target=emulate_target, trusted=True)
+        return RUNTIMES[self.runtime].load().open_file(path, options, context)
 
 
 @dataclass(frozen=True)
@@ -330,6 +310,19 @@ DEFAULT_FORMATS = ("onnx",)
 def find_formats(names: Iterable[str]) -> tuple[Format, ...]:
     """The rows by name, each once, in the order of the names; without names the default formats."""
     return tuple(FORMATS.find(name) for name in tuple(dict.fromkeys(names)) or DEFAULT_FORMATS)
+
+
+def rows_to_write(names: Iterable[str], options: FileOptions) -> tuple[Format, ...]:
+    """The rows by name with their companions, and with substitutes for formats that this machine cannot build.
+
+    A format that lacks an option gets no substitute.
+    """
+    rows = find_formats(names)
+    wanted = [name for row in rows for name in (row.name, *row.companions)]
+    for row in rows:
+        if row.substitutes and row.unsupported_option(options) is None and row.missing_requirement() is not None:
+            wanted += row.substitutes
+    return find_formats(wanted)
 
 
 def find_format(runtime: str, precision: str, otherwise: str = "") -> Format:

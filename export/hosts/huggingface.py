@@ -1,4 +1,4 @@
-"""The Hugging Face hub: a folder that is a repository there, and that srkd opens as a model.
+"""The Hugging Face hub: the weights, the spec for other readers, and the card. srkd opens the folder as a model.
 
 Read in huggingface_hub: hub_mixin.py (PyTorchModelHubMixin writes config.json, model.safetensors and README.md),
 repocard_data.py (the keys of the card's head) and utils/_validators.py (names of repositories). The hub counts pulls
@@ -8,9 +8,8 @@ of config.json.
 from __future__ import annotations
 
 import json
-from time import monotonic
+from pathlib import Path
 
-from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.header import HUB_FOLDER_WEIGHTS
@@ -20,64 +19,42 @@ from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import FP32
-from export.hosts.writing import HostFiles, HostJob, HostRules
-from export.proof.verify import verify
-from export.writing.card import CardFacts, card_text
-from export.writing.exporting import FileReport, require_free
+from export.hosts.writing import HostJob
+from export.proof.verify import Proof, verify
+from export.writing.exporting import HostFolder
 
 CONFIG = "config.json"
 
 
-class HuggingFace(HostRules):
-    """The weights, from which the network is built again, the spec for other readers, and the card."""
-
-    def write(self, job: HostJob) -> HostFiles:
-        config, weights = job.folder / CONFIG, _write_weights(job)
-        with atomic_path(config) as temporary:
-            temporary.write_text(json.dumps(_config(job), indent=2) + "\n", encoding="utf-8")
-        source = job.source
-        facts = job.facts or CardFacts(source.model, source.header, source.sha256, source.licence)
-        return HostFiles((weights,), (config,), card=card_text(job.network, facts))
-
-
-def _write_weights(job: HostJob) -> FileReport:
-    """Write model.safetensors with the facts of the checkpoint's header, opened and compared before it is kept."""
-    started, network, source = monotonic(), job.network, job.source
+def write(job: HostJob) -> HostFolder:
+    """model.safetensors with the facts of the checkpoint's header, and what is needed to build the network again."""
+    network, source, config = job.network, job.export.source, job.folder / CONFIG
     own = metadata_of(network.spec, network.quantisation)
     metadata = {key: text for key, text in source.header.items() if key in METADATA_KEYS - set(own)}
     if source.licence is not None:
         metadata[LICENCE] = source.licence
-    path = job.folder / HUB_FOLDER_WEIGHTS
-    require_free(path, job.source.reserved)
-    with atomic_path(path) as temporary:
-        save_network(network, temporary, metadata=metadata)
-        opened = open_model(temporary, OpenOptions(trusted=True))
+
+    def save(path: Path) -> Proof:
+        save_network(network, path, metadata=metadata)
+        opened = open_model(path, OpenOptions(trusted=True))
         inputs = proof_inputs(network.descriptor)
-        proof = verify(opened, TorchRuntime(network, label="the network"), inputs, FP32, job.context)
-        if proof.reason is not None:
-            raise SrkdError(f"{path.name}: {proof.reason}")
-    return FileReport(
-        format="checkpoint of srkd",
-        path=path,
-        bytes=path.stat().st_size,
-        precision="fp32",
-        parity=proof.parity,
-        verdict="passed",
-        seconds=monotonic() - started,
-        reason=None,
-    )
+        return verify(opened.run, TorchRuntime(network, label="the network").run, inputs, FP32, job.context)
+
+    weights = job.write_checkpoint(job.folder / HUB_FOLDER_WEIGHTS, "checkpoint of srkd", save)
+    with atomic_path(config) as temporary:
+        temporary.write_text(json.dumps(_config(job), indent=2) + "\n", encoding="utf-8")
+    return HostFolder(job.host.name, job.folder, (weights,), (config,))
 
 
 def _config(job: HostJob) -> dict[str, object]:
-    """Return what is needed to build the network again. srkd itself reads the header of the weights."""
-    network = job.network
-    quantisation = network.quantisation
+    """srkd itself reads the header of the weights."""
+    spec, quantisation = job.network.spec, job.network.quantisation
     return {
         "library_name": "srkd",
-        "arch": network.spec.arch,
-        "scale": network.spec.scale,
-        "channels": network.descriptor.channels,
+        "arch": spec.arch,
+        "scale": spec.scale,
+        "channels": job.network.descriptor.channels,
         "range": "0..1",
-        "spec": network.spec.to_dict(),
+        "spec": spec.to_dict(),
         **({} if quantisation is None else {"quantisation": json.loads(quantisation.to_json())}),
     }

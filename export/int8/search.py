@@ -192,7 +192,7 @@ class Search(Generic[File]):
         reason = quality.reason(max_drop)
         if reason is None and max_drop is not None and job.inputs:
             network = TorchRuntime(job.network, label="the network")
-            reason = verify(runtime, network, job.inputs, INT8, io=job.options.io).reason
+            reason = verify(runtime.run, network.run, job.inputs, INT8, io=job.options.io).reason
         times = tool.time(file)
         words = [f"{tool.name}, in float {parts.words}", *([tool.variant] if parts.variant else [])]
         figures = [str(quality), *([] if times is None else [str(times)])]

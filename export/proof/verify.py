@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
-from compressor.runtimes.base import Runtime
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.conversion import IO
 from export.formats.proof_inputs import ProofInput
@@ -54,9 +54,12 @@ class Proof:
     speed: Int8Speed | None = None
 
 
+Run: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
 def verify(
-    file: Runtime,
-    network: Runtime,
+    file: Run,
+    network: Run,
     inputs: Sequence[ProofInput],
     bounds: Bounds,
     context: Context = QUIET,
@@ -71,14 +74,14 @@ def verify(
     if io == "uint8":
         inputs = [replace(sample, lr=_round_to_bytes(sample.lr)) for sample in inputs]
     for sample in context.each("compare", inputs):
-        expected = network.run(sample.lr)
+        expected = network(sample.lr)
         if not expected.isfinite().all():
             return Proof(None, NOT_FINITE.format(sample.name))
         try:
-            actual = file.run(sample.lr)
+            actual = file(sample.lr)
         except SrkdError as error:
             return Proof(None, f"fails on {sample.name}: {error}")
-        results.append(compare(sample, actual, expected, bounds, io, network.run))
+        results.append(compare(sample, actual, expected, bounds, io, network))
     if not results:
         raise SrkdError("nothing to compare the file on")
     worst = max(results, key=lambda result: result.parity.max_abs)
@@ -96,7 +99,7 @@ def verify(
         return Proof(parity, f"{psnr:.1f} dB from the network on photos; at least {bounds.min_psnr:g} dB needed")
     # A file may keep state between images: the first input must still give the same result.
     first = inputs[0]
-    again = compare(first, file.run(first.lr), network.run(first.lr), bounds, io, network.run).reason
+    again = compare(first, file(first.lr), network(first.lr), bounds, io, network).reason
     return Proof(parity, None if again is None else f"the second time {again}")
 
 
@@ -125,7 +128,7 @@ def compare(
     expected: torch.Tensor,
     bounds: Bounds,
     io: IO = "float",
-    network: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    network: Run | None = None,
 ) -> FileComparison:
     """Compare an output of the file with that of the network, which is asked again what rounding does to it."""
     exact = expected
@@ -138,13 +141,20 @@ def compare(
     parity = _largest_difference(sample.name, actual, expected, allowed=HALF_LEVEL if io == "uint8" else 0.0)
     # Rounding the network's output to bytes has an error of its own, which does not count as the file's.
     squared_error = _squared_error(actual, expected) - _squared_error(rounded, expected)
-    allowed = bounds.max_difference(photo=sample.photo, flat=sample.flat)
+    allowed = allowed_difference(bounds, sample)
     if allowed < parity.max_abs < math.inf and network is not None and bounds.rounding and not sample.photo:
         signs = torch.randn(sample.lr.shape, generator=torch.Generator().manual_seed(0)).sign()
         moved = (network(sample.lr + bounds.rounding * signs) - exact).abs().max()
         allowed = max(allowed, AMPLIFIED * float(moved))
     reason = _reason(parity, actual, rounded, allowed)
     return FileComparison(sample, parity, squared_error, actual.numel(), reason)
+
+
+def allowed_difference(bounds: Bounds, sample: ProofInput) -> float:
+    """The largest difference that a format's bounds allow on an image of this kind."""
+    if sample.flat and bounds.max_abs_flat is not None:
+        return bounds.max_abs_flat
+    return bounds.max_abs if sample.photo or bounds.max_abs_elsewhere is None else bounds.max_abs_elsewhere
 
 
 def _squared_error(images: torch.Tensor, others: torch.Tensor) -> float:

@@ -29,12 +29,11 @@ from compressor.models.networks.registry import without_quantisers
 from compressor.models.quantisation.quantisers import bake_weights
 from compressor.runtimes.base import Runtime, require_memory_for
 from compressor.runtimes.sidecar import format_sidecar, sidecar_path
-from compressor.runtimes.table import RUNTIMES, OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.licence import licence_of
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import ProofInput, proof_inputs
-from export.formats.table import QUANTISED, Format, find_formats
+from export.formats.table import FORMATS, QUANTISED, Format, rows_to_write
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
 from export.proof.quality import QualityDrop, QualityPhotos
 from export.proof.speed import Int8Speed, compare_speed
@@ -161,33 +160,34 @@ def export_model(
     A format that fails or is not installed does not stop the others: each has its verdict in the report. If `photos` is
     None, files are compared on the embedded validation photos. A file for one size only has the size in its name.
     """
-    network = network.deployed()
+    network, options = network.deployed(), options or FileOptions()
     _require_finite_weights(network)
-    options = options or FileOptions()
-    rows = _with_substitutes(find_formats(formats), options)
     largest = None if options.sizes is None else options.sizes[1]
     for option, size in (("--static", options.lr_size), ("--sizes", largest)):
         if size is not None:
             require_memory_for(size, 1, network.descriptor, option)
     require_writable_folder(out_dir, "--out")
+    rows = rows_to_write(formats, options)
+    images = replace(network.descriptor, fixed_size=options.lr_size, max_size=largest)
     inputs: tuple[ProofInput, ...] = ()
-    files = []
+    files: dict[str, FileReport] = {}
     reserved = source.reserved
     for row in context.each("export", rows):
         job = _Job(row, network, source, out_dir, options, reserved)
         try:
-            inputs = inputs or proof_inputs(
-                replace(network.descriptor, fixed_size=options.lr_size, max_size=largest), photos
-            )
-            files.append(_export(job, inputs, context))
+            inputs = inputs or proof_inputs(images, photos)
+            files[row.name] = _export(job, inputs, context)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             reason = "its images do not fit into memory: name a smaller size"
-            files.append(job.report("failed", reason, time.monotonic()))
-    paths = {file.format: file.path for file in files if file.path is not None}
-    files = [_with_next_step(row, file, paths, network, options) for row, file in zip(rows, files, strict=True)]
-    return ExportReport(tuple(files), tuple(sample.name for sample in inputs))
+            files[row.name] = job.report("failed", reason, time.monotonic())
+    for row in rows:
+        file, written = files[row.name], {name: files[name].path for name in row.substitutes if name in files}
+        if any(written.values()) and file.reason is not None and file.reason == row.missing_requirement():
+            next_step = row.load().describe_next_step(written, network, options)
+            files[row.name] = replace(file, reason=f"{file.reason}; {next_step}")
+    return ExportReport(tuple(files.values()), tuple(sample.name for sample in inputs))
 
 
 def warning_about(source: Source, scale: int) -> str | None:
@@ -214,29 +214,6 @@ def _require_finite_weights(network: Network) -> None:
             )
 
 
-def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[Format, ...]:
-    """The rows with their companions, and with substitutes for the formats that this machine cannot build.
-
-    A format that lacks an option gets no substitute.
-    """
-    names = [name for row in rows for name in (row.name, *row.companions)]
-    for row in rows:
-        if row.substitutes and row.unsupported_option(options) is None and row.missing_requirement() is not None:
-            names += row.substitutes
-    return find_formats(names)
-
-
-def _with_next_step(
-    row: Format, file: FileReport, paths: Mapping[str, Path], network: Network, options: FileOptions
-) -> FileReport:
-    """The report; if substitutes were written, its reason also says what to do with them on another machine."""
-    substitutes = {name: paths[name] for name in row.substitutes if name in paths}
-    if not substitutes or file.reason is None or file.reason != row.missing_requirement():
-        return file
-    next_step = row.load_machine_module().describe_next_step(substitutes, network, options)
-    return replace(file, reason=f"{file.reason}; {next_step}")
-
-
 @dataclass(frozen=True)
 class _Job:
     """One file to export."""
@@ -260,7 +237,7 @@ class _Job:
         """The final path; the name includes changed options (`-128x96`, `-uint8`) and the machine."""
         marks = self.options.marks()
         if self.row.machine_bound:
-            marks += f".{self.row.precision}.{self.row.load_machine_module().machine_name()}"
+            marks += f".{self.row.precision}.{self.row.load().machine_name()}"
         return self.out_dir / f"{self.source.stem}{marks}{self.row.suffix}"
 
     def report(self, verdict: ExportVerdict, reason: str | None, started: float) -> FileReport:
@@ -341,7 +318,7 @@ def convert_to(
         bake_weights(plain)
     options, metadata = options or FileOptions(), export_metadata(network, source)
     job = Conversion(plain, path, metadata, options, context, row.precision, inputs, row.name)
-    facts = row.load().convert(job)
+    facts: Mapping[str, object] = row.load().convert(job)
     # A converter may add `srkd.*` keys to the metadata; a file with a sidecar cannot hold them itself.
     metadata |= {key: str(value) for key, value in srkd_keys(facts).items()}
     facts = {key: value for key, value in facts.items() if key not in metadata}
@@ -380,12 +357,13 @@ def prove(
     """Open a file as its users will, and compare it with the network; measure the drop and the speed of int8."""
     options = options or FileOptions()
     # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
-    file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_target=True, trusted=True), context)
+    file = row.open(path, context, emulate_target=True)
     expected = replace(network.descriptor, fixed_size=options.lr_size, max_size=file.descriptor.max_size)
     if file.descriptor != expected:
         return Proof(None, f"describes itself as {file.descriptor}, the network is {expected}")
     bounds = row.bounds if network.quantisation is None or row.bounds.as_images else QUANTISED
-    proof = verify(file, TorchRuntime(network, label="the network"), inputs, bounds, context, io=options.io)
+    reference = TorchRuntime(network, label="the network")
+    proof = verify(file.run, reference.run, inputs, bounds, context, io=options.io)
     return _with_quality(row, proof, file, path, network, options, context) if row.bounds.as_images else proof
 
 
@@ -400,7 +378,7 @@ def _with_quality(
     proof = replace(proof, quality=quality, reason=quality.reason(options.int8.max_drop))
     if row.float_format is None or proof.reason is not None:
         return proof
-    (plain,) = find_formats([row.float_format])
+    plain = FORMATS[row.float_format]
     if plain.missing_requirement() is not None:
         return proof
     with tempfile.TemporaryDirectory() as folder:
@@ -409,9 +387,9 @@ def _with_quality(
             convert_to(plain, without_quantisers(network), Source("float"), path, options, context)
         except CannotConvert:  # such as a network that leaves the range of fp16
             return proof
-        reference = RUNTIMES[plain.runtime].load().open_file(path, OpenOptions(trusted=True), context)
         nodes = _integer_nodes(file, file_path, context)
-        return replace(proof, speed=compare_speed(file, reference, options.lr_size, context, integer_nodes=nodes))
+        speed = compare_speed(file, plain.open(path, context), options.lr_size, context, integer_nodes=nodes)
+        return replace(proof, speed=speed)
 
 
 def _integer_nodes(file: Runtime, path: Path, context: Context) -> IntegerNodes | None:

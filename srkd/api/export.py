@@ -17,12 +17,11 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher, load_teacher
 from export.formats.conversion import FileOptions, Int8Options, Size, tuned_and_largest
-from export.formats.table import find_formats
-from export.hosts.table import HOSTS
-from export.hosts.writing import export_for_hosts
-from export.writing.card import CardFacts, write_card
-from export.writing.exporting import ExportReport, Source, export_model, warning_about
-from export.writing.record import write_record
+from export.formats.table import FORMATS, find_formats
+from export.hosts.table import HOSTS, Host
+from export.hosts.writing import Export, write_export
+from export.writing.card import CardFacts
+from export.writing.exporting import ExportReport, Source
 from srkd.options.function import public
 from srkd.options.models import refuse_file_options
 from srkd.options.shared import path_of
@@ -39,29 +38,33 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
 
         >>> srkd.export("edsr.pt", formats="onnx", out="exported")
     """
-    network, source = _network_and_source(options, context)
-    folder, files = _folder(options, source), _file_options(options, source, context.note)
-    facts = _card_facts(source, context.note)
-    hosts = export_for_hosts(network, source, tuple(options.hosts), folder, context, facts, files, options.push)
-    report = ExportReport((), ())
-    if options.formats or not hosts:
-        report = export_model(network, source, options.formats, folder, context, options=files)
-    report = replace(report, hosts=hosts, warning=warning_about(source, network.descriptor.scale))
-    if any(file.path is not None for file in report.files):
-        card, record = folder / f"{source.stem}.md", write_record(folder, report, source.sha256)
-        if not write_card(card, network, facts, record):
-            context.note(f"{card} is not a card of srkd export: it is left alone")
-    return replace(report, licence=source.licence)
+    return write_export(decide(options, context.note), context)
 
 
-def _network_and_source(options: ExportOptions, context: Context) -> tuple[Network, Source]:
+def decide(options: ExportOptions, note: Note) -> Export:
+    """What is exported, to where, in which files; refuse options that no file uses."""
+    network, source = _network_and_source(options, note)
+    hosts = tuple(HOSTS.find(name) for name in dict.fromkeys(options.hosts))
+    return Export(
+        network.deployed(),
+        source,
+        _folder(options, source),
+        _card_facts(source, note),
+        tuple(options.formats),
+        _file_options(options, hosts, source, note),
+        hosts,
+        options.push,
+    )
+
+
+def _network_and_source(options: ExportOptions, note: Note) -> tuple[Network, Source]:
     """The network to export, and its origin for names and metadata of its files."""
     if isinstance(options.model, ImageModel):
         refuse_file_options(options.scale, options.arch_options)
         network = options.model.require_network("weights")
         source = Source(network.architecture)
     else:
-        given = resolve_checkpoint(options.model, context.note)
+        given = resolve_checkpoint(options.model, note)
         loaded = load_checkpoint(given, scale=options.scale, arch_options=options.arch_options)
         network, folder = loaded.network, loaded.path.resolve().parent
         is_run = given.is_dir() or (folder / RUN_FOLDER_FACTS).is_file()
@@ -88,23 +91,25 @@ def _folder(options: ExportOptions, source: Source) -> Path:
     return source.path.parent
 
 
-def _file_options(options: ExportOptions, source: Source, note: Note) -> FileOptions:
+def _file_options(options: ExportOptions, hosts: Sequence[Host], source: Source, note: Note) -> FileOptions:
     """The options of the files; refuse those that no format and no host uses."""
-    calibrate, data, sizes = path_of(options.calibrate), path_of(options.data), cast("Sequence[Size]", options.sizes)
-    hosts = [HOSTS.find(name) for name in options.hosts]
     if hosts and options.io != "float":
         raise UsageError("--for decides the images itself: leave out --io")
-    rows = () if hosts and not options.formats else find_formats(options.formats)
-    of_hosts = find_formats([file.format for host in hosts for file in host.files]) if hosts else ()
-    has_int8 = any("int8" in row.options for row in (*rows, *of_hosts))
-    teacher = _int8_teacher(source, note, trust_code=options.trust_code) if has_int8 else None
+    own = find_formats(options.formats) if options.formats or not hosts else ()
+    of_hosts = [FORMATS[file.format] for host in hosts for file in host.files]
+    has_int8 = any("int8" in row.options for row in (*own, *of_hosts))
     files = FileOptions(
         lr_size=cast("Size | None", options.static),
         io=options.io,
-        sizes=tuned_and_largest(sizes),
-        int8=Int8Options(calibrate=calibrate, data=data, max_drop=options.max_drop, teacher=teacher),
+        sizes=tuned_and_largest(cast("Sequence[Size]", options.sizes)),
+        int8=Int8Options(
+            calibrate=path_of(options.calibrate),
+            data=path_of(options.data),
+            max_drop=options.max_drop,
+            teacher=_int8_teacher(source, note, trust_code=options.trust_code) if has_int8 else None,
+        ),
     )
-    files.require_used({name for row in rows for name in row.options} | ({"int8"} if has_int8 else set()))
+    files.require_used({name for row in own for name in row.options} | ({"int8"} if has_int8 else set()))
     return files
 
 

@@ -16,11 +16,10 @@ from compressor.images.metrics import to_u8
 from compressor.models.networks.base import Network
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
-from export.hosts.writing import export_for_hosts
 from export.writing.exporting import HostFolder, Source
 from tests.browser.app_site import Site, served
 from tests.browser.visits import APP, PATIENCE_MS
-from tests.support.hosts import STUDENTS, photo, refusal
+from tests.support.hosts import STUDENTS, export_for_hosts, photo, refusal
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route

@@ -26,10 +26,10 @@ from export.convert import to_coreml_images
 from export.convert.coreml_program import OPERATIONS, run_program
 from export.convert.to_coreml import read_back
 from export.formats.conversion import FileOptions
-from export.hosts.writing import export_for_hosts
 from export.writing.exporting import FileReport, Source
 from tests.support.exports import export_file
 from tests.support.extras import extra
+from tests.support.hosts import export_for_hosts
 
 coremltools = extra("coremltools")
 pytestmark = [pytest.mark.extras, pytest.mark.filterwarnings("ignore")]

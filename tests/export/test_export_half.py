@@ -168,26 +168,25 @@ def test_bytes_of_another_size_fail_the_proof(
     monkeypatch.setattr(to_onnx, "convert", convert)
     file = export_file(network, "onnx", tmp_path, FileOptions(io="uint8"))
     assert file.verdict == "failed" and "by 0.00" in str(file.reason)
-    assert "tail/conv2d_6 (Conv)" in str(file.reason) and list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_distance_of_bytes_is_that_of_what_was_rounded(network: Network) -> None:
     """Noise of a twelfth of a level gives 70 dB, whether the file rounds or not."""
 
-    class Noisy:
-        def __init__(self, io: str) -> None:
-            self.io, self.noise = io, torch.Generator().manual_seed(0)
+    reference = TorchRuntime(network, label="network").run
+    generator = torch.Generator().manual_seed(0)
 
-        def run(self, lr: torch.Tensor) -> torch.Tensor:
-            with torch.no_grad():
-                sr = network(lr)
-            sr = sr + torch.randn(sr.shape, generator=self.noise) * 10**-3.5
-            return sr if self.io == "float" else sr.clamp(0, 1).mul(255).round().div(255)
+    def noisy(lr: torch.Tensor) -> torch.Tensor:
+        sr = reference(lr)
+        return sr + torch.randn(sr.shape, generator=generator) * 10**-3.5
+
+    def rounded(lr: torch.Tensor) -> torch.Tensor:
+        return noisy(lr).clamp(0, 1).mul(255).round().div(255)
 
     inputs = [source for source in proof_inputs(network.descriptor) if source.photo]
-    reference = TorchRuntime(network, label="network")
-    for io in ("float", "uint8"):
-        proof = verify(Noisy(io), reference, inputs, Bounds(0.1), io=io)  # type: ignore[arg-type]
+    for io, file in (("float", noisy), ("uint8", rounded)):
+        proof = verify(file, reference, inputs, Bounds(0.1), io=io)  # type: ignore[arg-type]
         assert proof.reason is None and proof.parity is not None and proof.parity.psnr == pytest.approx(70, abs=0.3)
 
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from export.formats.conversion import FileOptions
-from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
-from tests.support.hosts import STUDENTS, photo
+from tests.support.hosts import STUDENTS, export_for_hosts, photo
 
 pytestmark = pytest.mark.extras
 

@@ -23,14 +23,13 @@ from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export.hosts.writing import export_for_hosts
 from export.writing.card import MARK, CardFacts
 from export.writing.exporting import Source
 from srkd.cli.main import run
 from srkd.options.compress import TeacherOptions
 from srkd.options.values import MODEL
 from tests.support.commands import ROOT
-from tests.support.hosts import STUDENTS, photo
+from tests.support.hosts import STUDENTS, export_for_hosts, photo
 from tests.support.pages import FENCE
 
 FILES = {"README.md", "config.json", "model.safetensors"}

@@ -14,9 +14,16 @@ from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.span import SPANSpec
 from export.hosts.ncnn_upscalers import FEW_LAYERS, in_few_layers, padding_seam
-from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
-from tests.support.hosts import STUDENTS, check_in_realesrgan, needs_software_vulkan, photo, refusal, run_host
+from tests.support.hosts import (
+    STUDENTS,
+    check_in_realesrgan,
+    export_for_hosts,
+    needs_software_vulkan,
+    photo,
+    refusal,
+    run_host,
+)
 
 LOAD = """
 import sys

@@ -15,10 +15,9 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from export.formats.conversion import FileOptions
-from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
 from tests.support.exports import export_file
-from tests.support.hosts import STUDENTS, as_without, enlarged, needs_libplacebo, photo, refusal
+from tests.support.hosts import STUDENTS, as_without, enlarged, export_for_hosts, needs_libplacebo, photo, refusal
 
 NAMES = ("input", "output")
 

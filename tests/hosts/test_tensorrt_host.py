@@ -13,9 +13,8 @@ from onnx import TensorProto, numpy_helper
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import cpu_session
-from export.hosts.writing import export_for_hosts
 from export.writing.exporting import HostFolder, Source
-from tests.support.hosts import STUDENTS, enlarged, photo
+from tests.support.hosts import STUDENTS, enlarged, export_for_hosts, photo
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 GONE = ("--fp16", "--int8", "--bf16", "--fp8", "--int4", "--best", "--calib")

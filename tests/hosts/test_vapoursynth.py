@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from compressor.base.metadata import srkd_keys
-from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
-from tests.support.hosts import STUDENTS, enlarged, host_python, photo, run_host
+from tests.support.hosts import STUDENTS, enlarged, export_for_hosts, host_python, photo, run_host
 
 CLIP = """
 import sys

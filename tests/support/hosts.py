@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,12 @@ from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.span import SPANSpec
 from compressor.runtimes.table import RUNTIMES
+from export.formats.conversion import FileOptions
 from export.hosts.ncnn_upscalers import PADDING
-from export.writing.exporting import HostFolder
+from export.hosts.table import HOSTS
+from export.hosts.writing import Export, write_export
+from export.writing.card import CardFacts
+from export.writing.exporting import HostFolder, Source
 from tests.support.commands import ROOT
 
 SOFTWARE_VULKAN = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
@@ -39,6 +43,22 @@ STUDENTS: Mapping[str, Callable[[], Network]] = {
     "span": lambda: build(SPANSpec(2, width=24), seed=3),
 }
 """The embedded EDSR 16/24, of the kind that `make quickstart` trains, and untrained networks of other kinds."""
+
+
+def export_for_hosts(
+    network: Network,
+    source: Source,
+    hosts: Sequence[str],
+    folder: Path,
+    *,
+    options: FileOptions | None = None,
+    facts: CardFacts | None = None,
+) -> tuple[HostFolder, ...]:
+    """Write a network for hosts by name; without facts, a card says what the source says."""
+    facts = facts or CardFacts(source.model, source.header, source.sha256, source.licence)
+    rows = tuple(HOSTS.find(name) for name in hosts)
+    export = Export(network.deployed(), source, folder, facts, options=options or FileOptions(), hosts=rows)
+    return write_export(export).hosts
 
 
 def host_python(name: str) -> Path:
