@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError, reason_of
+from compressor.base.errors import SrkdError
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Network
 from compressor.runtimes.coreml_runtime import channels_of, read_image_format
-from export.formats.conversion import INPUT, OUTPUT, CannotConvert, Conversion, require_size, silence
+from export.formats.conversion import INPUT, OUTPUT, CannotConvert, Conversion, refusals_of, require_size
 
 MAX_SIDE = 2048
 """Largest side in pixels of a file for any size: Core ML needs a bound."""
@@ -33,20 +33,30 @@ LAYERS_WITH_WEIGHTS = (nn.Conv2d, nn.Linear, nn.LayerNorm)
 
 def convert(job: Conversion) -> Mapping[str, object]:
     """Write the package, read it back and check it."""
+    import coremltools as ct
+
     require_size(job, "Core ML")
-    arch, size = job.network.spec.arch, job.options.lr_size
-    try:
-        with silence():
-            network = job.network if size is None else job.network.for_size(size[1], size[0])
-            # Windows are made by pixel unshuffle, which exists since iOS 16.
-            target = "iOS15" if network is job.network else "iOS16"
-            model = _convert_traced(network, size, target)
-            model.user_defined_metadata.update(job.metadata)
-            _describe(model, job.network)
-            model.save(str(job.path))
-            program, spec = read_back(job.path)
-    except Exception as error:
-        raise CannotConvert(f"coremltools cannot convert {arch}: {reason_of(error, first=True)}") from error
+    size, descriptor = job.options.lr_size, job.network.descriptor
+    network = job.network if size is None else job.network.for_size(size[1], size[0])
+    # Windows are made by pixel unshuffle, which exists since iOS 16.
+    target = "iOS15" if network is job.network else "iOS16"
+    least = -(-descriptor.min_size // descriptor.size_multiple) * descriptor.size_multiple
+    width, height = size or (max(least, 64), max(least, 48))
+    shape: tuple[Any, ...] = (1, descriptor.channels, height, width)
+    if size is None:
+        shape = (*shape[:2], ct.RangeDim(least, MAX_SIDE, height), ct.RangeDim(least, MAX_SIDE, width))
+    kind = "RGB" if descriptor.channels == 3 else f"{descriptor.channels} channel"
+    program, spec = write_package(
+        job,
+        network,
+        torch.zeros(1, descriptor.channels, height, width),
+        target,
+        "fp32",
+        ct.TensorType(name=INPUT, shape=shape, dtype=np.float32),
+        ct.TensorType(name=OUTPUT, dtype=np.float32),
+        f"{kind} image, float32 in [0,1], 1 x {descriptor.channels} x H x W",
+        f"the same {descriptor.scale} times larger; not clamped to [0,1]",
+    )
     require_images(spec, job.network, size)
     for operation in program.functions["main"].operations:
         if any(value.shape is not None and len(value.shape) > MAX_AXES for value in operation.outputs):
@@ -61,44 +71,37 @@ def convert(job: Conversion) -> Mapping[str, object]:
     }
 
 
-def _convert_traced(network: Network, size: tuple[int, int] | None, target: str) -> Any:
-    import coremltools as ct
-
-    step = network.descriptor.size_multiple
-    least = -(-network.descriptor.min_size // step) * step
-    width, height = size or (max(least, 64), max(least, 48))
-    example = torch.zeros(1, network.descriptor.channels, height, width)
-    with torch.no_grad():
-        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
-    shape: tuple[Any, ...] = tuple(example.shape)
-    if size is None:
-        shape = (*shape[:2], ct.RangeDim(least, MAX_SIDE, height), ct.RangeDim(least, MAX_SIDE, width))
-    return ct.convert(
-        traced,
-        inputs=[ct.TensorType(name=INPUT, shape=shape, dtype=np.float32)],
-        outputs=[ct.TensorType(name=OUTPUT, dtype=np.float32)],
-        convert_to="mlprogram",
-        compute_precision=ct.precision.FLOAT32,
-        minimum_deployment_target=ct.target[target],
-        pass_pipeline=default_passes(),
-        skip_model_load=True,
-    )
-
-
-def default_passes() -> Any:
+def write_package(
+    job: Conversion,
+    module: nn.Module,
+    example: torch.Tensor,
+    target: str,
+    precision: str,
+    image: Any,
+    result: Any,
+    *descriptions: str,
+) -> tuple[Any, Any]:
+    """Convert a module from `image` to `result`, as coremltools describes them, and return what is read back."""
     import coremltools as ct
 
     passes: Any = ct.PassPipeline.DEFAULT
     passes.remove_passes(SKIPPED_PASSES)
-    return passes
-
-
-def _describe(model: Any, network: Network) -> None:
-    descriptor = network.descriptor
-    kind = "RGB" if descriptor.channels == 3 else f"{descriptor.channels} channel"
-    model.short_description = f"Super-resolution by {descriptor.scale}, {network.spec.arch}"
-    model.input_description[INPUT] = f"{kind} image, float32 in [0,1], 1 x {descriptor.channels} x H x W"
-    model.output_description[OUTPUT] = f"the same {descriptor.scale} times larger; not clamped to [0,1]"
+    with refusals_of("coremltools", job.network), torch.no_grad():
+        model: Any = ct.convert(
+            torch.jit.trace(module.eval(), example, check_trace=False),  # type: ignore[no-untyped-call]
+            inputs=[image],
+            outputs=[result],
+            convert_to="mlprogram",
+            compute_precision=ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32,
+            minimum_deployment_target=ct.target[target],
+            pass_pipeline=passes,
+            skip_model_load=True,
+        )
+        model.user_defined_metadata.update(job.metadata)
+        model.short_description = f"Super-resolution by {job.network.descriptor.scale}, {job.network.spec.arch}"
+        model.input_description[INPUT], model.output_description[OUTPUT] = descriptions
+        model.save(str(job.path))
+        return read_back(job.path)
 
 
 def read_back(path: Path) -> tuple[Any, Any]:

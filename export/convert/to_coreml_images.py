@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError, reason_of
+from compressor.base.errors import SrkdError
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Network
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.convert.coreml_program import require_on_engine, run_program
-from export.convert.to_coreml import TARGETS, default_passes, read_back, require_images, require_weights
-from export.formats.conversion import INPUT, OUTPUT, CannotConvert, Conversion, example_size, silence
+from export.convert.to_coreml import TARGETS, require_images, require_weights, write_package
+from export.formats.conversion import INPUT, OUTPUT, CannotConvert, Conversion, example_size
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import HALF
 from export.proof.verify import Parity, verify
@@ -42,23 +42,25 @@ class _BetweenPictures(nn.Module):
 
 def convert(job: Conversion) -> Mapping[str, object]:
     """Write the package, read it back and check it."""
+    import coremltools as ct
+
     size, network = job.options.lr_size, job.network
     if size is None:
         raise CannotConvert("the neural engine takes images of one size: name it, as in --static 256x256")
-    try:
-        with silence():
-            model = _convert_traced(network.for_size(size[1], size[0]), size)
-            model.user_defined_metadata.update(job.metadata)
-            kind = "RGB" if network.descriptor.channels == 3 else "grey"
-            model.short_description = f"Super-resolution by {network.descriptor.scale}, {network.spec.arch}"
-            model.input_description[INPUT] = f"{kind} picture of {size[0]} x {size[1]}"
-            model.output_description[OUTPUT] = f"the same {network.descriptor.scale} times larger"
-            model.save(str(job.path))
-            program, spec = read_back(job.path)
-    except Exception as error:
-        raise CannotConvert(
-            f"coremltools cannot convert {network.spec.arch}: {reason_of(error, first=True)}"
-        ) from error
+    channels, scale = network.descriptor.channels, network.descriptor.scale
+    example = torch.zeros(1, channels, size[1], size[0])
+    layout = ct.colorlayout.RGB if channels == 3 else ct.colorlayout.GRAYSCALE
+    program, spec = write_package(
+        job,
+        _BetweenPictures(network.for_size(size[1], size[0])),
+        example,
+        TARGET,
+        "fp16",
+        ct.ImageType(name=INPUT, shape=tuple(example.shape), color_layout=layout),
+        ct.ImageType(name=OUTPUT, color_layout=layout),
+        f"{'RGB' if channels == 3 else 'grey'} picture of {size[0]} x {size[1]}",
+        f"the same {scale} times larger",
+    )
     require_images(spec, network, size)
     try:
         operations = require_on_engine(program)
@@ -74,25 +76,6 @@ def convert(job: Conversion) -> Mapping[str, object]:
         "weights_equal_in_fp16": f"{count} tensors",
         "its_program_computed_by_srkd": f"{psnr} on photos, at most {parity.max_abs:.1e} off",
     }
-
-
-def _convert_traced(network: Network, size: tuple[int, int]) -> Any:
-    import coremltools as ct
-
-    example = torch.zeros(1, network.descriptor.channels, size[1], size[0])
-    with torch.no_grad():
-        traced = torch.jit.trace(_BetweenPictures(network).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
-    layout = ct.colorlayout.RGB if network.descriptor.channels == 3 else ct.colorlayout.GRAYSCALE
-    return ct.convert(
-        traced,
-        inputs=[ct.ImageType(name=INPUT, shape=tuple(example.shape), color_layout=layout)],
-        outputs=[ct.ImageType(name=OUTPUT, color_layout=layout)],
-        convert_to="mlprogram",
-        compute_precision=ct.precision.FLOAT16,
-        minimum_deployment_target=ct.target[TARGET],
-        pass_pipeline=default_passes(),
-        skip_model_load=True,
-    )
 
 
 def _compared(program: Any, network: Network) -> Parity:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,31 +26,16 @@ from compressor.models.networks.chain import ConvChain
 from compressor.runtimes.file_runtime import Array
 from compressor.runtimes.libplacebo_runtime import format_shader
 from export.formats.conversion import CannotConvert, Conversion
+from export.formats.templates import render
 
 WIDEST = 64
 """Features of a pixel at most: a thread of a pass holds all of them."""
 
+FIRST = {1: ("F", "r", "V4"), 3: ("V3", "rgb", "M34")}
+"""What a pixel of the picture itself is in the first pass, by channels: its type, its components, its matrix."""
+
 THREADS = (16, 8)
 """Threads of a work group across and down, one for each pixel of the input."""
-
-FLOAT = """\
-#define F float
-#define V3 vec3
-#define V4 vec4
-#define M34 mat3x4
-#define M4 mat4"""
-
-HALF = f"""\
-#extension GL_EXT_shader_explicit_arithmetic_types_float16 : enable
-#ifdef GL_EXT_shader_explicit_arithmetic_types_float16
-#define F float16_t
-#define V3 f16vec3
-#define V4 f16vec4
-#define M34 f16mat3x4
-#define M4 f16mat4
-#else
-{FLOAT}
-#endif"""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
@@ -106,157 +91,65 @@ class Packing:
         return f"ivec2({group % self.across}, {group // self.across}) * size"
 
 
-@dataclass(frozen=True)
-class ConvolutionPass:
-    """A pass: it reads the texture `source` and writes `target`; None is the picture itself, enlarged by `scale`."""
-
-    chain: ConvChain
-    conv: nn.Conv2d
-    slopes: torch.Tensor | None
-    """None in the last pass."""
-    source: str | None
-    target: str | None
-    title: str
-    half: bool
-
-    def text(self) -> str:
-        return "\n".join([*self._header(), HALF if self.half else FLOAT, *self._tile(), *self._hook(), ""])
-
-    @property
-    def _hooked(self) -> str:
-        return _hook(self.chain)
-
-    @property
-    def _read(self) -> str:
-        return self.source or self._hooked
-
-    @property
-    def _inputs(self) -> Packing:
-        return Packing.of(1 if self.source is None else self.conv.in_channels)
-
-    @property
-    def _outputs(self) -> Packing:
-        return Packing.of(self.conv.out_channels)
-
-    @property
-    def _area(self) -> tuple[int, int]:
-        """Texels of the target for each pixel of the input, across and down."""
-        scale = self.chain.scale
-        return (scale, scale) if self.target is None else (self._outputs.across, self._outputs.down)
-
-    def _header(self) -> Iterator[str]:
-        hooked, scale, (across, down) = self._hooked, self.chain.scale, self._area
-        yield f"//!HOOK {hooked}"
-        yield f"//!DESC {self.title}"
-        yield from (f"//!BIND {name}" for name in dict.fromkeys([self._read, *([hooked] if self._is_last else [])]))
-        if self.target is not None:
-            yield f"//!SAVE {self.target}"
-            yield "//!COMPONENTS 4"
-        yield f"//!WIDTH {hooked}.w {across} *"
-        yield f"//!HEIGHT {hooked}.h {down} *"
-        yield f"//!COMPUTE {THREADS[0] * across} {THREADS[1] * down} {THREADS[0]} {THREADS[1]}"
-        if scale > 1:
-            yield f"//!WHEN OUTPUT.w {hooked}.w 1.2 * > OUTPUT.h {hooked}.h 1.2 * > *"
-
-    @property
-    def _is_last(self) -> bool:
-        return self.target is None
-
-    @property
-    def _kind(self) -> tuple[str, str]:
-        """The type of what a pixel of the source holds, and its components."""
-        if self.source is not None:
-            return "V4", "rgba"
-        return ("F", "r") if self.conv.in_channels == 1 else ("V3", "rgb")
-
-    def _tile(self) -> Iterator[str]:
-        """The shared pixels of a work group, with those around it."""
-        across, down = THREADS[0] + 2, THREADS[1] + 2
-        kind, components = self._kind
-        factor = f"{self._read}_mul * " if self.source is None else ""
-        yield f"shared {kind} tile[{across * down}];"
-        yield "void load(ivec2 corner, ivec2 size) {"
-        yield "    ivec2 first = ivec2(gl_WorkGroupID.xy * gl_WorkGroupSize.xy) - 1;"
-        yield f"    for (int i = int(gl_LocalInvocationIndex); i < {across * down}; i += {THREADS[0] * THREADS[1]}) {{"
-        yield f"        ivec2 at = first + ivec2(i % {across}, i / {across});"
-        yield "        bool inside = all(greaterThanEqual(at, ivec2(0))) && all(lessThan(at, size));"
-        yield f"        tile[i] = inside ? {kind}(({factor}texelFetch({self._read}_raw, corner + at, 0)).{components})"
-        yield f"                         : {kind}(0.0);"
-        yield "    }"
-        yield "}"
-
-    def _hook(self) -> Iterator[str]:
-        across = THREADS[0] + 2
-        copies = self._inputs
-        yield "void hook() {"
-        yield f"    ivec2 size = ivec2({self._read}_size) / ivec2({copies.across}, {copies.down});"
-        yield "    ivec2 pixel = ivec2(gl_GlobalInvocationID.xy);"
-        yield f"    int p = int(gl_LocalInvocationID.y) * {across} + int(gl_LocalInvocationID.x);"
-        yield f"    {self._kind[0]} t;"
-        weights, biases = _padded(self.conv, 1 if self.source is None else 4)
-        step = weights.shape[1] // copies.groups
-        for group in range(self._outputs.groups):
-            yield f"    V4 s{group} = V4({self._numbers(biases[4 * group : 4 * group + 4])});"
-        for number in range(copies.groups):
-            if number:
-                yield "    barrier();"
-            yield f"    load({copies.corner(number)}, size);"
-            yield "    barrier();"
-            for y in range(3):
-                for x in range(3):
-                    yield f"    t = tile[p + {y * across + x}];"
-                    for group in range(self._outputs.groups):
-                        part = weights[4 * group : 4 * group + 4, number * step : (number + 1) * step, y, x]
-                        matrix = {"F": "V4", "V3": "M34", "V4": "M4"}[self._kind[0]]
-                        yield f"    s{group} += {matrix}({self._numbers(part.T)}) * t;"
-        yield "    if (any(greaterThanEqual(pixel, size))) return;"
-        yield from self._last_lines() if self._is_last else self._stores()
-        yield "}"
-
-    def _stores(self) -> Iterator[str]:
-        slopes = np.zeros(4 * self._outputs.groups, np.float32)
-        if self.slopes is not None:
-            slopes[: self.conv.out_channels] = self.slopes.numpy()
-        for group in range(self._outputs.groups):
-            four, value = slopes[4 * group : 4 * group + 4], f"max(s{group}, V4(0.0))"
-            if four.any():
-                value += f" + V4({self._numbers(four)}) * min(s{group}, V4(0.0))"
-            yield f"    imageStore(out_image, {self._outputs.corner(group)} + pixel, vec4({value}));"
-
-    def _last_lines(self) -> Iterator[str]:
-        """Add the anchor, and write all pixels of this pixel: pixel shuffle takes feature c·s² + y·s + x."""
-        scale, channels = self.chain.scale, self.chain.channels
-        yield f"    vec4 anchor = {self._hooked}_mul * texelFetch({self._hooked}_raw, pixel, 0);"
-        for y in range(scale):
-            for x in range(scale):
-                features = [channel * scale**2 + y * scale + x for channel in range(channels)]
-                values = ", ".join(f"s{feature // 4}.{'rgba'[feature % 4]}" for feature in features)
-                value = f"vec3({values})" if channels == 3 else f"float({values})"
-                if self.chain.anchored:
-                    value += f" + anchor.{'rgb' if channels == 3 else 'r'}"
-                value = f"clamp({value}, 0.0, 1.0)"
-                colour = f"vec4({value}, anchor.a)" if channels == 3 else f"vec4({value}, 0.0, 0.0, 1.0)"
-                yield f"    imageStore(out_image, pixel * {scale} + ivec2({x}, {y}), {colour});"
-
-    def _numbers(self, values: Array) -> str:
-        return ",".join(_literals(values, half=self.half))
-
-
 def _passes(chain: ConvChain, name: str, *, half: bool) -> Iterator[str]:
+    """Yield a pass for each convolution: it reads the texture of the one before, the first one the picture itself."""
     name, count = re.sub(r"[^\w .+-]", "_", name), len(chain.convolutions)
     for number, (conv, slopes) in enumerate(zip(chain.convolutions, (*chain.slopes, None), strict=True), 1):
-        source = f"srkd_{number - 1}" if number > 1 else None
-        target = f"srkd_{number}" if slopes is not None else None
-        title = f"{name}: convolution {number} of {count}, {conv.in_channels} to {conv.out_channels} channels"
-        yield ConvolutionPass(chain, conv, slopes, source, target, title, half).text()
+        inputs = Packing.of(1 if number == 1 else conv.in_channels)
+        outputs = Packing.of(conv.out_channels)
+        kind, components, matrix = ("V4", "rgba", "M4") if number > 1 else FIRST[conv.in_channels]
+        yield render(
+            "export.convert",
+            "convolution.glsl",
+            hook=_hook(chain),
+            read=_hook(chain) if number == 1 else f"srkd_{number - 1}",
+            number=number,
+            is_last=slopes is None,
+            title=f"{name}: convolution {number} of {count}, {conv.in_channels} to {conv.out_channels} channels",
+            scale=chain.scale,
+            channels=chain.channels,
+            anchored=chain.anchored,
+            area=(chain.scale, chain.scale) if slopes is None else (outputs.across, outputs.down),
+            threads=THREADS,
+            half=half,
+            kind=kind,
+            components=components,
+            matrix=matrix,
+            inputs=inputs,
+            outputs=outputs,
+            **_literals_of(conv, slopes, inputs.groups, multiple=1 if number == 1 else 4, half=half),
+        )
 
 
-def _padded(conv: nn.Conv2d, multiple: int) -> tuple[Array, Array]:
-    """Weights and biases, with zeros for features up to a multiple of four, and inputs up to `multiple`."""
+def _literals_of(
+    conv: nn.Conv2d, slopes: torch.Tensor | None, copies: int, *, multiple: int, half: bool
+) -> dict[str, Callable[..., str]]:
+    """Functions of the template that write the numbers of four features; zeros fill up what is missing.
+
+    Inputs are filled up to a multiple of `multiple` and belong to `copies` copies of the picture.
+    """
     rows, columns = -conv.out_channels % 4, -conv.in_channels % multiple
     assert conv.bias is not None
-    weights = F.pad(conv.weight, (0, 0, 0, 0, 0, columns, 0, rows))
-    return weights.numpy(), F.pad(conv.bias, (0, rows)).numpy()
+    kernel, biases = F.pad(conv.weight, (0, 0, 0, 0, 0, columns, 0, rows)).numpy(), F.pad(conv.bias, (0, rows)).numpy()
+    factors = np.zeros(len(biases), np.float32)
+    if slopes is not None:
+        factors[: conv.out_channels] = slopes.numpy()
+    step = kernel.shape[1] // copies
+
+    def weights(group: int, copy: int, y: int, x: int) -> str:
+        return numbers(kernel[4 * group : 4 * group + 4, copy * step : (copy + 1) * step, y, x].T)
+
+    def bias(group: int) -> str:
+        return numbers(biases[4 * group : 4 * group + 4])
+
+    def slope(group: int) -> str:
+        four = factors[4 * group : 4 * group + 4]
+        return numbers(four) if four.any() else ""
+
+    def numbers(values: Array) -> str:
+        return ",".join(_literals(values, half=half))
+
+    return {"weights": weights, "bias": bias, "slope": slope}
 
 
 def _literals(values: Array, *, half: bool) -> Iterator[str]:

@@ -32,6 +32,7 @@ from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.convert.to_trt import build_command
 from export.formats.conversion import CannotConvert, FileOptions, Int8Options, needs_fixed_size
 from export.formats.table import FORMATS
+from export.formats.templates import render
 from export.hosts.table import Host, HostFile
 from export.proof.verify import Proof
 from export.timing.stopwatch import image_for
@@ -48,7 +49,6 @@ from export.writing.exporting import (
     warning_about,
 )
 from export.writing.record import write_record
-from export.writing.templates import render
 
 STUDENTS = "--student compact-s and --student plain-s"
 README = "README.md"

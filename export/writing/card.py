@@ -21,7 +21,7 @@ from compressor.images.scores import GOAL_WORDS, both_goals, without_network
 from compressor.models.checkpoints.licence import commercial_warning, hub_licence
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
-from export.writing.templates import render
+from export.formats.templates import render
 
 MARK = "<!-- srkd export wrote this card, and writes it anew. Without this line it is left alone. -->"
 MOST_BYTES = 10**6

@@ -21,7 +21,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
 from export.convert import to_coreml
-from export.formats.conversion import FileOptions
+from export.formats.conversion import Conversion, FileOptions
 from tests.support.exports import export_file
 from tests.support.extras import extra
 
@@ -92,16 +92,14 @@ def test_one_channel_and_nothing_printed(tmp_path: Path, capfd: pytest.CaptureFi
 def test_weights_that_are_not_the_networks_are_noticed(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from export.convert import to_coreml
+    write = to_coreml.write_package
 
-    convert = to_coreml._convert_traced
-
-    def other(source: Network, size: tuple[int, int] | None, target: str) -> Any:
-        made = convert(source, size, target)
+    def other(job: Conversion, source: Network, *rest: Any) -> Any:
+        made = write(job, source, *rest)
         source.get_submodule("tail").weight.data.mul_(1.0001)  # type: ignore[union-attr, operator]
         return made
 
-    monkeypatch.setattr(to_coreml, "_convert_traced", other)
+    monkeypatch.setattr(to_coreml, "write_package", other)
     file = export_file(network, "coreml", tmp_path)
     assert file.verdict == "failed" and "tail.weight" in str(file.reason)
     assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from export.convert import to_coreml_images
 from export.convert.coreml_program import OPERATIONS, run_program
 from export.convert.to_coreml import read_back
-from export.formats.conversion import FileOptions
+from export.formats.conversion import Conversion, FileOptions
 from export.writing.exporting import FileReport, Source
 from tests.support.exports import export_file
 from tests.support.extras import extra
@@ -134,16 +134,16 @@ def test_windows_leave_the_engine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", ["weight", "slope"])
 def test_another_networks_program_is_noticed(changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of convolutions are compared one by one, PReLU's slopes by what comes out."""
-    convert = to_coreml_images._convert_traced
+    write = to_coreml_images.write_package
 
-    def other(network: Network, size: tuple[int, int]) -> Any:
-        made = convert(network, size)
-        for module in network.modules():
+    def other(job: Conversion, source: nn.Module, *rest: Any) -> Any:
+        made = write(job, source, *rest)
+        for module in source.modules():
             if isinstance(module, nn.PReLU if changed == "slope" else nn.Conv2d):
                 module.weight.data.add_(0.5 if changed == "slope" else 0.01)
         return made
 
-    monkeypatch.setattr(to_coreml_images, "_convert_traced", other)
+    monkeypatch.setattr(to_coreml_images, "write_package", other)
     file = exported(trained(SPECS[0]), tmp_path)
     assert file.verdict == "failed" and ("its program" if changed == "slope" else "differs") in str(file.reason)
     assert list(tmp_path.iterdir()) == []
