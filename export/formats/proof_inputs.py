@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from compressor.images.files import read_rgb_u8
-from compressor.images.resize import centre_crop, downscale_u8, reflected_indices
+from compressor.images.resize import centre_crop, downscale_u8, mirror_to
 from compressor.images.sets import embedded_photos
 from compressor.models.networks.base import Descriptor
 
@@ -62,23 +62,25 @@ def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = Non
     """
     channels, step, fixed = descriptor.channels, descriptor.size_multiple, descriptor.fixed_size
     side = -(-max(24, descriptor.min_size) // step) * step
-    width, height = fixed or _limit((side, side), descriptor)
+    width, height = fixed or within((side, side), descriptor.max_size)
     generator = torch.Generator().manual_seed(0)
-    inputs = [
-        ProofInput(f"photo {name}", _photo_lr(path, descriptor), photo=True)
-        for name, path in (embedded_photos("val") if photos is None else photos).items()
-    ]
+    pictures = embedded_photos("val") if photos is None else photos
+    middles = {
+        name: middle_of_photo(path, descriptor, fixed, within(PHOTO_LR, descriptor.max_size), least=1)
+        for name, path in pictures.items()
+    }
+    inputs = [ProofInput(f"photo {name}", pair[0], photo=True) for name, pair in middles.items() if pair is not None]
     inputs += [
         ProofInput(name, colour.expand(1, channels, height, width).clone(), flat=True)
         for name, colour in _colours(channels).items()
     ]
     inputs += _pattern_inputs(descriptor)
-    inputs.append(ProofInput("noise", torch.rand(1, channels, height, width, generator=generator)))
+    inputs += [ProofInput("noise", torch.rand(1, channels, height, width, generator=generator))]
     for batch, *size in ODD_SIZES if fixed is None else ():
         odd = tuple(max(descriptor.min_size, -(-length // step) * step) for length in size)
-        width, height = _limit((odd[0], odd[1]), descriptor)
+        width, height = within((odd[0], odd[1]), descriptor.max_size)
         name = f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
-        inputs.append(ProofInput(name, torch.rand(batch, channels, height, width, generator=generator)))
+        inputs += [ProofInput(name, torch.rand(batch, channels, height, width, generator=generator))]
     return tuple(inputs)
 
 
@@ -106,7 +108,7 @@ def _pattern_inputs(descriptor: Descriptor) -> list[ProofInput]:
             bottom, right = rows[cell // across + 1], columns[cell % across + 1]
             image[0, :, top:bottom, left:right] = pattern[:, top:bottom, left:right]
         name = "stripes, checks and dots" + (f" {index + 1} of {count}" if count > 1 else "")
-        inputs.append(ProofInput(name, image))
+        inputs += [ProofInput(name, image)]
     return inputs
 
 
@@ -131,32 +133,28 @@ def _largest_size(descriptor: Descriptor) -> tuple[int, int]:
         return descriptor.fixed_size
     step = descriptor.size_multiple
     width, height = (max(descriptor.min_size, -(-length // step) * step) for length in PHOTO_LR)
-    return _limit((width, height), descriptor)
+    return within((width, height), descriptor.max_size)
 
 
-def _limit(size: tuple[int, int], descriptor: Descriptor) -> tuple[int, int]:
-    """Return width and height, limited to the largest size that the file takes."""
-    if descriptor.max_size is None:
-        return size
-    return min(size[0], descriptor.max_size[0]), min(size[1], descriptor.max_size[1])
+def within(size: tuple[int, int], most: tuple[int, int] | None) -> tuple[int, int]:
+    """Return width and height, limited to the largest size that a file takes; None: any."""
+    return size if most is None else (min(size[0], most[0]), min(size[1], most[1]))
 
 
-def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:
-    """Return the middle of a photo, downscaled by the network's scale; if a fixed size is larger, the photo is extended
-    by reflection."""
-    hr = read_rgb_u8(path)
-    scale, step = descriptor.scale, descriptor.size_multiple
-    width, height = descriptor.fixed_size or _limit(PHOTO_LR, descriptor)
-    hr_height, hr_width = (
-        min(length * scale, available // (scale * step) * scale * step)
-        for length, available in zip((height, width), hr.shape[1:], strict=True)
+def middle_of_photo(
+    path: Path, descriptor: Descriptor, size: tuple[int, int] | None, largest: tuple[int, int], *, least: int = 16
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The middle of a photo as LR in [0,1] and HR in bytes; None if a side is below `least`.
+
+    For a file of one size a smaller photo goes on by reflection.
+    """
+    hr, scale, step = read_rgb_u8(path), descriptor.scale, descriptor.size_multiple
+    width, height = size or (
+        min(length // scale, most) // step * step for length, most in zip(hr.shape[:0:-1], largest, strict=True)
     )
-    lr_u8 = downscale_u8(centre_crop(hr, hr_height, hr_width), scale)
-    lr = lr_u8[: descriptor.channels].float().div(255)[None]
-    if descriptor.fixed_size is None:
-        return lr
-    rows, columns = (
-        reflected_indices(torch.arange(length), available)
-        for length, available in zip((height, width), lr.shape[2:], strict=True)
-    )
-    return lr[:, :, rows][..., columns]
+    if min(height, width) < max(descriptor.min_size, least):
+        return None
+    hr = mirror_to(hr, height * scale, width * scale)
+    hr = centre_crop(hr, height * scale, width * scale)
+    lr = downscale_u8(hr, scale)[: descriptor.channels]
+    return lr[None].float().div(255), hr[None, : descriptor.channels]

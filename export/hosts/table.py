@@ -43,8 +43,8 @@ class Host:
     """A folder for these files in the host's one."""
     templates: Mapping[str, str] = field(default_factory=dict)
     """Texts beside the files: pattern of the name → template."""
-    readme: str
-    """The template of README.md."""
+    readme: str = "base.md"
+    """The template of README.md, which says where the files go and how they are called."""
     package: str = "export.hosts"
     """The Python package whose folder `templates` holds the templates."""
     rules: str = ""

@@ -97,11 +97,11 @@ def write_export(export: Export, context: Context = QUIET) -> ExportReport:
     hosts = tuple(write_host(HostJob(export, host, context)) for host in export.hosts)
     if export.formats or not hosts:
         report = export_model(network, source, export.formats, folder, context, options=export.options)
+    warning = warning_about(source, network.descriptor.scale)
     if any(file.path is not None for file in report.files):
         card, record = folder / f"{source.stem}.md", write_record(folder, report, source.sha256)
         if not write_card(card, network, export.facts, record):
             context.note(f"{card} is not a card of srkd export: it is left alone")
-    warning = warning_about(source, network.descriptor.scale)
     return replace(report, hosts=hosts, warning=warning, licence=source.licence)
 
 

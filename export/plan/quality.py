@@ -16,8 +16,9 @@ from compressor.models.fitting.patches import embedded_patches, texture_of
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
+from export.formats.proof_inputs import middle_of_photo
 from export.plan.search import CandidateShape
-from export.proof.quality import middle_of_photo, psnr_of
+from export.proof.quality import psnr_of
 
 PATCHES, FEWEST = 16, 4
 """Most and fewest patches: at most a quarter of those of `--init fit`, which suffice to compare shapes in a quarter of

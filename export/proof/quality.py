@@ -12,19 +12,18 @@ import torch
 
 from compressor.base.choices import Goal
 from compressor.base.errors import UsageError
-from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, psnr_y, to_u8
-from compressor.images.resize import centre_crop, downscale_u8, mirror_to
 from compressor.images.scores import GOAL_WORDS
 from compressor.images.sets import embedded_photos, evenly_spaced_photos
 from compressor.inference.tiling import run_tiled
-from compressor.models.networks.base import Descriptor, ImageModel, Network
+from compressor.models.networks.base import ImageModel, Network
 from export.formats.conversion import Int8Options
+from export.formats.proof_inputs import middle_of_photo, within
 from export.formats.table import MIN_PSNR_TO_SOURCE
 
 MAX_PHOTOS = 16
-LARGEST_SIDE = 192
-"""Largest side in LR pixels of the middle part of a photo that is measured."""
+LARGEST = (192, 192)
+"""Largest width and height in LR pixels of the middle part of a photo that is measured."""
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -102,11 +101,12 @@ class QualityPhotos:
         (1, C, H, W).
         """
         descriptor = self.network.descriptor
+        largest = within(LARGEST, self.largest)
         teacher = None if self.teacher is None else self.teacher()
         images = []
         with torch.no_grad():
             for path in self.photos.values():
-                pair = middle_of_photo(path, descriptor, self.size, self.largest or (LARGEST_SIDE, LARGEST_SIDE))
+                pair = middle_of_photo(path, descriptor, self.size, largest)
                 if pair is not None:
                     lr, hr = pair
                     wanted = hr if teacher is None else to_u8(run_tiled(teacher, lr, teacher.descriptor).sr)
@@ -136,25 +136,3 @@ def psnr_of(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> float:
     if hr_u8.shape[1] == 1:
         return float(psnr(sr_u8.double(), hr_u8.double(), border=border))
     return float(psnr_y(sr_u8.double() / 255, hr_u8.double() / 255, border=border).mean())
-
-
-def middle_of_photo(
-    path: Path, descriptor: Descriptor, size: tuple[int, int] | None, largest: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The middle of a photo as LR in [0,1] and HR in bytes; None if the photo is too small.
-
-    For a file of one size a smaller photo goes on by reflection.
-    """
-    hr, scale, step = read_rgb_u8(path), descriptor.scale, descriptor.size_multiple
-    height, width = (
-        min(length // scale, LARGEST_SIDE, most) // step * step
-        for length, most in zip(hr.shape[-2:], reversed(largest), strict=True)
-    )
-    if size is not None:
-        width, height = size
-        hr = mirror_to(hr, height * scale, width * scale)
-    if min(height, width) < max(descriptor.min_size, 16):
-        return None
-    hr = centre_crop(hr, height * scale, width * scale)
-    lr = downscale_u8(hr, scale)[: descriptor.channels]
-    return lr[None].float().div(255), hr[None, : descriptor.channels]

@@ -93,6 +93,7 @@ def _folder(options: ExportOptions, source: Source) -> Path:
 
 def _file_options(options: ExportOptions, hosts: Sequence[Host], source: Source, note: Note) -> FileOptions:
     """The options of the files; refuse those that no format and no host uses."""
+    calibrate, data = path_of(options.calibrate), path_of(options.data)
     if hosts and options.io != "float":
         raise UsageError("--for decides the images itself: leave out --io")
     own = find_formats(options.formats) if options.formats or not hosts else ()
@@ -103,8 +104,8 @@ def _file_options(options: ExportOptions, hosts: Sequence[Host], source: Source,
         io=options.io,
         sizes=tuned_and_largest(cast("Sequence[Size]", options.sizes)),
         int8=Int8Options(
-            calibrate=path_of(options.calibrate),
-            data=path_of(options.data),
+            calibrate=calibrate,
+            data=data,
             max_drop=options.max_drop,
             teacher=_int8_teacher(source, note, trust_code=options.trust_code) if has_int8 else None,
         ),

@@ -1,4 +1,4 @@
-"""A format with its runtime is one file and one registration, in srkd and in another package."""
+"""A format with its runtime, and a host, are one file and one registration each, in srkd and in another package."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ from tests.support.packages import install
 pytestmark = pytest.mark.ci
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_formats" / "toyformat.py"
+HOST = """
+from export.hosts.table import Host, HostFile
+
+HOSTS = (
+    Host(
+        name="toybox",
+        title="Toy box",
+        writes="NAME.toy",
+        proved="in the toy runtime",
+        files=(HostFile("toy", name="{scale}x_{model}.toy"),),
+    ),
+)
+"""
 WORK = """
 import json, sys
 from pathlib import Path
@@ -25,7 +38,8 @@ import srkd
 from srkd.api.doctor import diagnose
 
 folder, photo = Path(sys.argv[1]), sys.argv[2]
-(file,) = srkd.export(folder / "small.safetensors", formats=["toy"], out=folder / "out").files
+report = srkd.export(folder / "small.safetensors", formats=["toy"], hosts=["toybox"], out=folder / "out")
+(file,), (host,) = report.files, report.hosts
 srkd.upscale(file.path, photo, out=folder / "up")
 report = srkd.profile(file.path, runtime=["toy"], seconds=0.1, lr_size=[(16, 16)], quality=False)
 (row,) = report.rows
@@ -33,6 +47,7 @@ inspection = srkd.inspect(file.path)
 diagnosis = diagnose()
 print(json.dumps({
     "export": [file.verdict, file.parity.max_abs, file.facts["arrays"]],
+    "host": [host.verdict, sorted(path.name for path in host.folder.iterdir())],
     "evaluate": list(srkd.evaluate(file.path).models),
     "profile": [row.runtime, row.model, row.macs > 0, row.peak_memory_mb is not None, report.notes],
     "inspect": [inspection.dialect, inspection.architecture],
@@ -42,8 +57,14 @@ print(json.dumps({
 """
 
 
-def test_a_format_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, photos: Path) -> None:
+def test_a_format_and_a_host_of_other_packages_do_all_that_srkds_own_do(tmp_path: Path, photos: Path) -> None:
     site = install(tmp_path / "site", "toyformat", EXAMPLE.read_text(), "srkd.formats", "toy = toyformat:PACKAGE")
+    install(site, "toyhost", HOST, "srkd.hosts", "toybox = toyhost:HOSTS", package="box")
+    assert sorted(path.name for path in site.glob("*.py")) == ["toyformat.py", "toyhost.py"], "one file each"
+    registrations = [
+        line for path in site.glob("*/entry_points.txt") for line in path.read_text().split("\n") if "=" in line
+    ]
+    assert len(registrations) == 2
     save_network(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path / "small.safetensors")
     photo = next(path for path in sorted(photos.rglob("*")) if path.is_file())
     path = os.pathsep.join([str(site), str(ROOT)])
@@ -52,6 +73,7 @@ def test_a_format_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, 
     facts = json.loads(done.out.splitlines()[-1])
     verdict, difference, arrays = facts["export"]
     assert verdict == "passed" and difference < 1e-6 and arrays > 4
+    assert facts["host"] == ["written", ["2x_small.toy", "README.md"]]
     assert len(list((tmp_path / "up").iterdir())) == 1 and facts["evaluate"] == ["bicubic", "small"]
     *row, notes = facts["profile"]
     assert row == ["toy", "small", True, True], notes
