@@ -31,7 +31,6 @@ from export.graph.onnx_graph import ExportedGraph, build_graph
 from export.profile.report import profile_models
 from export.profile.settings import ProfileSettings
 from export.proof.verify import verify
-from srkd.cli.main import run
 from tests.support.exports import export_file
 
 SPEC = EDSRSpec(width=8, depth=1, scale=4)
@@ -270,17 +269,3 @@ def test_only_the_fp16_file_has_such_images(network: Network, tmp_path: Path) ->
     file = export_file(network, "bf16", tmp_path, options)
     assert file.verdict == "unavailable" and list(tmp_path.iterdir()) == []
     assert file.reason == "ONNX with bf16 inside has no --io fp16: take --fp16"
-
-
-def test_the_command_line_says_which_format_has_them(
-    network: Network, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    srkd.save(network, tmp_path / "small.safetensors")
-    words = ["export", str(tmp_path / "small.safetensors"), "-q"]
-    assert run([*words, "--io", "fp16"]) == 1
-    assert "ONNX has no --io fp16: take --fp16" in capfd.readouterr().err
-    assert run([*words, "--fp16", "--io", "half"]) == 2
-    assert "'half' is not one of" in capfd.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["small.safetensors"]
-    assert run([*words, "--fp16", "--io", "fp16"]) == 0
-    assert (tmp_path / "small-fp16io.fp16.onnx").is_file()

@@ -10,20 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
-from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.ncnn_runtime import checksum
-from compressor.runtimes.sidecar import read_sidecar, sidecar_path
+from compressor.runtimes.sidecar import sidecar_path
 from compressor.runtimes.table import OpenOptions
 from export.convert import to_ncnn
 from export.formats.proof_inputs import proof_inputs
-from tests.support.commands import srkd
 from tests.support.exports import export_file
 from tests.support.extras import extra
 
@@ -149,18 +146,3 @@ def test_waiting_threads_sleep_soon(good: Path) -> None:
         [sys.executable, "-c", message], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stderr.count("GOMP_SPINCOUNT = '1000'") >= 2  # torch's OpenMP and ncnn's
-
-
-def test_on_the_command_line(network: Network, tmp_path: Path) -> None:
-    save_network(network, tmp_path / "student.safetensors")
-    Image.new("RGB", (17, 9), (200, 90, 30)).save(tmp_path / "photo.png")
-    file = str(tmp_path / "student.param")
-    for words in (
-        ("export", "--ncnn", str(tmp_path / "student.safetensors")),
-        ("upscale", file, str(tmp_path / "photo.png"), "-o", str(tmp_path / "big.png")),
-        ("profile", file, "--runtime", "ncnn", "--lr-size", "16x12", "--seconds", "0.1", "--no-memory", "--no-quality"),
-    ):
-        done = srkd(*words)
-        assert done.code == 0, done.err
-    assert read_sidecar(tmp_path / "student.param").facts["blobs"] == "data, output"
-    assert Image.open(tmp_path / "big.png").size == (34, 18)

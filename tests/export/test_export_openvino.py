@@ -39,13 +39,10 @@ def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file.path
 
 
-def test_the_model_in_the_file_is_called_like_the_file(good: Path) -> None:
-    assert openvino.Core().read_model(good).get_friendly_name() == good.stem
-
-
 def test_names_and_weights_are_the_networks(network: Network, good: Path) -> None:
     model = openvino.Core().read_model(good)
     assert (model.inputs[0].any_name, model.outputs[0].any_name) == ("input", "output")
+    assert model.get_friendly_name() == good.stem
     assert any("blocks.0.conv1" in operation.friendly_name for operation in model.get_ops())
     # The weights equal the network's bit for bit: nothing was converted to half precision.
     weight = network.state_dict()["blocks.0.conv1.weight"].numpy().tobytes()

@@ -20,8 +20,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.tensorrt import installation
 from compressor.runtimes.tensorrt.engine_file import read_engine
-from export.convert import to_half, to_onnx
-from export.formats.conversion import CannotConvert, Conversion, FileOptions, tuned_and_largest
+from export.convert import to_onnx
+from export.formats.conversion import Conversion, FileOptions, tuned_and_largest
 from export.formats.table import FORMATS
 from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import srkd
@@ -106,19 +106,6 @@ def test_an_engine_in_eight_bits_is_built_from_the_file_that_tensorrt_takes(
     assert torch.equal(runtime.run(lr), onnx.run(lr))
     assert file.quality is not None and file.quality.drop <= 0.1, "photos are cut to what the engine takes"
     assert file.speed is not None and file.speed.lr_size == (64, 48) and " fp16 in tensorrt " in str(file.speed)
-
-
-@needs_linux
-@pytest.mark.slow
-def test_eight_bits_are_kept_where_fp16_cannot_be_had(
-    gpu: Nvidia, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(job: Conversion) -> Mapping[str, object]:
-        raise CannotConvert("beyond 65504")
-
-    monkeypatch.setattr(to_half, "convert", refuse)
-    (file,) = exported(network, tmp_path / "out", "trt-int8", FileOptions(lr_size=(64, 48)))
-    assert file.verdict == "passed" and file.quality is not None and file.speed is None, file.reason
 
 
 @needs_linux
