@@ -4,7 +4,7 @@ Where a host shows the README as the model card, how to use the files is the car
 than its row says has a module with some of these functions (`Host.rules`):
 
     adapt(job)              the network as it runs there
-    refusals(path)          what of a written file it does not take, in one line each
+    refusals(host, path)    what of a written file it does not take, in one line each
     remarks(job, network)   what is to be told of a network that runs there
     write(job)              the folder, in place of `write_row`
 """
