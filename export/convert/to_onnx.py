@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import onnx
 
 from export.formats.conversion import Conversion
 from export.graph.onnx_graph import OPSET, ExportedGraph, convert_to_bytes, shared_graph
-
-MAX_WEIGHT_BYTES = 1_900_000_000
-"""Most bytes of weights inside the file, which holds less than 2 GiB; larger weights go into a second file."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
@@ -25,7 +21,7 @@ def write_graph(job: Conversion, graph: ExportedGraph) -> Mapping[str, object]:
     if job.options.io == "uint8":
         convert_to_bytes(model, job.network.descriptor.channels)
     _describe(model, job)
-    _write(model, job.path)
+    job.path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(job.path), full_check=True)
     return {
         "opset": model.opset_import[0].version,
@@ -35,14 +31,6 @@ def write_graph(job: Conversion, graph: ExportedGraph) -> Mapping[str, object]:
         "input": _format_value(model.graph.input[0]),
         "output": _format_value(model.graph.output[0]),
     }
-
-
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if weights <= MAX_WEIGHT_BYTES:
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return
-    onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
 
 
 def _format_value(value: onnx.ValueInfoProto) -> str:

@@ -18,14 +18,12 @@ from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_p
 from export.formats.conversion import INPUT, Conversion, FileOptions
 from export.formats.table import FORMATS
 
-SOURCES = {"fp16": "fp16", "bf16": "bf16", "int8": "int8-trt"}
-"""Source format of an engine by its precision."""
-
 
 def convert(job: Conversion) -> Mapping[str, object]:
     """Write the ONNX file and, in a child process, the engine."""
     trt, device = import_tensorrt(), open_device()
-    source = FORMATS[SOURCES[job.precision]]
+    (name,) = FORMATS[job.format].substitutes
+    source = FORMATS[name]
     stem = job.path.name.removesuffix(f".{job.precision}.{machine_tag(current_machine(trt, device))}.engine")
     onnx = job.path.with_name(f"{stem}{source.suffix}")
     options = replace(job.options, sizes=None)

@@ -24,7 +24,7 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, read_text, require_writable_folder
+from compressor.base.files import atomic_path, require_writable_folder
 from compressor.base.hub import import_hub, push
 from compressor.base.machine import count_threads, machine_facts
 from compressor.models.networks.base import Network
@@ -37,8 +37,7 @@ from export.hosts.table import Host, HostFile
 from export.proof.verify import Proof
 from export.timing.stopwatch import image_for
 from export.timing.turns import take_turns
-from export.writing.card import MARK as CARD_MARK
-from export.writing.card import CardFacts, card_text, write_card
+from export.writing.card import README_MARK, CardFacts, card_text, may_write, write_card
 from export.writing.exporting import (
     ExportReport,
     FileReport,
@@ -54,7 +53,6 @@ STUDENTS = "--student compact-s and --student plain-s"
 README = "README.md"
 HUB = "huggingface"
 """The host whose folder can be pushed."""
-MARK = "Written by srkd export."
 TIMED_SIZE, TIMED_SECONDS = (320, 180), 1.0
 
 
@@ -262,12 +260,12 @@ def _write_texts(job: HostJob, written: HostFolder) -> list[Path]:
         "expect": written.expect,
         "remarks": written.notes,
         "card": partial(card_text, job.network, job.export.facts),
-        "mark": MARK,
+        "mark": README_MARK,
         "build_command": build_command,
     }
     templates = {job.folder / job.named(name): template for name, template in host.templates.items()}
     readme = job.folder / README
-    if not readme.exists() or any(mark in read_text(readme, 10**6) for mark in (MARK, CARD_MARK)):
+    if may_write(readme):
         templates[readme] = host.readme
     for path, template in templates.items():
         with atomic_path(path) as temporary:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from compressor.base.choices import Goal
+from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path, read_text
 from compressor.degradation.chain import Degradation
 from compressor.images.scores import GOAL_WORDS, both_goals, without_network
@@ -24,6 +25,8 @@ from compressor.models.networks.cost import cost
 from export.formats.templates import render
 
 MARK = "<!-- srkd export wrote this card, and writes it anew. Without this line it is left alone. -->"
+README_MARK = "Written by srkd export."
+"""The end of a README that is no card."""
 MOST_BYTES = 10**6
 UNKNOWN = "unknown protocol"
 NO_RESULTS = dict.fromkeys(("precision", "bytes", "parity", "quality", "verdict"))
@@ -55,17 +58,18 @@ class CardFacts:
 
 def write_card(path: Path, network: Network, facts: CardFacts, record: Mapping[str, Any]) -> bool:
     """Write the card of a network's files; False if a card that srkd did not write is there."""
-    if path.exists() and not _is_own(path):
+    if not may_write(path):
         return False
     with atomic_path(path) as temporary:
         temporary.write_text(card_text(network, facts, record), encoding="utf-8")
     return True
 
 
-def _is_own(path: Path) -> bool:
+def may_write(path: Path) -> bool:
+    """Whether nothing is there, or a card or README that srkd wrote."""
     try:
-        return path.is_file() and MARK in read_text(path, MOST_BYTES)
-    except UnicodeDecodeError:
+        return not path.exists() or any(mark in read_text(path, MOST_BYTES) for mark in (MARK, README_MARK))
+    except (SrkdError, UnicodeDecodeError):
         return False
 
 

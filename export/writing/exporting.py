@@ -255,12 +255,11 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
         path = job.path()
     except SrkdError as error:
         return job.report("unavailable", str(error), started)
-    proof: Proof | None = None
-    facts: Mapping[str, object] = {}
+    proof, facts = Proof(None, None), dict[str, object]()
     not_compared, temporary = row.cannot_run_here(), path
     try:
         with atomic_files(path) as temporary:
-            facts = convert_to(row, job.network, job.source, temporary, job.options, context, inputs)
+            facts |= convert_to(row, job.network, job.source, temporary, job.options, context, inputs)
             names = job.final_names(temporary)
             if not_compared is None:
                 proof = prove(row, temporary, job.network, inputs, job.options, context)
@@ -274,21 +273,20 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
     except SrkdError as error:
         reason = str(error).replace(str(temporary.parent), str(path.parent))  # an error names the final file
         reason += f" (the {path} of an earlier export is unchanged)" if path.exists() else ""
-        parity = None if proof is None else proof.parity
-        return replace(job.report("failed", reason, started), parity=parity, facts=facts)
+        return replace(job.report("failed", reason, started), parity=proof.parity, facts=facts)
     job.reserved.update(dict.fromkeys(names, f"that of --{row.name}"))
     return FileReport(
         format=row.name,
         path=path,
         bytes=size,
         precision=row.precision,
-        parity=None if proof is None else proof.parity,
-        verdict="unproved" if proof is None else "passed",
+        parity=proof.parity,
+        verdict="passed" if not_compared is None else "unproved",
         seconds=time.monotonic() - started,
         reason=not_compared,
         facts=facts,
-        quality=None if proof is None else proof.quality,
-        speed=None if proof is None else proof.speed,
+        quality=proof.quality,
+        speed=proof.speed,
     )
 
 

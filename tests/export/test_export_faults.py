@@ -71,10 +71,7 @@ def refused(network: Network, folder: Path, options: FileOptions | None = None) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")
-@pytest.mark.parametrize("second_file", [False, True], ids=["one file", "weights in a second file"])
-def test_no_room(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second_file: bool) -> None:
-    if second_file:
-        monkeypatch.setattr(to_onnx, "MAX_WEIGHT_BYTES", 0)
+def test_no_room(network: Network, tmp_path: Path) -> None:
     (tmp_path / "small.onnx").write_bytes(b"older")
     with no_more_than(3000):
         file = refused(network, tmp_path)

@@ -198,17 +198,6 @@ def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
     assert runtime.descriptor.fixed_size == (16, 12) and runtime.run(torch.rand(2, 3, 12, 16)).shape == (2, 3, 48, 64)
 
 
-def test_weights_that_do_not_fit_go_to_a_second_file(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(to_onnx, "MAX_WEIGHT_BYTES", 1000)
-    file = export_file(network, "onnx", tmp_path)
-    assert file.verdict == "passed" and {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.onnx.data"}
-    assert file.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
-    with torch.no_grad():
-        torch.testing.assert_close(open_model(tmp_path / "small.onnx").run(LR), network(LR), atol=1e-5, rtol=0)
-
-
 def test_profile_says_where_a_time_means_nothing(network: Network, tmp_path: Path) -> None:
     file = export_file(network, "bf16", tmp_path).path
     assert file is not None
