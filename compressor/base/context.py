@@ -39,18 +39,13 @@ class Context:
     """Receives loss and speed of the running step; None: they are not reported."""
     processes: Processes = field(default_factory=Processes)
     kept: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
-    """What was read for this operation, by what was asked for."""
 
     def once(self, *key: object, read: Callable[[], ReadT]) -> ReadT:
-        """The value of `read`, called once for a key; `QUIET`, which never ends, keeps nothing.
-
-        Another value must hold an object whose `id` is in the key.
-        """
-        if self is QUIET:
-            return read()
-        if key not in self.kept:
-            self.kept[key] = read()
-        return cast(ReadT, self.kept[key])
+        """The value of `read`, called once for a key; it holds what the key has the `id` of. QUIET keeps none."""
+        kept = {} if self is QUIET else self.kept
+        if key not in kept:
+            kept[key] = read()
+        return cast(ReadT, kept[key])
 
     def each(self, title: str, items: Collection[ItemT]) -> Iterator[ItemT]:
         """Yield the items, and report how many of them are done."""

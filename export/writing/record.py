@@ -27,10 +27,8 @@ MOST_BYTES = 10**7
 
 def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Mapping[str, Any]:
     """Add the files of an export to the folder's record, replacing entries of the same name; return its entries."""
-    path, machine, entries = folder / RECORD, machine_facts(), read_record(folder)
-    for file in report.files:
-        if file.path is not None:
-            entries[file.path.name] = _entry(file, file.path, report, source_sha256) | {"machine": dict(machine)}
+    path = folder / RECORD
+    entries = {**read_record(folder), **dict(_entries(report, source_sha256))}
     existing = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
     with atomic_path(path) as temporary:
         content = {"schema": SCHEMA, "files": existing}
@@ -52,14 +50,22 @@ def read_record(folder: Path) -> dict[str, Any]:
     return {name: entry for name, entry in files.items() if Path(name).name == name and isinstance(entry, dict)}
 
 
-def _entry(file: FileReport, path: Path, report: ExportReport, source_sha256: str) -> dict[str, Any]:
+def _entries(report: ExportReport, source_sha256: str) -> list[tuple[str, dict[str, Any]]]:
+    machine = machine_facts()
+    return [
+        (file.path.name, _entry(file, report, source_sha256, machine)) for file in report.files if file.path is not None
+    ]
+
+
+def _entry(file: FileReport, report: ExportReport, source_sha256: str, machine: Mapping[str, object]) -> dict[str, Any]:
+    assert file.path is not None
     quality = file.quality
     return {
         "format": file.format,
         "precision": file.precision,
         "bytes": file.bytes,
         # Some formats are folders.
-        "sha256": file_sha256(path) if path.is_file() else None,
+        "sha256": file_sha256(file.path) if file.path.is_file() else None,
         "source_sha256": source_sha256 or None,
         "verdict": file.verdict,
         "reason": file.reason,
@@ -67,6 +73,7 @@ def _entry(file: FileReport, path: Path, report: ExportReport, source_sha256: st
         "compared_on": list(report.compared_on),
         "quality": None if quality is None else {**asdict(quality), "drop": quality.drop},
         "speed": None if file.speed is None else _speed(file.speed),
+        "machine": dict(machine),
     }
 
 

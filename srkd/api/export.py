@@ -45,16 +45,9 @@ def decide(options: ExportOptions, note: Note) -> Export:
     """What is exported, to where, in which files; refuse options that no file uses."""
     network, source = _network_and_source(options, note)
     hosts = tuple(HOSTS.find(name) for name in dict.fromkeys(options.hosts))
-    return Export(
-        network.deployed(),
-        source,
-        _folder(options, source),
-        _card_facts(source, note),
-        tuple(options.formats),
-        _file_options(options, hosts, source, note),
-        hosts,
-        options.push,
-    )
+    folder, files = _folder(options, source), _file_options(options, hosts, source, note)
+    formats, facts = tuple(options.formats), _card_facts(source, note)
+    return Export(network.deployed(), source, folder, facts, formats, files, hosts, options.push)
 
 
 def _network_and_source(options: ExportOptions, note: Note) -> tuple[Network, Source]:

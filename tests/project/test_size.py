@@ -11,10 +11,10 @@ from tests.support.commands import ROOT
 MOST_LINES = {
     "compressor": 26859,
     "recipes": 4636,
-    "export": 10886,
-    "srkd": 13367,
+    "export": 10083,
+    "srkd": 13362,
     "demo": 527,
-    "tests": 46790,
+    "tests": 46253,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
