@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Spec
@@ -25,7 +26,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.span import SPANSpec
 from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.swinir import SwinIRSpec
-from tests.support.networks import VARIANTS, label, tiny_networks
+from tests.support.networks import VARIANTS, label, noise, tiny_networks
 from tests.support.published_counts import (
     CLASSICAL,
     COMPACT_PARAMS,
@@ -167,11 +168,14 @@ def test_large_networks_take_no_time_and_no_memory(spec: Spec, params: int) -> N
 
 
 @pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
-def test_layers_add_up_to_the_network(spec: Spec) -> None:
-    rows = layer_costs(spec, (13, 9))
-    whole = cost(spec, (13, 9))
-    assert sum(row.params for row in rows) == whole.params
-    assert sum(row.macs for row in rows) == whole.macs
+def test_layers_add_up_to_what_torch_counts_of_the_network(spec: Spec) -> None:
+    rows, network = layer_costs(spec, (13, 9)), build(spec.deployed)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(noise(spec, 9, 13))
+    is_kept = spec.to_dict().get("mean_shift") == "file"
+    shifts = 9 * 13 * 9 * (1 + spec.scale**2) if is_kept else 0
+    assert sum(row.params for row in rows) == cost(spec).params == network.params
+    assert sum(row.macs for row in rows) == cost(spec, (13, 9)).macs == counter.get_total_flops() // 2 - shifts
     assert min(row.macs for row in rows) >= 0
     assert len({row.name for row in rows}) == len(rows)
 

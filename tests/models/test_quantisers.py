@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -35,7 +35,6 @@ from tests.support.shared import needs_shared, shared
 VALUES = torch.linspace(-3.0, 3.0, 601)
 SMALL_EDSR = EDSRSpec(2, width=8, depth=2)
 every_network = pytest.mark.parametrize("arch", sorted(NETWORKS))
-every_placement = pytest.mark.parametrize("placement", ["paper", "all"])
 
 
 def find_ranges(network: Network, lr: torch.Tensor, margin: float = 1.0) -> Network:
@@ -210,16 +209,12 @@ def test_a_network_of_pamss_code(tmp_path_factory: pytest.TempPathFactory) -> No
 
 
 @every_network
-@every_placement
-def test_at_many_bits_a_network_is_the_float_one(arch: str, placement: Placement) -> None:
-    network = build(SMALL[arch], seed=1)
-    lr = images()
-    quantised = find_ranges(quantise(network, Quantisation("pams", 32, placement)), lr, margin=1.01)
-    # The mean over samples of the largest feature: the larger one is clipped, unless it is the only sample.
-    lr = lr[:1]
-    find_ranges(quantised, lr, margin=1.01)
-    with torch.no_grad():
-        assert float((quantised(lr) - network(lr)).abs().max()) < 1e-4
+def test_at_many_bits_a_network_is_the_float_one(arch: str) -> None:
+    network, lr = build(SMALL[arch], seed=1), images()[:1]
+    for placement in get_args(Placement):
+        quantised = find_ranges(quantise(network, Quantisation("pams", 32, placement)), lr, margin=1.01)
+        with torch.no_grad():
+            assert float((quantised(lr) - network(lr)).abs().max()) < 1e-4
 
 
 @pytest.mark.ci
@@ -236,30 +231,22 @@ def test_at_eight_bits_it_is_near_and_at_two_it_is_not(arch: str, method: Litera
 
 
 @every_network
-@every_placement
-def test_the_tensors_keep_their_names_and_only_ranges_are_added(arch: str, placement: Placement) -> None:
+def test_the_tensors_keep_their_names_and_only_ranges_are_added(arch: str) -> None:
     network = build(SMALL[arch], seed=1)
-    quantised = quantise(network, Quantisation("pams", 8, placement))
-    names, own = set(quantised.state_dict()), set(network.state_dict())
-    assert own < names and all(name.endswith(".alpha") for name in names - own)
-    assert {f"{name}.alpha" for name in quantisers_of(quantised)} == names - own
-    assert all(torch.equal(tensor, quantised.state_dict()[name]) for name, tensor in network.state_dict().items())
+    paper, whole = (quantise(network, Quantisation("pams", 4, placement)) for placement in get_args(Placement))
+    own = network.state_dict()
+    for quantised in (paper, whole):
+        state = quantised.state_dict()
+        assert set(state) - set(own) == {f"{name}.alpha" for name in quantisers_of(quantised)} != set()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in own.items())
     # Another spec, another description, other bits: another network.
-    assert quantised.fingerprint() != network.fingerprint()
-    assert quantised.fingerprint() != quantise(network, Quantisation("pams", 4, placement)).fingerprint()
-
-
-@every_network
-def test_every_layer_or_those_of_the_blocks(arch: str) -> None:
-    network = build(SMALL[arch], seed=1)
+    others = (network, paper, whole, quantise(network, Quantisation("pams", 8)))
+    assert len({other.fingerprint() for other in others}) == len(others)
     layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    paper = quantised_layers(quantise(network, Quantisation("pams", 4)))
-    whole = quantised_layers(quantise(network, Quantisation("pams", 4, "all")))
-    assert 0 < len(paper) < len(layers) == len(whole)
-    assert not any(layer.per_channel for layer in paper.values()) and all(layer.per_channel for layer in whole.values())
-    first, *_, last = whole.values()
-    assert [layer.bits for layer in (first, last)] == [8, 8]
-    assert {layer.bits for layer in list(whole.values())[1:-1]} == {4}
+    some, every = (list(quantised_layers(quantised).values()) for quantised in (paper, whole))
+    assert 0 < len(some) < len(layers) == len(every)
+    assert not any(layer.per_channel for layer in some) and all(layer.per_channel for layer in every)
+    assert [layer.bits for layer in every] == [8, *[4] * (len(every) - 2), 8]
 
 
 @every_network
