@@ -3,17 +3,17 @@
 A step draws all its random numbers in a fixed order from a stream of its own, also those that it then does not need. So
 a changed value, or a skipped step, changes nothing that other steps draw.
 
-To add one, write a class with `@step("name")` here: files, `--degrade name=LOW..HIGH` if it has a `short` form, the
-reference and run.json have it then.
+To add one, write a class here: files, `--degrade name=LOW..HIGH` if it has a `short` form, the reference and run.json
+have it then.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -115,21 +115,6 @@ class DegradationStep(BaseModel):
         raise NotImplementedError
 
 
-StepT = TypeVar("StepT", bound=type[DegradationStep])
-STEPS: dict[str, type[DegradationStep]] = {}
-
-
-def step(name: str) -> Callable[[StepT], StepT]:
-    """Register the class of a step under its name in files."""
-
-    def register(cls: StepT) -> StepT:
-        cls.name = name
-        STEPS[name] = cls
-        return cls
-
-    return register
-
-
 def _between(pair: tuple[float, float], u: float) -> float:
     return pair[0] + (pair[1] - pair[0]) * u
 
@@ -144,18 +129,19 @@ def _choice(shares: Mapping[Kind, float], u: float) -> Kind:
     return next(iter(shares))
 
 
-@step("sharpen")
 class Sharpen(DegradationStep):
     """Unsharp masking of the original, as Real-ESRGAN does before it makes LR images."""
+
+    name: ClassVar[str] = "sharpen"
 
     def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         return sharpen(image_01)
 
 
-@step("blur")
 class Blur(DegradationStep):
     """A blur by a bell-shaped kernel, or by a low-pass that rings."""
 
+    name: ClassVar[str] = "blur"
     short: ClassVar[str | None] = "sigma_lr"
     order: ClassVar[int] = 1
 
@@ -206,9 +192,10 @@ class Blur(DegradationStep):
         return bell_kernel(size, sigma_x, sigma_y, _between((-math.pi, math.pi), u[6]), shape, beta)
 
 
-@step("resize")
 class Resize(DegradationStep):
     """A change of size that later steps or the end take back, without antialiasing."""
+
+    name: ClassVar[str] = "resize"
 
     up: Share = 0.0
     """Share of the images that are enlarged."""
@@ -254,10 +241,10 @@ def interpolate_by(image_01: Tensor, factor: float, mode: Mode) -> Tensor:
     return torch.nn.functional.interpolate(image_01[None], scale_factor=factor, mode=mode)[0]
 
 
-@step("noise")
 class Noise(DegradationStep):
     """Gaussian noise, or shot noise that is stronger where it is bright."""
 
+    name: ClassVar[str] = "noise"
     short: ClassVar[str | None] = "sigma"
     order: ClassVar[int] = 3
 
@@ -280,10 +267,10 @@ class Noise(DegradationStep):
         return image_01.clamp(0, 1)
 
 
-@step("shrink")
 class Shrink(DegradationStep):
     """The change to the size of the LR image."""
 
+    name: ClassVar[str] = "shrink"
     order: ClassVar[int] = 2
 
     modes: tuple[Mode, ...] | None = None
@@ -304,10 +291,10 @@ def to_lr_size(image_01: Tensor, target: LrTarget, mode: Mode | None) -> Tensor:
     return interpolate(image_01, size, mode or "bicubic").clamp(0, 1)
 
 
-@step("jpeg")
 class Jpeg(DegradationStep):
     """Storage as JPEG."""
 
+    name: ClassVar[str] = "jpeg"
     short: ClassVar[str | None] = "quality"
     order: ClassVar[int] = 5
 
@@ -326,9 +313,10 @@ class Jpeg(DegradationStep):
         return jpeg(padded, round(_between(self.quality, u[1])))[:, top:, left:]
 
 
-@step("finish")
 class Finish(DegradationStep):
     """Real-ESRGAN's end: the LR size and a low-pass, and JPEG before or after them."""
+
+    name: ClassVar[str] = "finish"
 
     sinc: Share = 0.8
     """Share of the images that get the low-pass."""
@@ -365,7 +353,6 @@ PREDICTED = 2.0
 """Width in pixels of the blur that stands for what a codec predicts of a block."""
 
 
-@step("blocks")
 class Blocks(DegradationStep):
     """Blocks as of a video codec: an approximation, not a codec.
 
@@ -373,6 +360,7 @@ class Blocks(DegradationStep):
     into blocks of 8×8 or 16×16 pixels, whose cosine coefficients are rounded to multiples of one step.
     """
 
+    name: ClassVar[str] = "blocks"
     short: ClassVar[str | None] = "step"
     order: ClassVar[int] = 4
 
@@ -396,10 +384,10 @@ class Blocks(DegradationStep):
         return rgb[:, :height, :width].clamp(0, 1)
 
 
-@step("h264")
 class H264(DegradationStep):
     """One intra frame of H.264, by the real encoder of PyAV (srkd[video])."""
 
+    name: ClassVar[str] = "h264"
     short: ClassVar[str | None] = "crf"
     order: ClassVar[int] = 4
 
@@ -408,3 +396,7 @@ class H264(DegradationStep):
 
     def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         return intra_frame(image_01, round(_between(self.crf, float(numbers.random()))))
+
+
+STEPS: dict[str, type[DegradationStep]] = {cls.name: cls for cls in DegradationStep.__subclasses__()}
+"""The steps by the names that they have in files."""
