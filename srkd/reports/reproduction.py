@@ -43,7 +43,7 @@ def _without_folders(item: str) -> str:
 def deciding_facts(run: Path, file: RunFile) -> list[tuple[str, str]]:
     """The other facts that decide the result, as names with values."""
     versions = {"srkd": file.srkd_version}
-    versions |= {name: getattr(file.machine, key) for key, name in MACHINE.items()}
+    versions |= {name: file.machine.get(key) for key, name in MACHINE.items()}
     lines = [(name, text) for name, text in versions.items() if text is not None]
     if file.code is not None:
         lines += file.code.lines()
