@@ -14,7 +14,7 @@ MOST_LINES = {
     "export": 10083,
     "srkd": 13362,
     "demo": 527,
-    "tests": 46232,
+    "tests": 46230,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
