@@ -62,8 +62,9 @@ if TYPE_CHECKING:
     from srkd.api.data import data
     from srkd.api.evaluate import evaluate
     from srkd.api.export import export
+    from srkd.api.inspection import inspect
     from srkd.api.network_list import networks
-    from srkd.api.networks import build_student, cost, inspect, load, save
+    from srkd.api.networks import build_student, cost, load, save
     from srkd.api.plan import plan
     from srkd.api.plot import plot
     from srkd.api.profile import profile
@@ -101,7 +102,8 @@ __all__ = [
 
 _MODULES = {
     **{name: f"srkd.api.{name}" for name in __all__},
-    **dict.fromkeys(("build_student", "cost", "inspect", "load", "save"), "srkd.api.networks"),
+    **dict.fromkeys(("build_student", "cost", "load", "save"), "srkd.api.networks"),
+    "inspect": "srkd.api.inspection",
     "networks": "srkd.api.network_list",
     "resume": "srkd.api.compress",
     "ImageModel": "compressor.models.networks.base",

@@ -88,19 +88,15 @@ def write_patches(store: ImageStore, lr_patch: int, seed: int, path: Path) -> Pa
         for first in range(0, EXAMPLES, COLUMNS)
         for caption, lr in patches.items()
     ]
-    width = COLUMNS * (PANEL_PIXELS + GAP_PIXELS) - GAP_PIXELS
-    height = len(rows) * (PANEL_PIXELS + CAPTION_PIXELS)
-    sheet, font = Image.new("RGB", (width, height), "white"), ImageFont.load_default(13)
-    draw = ImageDraw.Draw(sheet)
+    across, down = PANEL_PIXELS + GAP_PIXELS, PANEL_PIXELS + CAPTION_PIXELS
+    sheet = Image.new("RGB", (COLUMNS * across - GAP_PIXELS, len(rows) * down), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for row, (caption, lr) in enumerate(rows):
-        y = row * (PANEL_PIXELS + CAPTION_PIXELS)
-        draw.text((2, y + 3), caption, fill="black", font=font)
+        draw.text((2, row * down + 3), caption, fill="black", font=font)
         for column, patch in enumerate(lr):
             picture = Image.fromarray(to_u8(patch).permute(1, 2, 0).contiguous().numpy())
-            size = (PANEL_PIXELS, PANEL_PIXELS)
-            at = (column * (PANEL_PIXELS + GAP_PIXELS), y + CAPTION_PIXELS)
-            sheet.paste(picture.resize(size, Image.Resampling.NEAREST), at)
-    path.parent.mkdir(parents=True, exist_ok=True)
+            panel = picture.resize((PANEL_PIXELS, PANEL_PIXELS), Image.Resampling.NEAREST)
+            sheet.paste(panel, (column * across, row * down + CAPTION_PIXELS))
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
     return path

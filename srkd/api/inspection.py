@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.base.metadata import srkd_keys
@@ -24,6 +25,7 @@ from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher, load_teacher
+from srkd.options.function import public
 from srkd.options.models import load_with_options, refuse_file_options
 from srkd.options.values import format_size, read_size
 from srkd.options.verbs import InspectOptions
@@ -77,8 +79,14 @@ class Inspection:
     """The result on an embedded photo, under --check."""
 
 
-def run_inspect(options: InspectOptions) -> Inspection:
-    """Read a checkpoint, a run folder's student, an exported or a foreign file, or describe an open network."""
+def run_inspect(options: InspectOptions, context: Context) -> Inspection:
+    """Return the contents of a checkpoint, a run folder, an exported or a foreign file, and the assumptions about it.
+
+    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer. For
+    an open network the path is None, and the hash is that of its weights.
+
+        >>> print(srkd.inspect("edsr.pt").assumed)
+    """
     if isinstance(options.path, ImageModel):
         refuse_file_options(options.scale, options.arch_options)
         inspection = _inspect_open(options.path, options)
@@ -98,6 +106,9 @@ def run_inspect(options: InspectOptions) -> Inspection:
     counts = cost(spec, lr_size)
     layers = layer_costs(spec, lr_size) if options.layers else None
     return replace(inspection, params=counts.params, macs=counts.macs, macs_plus=counts.macs_plus, layers=layers)
+
+
+inspect = public(InspectOptions, InspectOptions, run_inspect, "inspect")
 
 
 def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:

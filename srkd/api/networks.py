@@ -1,4 +1,4 @@
-"""`srkd.load`, `save`, `cost`, `build_student` and `inspect`: networks opened, written, counted and cut."""
+"""`srkd.load`, `save`, `cost` and `build_student`: networks opened, written, counted and cut."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from compressor.models.networks.cost import cost as count_cost
 from compressor.models.networks.image_cost import COMPARED_SIZE, Cost
 from compressor.models.students.students import build_student as cut_student
 from compressor.teachers.teacher import Teacher, load_teacher
-from srkd.api.inspection import Inspection, run_inspect
 from srkd.options.models import open_network, path_of_model, refuse_file_options, spec_of
 from srkd.options.shared import ModelOrPath, Size
 from srkd.options.values import read_size
-from srkd.options.verbs import InspectOptions
 
 
 def load(
@@ -80,35 +78,3 @@ def build_student(
     """
     network = open_network(teacher)
     return cut_student(network, width=width, depth=depth, init=init, seed=seed, segments=segments, select=select)
-
-
-def inspect(
-    path: ModelOrPath,
-    *,
-    scale: int | None = None,
-    limits: float = 1.0,
-    trust_code: bool = False,
-    lr_size: Size = (256, 256),
-    layers: bool = False,
-    check: bool = False,
-    **arch_options: object,
-) -> Inspection:
-    """Return the contents of a checkpoint, a run folder, an exported or a foreign file, and the assumptions about it.
-
-    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer. For
-    an open network the path is None, and the hash is that of its weights.
-
-        >>> print(srkd.inspect("edsr.pt").assumed)
-    """
-    return run_inspect(
-        InspectOptions(
-            path,
-            scale=scale,
-            limits=limits,
-            trust_code=trust_code,
-            lr_size=lr_size,
-            layers=layers,
-            check=check,
-            arch_options=arch_options,
-        )
-    )

@@ -7,8 +7,10 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from typing import Any
 
 import click
 
@@ -21,7 +23,8 @@ from srkd.options.option import Options
 from srkd.terminal.console import Console, stdout_for_data
 
 Body = Callable[..., None]
-"""The function of a verb: body(console, options), and further click options by name."""
+"""What a verb prints: body(console, result); or all that it does: body(console, options), and further click options by
+name."""
 
 
 class VerbCommand(click.Command):
@@ -41,20 +44,28 @@ class VerbCommand(click.Command):
         for group, records in sections.items():
             with formatter.section(f"{group} options".strip().capitalize()):
                 formatter.write_dl(records)
+        rare = sorted(parameter.opts[-1] for parameter in self.params if getattr(parameter, "hidden", False))
+        if rare:
+            with formatter.section(f"Rare options, explained by help(srkd.{self.name}) in Python"):
+                formatter.write_text(", ".join(rare))
 
 
 def verb(
     name: str,
     options: type[Options] | None = None,
+    function: str = "",
     *,
     examples: Sequence[str] = (),
     csv: bool = False,
-    latex: bool = False,
+    rows: Callable[[Any], Iterable[object]] | None = None,
+    latex: Callable[[Any], str] | None = None,
 ) -> Callable[[Body], click.Command]:
-    """A decorator that makes a click command of a function of the console and an object of `options`.
+    """A decorator that makes a click command of a function.
 
-    Further click options of the function, for the command line only, are passed by name. With `csv` the
-    verb has --csv, for the rows that it gives `Console.report`; with `latex` it has --latex.
+    `function` is the dotted name of a function of srkd.api: it gets the object of `options`, and the decorated one
+    prints its result, of which `rows` are for --csv and `latex` is the table for --latex. Without `function` the
+    decorated one gets the object of `options`, and its own click options by name, and reports to the console; `csv`
+    says that it has rows for --csv.
     """
 
     def decorate(body: Body) -> click.Command:
@@ -74,7 +85,13 @@ def verb(
 
                 def call() -> None:
                     arguments = () if options is None else (from_command_line(options, values),)
-                    body(console, *arguments, **values)
+                    if not function:
+                        body(console, *arguments, **values)
+                        return
+                    module, _, attribute = function.rpartition(".")
+                    with console.context() as context:
+                        result = getattr(import_module(module), attribute)(*arguments, context)
+                    console.report(name, result, body, rows=rows, latex=latex)
 
                 run_or_exit(console, call)
 
@@ -82,7 +99,7 @@ def verb(
         command.options = options
         if options is not None:
             command.params = [*command_line_options(options), *command.params]
-        command.params += console_options(json=True, csv=csv, latex=latex)
+        command.params += console_options(json=True, csv=csv or rows is not None, latex=latex is not None)
         return command
 
     return decorate

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from srkd.options.option import SETTINGS, Declaration, OptionsT, declarations
+from srkd.options.option import Declaration, OptionsT, declarations
 
 
 class VerbOption(click.Option):
@@ -53,8 +53,8 @@ def parameters_of(row: Declaration) -> list[click.Parameter]:
             multiple=row.is_multiple,
             required=row.is_required,
             default=None,
-            hidden=row.is_hidden,
-            help=option.help,
+            hidden=option.rare,
+            help=row.help,
             group=row.group,
             shown=shown,
             **words,
@@ -63,14 +63,8 @@ def parameters_of(row: Declaration) -> list[click.Parameter]:
 
 
 def command_line_options(options: type[OptionsT]) -> list[click.Parameter]:
-    """The click parameters of all options of a class; the help of --set names the rare ones."""
-    rows = declarations(options)
-    parameters = [parameter for row in rows for parameter in parameters_of(row)]
-    rare = ", ".join(sorted(row.name for row in rows if row.is_hidden))
-    for parameter in parameters:
-        if isinstance(parameter, VerbOption) and parameter.name == SETTINGS and rare:
-            parameter.help = f"{parameter.help} Also sets rare options: {rare}."
-    return parameters
+    """The click parameters of all options of a class."""
+    return [parameter for row in declarations(options) for parameter in parameters_of(row)]
 
 
 def from_command_line(options: type[OptionsT], values: dict[str, Any]) -> OptionsT:

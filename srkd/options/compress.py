@@ -38,6 +38,7 @@ from srkd.options.shared import (
     Degrade,
     ModelOrPath,
     PathOption,
+    Paths,
     Size,
     path_of,
     require_64_bits,
@@ -95,25 +96,15 @@ def absolute_recipe(recipe: str | None) -> str | None:
 class TeacherOptions(Group):
     """The teacher, and how its file is read."""
 
-    teacher: Annotated[
-        ModelOrPath | None,
-        MODEL,
-        INPUT,
-        Option("Checkpoint of the teacher.", unset="the embedded EDSR", metavar="PATH"),
-    ] = None
+    teacher: Annotated[ModelOrPath | None, MODEL, INPUT, Option(unset="the embedded EDSR")] = None
+    """Checkpoint of the teacher."""
     _: KW_ONLY
-    scale: Annotated[
-        int | None, Field(ge=1, le=8), Option("Scale to take from a multi-scale file.", unset="the file's")
-    ] = None
+    scale: Annotated[int | None, Field(ge=1, le=8), Option(unset="the file's")] = None
+    """Scale to take from a multi-scale file."""
     arch_options: Annotated[
-        Mapping[str, Any] | None,
-        SETTING,
-        Option(
-            "Facts that the teacher's file does not hold, such as res_scale=0.1.",
-            unset="what srkd assumes",
-            flags=("--arch-option",),
-        ),
+        Mapping[str, Any] | None, SETTING, Option(unset="what srkd assumes", flags=("--arch-option",))
     ] = None
+    """Facts that the teacher's file does not hold, such as res_scale=0.1."""
     goal: Annotated[GoalOption, Option(GOAL_HELP)] = "auto"
     limits: Annotated[float, Field(ge=1, le=MOST_LIMITS), Option(LIMITS_HELP, rare=True)] = 1.0
     trust_code: Annotated[bool, Option(TRUST_HELP, rare=True)] = False
@@ -131,42 +122,20 @@ class StudentOptions(Group):
     """The student's shape and its first weights."""
 
     _: KW_ONLY
-    width: Annotated[
-        float | None,
-        Field(gt=0, le=1),
-        Option("Fraction of the teacher's channels that the student keeps.", unset="the recipe's"),
-    ] = None
-    depth: Annotated[
-        float | None,
-        Field(gt=0, le=1),
-        Option("Fraction of the teacher's blocks that the student keeps.", unset="the recipe's"),
-    ] = None
-    student: Annotated[
-        str | None,
-        Option(
-            "The student's whole shape, such as edsr:width=48,depth=16,scale=4, or a size of `srkd networks`: plain-s.",
-            unset="by --width and --depth",
-            metavar="SPEC",
-        ),
-    ] = None
-    init: Annotated[
-        Init | None,
-        Option(
-            "First weights of the student: solved for, cut from the teacher, or random.",
-            unset="the recipe's; with --student: solved for, if its network allows it",
-        ),
-    ] = None
-    select: Annotated[
-        Select | None,
-        Option(
-            "Channels that the student inherits: the first, the strongest, or the principal directions.",
-            unset="the recipe's",
-            rare=True,
-        ),
-    ] = None
-    init_from: Annotated[
-        PathOption, INPUT, Option("Start from this file's weights where name and shape agree.", unset="no file")
-    ] = None
+    width: Annotated[float | None, Field(gt=0, le=1), Option(unset="the recipe's")] = None
+    """Fraction of the teacher's channels that the student keeps."""
+    depth: Annotated[float | None, Field(gt=0, le=1), Option(unset="the recipe's")] = None
+    """Fraction of the teacher's blocks that the student keeps."""
+    student: Annotated[str | None, Option(unset="by --width and --depth", metavar="SPEC")] = None
+    """The student's whole shape, such as edsr:width=48,depth=16,scale=4, or a size of `srkd networks`: plain-s."""
+    init: Annotated[Init | None, Option(unset="the recipe's; with --student: solved for, if its network allows it")] = (
+        None
+    )
+    """First weights of the student: solved for, cut from the teacher, or random."""
+    select: Annotated[Select | None, Option(unset="the recipe's", rare=True)] = None
+    """Channels that the student inherits: the first, the strongest, or the principal directions."""
+    init_from: Annotated[PathOption, INPUT, Option(unset="no file")] = None
+    """Start from this file's weights where name and shape agree."""
 
 
 @options
@@ -174,14 +143,14 @@ class TargetOptions(Group):
     """What the student must reach, and where. None stands for any, and for the usual place."""
 
     _: KW_ONLY
-    target_fps: Annotated[
-        float | None, Field(gt=0), Option("Images a second that the student must reach.", unset="any")
-    ] = None
-    target_ms: Annotated[float | None, Field(gt=0), Option("Milliseconds that an image may take.", unset="any")] = None
-    target_mb: Annotated[float | None, Field(gt=0), Option("Megabytes (10⁶ bytes) of the file.", unset="any")] = None
-    target_macs: Annotated[
-        float | None, Field(gt=0), Option("Multiply-accumulates of an image, such as 5e9.", unset="any", rare=True)
-    ] = None
+    target_fps: Annotated[float | None, Field(gt=0), Option(unset="any")] = None
+    """Images a second that the student must reach."""
+    target_ms: Annotated[float | None, Field(gt=0), Option(unset="any")] = None
+    """Milliseconds that an image may take."""
+    target_mb: Annotated[float | None, Field(gt=0), Option(unset="any")] = None
+    """Megabytes (10⁶ bytes) of the file."""
+    target_macs: Annotated[float | None, Field(gt=0), Option(unset="any", rare=True)] = None
+    """Multiply-accumulates of an image, such as 5e9."""
     runtime: Annotated[
         str | None,
         one_of(*RUNTIMES),
@@ -191,10 +160,10 @@ class TargetOptions(Group):
             metavar="NAME",
         ),
     ] = None
-    precision: Annotated[
-        TargetPrecision | None, Option("Precision in which it must meet the target; int8: in all layers.", unset="fp32")
-    ] = None
-    lr_size: Annotated[Size | None, SIZE, Option("LR size at which it must meet the target.", unset="320x180")] = None
+    precision: Annotated[TargetPrecision | None, Option(unset="fp32")] = None
+    """Precision in which it must meet the target; int8: in all layers."""
+    lr_size: Annotated[Size | None, SIZE, Option(unset="320x180")] = None
+    """LR size at which it must meet the target."""
 
     @property
     def is_given(self) -> bool:
@@ -207,67 +176,28 @@ class DataOptions(Group):
     """The images that a run trains and validates on."""
 
     _: KW_ONLY
-    data: Annotated[
-        PathOption,
-        INPUT,
-        Option(
-            "Folder of HR images, a set with HR/, or several sets; or a film, whose frames are as those of --lr-only.",
-            unset="the embedded photos",
-        ),
-    ] = None
-    lr_images: Annotated[
-        PathOption,
-        INPUT,
-        Option("Folder of the LR images of --data.", unset="made bicubically"),
-    ] = None
-    val: Annotated[
-        str | Path | Sequence[str | Path],
-        NAMED_FOLDERS,
-        Option(
-            "Validation images; give it again for more sets. The first decides which student is best.",
-            unset="some of --data, or embedded ones",
-            metavar="[NAME=]DIR",
-        ),
-    ] = ()
-    val_lr: Annotated[
-        str | Path | Sequence[str | Path],
-        NAMED_FOLDERS,
-        Option(
-            "LR images without HR partners to validate on, by the teacher's images.",
-            unset="none",
-            metavar="[NAME=]DIR",
-            rare=True,
-        ),
-    ] = ()
+    data: Annotated[PathOption, INPUT, Option(unset="the embedded photos")] = None
+    """Folder of HR images, a set with HR/, or several sets; or a film, whose frames are as those of --lr-only."""
+    lr_images: Annotated[PathOption, INPUT, Option(unset="made bicubically")] = None
+    """Folder of the LR images of --data."""
+    val: Annotated[Paths, NAMED_FOLDERS, Option(unset="some of --data, or embedded ones")] = ()
+    """Validation images; give it again for more sets. The first decides which student is best."""
+    val_lr: Annotated[Paths, NAMED_FOLDERS, Option(unset="none", rare=True)] = ()
+    """LR images without HR partners to validate on, by the teacher's images."""
     labels: Annotated[
         Goal | None,
-        Option(
-            "What the student learns to give: the original images or the teacher's.",
-            unset="the originals; with --goal teacher its images, in recipes that use the teacher",
-            rare=True,
-        ),
+        Option(unset="the originals; with --goal teacher its images, in recipes that use the teacher", rare=True),
     ] = None
-    lr_only: Annotated[
-        PathOption,
-        INPUT,
-        Option(
-            "Folder of LR images without HR partners, or a film: the teacher's output is their only label.",
-            unset="HR images are the labels",
-            metavar="DIR",
-        ),
-    ] = None
+    """What the student learns to give: the original images or the teacher's."""
+    lr_only: Annotated[PathOption, INPUT, Option(unset="HR images are the labels", metavar="DIR")] = None
+    """Folder of LR images without HR partners, or a film: the teacher's output is their only label."""
     degrade: Degrade = NONE
-    degrade_once: Annotated[
-        bool, Option("Degrade each training image once, not anew for each patch, as teacher_cache does.", rare=True)
-    ] = False
-    lr_border: Annotated[
-        Border, Option("Border of the downscale that makes LR images; clamp is that of an older MATLAB.", rare=True)
-    ] = "mirror"
-    cache_size: Annotated[
-        int | str,
-        BYTES,
-        Option("Disk space for decoded images between runs (docs/use/data.md); 0: nothing is kept.", rare=True),
-    ] = DEFAULT_LIMIT
+    degrade_once: Annotated[bool, Option(rare=True)] = False
+    """Degrade each training image once, not anew for each patch, as teacher_cache does."""
+    lr_border: Annotated[Border, Option(rare=True)] = "mirror"
+    """Border of the downscale that makes LR images; clamp is that of an older MATLAB."""
+    cache_size: Annotated[int | str, BYTES, Option(rare=True)] = DEFAULT_LIMIT
+    """Disk space for decoded images between runs (docs/use/data.md); 0: nothing is kept."""
 
 
 @options
@@ -275,71 +205,45 @@ class TrainingOptions(Group):
     """The recipe, what is changed in it, and its length."""
 
     _: KW_ONLY
-    recipe: Annotated[
-        str,
-        BeforeValidator(recipe_as_text),
-        AfterValidator(absolute_recipe),
-        Option("A name of `srkd recipes ls`, a file such as ./my.yaml, or a method of a file: ./mine.py:SobelKD."),
-    ] = "logits"
-    then: Annotated[
-        str | None,
-        AfterValidator(absolute_recipe),
-        Option(
-            "Second recipe, pams or pact, that quantises the trained student. --steps, --batch and --lr-patch hold "
-            "for both recipes; --set then.KEY=VALUE changes the second.",
-            unset="no second recipe",
-            metavar="RECIPE",
-        ),
-    ] = None
-    steps: Annotated[
-        int | None, Field(ge=1), Option("Updates; milestones and warm-up are rescaled.", unset="the recipe's")
-    ] = None
-    batch: Annotated[
-        int | None, Field(ge=1), Option("Patches in a batch, over all processes.", unset="the recipe's")
-    ] = None
-    lr_patch: Annotated[int | None, Field(ge=1), Option("Side of a patch in LR pixels.", unset="the recipe's")] = None
-    rate: Annotated[float | None, Field(gt=0), Option("Learning rate.", unset="the recipe's")] = None
-    seed: Annotated[int, AfterValidator(require_64_bits), Option("The same seed gives the same run.")] = 10
-    settings: Annotated[
-        Sequence[str],
-        TEXTS,
-        Option(
-            "Change the recipe: schedule.warmup=500, kappa=0.5.",
-            flags=("--set",),
-            metavar="KEY=VALUE",
-        ),
-    ] = ()
-    teacher_cache: Annotated[
-        bool, Option("Run the teacher once over whole images; steps crop its stored outputs (fp16).", rare=True)
-    ] = False
+    recipe: Annotated[str, BeforeValidator(recipe_as_text), AfterValidator(absolute_recipe)] = "logits"
+    """A name of `srkd recipes ls`, a file such as ./my.yaml, or a method of a file: ./mine.py:SobelKD."""
+    then: Annotated[str | None, AfterValidator(absolute_recipe), Option(unset="no second recipe", metavar="RECIPE")] = (
+        None
+    )
+    """Second recipe, pams or pact, that quantises the trained student. --steps, --batch and --lr-patch hold for both
+    recipes; --set then.KEY=VALUE changes the second."""
+    steps: Annotated[int | None, Field(ge=1), Option(unset="the recipe's")] = None
+    """Updates; milestones and warm-up are rescaled."""
+    batch: Annotated[int | None, Field(ge=1), Option(unset="the recipe's")] = None
+    """Patches in a batch, over all processes."""
+    lr_patch: Annotated[int | None, Field(ge=1), Option(unset="the recipe's")] = None
+    """Side of a patch in LR pixels."""
+    rate: Annotated[float | None, Field(gt=0), Option(unset="the recipe's")] = None
+    """Learning rate."""
+    seed: Annotated[int, AfterValidator(require_64_bits)] = 10
+    """The same seed gives the same run."""
+    settings: Annotated[Sequence[str], TEXTS, Option(flags=("--set",), metavar="KEY=VALUE")] = ()
+    """Change the recipe: schedule.warmup=500, kappa=0.5."""
+    teacher_cache: Annotated[bool, Option(rare=True)] = False
+    """Run the teacher once over whole images; steps crop its stored outputs (fp16)."""
     label_margin: Annotated[
         int | None,
         Field(ge=0),
-        Option(
-            "LR pixels around each patch that the teacher sees, too; 0: none.",
-            unset="measured at the start: as many as its images need, often none",
-            rare=True,
-        ),
+        Option(unset="measured at the start: as many as its images need, often none", rare=True),
     ] = None
+    """LR pixels around each patch that the teacher sees, too; 0: none."""
     calm: Annotated[
         float | None,
         Field(ge=0),
         Option(
-            "Weight of a term that makes the student give one image for one content under other noise; 0: none.",
-            unset="that of the method where the images are a film, or --degrade is video or h264; else none",
-            rare=True,
+            unset="that of the method where the images are a film, or --degrade is video or h264; else none", rare=True
         ),
     ] = None
+    """Weight of a term that makes the student give one image for one content under other noise; 0: none."""
     phi_weights: Annotated[
-        PathOption,
-        INPUT,
-        Option(
-            "vgg19-dcbb9e9d.pth of torchvision, for recipes with the option phi.",
-            unset="the one in the cache, or downloaded",
-            metavar="FILE",
-            rare=True,
-        ),
+        PathOption, INPUT, Option(unset="the one in the cache, or downloaded", metavar="FILE", rare=True)
     ] = None
+    """vgg19-dcbb9e9d.pth of torchvision, for recipes with the option phi."""
 
     @property
     def own_settings(self) -> tuple[str, ...]:
@@ -368,65 +272,33 @@ class RunOptions(Group):
     """Where and how often a run is made."""
 
     _: KW_ONLY
-    out: Annotated[
-        PathOption,
-        Option("Run folder to write, required for a run; must not exist yet.", flags=("-o", "--out"), in_json=False),
-    ] = None
-    with_baseline: Annotated[
-        bool, Option("Also train the same student on the same batches without distillation, and by logits.")
-    ] = False
-    baselines: Annotated[
-        tuple[BaselineName, ...],
-        names_of(*get_args(BaselineName)),
-        Option("The baselines to train, some of scratch, inherit, fit, init-from, logits.", unset="none"),
-    ] = ()
-    seeds: Annotated[int, Field(ge=1), Option("Number of runs with different seeds, for mean and spread.")] = 1
-    sweep: Annotated[
-        Sequence[str],
-        TEXTS,
-        Option(
-            "Train once for each value of a student or training option, or of a key of --set, such as rate=1e-4,2e-4; "
-            "give it again for all combinations.",
-            unset="none",
-            metavar="KEY=V1,V2",
-        ),
-    ] = ()
-    jobs: Annotated[
-        int | None,
-        Field(ge=1),
-        Option(
-            "Train this many of the runs at the same time, each in a process; --device cuda: on the next GPU.",
-            unset="1",
-        ),
-    ] = None
-    on: Annotated[
-        str | None,
-        CLUSTER,
-        Option("Train the runs as tasks of a Ray cluster (srkd[ray], docs/use/many-gpus.md).", unset="here", rare=True),
-    ] = None
-    device: Annotated[str, DEVICE, Option("cpu, cuda, cuda:N or mps.")] = "cpu"
+    out: Annotated[PathOption, Option(flags=("-o", "--out"), in_json=False)] = None
+    """Run folder to write, required for a run; must not exist yet."""
+    with_baseline: bool = False
+    """Also train the same student on the same batches without distillation, and by logits."""
+    baselines: Annotated[tuple[BaselineName, ...], names_of(*get_args(BaselineName)), Option(unset="none")] = ()
+    """The baselines to train, some of scratch, inherit, fit, init-from, logits."""
+    seeds: Annotated[int, Field(ge=1)] = 1
+    """Number of runs with different seeds, for mean and spread."""
+    sweep: Annotated[Sequence[str], TEXTS, Option(unset="none", metavar="KEY=V1,V2")] = ()
+    """Train once for each value of a student or training option, or of a key of --set, such as rate=1e-4,2e-4; give it
+    again for all combinations."""
+    jobs: Annotated[int | None, Field(ge=1), Option(unset="1")] = None
+    """Train this many of the runs at the same time, each in a process; --device cuda: on the next GPU."""
+    on: Annotated[str | None, CLUSTER, Option(unset="here", rare=True)] = None
+    """Train the runs as tasks of a Ray cluster (srkd[ray], docs/use/many-gpus.md)."""
+    device: Annotated[str, DEVICE] = "cpu"
+    """cpu, cuda, cuda:N or mps."""
     threads: Annotated[
-        int | None,
-        Field(ge=1),
-        Option("CPU threads.", unset="as many as torch uses; with --jobs its share of the cores"),
+        int | None, Field(ge=1), Option(unset="as many as torch uses; with --jobs its share of the cores")
     ] = None
-    track: Annotated[
-        tuple[TrackerName, ...],
-        names_of(*TRACKERS),
-        Option(
-            "Where to watch curves: tensorboard (files in the run folder), wandb (Weights & Biases, srkd[wandb]).",
-            rare=True,
-        ),
-    ] = DEFAULT_TRACKERS
+    """CPU threads."""
+    track: Annotated[tuple[TrackerName, ...], names_of(*TRACKERS), Option(rare=True)] = DEFAULT_TRACKERS
+    """Where to watch curves: tensorboard (files in the run folder), wandb (Weights & Biases, srkd[wandb])."""
     track_images: Annotated[
-        int | Sequence[int] | None,
-        COUNTS,
-        Option(
-            "Numbers, from 1, of the validation images that are shown there as student, teacher and bicubic.",
-            unset="the first, and none to wandb",
-            rare=True,
-        ),
+        int | Sequence[int] | None, COUNTS, Option(unset="the first, and none to wandb", rare=True)
     ] = None
+    """Numbers, from 1, of the validation images that are shown there as student, teacher and bicubic."""
 
     @property
     def has_baselines(self) -> bool:
@@ -492,30 +364,20 @@ class MeasurementOptions(Group):
     """How a plan measures, here or elsewhere."""
 
     _: KW_ONLY
-    device: Annotated[
-        str,
-        DEVICE,
-        Option("Device that the student will run on."),
-    ] = "cpu"
-    threads: Annotated[
-        int | None, Field(ge=1), Option("CPU threads; no more than there are cores.", unset="as many as torch uses")
-    ] = None
-    margin: Annotated[
-        float, Field(ge=0, le=1), Option("The student must meet the target even if it is slower by this share.")
-    ] = 0.1
-    seconds: Annotated[float, Field(gt=0), Option("Time for each measurement of a shape.")] = 0.5
-    quality: Annotated[bool, Option("Solve for the finalists' weights to compare their PSNR without training.")] = True
-    emit: Annotated[
-        PathOption,
-        Option(
-            "Write shapes as ONNX files, and a program that times them on another device.",
-            unset="time here",
-            metavar="DIR",
-        ),
-    ] = None
-    measured: Annotated[
-        PathOption, Option("Plan from the timings that such a program wrote.", unset="time here", metavar="FILE")
-    ] = None
+    device: Annotated[str, DEVICE] = "cpu"
+    """Device that the student will run on."""
+    threads: Annotated[int | None, Field(ge=1), Option(unset="as many as torch uses")] = None
+    """CPU threads; no more than there are cores."""
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The student must meet the target even if it is slower by this share."""
+    seconds: Annotated[float, Field(gt=0)] = 0.5
+    """Time for each measurement of a shape."""
+    quality: bool = True
+    """Solve for the finalists' weights to compare their PSNR without training."""
+    emit: Annotated[PathOption, Option(unset="time here", metavar="DIR")] = None
+    """Write shapes as ONNX files, and a program that times them on another device."""
+    measured: Annotated[PathOption, Option(unset="time here", metavar="FILE")] = None
+    """Plan from the timings that such a program wrote."""
 
 
 @options
@@ -523,9 +385,8 @@ class PictureOptions(Options):
     """The output of a plan."""
 
     _: KW_ONLY
-    picture: Annotated[
-        PathOption, Option("PNG file for speed against size.", unset="no picture", flags=("-o", "--out", "--picture"))
-    ] = None
+    picture: Annotated[PathOption, Option(unset="no picture", flags=("-o", "--out", "--picture"))] = None
+    """PNG file for speed against size."""
 
 
 @options

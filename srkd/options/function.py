@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar, get_type_hints
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, describe_os_error
 from compressor.base.machine import let_forks_compute
-from srkd.options.option import CALLBACKS, OptionsT, declarations, fields_of
+from srkd.options.option import Options, OptionsT, declarations
 from srkd.terminal.console import context_for_python
 
 P = ParamSpec("P")
@@ -27,22 +27,16 @@ def public(
     For options in groups, `keywords` is the class that inherits from all of them; otherwise it is `options` itself.
     The function's docstring is that of `run` with a section that lists the arguments.
     """
-    rows, empty = declarations(options), inspect.Parameter.empty
+    rows = (*declarations(options), *declarations(Options))
     signature = inspect.Signature(
         [
             inspect.Parameter(
                 row.name,
                 inspect.Parameter.POSITIONAL_OR_KEYWORD if row.is_positional else inspect.Parameter.KEYWORD_ONLY,
-                default=empty if row.is_required else row.default,
+                default=inspect.Parameter.empty if row.is_required else row.default,
                 annotation=row.field.annotation,
             )
             for row in rows
-        ]
-        + [
-            inspect.Parameter(
-                each, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=fields_of(options)[each].annotation
-            )
-            for each in CALLBACKS
         ],
         return_annotation=get_type_hints(run, include_extras=True)["return"],
     )
@@ -59,11 +53,9 @@ def public(
     function.__signature__ = signature  # type: ignore[attr-defined]
     function.__name__ = function.__qualname__ = name
     function.__module__ = run.__module__
-    unset = {row.name: f" None: {row.option.unset}." if row.option.unset else "" for row in rows}
-    texts = {row.name: row.option.help + unset[row.name] for row in rows} | CALLBACKS
-    lines = [
-        textwrap.fill(f"{each}: {text}", 100, initial_indent=" " * 4, subsequent_indent=" " * 8)
-        for each, text in texts.items()
-    ]
+    lines = []
+    for row in rows:
+        text = f"{row.name}: {row.help}" + (f" None: {row.option.unset}." if row.option.unset else "")
+        lines.append(textwrap.fill(text, 100, initial_indent=" " * 4, subsequent_indent=" " * 8))
     function.__doc__ = "\n".join([inspect.cleandoc(run.__doc__ or ""), "", "Args:", *lines])
     return function

@@ -2,11 +2,13 @@
 
     @options
     class UpscaleOptions(Options):
-        tile: Annotated[int | None, Field(ge=0), Option("LR pixels a side; 0: never.", unset="by memory")] = None
+        tile: Annotated[int | None, Field(ge=0), Option(unset="by memory")] = None
+        'LR pixels a side; 0: never.'
 
-Such a class is a pydantic dataclass: pydantic checks every value, in whatever way the object is made. From its fields
-come the flags of the command line (`command_line`), the keywords and help of the Python function (`function`), and the
-object of run.json (`to_json`, `from_json`; a pydantic model that holds options writes and reads the same).
+Such a class is a pydantic dataclass: pydantic checks every value, in whatever way the object is made, and keeps the
+string under a field as its help. From the fields come the flags of the command line (`command_line`), the keywords and
+help of the Python function (`function`), and the object of run.json (`to_json`, `from_json`; a pydantic model that
+holds options writes and reads the same).
 
 Options that several verbs share, or that are replaced together, form a `Group`. A class of options holds groups as
 fields; flags, keywords and JSON stay flat, so that every name is unique:
@@ -20,7 +22,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import numbers
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import UnionType
@@ -45,15 +46,13 @@ from compressor.base.context import Note, Progress
 from compressor.base.errors import SrkdError, UsageError
 from srkd.terminal.console import json_value
 
-SETTINGS = "settings"
-"""The option that also takes rare options, as `--set NAME=VALUE`."""
-
 
 @dataclass(frozen=True)
 class Option:
-    """The properties of an option beyond its field's name, type, limits and default."""
+    """The properties of an option beyond its field's name, type, limits, default and help."""
 
-    help: str
+    help: str = ""
+    """Help that is computed, or shared by several fields, in place of the string under the field."""
     flags: tuple[str, ...] = ()
     """Flags such as ("-o", "--out"); empty: the field's name with dashes."""
     metavar: str | None = None
@@ -65,7 +64,7 @@ class Option:
     unset: str = ""
     """Meaning of None, which the help shows as the default: `[default: the embedded photos]`."""
     rare: bool = False
-    """True for an option that the help of a verb with --set lists only there, as `--set NAME=VALUE`."""
+    """True for an option of which the help of the verb shows the flag alone."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ ClassT = TypeVar("ClassT", bound=type)
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def options(cls: ClassT) -> ClassT:
     """Make a class of options or a group of it."""
-    config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+    config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
     made: Any = pydantic_dataclass(frozen=True, config=config)(cls)
     return made  # type: ignore[no-any-return]
 
@@ -133,7 +132,12 @@ class Group:
         positional = (field.name for field in dataclasses.fields(cls) if not field.kw_only)
         given = {**dict(zip(positional, values.args, strict=False)), **(values.kwargs or {})}
         try:
-            return handler(ArgsKwargs((), {name: _plain(name, value) for name, value in given.items()}))
+            # An integer of NumPy is an int.
+            plain = {
+                name: int(value) if isinstance(value, numbers.Integral) and type(value) is not bool else value
+                for name, value in given.items()
+            }
+            return handler(ArgsKwargs((), plain))
         except ValidationError as error:
             raise _usage_error(cls, error) from None
 
@@ -144,18 +148,13 @@ class Group:
 
 @options
 class Options(Group):
-    """The options of one verb."""
+    """The options of one verb, and the callbacks of its Python function."""
 
     _: dataclasses.KW_ONLY
     progress: SkipValidation[Progress | Literal[False] | None] = None
+    """Called as progress(title, done, total). None: bars in a terminal or a notebook; False: none at all."""
     announce: SkipValidation[Note | None] = None
-
-
-CALLBACKS = {
-    "progress": "Called as progress(title, done, total). None: bars in a terminal or a notebook; False: none at all.",
-    "announce": "Receives one line for a person. None: printed where bars are.",
-}
-"""The further keywords of every public function, with their help."""
+    """Receives one line for a person. None: printed where bars are."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +164,9 @@ class Declaration:
     name: str
     field: FieldInfo
     option: Option
+    help: str
     holder: type[Group]
     group: str = ""
-    is_hidden: bool = False
-    """True for a rare option of a verb that takes it by --set."""
 
     @property
     def default(self) -> Any:
@@ -238,20 +236,21 @@ def groups_of(cls: type) -> dict[str, type[Group]]:
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Group)}
 
 
-def declarations(cls: type) -> tuple[Declaration, ...]:
-    """All options of a class in the order of its fields, those of its base classes last."""
-    groups, rows = groups_of(cls), list[Declaration]()
-    levels = [inspect.get_annotations(base) for base in cls.__mro__]
-    fields = fields_of(cls)
-    for name in sorted(fields, key=lambda name: next(level for level, names in enumerate(levels) if name in names)):
-        option = next((each for each in fields[name].metadata if isinstance(each, Option)), None)
-        if name in groups:
-            rows += [replace(row, group=name) for row in declarations(groups[name])]
-        elif option is not None:
-            rows.append(Declaration(name, fields[name], option, cls))
-    has_settings = any(row.name == SETTINGS for row in rows)
-    rows.sort(key=lambda row: not row.is_positional)
-    return tuple(replace(row, is_hidden=row.option.rare and has_settings) for row in rows)
+def declarations(cls: type[Group]) -> tuple[Declaration, ...]:
+    """All options of a class in the order of its fields, those of its base classes last.
+
+    The callbacks are those of `Options` itself.
+    """
+    fields, groups, rows = fields_of(cls), groups_of(cls), dict[str, Declaration]()
+    for base in cls.__mro__ if cls is Options else (base for base in cls.__mro__ if base is not Options):
+        for name in inspect.get_annotations(base):
+            if name in groups:
+                rows |= {row.name: replace(row, group=name) for row in declarations(groups[name])}
+            elif name in fields and name not in rows:
+                option = next((each for each in fields[name].metadata if isinstance(each, Option)), Option())
+                text = option.help or fields_of(base)[name].description or ""
+                rows[name] = Declaration(name, fields[name], option, " ".join(text.split()), cls)
+    return tuple(sorted(rows.values(), key=lambda row: not row.is_positional))
 
 
 def values_of(options: Group) -> Iterator[tuple[Declaration, Any]]:
@@ -269,55 +268,23 @@ def to_json(options: Options) -> dict[str, Any]:
 def from_json(cls: type[OptionsT], values: Any, where: str, **others: Any) -> OptionsT:
     """Options from the output of `to_json`; `others` are keywords that it leaves out."""
     expected = {row.name for row in declarations(cls) if row.option.in_json}
-    if not isinstance(values, Mapping):
-        differences = ["it has no options"]
-    else:
-        lists = {"it lacks": sorted(expected - set(values)), "unknown here": sorted(set(values) - expected)}
-        differences = [f"{title}: {', '.join(names)}" for title, names in lists.items() if names]
-    if differences:
+    differing = sorted(expected ^ set(values)) if isinstance(values, Mapping) else ["options"]
+    if differing:
         raise SrkdError(
             f"{where}: run.json was written by another version of srkd, and the run cannot be continued "
-            f"({'; '.join(differences)}); start a new run"
+            f"({', '.join(differing)} differ); start a new run"
         )
     return cls.of(**values, **others)
 
 
 def _by_group(cls: type[Group], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords sorted into groups; rare options among `--set NAME=VALUE` become keywords of their own."""
-    rows = {row.name: row for row in declarations(cls)}
+    """Keywords sorted into groups."""
+    group_by_name = {row.name: row.group for row in declarations(cls) if row.group}
     groups: dict[str, dict[str, Any]] = {name: {} for name in groups_of(cls)}
     own: dict[str, Any] = {}
-    for name, value in _with_rare_settings(rows, keywords).items():
-        row = rows.get(name)
-        (groups[row.group] if row and row.group else own)[name] = value
+    for name, value in keywords.items():
+        (groups[group_by_name[name]] if name in group_by_name else own)[name] = value
     return groups | own
-
-
-def _with_rare_settings(rows: Mapping[str, Declaration], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    values, others = dict(keywords), []
-    settings = values.get(SETTINGS) or ()
-    for setting in (settings,) if isinstance(settings, str) else settings:
-        name, equals, text = str(setting).partition("=")
-        row = rows.get(name.strip().replace("-", "_"))
-        if row is None or not row.is_hidden or not equals:
-            others.append(setting)
-            continue
-        value = row.read_word(text.strip(), f"--set {setting}")
-        before = keywords.get(row.name, row.default)
-        if before not in (row.default, value):
-            raise UsageError(f"--set {setting} contradicts {row.flag} {before}: give one of them")
-        values[row.name] = value
-    return {**values, SETTINGS: tuple(others)} if settings else values
-
-
-def _plain(name: str, value: Any) -> Any:
-    """A value as pydantic takes it: integers of NumPy as int. No text may have a NUL."""
-    if not isinstance(value, int) and isinstance(value, numbers.Integral):
-        return int(value)
-    for text in value if isinstance(value, (list, tuple)) else (value,):
-        if isinstance(text, (str, os.PathLike)) and "\0" in os.fspath(text):
-            raise UsageError(f"{name}: {os.fspath(text)!r} has a NUL character, which no path and no name has")
-    return value
 
 
 def _usage_error(cls: type[Group], error: ValidationError) -> Exception:

@@ -32,6 +32,7 @@ else:
     PictureOrPath: TypeAlias = str | Path | object
 
 PathOption: TypeAlias = str | Path | None
+Paths: TypeAlias = str | Path | Sequence[str | Path]
 Size: TypeAlias = str | tuple[int, int]
 """An LR size as (width, height) or "WxH"; a checked option is always a tuple."""
 Sizes: TypeAlias = Size | Sequence[Size]
@@ -47,6 +48,7 @@ Tile: TypeAlias = Annotated[
 ]
 SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
 LIMITS_HELP = "How many times 60 s and 4 GB a foreign ONNX file may use when it is first tried."
+Limits: TypeAlias = Annotated[float, Field(ge=1, le=MOST_LIMITS), Option(LIMITS_HELP)]
 GOAL_HELP = (
     "What a student is judged by: nearness to the originals or to the teacher's images. auto: the originals if the "
     "teacher is nearer to them than bicubic, as a teacher trained for looks is not."
@@ -88,27 +90,18 @@ class CheckpointOptions(Options):
     """Options for reading a checkpoint."""
 
     _: KW_ONLY
-    scale: Annotated[int | None, Field(ge=1, le=8), Option("Scale to take from a multi-scale file.")] = None
-    arch_options: Annotated[
-        Mapping[str, object] | None,
-        SETTING,
-        Option("Facts that the file does not hold, such as res_scale=0.1.", flags=("--arch-option",)),
-    ] = None
+    scale: Annotated[int | None, Field(ge=1, le=8)] = None
+    """Scale to take from a multi-scale file."""
+    arch_options: Annotated[Mapping[str, object] | None, SETTING, Option(flags=("--arch-option",))] = None
+    """Facts that the file does not hold, such as res_scale=0.1."""
 
 
 @options
-class LimitOptions(CheckpointOptions):
-    """Options for reading a checkpoint and for the first run of a foreign model."""
-
-    _: KW_ONLY
-    limits: Annotated[float, Field(ge=1, le=MOST_LIMITS), Option(LIMITS_HELP)] = 1.0
-
-
-@options
-class ProgramOptions(LimitOptions):
+class ProgramOptions(CheckpointOptions):
     """Options for reading a checkpoint or a foreign program."""
 
     _: KW_ONLY
+    limits: Limits = 1.0
     trust_code: TrustCode = False
 
 
@@ -123,7 +116,8 @@ class RuntimeOptions(ProgramOptions):
         one_of(*RUNTIMES),
         Option(f"Runtime to use: {', '.join(RUNTIMES)}.", unset="the one the file is for"),
     ] = None
-    precision: Annotated[Precision | None, Option("Precision of the arithmetic in torch and OpenVINO.")] = None
+    precision: Precision | None = None
+    """Precision of the arithmetic in torch and OpenVINO."""
     threads: Threads = None
 
 
@@ -132,19 +126,14 @@ class ScoringOptions(Options):
     """Options of how models are scored: the LR images, the protocol, and what is run."""
 
     _: KW_ONLY
-    lr_images: Annotated[
-        PathOption,
-        Option("Folder of the LR images of --data.", unset="its LR*X4/, or made bicubically"),
-    ] = None
-    border: Annotated[int | None, Field(ge=0), Option("Pixels cropped on each side.", unset="as many as the scale")] = (
-        None
-    )
-    lr_border: Annotated[
-        Border, Option("Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB.")
-    ] = "mirror"
+    lr_images: Annotated[PathOption, Option(unset="its LR*X4/, or made bicubically")] = None
+    """Folder of the LR images of --data."""
+    border: Annotated[int | None, Field(ge=0), Option(unset="as many as the scale")] = None
+    """Pixels cropped on each side."""
+    lr_border: Border = "mirror"
+    """Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB."""
     degrade: Degrade = NONE
-    grey: Annotated[Literal["rgb", "raw"], Option("Grey files: replicated to RGB and then Y, or their raw values.")] = (
-        "rgb"
-    )
+    grey: Literal["rgb", "raw"] = "rgb"
+    """Grey files: replicated to RGB and then Y, or their raw values."""
     self_ensemble: SelfEnsemble = False
     tile: Tile = None

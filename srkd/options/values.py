@@ -36,8 +36,6 @@ def require_png(path: Path, option: str) -> None:
 
 def require_html(path: Path, option: str) -> None:
     require_file(path, option, "the page is an HTML file", ".html", ".htm")
-    if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: its folder {path.parent} does not exist: make it, or choose another")
 
 
 def output_file(out: Path | None, runs: Sequence[Path], name: str, require: Callable[[Path, str], None]) -> Path:

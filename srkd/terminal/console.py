@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Literal, TextIO, TypeVar
+from typing import TYPE_CHECKING, Literal, TextIO, TypeVar, cast
 
 from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.durations import format_duration
@@ -44,21 +42,6 @@ class Console:
     """What stdout is for, "json", "csv" or "latex"; empty: results."""
     stream: TextIO | None = None
     """The stream of the data; None: stdout."""
-
-    @property
-    def wants_json(self) -> bool:
-        """True if --json was given: one JSON object instead of tables."""
-        return self.data == "json"
-
-    @property
-    def wants_csv(self) -> bool:
-        """True if --csv was given: the rows of the table as CSV."""
-        return self.data == "csv"
-
-    @property
-    def wants_latex(self) -> bool:
-        """True if --latex was given: the table as LaTeX."""
-        return self.data == "latex"
 
     def say(self, text: str) -> None:
         """Print a line about the work; -q silences it."""
@@ -117,31 +100,31 @@ class Console:
         verb: str,
         result: T,
         show: Callable[[Console, T], None],
+        *,
         rows: Callable[[T], Iterable[object]] | None = None,
+        latex: Callable[[T], str] | None = None,
     ) -> None:
-        """Print the result of a verb: as JSON under --json, its `rows` under --csv, else what `show` prints."""
-        if self.wants_json:
-            self.emit(verb, result)
-        elif self.wants_csv and rows is not None:
-            if text := csv_text(map(json_value, rows(result))):
-                _write(text, self.stream or sys.stdout)
+        """Print the result of a verb: as JSON, its `rows` as CSV, or `latex` if asked for, else what `show` prints."""
+        text = ""
+        if self.data == "json":
+            text = self._document(verb, result)
+        elif self.data == "csv" and rows is not None:
+            text = csv_text(map(json_value, rows(result)))
+        elif self.data == "latex" and latex is not None:
+            text = latex(result)
         else:
             show(self, result)
+        if text:
+            _write(text, self.stream or sys.stdout)
 
-    def write_latex(self, text: str) -> None:
-        """Print the verb's table as LaTeX."""
-        _write(text, self.stream or sys.stdout)
-
-    def emit(self, verb: str, payload: object) -> None:
-        """Print the command's JSON object, with its schema and the facts of the machine."""
+    @staticmethod
+    def _document(verb: str, payload: object) -> str:
+        """The command's JSON object, with its schema and the facts of the machine."""
         from compressor.base.machine import machine_facts
 
-        body = json_value(payload)
-        if not isinstance(body, dict):
-            raise TypeError(f"the payload of srkd.{verb} is a {type(body).__name__}, not an object")
+        body = cast("dict[str, object]", json_value(payload))
         document = {"schema": f"srkd.{verb}/1", **body, "machine": machine_facts()}
-        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-        _write(text, self.stream or sys.stdout)
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
     def _out(self) -> TextIO:
         return sys.stderr if self.data else sys.stdout
@@ -176,20 +159,9 @@ def cell(value: float | None, text: str) -> str:
 
 def json_value(value: object) -> object:
     """`value` in types of JSON: dataclasses and models become objects, paths text, infinity and NaN null."""
-    dump = getattr(value, "model_dump", None)
-    if dump is not None:
-        return json_value(dump(mode="json"))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: json_value(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): json_value(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_value(item) for item in value]
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+    from pydantic_core import to_jsonable_python  # `srkd --help` imports no pydantic
+
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=dict)
 
 
 def open_closed_streams() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import re
 import textwrap
@@ -46,15 +45,20 @@ class Table:
 
         No word is cut. A table that is too wide becomes several, each with the columns that name the rows.
         """
-        counts = range(len(self.headings), self.names, -1) or (len(self.headings),)
-        count, lines = len(self.headings), list[str]()
-        for count, fit in itertools.product(counts, ("natural", "wrapped", "narrowest")):
-            lines = self._render(count, width, fit)
-            if max(map(_width, lines), default=0) <= width:
-                break
-        if count == len(self.headings):
+        columns = list(zip(self.headings, *self.rows, strict=True))
+        natural = [max(map(_width, column)) for column in columns]
+        least = list(map(_least_width, columns))
+        count, gap = len(columns), 3 if sum(natural) + 3 * (len(columns) - 1) <= width else 2
+        while count > self.names + 1 and sum(least[:count]) + gap * (count - 1) > width:
+            count -= 1
+        widths = natural[:count]
+        while sum(widths) + gap * (count - 1) > width and widths != least[:count]:
+            widest = max((i for i in range(count) if widths[i] > least[i]), key=widths.__getitem__)
+            widths[widest] -= 1
+        lines = self._render(widths, gap)
+        if count == len(columns):
             return lines
-        kept = [*range(self.names), *range(count, len(self.headings))]
+        kept = [*range(self.names), *range(count, len(columns))]
         rest = [[row[index] for index in kept] for row in (self.headings, *self.rows)]
         return [*lines, *replace(self, headings=rest[0], rows=rest[1:]).lines(width)]
 
@@ -72,8 +76,8 @@ class Table:
             lines.append(_latex_row(row, [column for at, column in self.bold if at == index]))
         return "\n".join([*lines, r"\hline", r"\end{tabular}"])
 
-    def _render(self, count: int, width: int, fit: str) -> list[str]:
-        """The first columns as one table: each as wide as its text, or wrapped by rich, or as narrow as its words."""
+    def _render(self, widths: Sequence[int], gap: int) -> list[str]:
+        """The first columns as one table, in these widths."""
         # Imported late, as only tables need it.
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
@@ -81,34 +85,17 @@ class Table:
         from rich.text import Text
 
         # A gap is a space before a cell, a line of the box that is a space, and if there is room a space after a cell.
-        gap = 3 if fit == "natural" else 2
         table = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 2, 0, 1))
-        needed = -gap
-        for index, heading in enumerate(self.headings[:count]):
-            cells = [row[index] for row in self.rows]
-            natural, is_number = max(map(_width, [heading, *cells])), any(map(is_numeric, cells))
-            words = [*heading.split(), *(cells if is_number else " ".join(cells).split())]
-            least = max([_width(word) for word in words], default=0)
-            if not is_number:
-                least = max(least, min(natural, NARROWEST_TEXT))
-            elif fit != "natural":
-                heading = textwrap.fill(heading, max(least, 1), break_long_words=False, break_on_hyphens=False)
-            narrowest = natural if fit == "natural" else least
-            needed += narrowest + gap
-            table.add_column(
-                Text(heading),
-                justify="right" if is_number else "left",
-                min_width=narrowest,
-                max_width=least if fit == "narrowest" else None,
-                no_wrap=is_number,
-            )
+        for index, width in enumerate(widths):
+            is_number = any(is_numeric(row[index]) for row in self.rows)
+            table.add_column(Text(self.headings[index]), justify="right" if is_number else "left", width=width)
         for row in self.rows:
-            table.add_row(*map(Text, row[:count]))
+            table.add_row(*map(Text, row[: len(widths)]))
         text = io.StringIO()
         # Plain text of this width, whatever the terminal or notebook is.
         console = Console(
             file=text,
-            width=max(width, needed),
+            width=sum(widths) + gap * len(widths),
             color_system=None,
             force_terminal=False,
             force_jupyter=False,
@@ -116,6 +103,15 @@ class Table:
         )
         console.print(table, crop=False)
         return [line.rstrip() for line in text.getvalue().splitlines()]
+
+
+def _least_width(column: Sequence[str]) -> int:
+    """The least width of a column, its heading first, in which no word and no number is cut, and texts are readable."""
+    heading, *cells = column
+    is_number = any(map(is_numeric, cells))
+    words = [*heading.split(), *(cells if is_number else " ".join(cells).split())]
+    least = max(map(_width, words), default=0)
+    return least if is_number else max(least, min(max(map(_width, column)), NARROWEST_TEXT))
 
 
 def fact_lines(facts: Sequence[tuple[str, str]], width: int) -> list[str]:

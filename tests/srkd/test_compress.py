@@ -113,8 +113,6 @@ def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, c
         (["--set", "schedule.batches=3"], 2, "schedule.batches"),
         (["--data", "nowhere"], 1, "nowhere"),
         (["--student", "edsr:widht=3"], 2, "width"),
-        (["--device", "cuda:7"], 2, "cuda:7"),
-        (["--steps", "0"], 2, "steps"),
     ],
 )
 def test_mistakes_are_one_line_with_the_right_code(arguments, code, part, teacher, photos, tmp_path, capfd):

@@ -11,9 +11,6 @@ import torch
 from click.testing import CliRunner
 
 import srkd
-from recipes.catalogue import METHODS
-from recipes.config.options import options_model
-from recipes.config.preset import Preset
 from srkd.cli.main import run
 from srkd.cli.verbs.compress import command
 from srkd.options.command_line import from_command_line
@@ -54,7 +51,7 @@ def test_the_help_has_groups_in_the_order_of_a_run() -> None:
         for flag in flags:
             assert f"  {flag} " in sections[group] or f"  {flag}\n" in sections[group], flag
     assert max(map(len, text.partition("Examples:")[0].splitlines())) <= 80
-    assert len(re.findall(r"^  -", text, re.MULTILINE)) <= MOST_OPTIONS
+    assert len(re.findall(r"^  -", text.partition("Rare options")[0], re.MULTILINE)) <= MOST_OPTIONS
 
 
 def test_every_option_shows_its_default() -> None:
@@ -71,13 +68,12 @@ def test_every_option_shows_its_default() -> None:
     assert "[default: the embedded photos]" in text
 
 
-def test_rare_options_are_settings() -> None:
+def test_rare_options_are_named_alone_and_are_flags_like_others() -> None:
     text = help_text()
     assert {row.name for row in declarations(CompressOptions) if row.option.rare} == RARE
-    for name in RARE:
-        assert f"  --{name.replace('_', '-')} " not in text and name in text
-    rare = ("cache_size=5GB", "lr_border=clamp", "phi_weights=vgg.pth", "select=l1", "teacher_cache=true", "limits=2")
-    by_set = options_of(*(f"--set={setting}" for setting in rare), "--set", "schedule.warmup=3")
+    named = " ".join(text.partition("Rare options")[2].split())
+    assert all(f"--{name.replace('_', '-')}" in named for name in RARE)
+    assert not any(f"  --{name.replace('_', '-')} " in text.partition("Rare options")[0] for name in RARE)
     words = ["--cache-size", "5GB", "--lr-border", "clamp", "--phi-weights", "vgg.pth", "--select", "l1"]
     by_flag = options_of(*words, "--teacher-cache", "--limits", "2", "--set", "schedule.warmup=3")
     by_keyword = CompressOptions.of(
@@ -89,28 +85,7 @@ def test_rare_options_are_settings() -> None:
         teacher_cache=True,
         settings=["schedule.warmup=3"],
     )
-    assert to_json(by_set) == to_json(by_flag) == to_json(by_keyword)
-    assert by_set.training.settings == ("schedule.warmup=3",) and by_set.data.cache_size == 5 * 10**9
-    assert options_of("--set", "cache-size=0").data.cache_size == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--set", "cache_size=lots"], "--set cache_size=lots: cache size 'lots' is not a size"),
-        (["--set", "select=best"], "--set select=best: 'best' should be 'leading', 'l1'"),
-        (["--set", "teacher_cache=perhaps"], "--set teacher_cache=perhaps: 'perhaps' should be a valid boolean"),
-        (["--set", "select=l1", "--select", "leading"], "--set select=l1 contradicts --select leading"),
-    ],
-)
-def test_wrong_rare_settings_are_one_line(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["compress", *words, "--dry-run"]) == 2
-    assert expected in capsys.readouterr().err
-
-
-def test_no_rare_option_has_the_name_of_a_setting_of_the_recipe() -> None:
-    options = {name for method in METHODS for name in options_model(METHODS.find(method)).model_fields}
-    assert not RARE & {*Preset.model_fields, *options}
+    assert to_json(by_flag) == to_json(by_keyword)
 
 
 def test_batch_patch_and_rate_have_options_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,10 +101,10 @@ def test_batch_patch_and_rate_have_options_of_their_own(capsys: pytest.CaptureFi
         (["--width", "0.5", "--set", "student.width=1"], "--width 0.5 and --set student.width=... say the same twice"),
         (["--student", "plain-s", "--set", "student.depth=1"], "--student plain-s and --set student.depth=..."),
         (["--init", "fit", "--set", "student.init=random"], "--init fit and --set student.init=... say the same twice"),
-        (["--set", "select=l1", "--set", "student.select=leading"], "--select l1 and --set student.select=..."),
+        (["--select", "l1", "--set", "student.select=leading"], "--select l1 and --set student.select=..."),
         (["--target-fps", "9", "--set", "student.width=1"], "--set student.width=1: the target decides the shape"),
         (["--seed", str(2**63)], f"seed {2**63} does not fit in 64 bits"),
-        (["--set", "degrade_once=true"], "degrade_once: there is no --degrade"),
+        (["--degrade-once"], "degrade_once: there is no --degrade"),
         (["--batch", "0"], "--batch"),
         (["--rate", "0"], "--rate"),
     ):

@@ -157,17 +157,9 @@ def test_a_width_that_the_teacher_has_is_no_hint() -> None:
         ({"width": 0.5, "select": "l1", "init": "random"}, "--select l1"),
         ({"student": "rcan:width=8", "select": "l1"}, "--select l1 chooses what is inherited: add --init inherit"),
         ({"student": "rcan:width=8", "depth": 0.5}, "leave out --width and --depth"),
-        (
-            {"student": "compact:width=8", "init": "inherit"},
-            "a student of compact cannot inherit from a teacher of rcan",
-        ),
+        ({"student": "compact:width=8", "init": "inherit"}, "compact cannot inherit from a teacher of rcan"),
         ({"student": "compact:scale=3"}, "the student is for x3, the teacher for x2"),
-        (
-            {"student": "compact:channels=1"},
-            "the student has 1 channels, and compress trains on RGB images: add channels=3",
-        ),
-        ({"student": "swinir:width=33"}, "33"),
-        ({"width": 0.5, "init_from": Path("nowhere.pth")}, "nowhere.pth"),
+        ({"student": "compact:channels=1"}, "add channels=3"),
     ],
 )
 def test_contradictions_are_told(shape: dict[str, Any], message: str, choose: Choose) -> None:
@@ -218,18 +210,10 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(
-    "spec",
-    [
-        RCANSpec(2, width=8, groups=2, depth=2, hidden=2),
-        SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=8),
-        CompactSpec(2, width=8, depth=2),
-    ],
-    ids=lambda spec: spec.arch,
-)
-def test_every_new_network_is_trained_and_left(
-    spec: Spec, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_the_strongest_heads_are_trained_and_written(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    spec = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=8)
     saved(spec, tmp_path / "teacher.safetensors")
     arguments = ["compress", "--teacher", str(tmp_path / "teacher.safetensors"), "--data", str(photos), "--steps", "2"]
     arguments += ["--set", "schedule.batch=2", "--set", "schedule.lr_patch=8", "--select", "l1"]

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import srkd
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from srkd.api.inspection import run_inspect
-from srkd.options.verbs import InspectOptions
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def test_a_value_that_is_no_number_is_refused_in_every_type(tmp_path: Path) -> N
             network.get_parameter("tail.bias")[1] = float(value)
         save_network(network, tmp_path / "damaged.safetensors", dtype=dtype)
         with pytest.raises(SrkdError, match="its training diverged"):
-            run_inspect(InspectOptions(tmp_path / "damaged.safetensors"))
+            srkd.inspect(tmp_path / "damaged.safetensors")
 
 
 def test_another_spec_or_tensor_is_noticed(own: Path, tmp_path: Path) -> None:
@@ -57,18 +56,18 @@ def test_another_spec_or_tensor_is_noticed(own: Path, tmp_path: Path) -> None:
         own.write_bytes(content)
         rewrite(own, change)
         with pytest.raises(SrkdError, match=r"recognised as edsr \(srkd names\), but "):
-            run_inspect(InspectOptions(own))
+            srkd.inspect(own)
     own.write_bytes(content[:-4])
     with pytest.raises(SrkdError, match="its safetensors header is damaged"):
-        run_inspect(InspectOptions(own))
+        srkd.inspect(own)
 
 
 def test_options_decide_what_is_counted(own: Path) -> None:
-    small = run_inspect(InspectOptions(own, lr_size=(64, 64)))
-    large = run_inspect(InspectOptions(own))
+    small = srkd.inspect(own, lr_size=(64, 64))
+    large = srkd.inspect(own)
     assert small.macs is not None and large.macs == 16 * small.macs
-    assert run_inspect(InspectOptions(own, layers=True)).layers
+    assert srkd.inspect(own, layers=True).layers
     with pytest.raises(SrkdError, match="scale 4, not 3"):
-        run_inspect(InspectOptions(own, scale=3))
+        srkd.inspect(own, scale=3)
     with pytest.raises(SrkdError, match="wideth"):
-        run_inspect(InspectOptions(own, arch_options={"wideth": 9}))
+        srkd.inspect(own, arch_options={"wideth": 9})

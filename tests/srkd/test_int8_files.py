@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 from dataclasses import replace
@@ -31,7 +32,7 @@ from export.int8.calibration import calibration_patches
 from export.writing.exporting import Source, convert_to
 from srkd.api.doctor import diagnose
 from srkd.cli.main import run
-from srkd.cli.verbs.profile import show
+from srkd.cli.verbs.profile import command
 from srkd.terminal.console import Console
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
@@ -141,7 +142,8 @@ def test_profile_says_what_an_int8_file_is_and_how_it_compares(
 ) -> None:
     files = (folder / "small.int8.onnx", folder / "small.onnx")
     report = srkd.profile(files, **QUICK)
-    show(Console(), report)
+    assert command.callback is not None
+    inspect.unwrap(command.callback)(Console(), report)
     words = " ".join(capsys.readouterr().out.split())
     assert "small.int8 under onnxruntime: int8 for cpu, " in words and "nodes compute in integers" in words
     assert "small.int8 beside small: " in words and "float in onnxruntime on this machine" in words

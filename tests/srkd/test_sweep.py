@@ -40,7 +40,6 @@ def test_points_are_the_product_of_all_values_in_their_order(ground) -> None:
     ("sweep", "values"),
     [
         ("student=edsr:width=4,depth=2,compact:width=4", ["edsr:width=4,depth=2", "compact:width=4"]),
-        ("student=edsr:width=4,depth=2,plain-s", ["edsr:width=4,depth=2", "plain-s"]),
         ("recipe=/a.py:One(a=1,b=2),scratch", ["/a.py:One(a=1, b=2)", "scratch"]),
         ("init=fit,random", ["fit", "random"]),
         ("lr-patch=8,12", [8, 12]),
@@ -66,17 +65,14 @@ def test_a_list_is_one_value_and_names_are_those_of_folders(ground) -> None:
         ("width=0.5,2", {}, "--sweep width=2: '2'"),
         ("rate=1e-3,0.001", {}, "--sweep rate=0.001: .*twice"),
         (("rate=1", "rate=2"), {}, "--sweep rate=.*twice"),
-        ("init=fit,some", {}, "--sweep init=some"),
         ("seed=1,2", {}, "--seeds"),
         ("rate", {}, "--sweep rate: "),
-        ("rate=1,", {}, "--sweep rate=1,: "),
         ("data=a,b", {}, "--sweep data=a"),
         ("rate=1e-3", {"rate": 1e-4}, "--rate 0.0001"),
         ("schedule.batch=1,2", {}, "--set schedule.batch"),
         ("wieght=1,2", {}, "wieght"),
         ("width=0.5,1", {"student": "edsr:width=4"}, "--student"),
         ("rate=1,2", {"target_fps": 30, "width": 0.5}, "--width"),
-        ("width=0.25,0.5", {"target_fps": 30}, "--width"),
     ],
 )
 def test_a_mistake_at_any_point_is_refused_before_anything_is_written(ground, tmp_path, sweep, words, named) -> None:

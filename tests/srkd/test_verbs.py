@@ -80,7 +80,7 @@ def test_inspect_json_has_the_keys_of_the_contract(model: Path, read_json: ReadJ
 
 def test_inspect_of_an_exported_file_agrees(model: Path, exported: Path, read_json: ReadJson) -> None:
     of_model, of_exported = read_json("inspect", model), read_json("inspect", exported)
-    for key in ("architecture", "scale", "spec", "params", "macs", "macs_plus"):
+    for key in ("spec", "params", "macs", "macs_plus"):
         assert of_model[key] == of_exported[key]
     assert of_exported["dialect"] == "onnx"
     assert of_exported["metadata"]["srkd.source_sha256"] == of_model["sha256"]
@@ -154,17 +154,8 @@ def test_ctrl_c_during_evaluate_prints_the_sets_that_are_finished(
     assert capsys.readouterr().err == "\nsrkd: interrupted\n"
 
 
-def test_inspect_names_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = build(EDSRSpec(scale=2, width=8, depth=2), seed=1)
-    names = {"head": "conv_first", "body_end": "conv_after_body", "tail": "conv_last", "blocks": "body"}
-    state = {}
-    for name, tensor in network.state_dict().items():
-        first, _, rest = name.partition(".")
-        if first in names:
-            state[f"{names[first]}.{rest}"] = tensor
-        elif first == "upsampler":
-            state[name.replace("upsampler.convs", "upsample")] = tensor
-    torch.save({"params": state}, tmp_path / "basicsr.pth")
+def test_inspect_names_what_was_assumed(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    srkd.convert(model, to="basicsr", out=tmp_path / "basicsr.pth")
     assert run(["inspect", str(tmp_path / "basicsr.pth")]) == 0
     output = capsys.readouterr().out
     assert "assumed: res_scale = 1" in output and "--arch-option res_scale=" in output

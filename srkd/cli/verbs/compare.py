@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 @verb(
     "compare",
     CompareOptions,
+    "srkd.api.compare.run_compare",
     examples=(
         "srkd compare runs/first runs/second",
         "srkd compare runs/* --csv",
         "srkd compare runs/plan --data sets",
         "srkd compare runs/plan --data sets --latex > table.tex",
     ),
-    csv=True,
-    latex=True,
+    rows=lambda comparison: (*comparison.rows, *comparison.gains),
+    latex=lambda comparison: comparison.latex(),
 )
-def command(console: Console, options: CompareOptions) -> None:
+def command(console: Console, comparison: Comparison) -> None:
     """Compare the methods of RUNs, each over its seeds.
 
     The table has mean and standard deviation of the scores on the validation images, as the runs measured them, and
@@ -32,18 +33,6 @@ def command(console: Console, options: CompareOptions) -> None:
     scale, protocol or of other images are refused. With --data all students are scored on benchmark sets, as by srkd
     evaluate; a second call computes nothing.
     """
-    from srkd.api.compare import run_compare
-
-    with console.context() as context:
-        comparison = run_compare(options, context)
-    if console.wants_latex:
-        console.write_latex(comparison.latex())
-    else:
-        console.report("compare", comparison, show, lambda comparison: (*comparison.rows, *comparison.gains))
-
-
-def show(console: Console, comparison: Comparison) -> None:
-    """Print a table for each reference, and what its reader must know."""
     console.result(comparison.shared_line())
     for reference in comparison.references:
         console.table(comparison.table(reference))

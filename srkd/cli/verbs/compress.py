@@ -101,7 +101,7 @@ def command(
         else:
             report = compression.run_compress(options, context)
     if Rank.from_environment().is_leader:
-        console.report("compress", report, show, rows)
+        console.report("compress", report, show, rows=rows)
 
 
 def _require_alone(name: str) -> None:
@@ -126,7 +126,7 @@ def _report_dry_run(console: Console, options: CompressOptions) -> None:
         "compress",
         report,
         lambda console, report: console.facts(report.rows()),
-        lambda report: [{"name": name, "value": value} for name, value in report.rows()],
+        rows=lambda report: [{"name": name, "value": value} for name, value in report.rows()],
     )
 
 

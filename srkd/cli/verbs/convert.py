@@ -15,22 +15,14 @@ if TYPE_CHECKING:
 @verb(
     "convert",
     ConvertOptions,
+    "srkd.api.convert.run_convert",
     examples=("srkd convert runs/first --to basicsr -o student.pth", "srkd convert edsr_baseline_x4.pt --to srkd"),
 )
-def command(console: Console, options: ConvertOptions) -> None:
+def command(console: Console, converted: Converted) -> None:
     """Write MODEL as a checkpoint of another code base.
 
     Values do not change. srkd prints the values that the code base keeps in option files (res_scale, the range).
     """
-    from srkd.api.convert import run_convert
-
-    with console.context() as context:
-        converted = run_convert(options, context)
-    console.report("convert", converted, show)
-
-
-def show(console: Console, converted: Converted) -> None:
-    """Print the path of the file, and the values that it cannot hold."""
     console.result(f"wrote {converted.path}, {converted.bytes / 1e6:.2f} MB, {converted.to} ({converted.wrapping})")
     for name, value in converted.needs.items():
         text = "/".join(f"{number:g}" for number in value) if isinstance(value, tuple) else value

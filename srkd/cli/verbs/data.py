@@ -17,27 +17,19 @@ MOST_SIZES = 4
 @verb(
     "data",
     SeenOptions,
+    "srkd.api.data.run_data",
     examples=(
         "srkd data photos --show look",
         "srkd data photos --degrade realesrgan --show look",
         "srkd data photos --degrade like:frames --show look",
     ),
 )
-def command(console: Console, options: SeenOptions) -> None:
+def command(console: Console, report: DataReport) -> None:
     """Show what a run would see of a folder of images.
 
     The options are those of compress. With --degrade LR images are made as in training; like:DIR measures the pictures
     of a folder and proposes a setting. --show writes a picture of patches.
     """
-    from srkd.api.data import run_data
-
-    with console.context() as context:
-        report = run_data(options, context)
-    console.report("data", report, show)
-
-
-def show(console: Console, report: DataReport) -> None:
-    """Print the number of images, their sizes, what they suffer, and the path of the picture."""
     sizes = [f"{count} of {size}" for size, count in list(report.lr_sizes.items())[:MOST_SIZES]]
     more = len(report.lr_sizes) - len(sizes)
     facts = [

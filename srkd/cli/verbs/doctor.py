@@ -22,7 +22,7 @@ def command(console: Console) -> None:
     from srkd.api.doctor import REINSTALL, REQUIRED, diagnose
 
     diagnosis = diagnose()
-    console.report("doctor", diagnosis, show, lambda diagnosis: diagnosis.pieces)
+    console.report("doctor", diagnosis, show, rows=lambda diagnosis: diagnosis.pieces)
     missing = [piece.name for piece in diagnosis.group(REQUIRED) if not piece.ready]
     if missing:
         raise SrkdError(f"{', '.join(missing)} is missing: {REINSTALL}")

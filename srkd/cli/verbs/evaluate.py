@@ -51,7 +51,7 @@ def command(console: Console, options: EvaluateOptions, *, per_image: bool) -> N
         "evaluate",
         {**result.to_dict(), **unfinished},
         lambda console, _: show(console, result, per_image=per_image),
-        lambda _: rows(result, per_image=per_image),
+        rows=lambda _: rows(result, per_image=per_image),
     )
     if interrupted is not None:
         console.warn(f"not finished: {', '.join(interrupted.unfinished)}")

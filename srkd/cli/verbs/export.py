@@ -47,7 +47,7 @@ def command(console: Console, options: ExportOptions, *, every_format: bool) -> 
     with console.context() as context:
         report = run_export(replace(options, formats=formats), context)
     result = {"model": str(options.model), **vars(report)}
-    console.report("export", result, lambda console, _: show(console, report), lambda _: rows(report))
+    console.report("export", result, lambda console, _: show(console, report), rows=lambda _: rows(report))
     # --all skips formats that this machine cannot build; formats given by name must be written.
     for_exit_code = [
         file for file in report.files if not every_format or file.format in options.formats or file.verdict == "failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import UsageError
@@ -20,9 +21,17 @@ OWN_KEYS = ("srkd.spec", "srkd.cost", LICENCE)
 """Metadata keys that are shown as facts of the network."""
 
 
+def rows(inspection: Inspection) -> Sequence[object]:
+    """The layers; refuse --csv without --layers."""
+    if inspection.layers is None:
+        raise UsageError("--csv prints the table of layers: add --layers")
+    return inspection.layers
+
+
 @verb(
     "inspect",
     InspectOptions,
+    "srkd.api.inspection.run_inspect",
     examples=(
         "srkd inspect edsr.pt",
         "srkd inspect edsr.pt --arch-option res_scale=0.1",
@@ -30,22 +39,13 @@ OWN_KEYS = ("srkd.spec", "srkd.cost", LICENCE)
         "srkd inspect edsr.pt --layers --lr-size 320x180",
         "srkd inspect carn_m.pth --scale 3 --lr-size 320x180 --json",
     ),
-    csv=True,
+    rows=rows,
 )
-def command(console: Console, options: InspectOptions) -> None:
+def command(console: Console, inspection: Inspection) -> None:
     """Show the network in MODEL, its cost, and what srkd assumed.
 
     MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder, TorchScript, .pt2, ONNX or another exported file.
     """
-    from srkd.api.inspection import run_inspect
-
-    if console.wants_csv and not options.layers:
-        raise UsageError("--csv prints the table of layers: add --layers")
-    console.report("inspect", run_inspect(options), show, lambda inspection: inspection.layers or ())
-
-
-def show(console: Console, inspection: Inspection) -> None:
-    """Print a line for each fact."""
     spec = {key: value for key, value in sorted((inspection.spec or {}).items()) if key != "arch"}
     assumed = {item.field for item in inspection.assumed}
     quantised = _quantised_rows(inspection)

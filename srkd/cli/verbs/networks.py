@@ -16,24 +16,16 @@ if TYPE_CHECKING:
 @verb(
     "networks",
     NetworksOptions,
+    "srkd.api.network_list.run_networks",
     examples=("srkd networks", "srkd networks plain compact-xs --time --threads 1", "srkd networks --scale 2 --json"),
-    csv=True,
+    rows=lambda listed: listed.networks,
 )
-def command(console: Console, options: NetworksOptions) -> None:
+def command(console: Console, listed: NetworkList) -> None:
     """List the networks and their named sizes, with their cost.
 
     Each name is a student for --student, plain-s or plain-s:scale=2,act=prelu. A network without named sizes has its
     published default. NAMES are networks or sizes; all without them.
     """
-    from srkd.api.network_list import run_networks
-
-    with console.context() as context:
-        listed = run_networks(options, context)
-    console.report("networks", listed, show, lambda listed: listed.networks)
-
-
-def show(console: Console, listed: NetworkList) -> None:
-    """Print a row for each network, and where it was timed."""
     size = "{}x{}".format(*listed.lr_size)
     columns = ["--student", "params", f"GMAC at {size}", *(["ms"] if listed.place else [])]
     lines = []

@@ -18,29 +18,27 @@ if TYPE_CHECKING:
 @verb(
     "plan",
     PlanOptions,
+    "srkd.api.plan.plan_here_or_elsewhere",
     examples=(
         "srkd plan --teacher edsr.pt --target-fps 30 --lr-size 320x180",
         "srkd plan --teacher edsr.pt --target-ms 20 --target-mb 0.5 --precision int8 --threads 2 -o plan.png",
         "srkd plan --teacher edsr.pt --target-fps 30 --emit phone",
         "srkd plan --teacher edsr.pt --measured phone/measured.json",
     ),
-    csv=True,
+    rows=lambda result: getattr(result, "rows", ()),
 )
-def command(console: Console, options: PlanOptions) -> None:
+def command(console: Console, result: PlanReport | PlanFiles) -> None:
     """Find the largest student that meets a target on this machine.
 
     srkd exports shapes of the teacher's kind, of Compact and of plain untrained and times them in the runtime. It
     measures the best ones again before it chooses. With --emit another device measures.
     """
-    from srkd.api.plan import plan_here_or_elsewhere
     from srkd.runs.planning import PlanReport
 
-    with console.context() as context:
-        result = plan_here_or_elsewhere(options, context)
     if isinstance(result, PlanReport):
-        console.report("plan", result, show, lambda report: report.rows)
+        show(console, result)
     else:
-        console.report("plan", result, show_files, file_rows)
+        show_files(console, result)
 
 
 def show(console: Console, report: PlanReport) -> None:
@@ -75,11 +73,6 @@ def show(console: Console, report: PlanReport) -> None:
         console.say(f"wrote {report.picture}")
     teacher = "" if report.teacher_path is None else f"--teacher {report.teacher_path} "
     console.say(f"next: srkd compress {teacher}--student {chosen.student}")
-
-
-def file_rows(files: PlanFiles) -> list[dict[str, object]]:
-    """Each file to be timed, and each that could not be written."""
-    return [{"name": name, "failed": why} for name, why in {**dict.fromkeys(files.files), **dict(files.failed)}.items()]
 
 
 def show_files(console: Console, files: PlanFiles) -> None:

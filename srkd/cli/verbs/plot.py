@@ -12,21 +12,17 @@ if TYPE_CHECKING:
     from srkd.api.plot import PlotReport
 
 
-@verb("plot", PlotOptions, examples=("srkd plot runs/first", "srkd plot runs/first runs/second -o compared.png"))
-def command(console: Console, options: PlotOptions) -> None:
+@verb(
+    "plot",
+    PlotOptions,
+    "srkd.api.plot.run_plot",
+    examples=("srkd plot runs/first", "srkd plot runs/first runs/second -o compared.png"),
+)
+def command(console: Console, report: PlotReport) -> None:
     """Draw the curves of RUNs as a PNG picture.
 
     One run: quality, loss and its terms, learning rate. Several runs, or a plan of runs: quality and loss in one
     diagram. An unfinished run is drawn as far as it has come.
     """
-    from srkd.api.plot import run_plot
-
-    with console.context() as context:
-        report = run_plot(options, context)
-    console.report("plot", report, show)
-
-
-def show(console: Console, report: PlotReport) -> None:
-    """Print the path of the picture, and the last step of each run."""
     steps = ", ".join(f"{name} to step {step:,}" for name, step in report.steps.items())
     console.result(f"wrote {report.path}: {steps}")

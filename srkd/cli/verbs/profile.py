@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @verb(
     "profile",
     ProfileOptions,
+    "srkd.api.profile.run_profile",
     examples=(
         "srkd profile runs/first",
         "srkd profile student.onnx other.onnx --teacher edsr.pt --lr-size 320x180 --threads 1",
@@ -25,28 +26,14 @@ if TYPE_CHECKING:
         "srkd profile student.safetensors --runtime all --precision fp32,bf16,int8 --threads 1",
         "srkd profile runs/first --runtime all --pareto pareto.png",
     ),
-    csv=True,
+    rows=lambda report: [{**vars(row), "quality": report.quality_of(row), "goal": report.goal} for row in report.rows],
 )
-def command(console: Console, options: ProfileOptions) -> None:
+def command(console: Console, report: ProfileReport) -> None:
     """Time MODELs beside their teacher, with cost, memory and quality.
 
     MODEL is a checkpoint, a run folder or an exported file. The teacher of a single run folder is the one that it
     was distilled from. Each row runs in its own process, and all take turns. docs/use/profile.md explains the columns.
     """
-    from srkd.api.profile import run_profile
-
-    with console.context() as context:
-        report = run_profile(options, context)
-    console.report("profile", report, show, rows)
-
-
-def rows(report: ProfileReport) -> list[dict[str, object]]:
-    """A row for each model under each runtime at each size, with its quality."""
-    return [{**vars(row), "quality": report.quality_of(row), "goal": report.goal} for row in report.rows]
-
-
-def show(console: Console, report: ProfileReport) -> None:
-    """Print cost and quality of each model, then for each size and batch its speed under each runtime."""
     _show_models(console, report)
     for size, batch in dict.fromkeys((row.lr_size, row.batch) for row in report.rows):
         rows = [row for row in report.rows if (row.lr_size, row.batch) == (size, batch)]

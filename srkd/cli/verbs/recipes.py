@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from srkd.cli.verb import format_examples, verb
-from srkd.options.verbs import CopyRecipeOptions, ShowRecipeOptions, ValidateRecipesOptions
 from srkd.terminal.console import Console
 from srkd.terminal.tables import Table
 
@@ -41,7 +40,7 @@ def ls(console: Console) -> None:
     """List every recipe: its methods, what it needs of a teacher, its length."""
     from recipes.config.listing import list_recipes
 
-    console.report("recipes", list_recipes(), show_list, lambda listing: listing.recipes)
+    console.report("recipes", list_recipes(), show_list, rows=lambda listing: listing.recipes)
 
 
 def show_list(console: Console, listing: RecipeTable) -> None:
@@ -58,17 +57,19 @@ def show_list(console: Console, listing: RecipeTable) -> None:
         console.warn(note)
 
 
-@verb("show", ShowRecipeOptions)
-def show(console: Console, options: ShowRecipeOptions) -> None:
+@verb("show")
+@click.argument("recipe", required=False)
+@click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, those of installed packages included.")
+def show(console: Console, recipe: str | None, *, schema: bool) -> None:
     """Print the YAML of a recipe, with the sources of its method and numbers."""
-    if options.schema == (options.name is not None):
+    if schema == (recipe is not None):
         raise click.UsageError("give the name of a recipe, or --schema")
     from recipes.catalogue import METHODS, RECIPES
     from recipes.config.reading import recipe_label, recipe_text
 
-    if options.name is not None:
-        name, text = recipe_label(options.name), recipe_text(options.name)
-        package = RECIPES[name].package if options.name in RECIPES else None
+    if recipe is not None:
+        name, text = recipe_label(recipe), recipe_text(recipe)
+        package = RECIPES[name].package if recipe in RECIPES else None
         content: dict[str, object] = {"name": name, "package": package, "text": text}
     else:
         from recipes.config.schema import preset_schema, schema_text
@@ -78,23 +79,26 @@ def show(console: Console, options: ShowRecipeOptions) -> None:
     console.report("recipes", content, lambda console, _: console.result(text.rstrip("\n")))
 
 
-@verb("cp", CopyRecipeOptions)
-def cp(console: Console, options: CopyRecipeOptions) -> None:
-    """Copy the recipe NAME to FILE, a .yaml file to change; an existing file is not overwritten."""
+@verb("cp")
+@click.argument("recipe")
+@click.argument("file", type=click.Path(path_type=Path))
+def cp(console: Console, recipe: str, file: Path) -> None:
+    """Copy RECIPE to FILE, a .yaml file to change; an existing file is not overwritten."""
     from recipes.config.listing import copy_recipe
 
-    path = copy_recipe(options.name, Path(options.file))
-    recipe = path if path.is_absolute() or path.parent.parts else f"./{path}"
-    line = f"wrote {path}; next: srkd compress --recipe {recipe} --out RUN"
-    console.report("recipes", {"name": options.name, "path": path}, lambda console, _: console.say(line))
+    path = copy_recipe(recipe, file)
+    given = path if path.is_absolute() or path.parent.parts else f"./{path}"
+    line = f"wrote {path}; next: srkd compress --recipe {given} --out RUN"
+    console.report("recipes", {"name": recipe, "path": path}, lambda console, _: console.say(line))
 
 
-@verb("validate", ValidateRecipesOptions)
-def validate(console: Console, options: ValidateRecipesOptions) -> None:
+@verb("validate")
+@click.argument("files", nargs=-1, required=True)
+def validate(console: Console, files: tuple[str, ...]) -> None:
     """Check recipes. Each mistake is one line: file, line, key, value, what was expected. Exit 1 if there is one."""
     from recipes.config.listing import validate_recipe
 
-    results = [validate_recipe(file) for file in options.files]
+    results = [validate_recipe(file) for file in files]
     console.report("recipes", {"files": results}, lambda console, _: show_problems(console, results))
     if not all(result.valid for result in results):
         raise click.exceptions.Exit(1)

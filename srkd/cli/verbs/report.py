@@ -15,28 +15,20 @@ if TYPE_CHECKING:
 @verb(
     "report",
     ReportOptions,
+    "srkd.api.report.run_report",
     examples=(
         "srkd report runs/first",
         "srkd report runs/first --data photos --out first.html",
         "srkd report runs/first runs/second --out both.html",
     ),
 )
-def command(console: Console, options: ReportOptions) -> None:
+def command(console: Console, report: ReportFile) -> None:
     """Write RUNs as one HTML file with scores, speed and pictures.
 
     It shows how much smaller and faster the student is, and how much quality that costs. It has curves, exported files,
     pictures of student, teacher and bicubic, and how to repeat the run. The file needs no internet. Several runs stand
     side by side.
     """
-    from srkd.api.report import run_report
-
-    with console.context() as context:
-        report = run_report(options, context)
-    console.report("report", report, show)
-
-
-def show(console: Console, report: ReportFile) -> None:
-    """Print the path of the file, and what is missing in it."""
     for line in report.missing:
         console.say(line)
     console.result(f"wrote {report.path}: {report.bytes / 1e6:.2f} MB, for any browser")
