@@ -112,22 +112,18 @@ def format_examples(*commands: str) -> str | None:
 
 def run_or_exit(console: Console, body: Callable[[], None]) -> None:
     """Run a verb's body; an error becomes one line and an exit code."""
-    with exit_on_signals():
-        _run_or_exit(console, body)
-
-
-def _run_or_exit(console: Console, body: Callable[[], None]) -> None:
     try:
-        with nullcontext() if console.verbose else _quiet_libraries():
+        with exit_on_signals(), nullcontext() if console.verbose else _quiet_libraries():
             body()
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
+    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise
-    except SrkdError as error:
-        _fail(console, str(error), error.exit_code)
-    except BrokenPipeError:
-        raise
-    except Exception as error:  # noqa: BLE001
-        _fail(console, _describe_error(error), 1)
+    except Exception as error:
+        if console.verbose:
+            traceback.print_exc(file=sys.stderr)
+        message, code = (str(error), error.exit_code) if isinstance(error, SrkdError) else (_describe_error(error), 1)
+        if message:
+            console.error(message)
+        raise click.exceptions.Exit(code) from error
 
 
 def _describe_error(error: Exception) -> str:
@@ -154,11 +150,3 @@ def _quiet_libraries() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _fail(console: Console, message: str, exit_code: int) -> None:
-    if console.verbose:
-        traceback.print_exc(file=sys.stderr)
-    if message:
-        console.error(message)
-    raise click.exceptions.Exit(exit_code)

@@ -134,7 +134,7 @@ class Group:
         try:
             # An integer of NumPy is an int.
             plain = {
-                name: int(value) if isinstance(value, numbers.Integral) and type(value) is not bool else value
+                name: int(value) if not isinstance(value, int) and isinstance(value, numbers.Integral) else value
                 for name, value in given.items()
             }
             return handler(ArgsKwargs((), plain))
