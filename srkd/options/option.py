@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -143,7 +143,11 @@ class Group:
 
     @model_serializer
     def _to_json(self) -> dict[str, Any]:
-        return {row.name: json_value(value) for row, value in values_of(self) if row.option.in_json}
+        return {
+            row.name: json_value(getattr(getattr(self, row.group) if row.group else self, row.name))
+            for row in declarations(type(self))
+            if row.option.in_json
+        }
 
 
 @options
@@ -253,16 +257,9 @@ def declarations(cls: type[Group]) -> tuple[Declaration, ...]:
     return tuple(sorted(rows.values(), key=lambda row: not row.is_positional))
 
 
-def values_of(options: Group) -> Iterator[tuple[Declaration, Any]]:
-    """Each declaration with its value."""
-    for row in declarations(type(options)):
-        yield row, getattr(getattr(options, row.group) if row.group else options, row.name)
-
-
 def to_json(options: Options) -> dict[str, Any]:
     """The options in the form of run.json: one flat object."""
-    values: dict[str, Any] = TypeAdapter(type(options)).dump_python(options)
-    return values
+    return options._to_json()
 
 
 def from_json(cls: type[OptionsT], values: Any, where: str, **others: Any) -> OptionsT:

@@ -30,7 +30,6 @@ ALONE = {"resume": ("accept_changed_code", "jobs", "on"), "spec": ("out",)}
         "srkd compress --resume runs/first",
         "srkd compress --teacher edsr.pt --recipe logits --dry-run",
         "srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr",
-        "srkd compress --teacher edsr.pt --data photos --then pams --set then.bits=4 --out runs/four-bits",
         "srkd compress --teacher edsr.pt --data photos --target-fps 30 --precision int8 --out runs/fast",
         "srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own",
     ),

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         "srkd evaluate student.onnx --data sets --self-ensemble --per-image",
         "srkd evaluate runs/first --against teacher.pt --data Set5 --metrics psnr,ssim,sharpness,spectrum",
         "srkd evaluate runs/first --against teacher.pt --lr-only frames",
-        "srkd evaluate student.onnx --data sets --csv > scores.csv",
     ),
     csv=True,
 )

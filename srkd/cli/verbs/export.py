@@ -27,8 +27,6 @@ if TYPE_CHECKING:
         "srkd export runs/first",
         "srkd export student.safetensors --onnx -o exported",
         "srkd export runs/first --for upscayl,vapoursynth -o for-friends",
-        "srkd export student.safetensors --onnx --static 320x180",
-        "srkd export student.safetensors --onnx --fp16 --io uint8",
         "srkd export student.safetensors --int8 --calibrate photos --max-drop 0.05",
         "srkd export student.safetensors --all --json",
     ),

@@ -34,7 +34,6 @@ def rows(inspection: Inspection) -> Sequence[object]:
     "srkd.api.inspection.run_inspect",
     examples=(
         "srkd inspect edsr.pt",
-        "srkd inspect edsr.pt --arch-option res_scale=0.1",
         "srkd inspect edsr.pt --check",
         "srkd inspect edsr.pt --layers --lr-size 320x180",
         "srkd inspect carn_m.pth --scale 3 --lr-size 320x180 --json",
