@@ -50,7 +50,7 @@ def stored(path: Path) -> dict[str, torch.Tensor]:
 def test_every_network_has_a_way_home() -> None:
     assert {spec.arch for spec, _ in PAIRS} == set(NETWORKS) - {"plain"}, "plain is srkd's own"
     assert {to for _, to in PAIRS} == set(code_bases())
-    (told,) = (row.option.help for row in declarations(ConvertOptions) if row.name == "to")
+    (told,) = (row.help for row in declarations(ConvertOptions) if row.name == "to")
     assert set(re.findall(r"[\w-]+", told)) == {*code_bases(), "srkd", "also"}
     assert {"srvgg", "carn_m"} <= set(code_bases()), "names that docs/networks/README.md has in its table"
 
