@@ -33,12 +33,9 @@ from tests.support.small_runs import SMALL
 
 HEIGHT, WIDTH = 40, 48
 SPECS: dict[str, Spec] = {
-    "compact": CompactSpec(scale=1, width=8, depth=2),
     "plain": PlainSpec(scale=1, width=8, depth=2),
     "span": SPANSpec(scale=1, width=8, depth=2),
-    "spanf3": SPANF3Spec(scale=1, width=8, depth=2, unshuffle=1),
     "spanf3 unshuffled": SPANF3Spec(scale=1, width=8, depth=3, unshuffle=4),
-    "rrdbnet": RRDBNetSpec(scale=1, width=8, growth=4, depth=1, unshuffle=1),
     "rrdbnet unshuffled": RRDBNetSpec(scale=1, width=8, growth=4, depth=1, unshuffle=4),
     "swinir": SwinIRSpec(scale=1, width=12, depths=(1, 1), heads=(2, 2), window=4, upsampler="none"),
 }
@@ -134,16 +131,16 @@ VERBS: dict[str, list[str]] = {
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("verb", VERBS)
 def test_it_is_named_in_every_verb(
-    verb: str, ground: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ground: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     names = {"RUN": trained, "PAIRS": ground / "pairs"}
-    command = [str(names.get(word, word)).replace("OUT", str(tmp_path)) for word in VERBS[verb]]
-    assert run(command) == 0
-    files = [path.read_text() for path in tmp_path.iterdir() if path.suffix in (".md", ".html")]
-    text = re.sub(r"bicubic=matlab|data:[^\"]*", "", "\n".join([capfd.readouterr().out, *files]))
-    assert re.search(r"\binput\b", text) and "bicubic" not in text.lower()
+    for verb, words in VERBS.items():
+        out = tmp_path / verb
+        assert run([str(names.get(word, word)).replace("OUT", str(out)) for word in words]) == 0
+        files = [path.read_text() for path in (*out.glob("*.md"), *out.glob("*.html"))]
+        text = re.sub(r"bicubic=matlab|data:[^\"]*", "", "\n".join([capfd.readouterr().out, *files]))
+        assert re.search(r"\binput\b", text) and "bicubic" not in text.lower(), verb
 
 
 def test_a_run_with_pairs_is_judged_by_the_originals(ground: Path, tmp_path: Path, capfd: Any) -> None:
@@ -196,7 +193,7 @@ def test_students_are_solved_for(name: str, ground: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("recipe", ["ds", "fakd", "lfd"])
+@pytest.mark.parametrize("recipe", ["ds", "fakd"])
 def test_features_of_an_unshuffled_image_are_compared(recipe: str, ground: Path, tmp_path: Path) -> None:
     """They are smaller than the image. The teacher sees no margin, of which they have no exact crop."""
     save_network(build(SPECS["spanf3 unshuffled"], seed=1), tmp_path / "teacher.safetensors")
