@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal, TextIO, TypeVar, cast
 
 from compressor.base.context import Context, Note, Progress, no_note, no_progress
@@ -158,10 +160,24 @@ def cell(value: float | None, text: str) -> str:
 
 
 def json_value(value: object) -> object:
-    """`value` in types of JSON: dataclasses and models become objects, paths text, infinity and NaN null."""
-    from pydantic_core import to_jsonable_python  # `srkd --help` imports no pydantic
+    """`value` in types of JSON: dataclasses and models become objects, paths text, infinity and NaN null.
 
-    return to_jsonable_python(value, inf_nan_mode="null", fallback=dict)
+    pydantic would refuse names of files that are no text.
+    """
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return json_value(dump(mode="json"))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: json_value(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
 
 
 def open_closed_streams() -> None:
