@@ -12,9 +12,9 @@ MOST_LINES = {
     "compressor": 26851,
     "recipes": 4636,
     "export": 10083,
-    "srkd": 13362,
+    "srkd": 12931,
     "demo": 527,
-    "tests": 46230,
+    "tests": 46083,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from srkd.terminal.console import Console
 if TYPE_CHECKING:
     from srkd.record.result import CompressReport
 
+
+PATH = click.Path(path_type=Path)
+run_option = partial(click.option, cls=VerbOption, group="run")
 
 ALONE = {"resume": ("accept_changed_code", "jobs", "on"), "spec": ("out",)}
 """Parameters that decide a whole run, and those that go with them."""
@@ -35,33 +39,22 @@ ALONE = {"resume": ("accept_changed_code", "jobs", "on"), "spec": ("out",)}
     ),
     csv=True,
 )
-@click.option(
+@run_option(
     "--dry-run",
-    cls=VerbOption,
-    group="run",
     is_flag=True,
     help="Write nothing; report what the run decides, and what one real step of each stage takes.",
 )
-@click.option(
-    "--resume",
-    cls=VerbOption,
-    group="run",
-    type=click.Path(path_type=Path),
-    metavar="RUN",
-    help="Continue an unfinished run; takes no other options that change it.",
+@run_option(
+    "--resume", type=PATH, metavar="RUN", help="Continue an unfinished run; takes no other options that change it."
 )
-@click.option(
+@run_option(
     "--spec",
-    cls=VerbOption,
-    group="run",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Train what the run.json of another run decided; takes no other options but --out.",
 )
-@click.option(
+@run_option(
     "--accept-changed-code",
-    cls=VerbOption,
-    group="run",
     is_flag=True,
     help="With --resume: go on though the source of a method or network has changed; run.json records it.",
 )
