@@ -27,13 +27,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from compressor.base.choices import MOST_LIMITS
 from compressor.base.context import Progress, no_progress
@@ -61,9 +61,6 @@ class ResourceLimits:
 
 USUAL_LIMITS = ResourceLimits()
 
-Job: TypeAlias = Callable[..., Any]
-"""A function or class called as function(progress, **job). It, or each method of the class, returns JSON values."""
-
 
 class ChildFailed(SrkdError):
     """The child process ended without a result. `reason` says how it ended, without naming its job."""
@@ -71,20 +68,6 @@ class ChildFailed(SrkdError):
     def __init__(self, what: str, reason: str, *, crashed: bool = False) -> None:
         super().__init__(f"{what}: {reason}")
         self.reason, self.crashed = reason, crashed
-
-
-class Worker(Protocol):
-    """What a child answers, however it was started."""
-
-    def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any: ...
-
-    def result(self, timeout_seconds: float | None = None) -> Any: ...
-
-    def close(self) -> None: ...
-
-
-StartChild: TypeAlias = Callable[..., Worker]
-"""A way to start a child; its arguments are those of `Child`."""
 
 
 class Child:
@@ -172,6 +155,9 @@ class Child:
         return ChildFailed(self._what, reason, crashed=code < 0)
 
 
+StartChild: TypeAlias = Callable[..., Child]
+"""A way to start a child; its arguments are those of `Child`."""
+
 _start_child: StartChild = Child
 
 
@@ -186,15 +172,9 @@ def children_started_by(start: StartChild) -> Iterator[None]:
         _start_child = before
 
 
-def start_child(
-    function: str,
-    job: Mapping[str, object],
-    *,
-    what: str,
-    environment: Mapping[str, str] | None = None,
-) -> Worker:
+def start_child(function: str, job: Mapping[str, object], **options: Any) -> Child:
     """Start a child, as `Child` does unless the program has named another way."""
-    return _start_child(function, job, what=what, environment=environment)
+    return _start_child(function, job, **options)
 
 
 def run_in_child(
@@ -212,8 +192,7 @@ def run_in_child(
     An SrkdError that the function raises is raised here. A crash, an exit or a timeout becomes `ChildFailed`, which
     begins with `what`.
     """
-    child = _start_child(function, job, what=what, environment=environment, progress=progress, limits=limits)
-    with closing(child):
+    with start_child(function, job, what=what, environment=environment, progress=progress, limits=limits) as child:
         return child.result(timeout_seconds if limits is None else limits.seconds)
 
 
@@ -229,26 +208,18 @@ def _describe_exit(code: int) -> str:
 
 
 def main() -> None:
-    """Run the child: read the job, run the function, write the events, and answer calls until the pipe is closed."""
+    """Run the child: read the job, run the function, write the events, and answer calls until the pipe is closed.
+
+    The function is called as function(progress, **job). It, or each method of the class, returns JSON values.
+    """
     if sys.platform == "linux":  # it ends with its parent, even if that is killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    for memory_mb in sys.argv[3:]:
+    _, pipe_number, function_name, *memory_mb = sys.argv
+    if memory_mb:
         if not getattr(sys.flags, "safe_path", False):
             del sys.path[0]  # the current folder, whose files may be a stranger's
-        limit_memory(int(memory_mb))
-    serve(sys.argv[2], Connection(int(sys.argv[1])))
-
-
-def limit_memory(megabytes: int) -> None:
-    """Limit the memory of this process, where the system can."""
-    # On Linux DATA is private memory; AS would also count address space that libraries reserve and never touch.
-    kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    with suppress(ValueError, OSError):  # macOS refuses it, and a lower limit may already be set
-        resource.setrlimit(kind, (megabytes * 10**6, megabytes * 10**6))
-
-
-def serve(function_name: str, pipe: Connection) -> None:
-    """Do the job of the first message, and call a kept object as the others say; send the events."""
+        _limit_memory(int(memory_mb[0]))
+    pipe = Connection(int(pipe_number))
 
     def send(event: object) -> None:
         pipe.send_bytes(json.dumps(event).encode())
@@ -261,7 +232,7 @@ def serve(function_name: str, pipe: Connection) -> None:
 
     job = json.loads(pipe.recv_bytes())
     module, _, name = function_name.partition(":")
-    function: Job = getattr(importlib.import_module(module), name)
+    function = getattr(importlib.import_module(module), name)
     start = partial(function, lambda title, done, total: send({"progress": [title, done, total]}), **job)
     kept: list[Any] = []
     answer((lambda: kept.append(start())) if isinstance(function, type) else start)
@@ -271,6 +242,14 @@ def serve(function_name: str, pipe: Connection) -> None:
         except EOFError:
             return
         answer(partial(getattr(kept[0], call["call"]), **call["arguments"]))
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Limit the memory of this process, where the system can."""
+    # On Linux DATA is private memory; AS would also count address space that libraries reserve and never touch.
+    kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
+    with suppress(ValueError, OSError):  # macOS refuses it, and a lower limit may already be set
+        resource.setrlimit(kind, (megabytes * 10**6, megabytes * 10**6))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -15,7 +14,7 @@ class SrkdError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(_printable(shorten_numbers(" ".join(message.split()))))
+        super().__init__(_printable(" ".join(message.split())))
 
 
 def _printable(text: str) -> str:
@@ -23,26 +22,10 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-MOST_DIGITS = 100
-"""The most digits of a number: sizes, rates and seeds need fewer. Python refuses integers of over 4,300 digits."""
-
-
-def shorten_numbers(text: str) -> str:
-    """Return `text` with every number that is too long cut to its first 20 digits, followed by its number of digits."""
-    return re.sub(rf"\d{{{MOST_DIGITS + 1},}}", lambda match: f"{match[0][:20]}... ({len(match[0]):,} digits)", text)
-
-
 class UsageError(SrkdError):
     """An error in the command line or in a setting, found before any work was done."""
 
     exit_code = 2
-
-
-def parse_int(text: str) -> int:
-    """Return an integer; raise ValueError if `text` is not one, `UsageError` if it has too many digits."""
-    if sum(character.isdigit() for character in text) > MOST_DIGITS:
-        raise UsageError(f"the number {text} is too long: at most {MOST_DIGITS} digits are read")
-    return int(text)
 
 
 class MissingExtra(SrkdError):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -88,17 +87,12 @@ def flush_file(path: Path) -> None:
 
 def _flush_folder(folder: Path) -> None:
     """Flush a folder's file names: a power cut undoes a rename that is not on the disk."""
-    try:
+    with suppress(OSError):  # the folder is not readable, or a network file system does not support it
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # the folder is writable but not readable
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems do not support it
-            raise
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def require_regular(path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.base.errors import UsageError, shorten, shorten_numbers
+from compressor.base.errors import UsageError, shorten
 
 KeyPath = tuple[str | int, ...]
 """The keys and list indices that lead to a value: ("methods", 0, "options", "kappa")."""
@@ -49,7 +49,7 @@ class Problem:
     def __str__(self) -> str:
         if self.setting is not None:
             key = self.key if self.expected.startswith("unknown key") else ""
-            setting = shorten(shorten_numbers(self.setting), 200)
+            setting = shorten(self.setting, 200)
             return f"--set {setting}: {self.expected}{f' ({shorten(key)})' if key not in self.setting else ''}"
         line = "" if self.line is None else f":{self.line}"
         value = "" if self.value is None else f"={self.value}"

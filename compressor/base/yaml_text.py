@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from compressor.base.errors import UsageError, parse_int
 from compressor.base.yaml_errors import KeyPath, file_error
 
 CORE = "tag:yaml.org,2002:"
@@ -104,9 +103,9 @@ def _scalar(node: yaml.Node) -> Any:
         return text.lower() == "true"
     if kind == "int":
         try:
-            return parse_int(text)
-        except UsageError as error:
-            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+            return int(text)
+        except ValueError as error:  # Python reads no integers of over 4,300 digits
+            raise yaml.MarkedYAMLError(problem="the number is too long", problem_mark=node.start_mark) from error
     if kind == "float":
         number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
         # 2e4 is a whole number, as in JSON schema.

@@ -18,9 +18,7 @@ from compressor.runtimes.file_runtime import (
     Array,
     FileRuntime,
     ImageFormat,
-    describe,
     image_format,
-    read_spec,
     require_one_image,
 )
 from compressor.runtimes.table import DEFAULTS, OpenOptions
@@ -53,12 +51,10 @@ class CoreMLRuntime(FileRuntime):
             self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[UNITS[self.device]])
             spec = self._model.get_spec()
         self._input, self._output = spec.description.input[0].name, spec.description.output[0].name
-        self.metadata = srkd_keys(self._model.user_defined_metadata)
-        self.spec = read_spec(self.metadata, self.label)
-        self._image = read_image_format(spec, self.label)
+        self._take(read_image_format(spec, self.label), srkd_keys(self._model.user_defined_metadata))
+        self.descriptor = replace(self.descriptor, max_size=read_max_size(spec))
         if self._image.channels_last:
             self.precision = "fp16"
-        self.descriptor = replace(describe(self.spec, self._image, self.label, self._run), max_size=read_max_size(spec))
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         with one_line(f"{self.label}: Core ML failed on {tuple(lr.shape)}"):

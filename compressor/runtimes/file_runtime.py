@@ -35,6 +35,12 @@ class FileRuntime(Runtime):
         self.label = options.label or path.stem
         self.threads = options.threads or torch.get_num_threads()
 
+    def _take(self, image: ImageFormat, metadata: Mapping[str, str]) -> None:
+        """Take the format of the file's images and its metadata; without a spec in it a small image is run."""
+        self._image, self.metadata = image, metadata
+        self.spec = read_spec(metadata, self.label)
+        self.descriptor = describe(self.spec, image, self.label, self._run)
+
 
 @dataclass(frozen=True)
 class ImageFormat:

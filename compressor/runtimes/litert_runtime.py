@@ -19,9 +19,7 @@ from compressor.runtimes.file_runtime import (
     Array,
     FileRuntime,
     ImageFormat,
-    describe,
     image_format,
-    read_spec,
     require_cpu,
     require_one_image,
 )
@@ -53,13 +51,11 @@ class LiteRtRuntime(FileRuntime):
             # LiteRT checks the whole file first, so the reading below is safe.
             self._interpreter = Interpreter(str(path), num_threads=self.threads)
             self._interpreter.allocate_tensors()
-        self.metadata, self.precision = _read_facts(path)
-        self._image = _image_format(self._interpreter, self.label)
+        metadata, self.precision = _read_facts(path)
         (source,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self._input, self._output = source["index"], output["index"]
         self._shape = tuple(int(length) for length in source["shape"])
-        self.spec = read_spec(self.metadata, self.label)
-        self.descriptor = describe(self.spec, self._image, self.label, self._run)
+        self._take(_image_format(self._interpreter, self.label), metadata)
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         with one_line(f"{self.label}: LiteRT failed on {tuple(lr.shape)}"), native_silence():

@@ -14,14 +14,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.base.metadata import srkd_keys
 from compressor.runtimes.base import read_header
-from compressor.runtimes.file_runtime import (
-    FileRuntime,
-    ImageFormat,
-    describe,
-    image_format,
-    read_spec,
-    require_one_image,
-)
+from compressor.runtimes.file_runtime import FileRuntime, ImageFormat, image_format, require_one_image
 from compressor.runtimes.onnx_file import load_onnx, read_facts
 from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
 
@@ -97,12 +90,9 @@ class OpenVinoRuntime(FileRuntime):
         else:
             self.precision = options.precision or "fp32"
             _require_precision(core, target, self.precision)
-        self._image = _image_format(model, self.label)
-        self.metadata = _read_metadata(model, path)
         with one_line(f"{path} cannot be compiled by OpenVINO for {target}"):
             self._compiled = core.compile_model(model, target, self._settings(target))
-        self.spec = read_spec(self.metadata, self.label)
-        self.descriptor = describe(self.spec, self._image, self.label, self._run)
+        self._take(_image_format(model, self.label), _read_metadata(model, path))
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         with one_line(f"{self.label}: OpenVINO failed on {tuple(lr.shape)}"):

@@ -69,7 +69,10 @@ def read_sidecar(path: Path) -> Sidecar:
         content = json.loads(read_text(file, MAX_BYTES))
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
-        size = None if content["lr_size"] is None else _stored_size(content["lr_size"])
+        size = None
+        if content["lr_size"] is not None:
+            width, height = content["lr_size"].split("x")
+            size = int(width), int(height)
         metadata = {key: str(value) for key, value in srkd_keys(content["metadata"]).items()}
         spec = spec_from_dict(json.loads(metadata["srkd.spec"]))
         facts = dict(content["facts"])
@@ -83,11 +86,3 @@ def read_sidecar(path: Path) -> Sidecar:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError, OSError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise SrkdError(f"{file} cannot be used: {reason}; export the model again") from error
-
-
-def _stored_size(text: str) -> tuple[int, int]:
-    """The width and height of `WxH`; ValueError if it is not a size."""
-    width, _, height = str(text).partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ValueError(f"lr_size {text!r} is not a size")
-    return int(width), int(height)

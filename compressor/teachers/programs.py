@@ -24,7 +24,7 @@ LABELS = {"torchscript": "TorchScript program", "export": "torch.export program"
 
 
 def archive_kind(path: Path) -> str | None:
-    """Return "torchscript", "export" or "export-old"; None for anything else, such as a plain checkpoint."""
+    """Return "torchscript" or "export"; None for anything else, such as a plain checkpoint."""
     try:
         with open(path, "rb") as handle:
             if handle.read(4) != b"PK\x03\x04":
@@ -34,9 +34,7 @@ def archive_kind(path: Path) -> str | None:
         return None  # zipfile's errors on damaged archives
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
         return "torchscript"
-    if any(name.startswith("models/") and name.endswith(".json") for name in names):
-        return "export"
-    return "export-old" if "serialized_exported_program.json" in names else None
+    return "export" if any(name.startswith("models/") and name.endswith(".json") for name in names) else None
 
 
 def open_program(kind: str, path: Path, *, trust_code: bool = False) -> ModuleProgram:

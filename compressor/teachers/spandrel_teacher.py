@@ -83,18 +83,14 @@ def torchvision_stand_in() -> Iterator[None]:
     package, transforms, functional = stand_ins.values()
     vars(package).update(transforms=transforms)
     vars(transforms).update(functional=functional)
-    vars(functional).update(InterpolationMode=_InterpolationMode, rotate=_refuse, normalize=_refuse)
+    modes = types.SimpleNamespace(NEAREST="nearest", BILINEAR="bilinear")
+    vars(functional).update(InterpolationMode=modes, rotate=_refuse, normalize=_refuse)
     sys.modules.update(stand_ins)
     try:
         yield
     finally:
         for name in stand_ins:
             sys.modules.pop(name, None)
-
-
-class _InterpolationMode:
-    NEAREST = "nearest"
-    BILINEAR = "bilinear"
 
 
 def _refuse(*arguments: object, **named: object) -> torch.Tensor:

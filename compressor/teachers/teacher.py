@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from compressor.base.child import USUAL_LIMITS, ResourceLimits
-from compressor.base.errors import MissingExtra, SrkdError, UsageError
+from compressor.base.errors import MissingExtra, UsageError
 from compressor.base.files import file_sha256, require_regular
 from compressor.models.checkpoints.header import weights_file
 from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
@@ -142,9 +142,7 @@ def _open_program(kind: str, path: Path, limits: ResourceLimits, *, trust_code: 
         from compressor.teachers.onnx_teacher import OnnxProgram
 
         return OnnxProgram(path, limits)
-    if kind in ("torchscript", "export"):
-        return open_program(kind, path, trust_code=trust_code)
-    raise SrkdError(f"{path}: a torch.export program of an older torch: save it again with torch 2.8 or later")
+    return open_program(kind, path, trust_code=trust_code)
 
 
 def _open_with_spandrel(

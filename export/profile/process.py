@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from compressor.base.child import ChildFailed, Worker, start_child
+from compressor.base.child import Child, ChildFailed, start_child
 from compressor.runtimes.table import OpenOptions
 from export.profile.measured import FirstCall, ModelFacts, PhotoScores
 from export.timing.turns import TurnTimes
@@ -30,7 +30,7 @@ class ModelProcess:
 
     def __init__(self, file: Path, options: OpenOptions, libraries: Sequence[str] = ()) -> None:
         self._file, self._options, self._libraries = file, options, libraries
-        self._child: Worker | None = None
+        self._child: Child | None = None
         self._is_open = False
         self._start()
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from compressor.base.errors import SrkdError, UsageError, nearest, parse_int
+from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.base.files import read_text
 from compressor.base.yaml_errors import KeyPath, Problem, YamlError, YamlSource, file_error
 from compressor.base.yaml_text import Document, parse_value, parse_yaml
@@ -261,7 +261,7 @@ def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
     """Return the paths of a key: `schedule.rate`, `methods.0.options.kappa`, `logits.kappa`, or `kappa` of all."""
     first, *rest = key.split(".")
     if first in Preset.model_fields:
-        return [(first, *(parse_int(piece) if piece.isdecimal() else piece for piece in rest))]
+        return [(first, *(int(piece) if piece.isdecimal() else piece for piece in rest))]
     rules = _method_rules(values)
     if indices := [index for index, rule in enumerate(rules) if rest and _name_of(rule) == first]:
         return [("methods", index, "options", *rest) for index in indices]
@@ -290,7 +290,7 @@ def _key_in(values: Any, key: int | str, path: Sequence[int | str]) -> int | str
     """Return the key in the type used by the list or mapping at `path`."""
     where = ".".join(map(str, path))
     if isinstance(values, list):
-        if not str(key).isdecimal() or parse_int(str(key)) >= len(values):
+        if not str(key).isdecimal() or int(str(key)) >= len(values):
             raise UsageError(f"{where} has entries 0 to {len(values) - 1}, not {key}")
         return int(key)
     if isinstance(values, dict):

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import AfterValidator
 
 from compressor.base.cache_folder import format_exact_bytes, parse_bytes
-from compressor.base.errors import UsageError, parse_int
+from compressor.base.errors import UsageError
 from compressor.base.files import require_writable_folder
 from compressor.base.hub import is_address, pull, read_repository
 from compressor.runtimes.table import device_patterns
@@ -116,7 +116,7 @@ def parse_scalar(text: str) -> object:
     """`text` as a bool, an int or a float if it is one, else unchanged."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for read in (parse_int, float):
+    for read in (int, float):
         try:
             return read(text)
         except ValueError:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.base.context import Context, no_note
-from compressor.base.durations import describe_duration, format_duration
+from compressor.base.durations import format_duration
 from compressor.base.errors import UsageError
 from compressor.base.machine import count_threads, peak_resident_bytes, torch_threads
 from compressor.base.precision import synchronise
@@ -93,7 +93,6 @@ class DryRun:
 
     def rows(self) -> list[tuple[str, str]]:
         spec, rule, data = self.spec, self.spec.preset.schedule, self.spec.data
-        steps = sum(stage.steps for stage in self.stages)
         rows = [
             ("recipe", f"{spec.recipe}: {spec.preset.title}"),
             ("teacher", "none" if self.teacher is None else self.teacher.line()),
@@ -101,7 +100,7 @@ class DryRun:
             ("batch", f"{rule.batch} patches of {rule.lr_patch}x{rule.lr_patch}; labels: {data.labels}"),
             ("images", f"{data.origin}: {data.used} for training, {len(data.validation)} for validation"),
             *((f"stage {stage.name}", stage.line()) for stage in self.stages),
-            ("run", f"{describe_duration(self.seconds, steps, self.where)}, validations included"),
+            ("run", f"about {format_duration(self.seconds)} {self.where}, validations included"),
             ("peak", f"{self.peak_memory_mb:.0f} MB"),
         ]
         if spec.start.init == "fit":

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal, TextIO, TypeVar, cast
 
 from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.durations import format_duration
-from compressor.base.errors import shorten_numbers
 from srkd.terminal.tables import Table, csv_text, fact_lines
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Console:
 
     def error(self, text: str) -> None:
         """Print the line that ends a failed command."""
-        _write(f"srkd: {shorten_numbers(text)}", sys.stderr)
+        _write(f"srkd: {text}", sys.stderr)
 
     def table(self, table: Table) -> None:
         """Print a table below its title, no wider than the terminal."""

@@ -133,11 +133,6 @@ def test_files_of_the_current_folder_are_no_modules_of_a_child_with_limits(
         run_in_child(f"{module}:refuse", {}, what="working", limits=ResourceLimits())
 
 
-def test_an_error_for_the_user_passes_as_it_is(module: str) -> None:
-    with pytest.raises(SrkdError, match=r"^the file is damaged$"):
-        run_in_child(f"{module}:refuse", {}, what="working")
-
-
 def test_a_child_that_is_kept_answers_calls_and_survives_an_error(module: str) -> None:
     events: list[tuple[object, ...]] = []
     job = {"start": 1}

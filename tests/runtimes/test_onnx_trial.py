@@ -14,7 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.base.child import ResourceLimits, StartChild, Worker, children_started_by
+from compressor.base.child import Child, ResourceLimits, StartChild, children_started_by
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
 from compressor.runtimes.onnx_runtime import try_content
@@ -137,7 +137,7 @@ def test_the_bytes_that_were_tried_are_the_ones_that_run(
             split(file)
     swapped = []
 
-    def start_and_swap(*arguments: Any, **options: Any) -> Worker:
+    def start_and_swap(*arguments: Any, **options: Any) -> Child:
         values = quick_children(*arguments, **options).result()
         for file in other.iterdir():
             file.replace(tmp_path / file.name)

@@ -10,22 +10,16 @@ from onnx import TensorProto
 
 from compressor.base.errors import MissingExtra, SrkdError
 from compressor.models.networks.base import Descriptor
-from compressor.runtimes.tensorrt.build import build_plan, read_onnx_info
+from compressor.runtimes.tensorrt.build import build_plan
 from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
-from tests.support.nvidia import Nvidia, needs_linux, nvidia, quantized_onnx, small_onnx
+from tests.support.nvidia import Nvidia, needs_linux, nvidia, small_onnx
 
 pytestmark = needs_linux
 PLAIN = Descriptor(2)
-
-WEIGHTS = {
-    "fp16": lambda path: small_onnx(path, half=TensorProto.FLOAT16),
-    "bf16": lambda path: small_onnx(path, half=TensorProto.BFLOAT16),
-    "int8": lambda path: quantized_onnx(path),
-}
 
 
 @pytest.fixture
@@ -34,11 +28,15 @@ def gpu(tmp_path: Path) -> Iterator[Nvidia]:
         yield machine
 
 
+def half_onnx(path: Path, **kind: tuple[int, int]) -> Path:
+    return small_onnx(path, half=TensorProto.FLOAT16, **kind)
+
+
 def build(
     folder: Path, precision: str = "fp16", onnx: Path | None = None, profile: OptimizationProfile | None = None
 ) -> dict[str, object]:
-    """Build a plan in this process; without an ONNX file from one of the precision."""
-    source = onnx or WEIGHTS[precision](folder / "small.onnx")
+    """Build a plan in this process."""
+    source = onnx or half_onnx(folder / "small.onnx")
     return build_plan(import_tensorrt(), source, folder / "plan", precision, profile or dynamic_profile(PLAIN))
 
 
@@ -60,27 +58,10 @@ def test_precision_in_the_form_that_the_version_wants(
     assert facts["typed_by"] == ("the ONNX file" if typed_by_file else "builder flags")
 
 
-@pytest.mark.parametrize(("precision", "onnx_precision"), [("bf16", "fp16"), ("fp16", "int8")])
-def test_an_engine_is_not_called_what_its_file_is_not(
-    gpu: Nvidia, tmp_path: Path, precision: str, onnx_precision: str
-) -> None:
-    onnx = WEIGHTS[onnx_precision](tmp_path / "other.onnx")
-    with pytest.raises(SrkdError, match=f"other.onnx holds {onnx_precision}: .* {precision} is built from {precision}"):
-        build(tmp_path, precision, onnx)
-    assert gpu.calls() == []
-
-
-def test_quantization_must_be_symmetric(tmp_path: Path) -> None:
-    assert read_onnx_info(quantized_onnx(tmp_path / "good.onnx")).precision == "int8"
-    for wrong in ({"zero": 3}, {"kind": TensorProto.UINT8}):
-        with pytest.raises(SrkdError, match="'q' is not symmetric int8"):
-            read_onnx_info(quantized_onnx(tmp_path / "wrong.onnx", **wrong))
-
-
 def test_profiles(gpu: Nvidia, tmp_path: Path) -> None:
     eights = Descriptor(2, min_size=8, size_multiple=8)
     build(tmp_path, profile=dynamic_profile(eights, ((320, 184), (640, 360))))
-    fixed = small_onnx(tmp_path / "fixed.onnx", fixed=(32, 24), half=TensorProto.FLOAT16)
+    fixed = half_onnx(tmp_path / "fixed.onnx", fixed=(32, 24))
     build(tmp_path, onnx=fixed, profile=static_profile(3, (32, 24)))
     assert gpu.calls("set_shape") == [
         ["set_shape", "lr", [1, 3, 8, 8], [1, 3, 184, 320], [1, 3, 360, 640]],
@@ -111,7 +92,7 @@ def test_a_build_that_fails_is_one_line_and_leaves_nothing(
     gpu.is_(fault=fault)
     out = tmp_path / "out"
     out.mkdir()
-    onnx = WEIGHTS["fp16"](tmp_path / "small.onnx")
+    onnx = half_onnx(tmp_path / "small.onnx")
     with pytest.raises(SrkdError, match=message) as caught:
         build_engine(onnx, out / "x.engine", "fp16", dynamic_profile(PLAIN), import_tensorrt(), open_device())
     assert "\n" not in str(caught.value) and list(out.iterdir()) == []
@@ -121,7 +102,7 @@ def test_an_engine_says_what_it_was_built_for(gpu: Nvidia, tmp_path: Path) -> No
     gpu.is_(gpu="NVIDIA GeForce RTX 4090|8|9", driver="12080")
     trt, device = import_tensorrt(), open_device()
     profile = dynamic_profile(PLAIN)
-    facts = build_engine(WEIGHTS["bf16"](tmp_path / "x.onnx"), tmp_path / "x.engine", "bf16", profile, trt, device)
+    facts = build_engine(half_onnx(tmp_path / "x.onnx"), tmp_path / "x.engine", "bf16", profile, trt, device)
     assert facts["gpu"] == "NVIDIA GeForce RTX 4090" and str(facts["driver"]).startswith("12.8")
     header, _ = read_engine(tmp_path / "x.engine")
     assert header is not None and header.machine == current_machine(trt, device)

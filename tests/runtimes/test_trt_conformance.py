@@ -188,31 +188,6 @@ def test_what_the_code_names_is_there(real: Real) -> None:
         assert not rest or rest in here["members"] or rest in here["attributes"] or rest in here["inner"], path
 
 
-def test_an_objection_is_found() -> None:
-    """The comparison itself detects a double with additional members or parameters."""
-    real = {"A": described_class(run=[["size", "path="]], count=None), "f": function(["a"])}
-    for double, message in (
-        ({"B": described_class()}, "B is not there"),
-        ({"A": described_class(go=[[]])}, "A.go is not there"),
-        ({"A": described_class(run=None)}, "A.run is a method in one"),
-        ({"A": described_class(run=[["bytes"]])}, "A.run takes"),
-        ({"A": described_class(run=[["size", "path", "more"]])}, "A.run takes"),
-        ({"A": described_class(run=[[]])}, "A.run takes"),
-        ({"f": function(["a", "b"])}, "f takes"),
-    ):
-        (objection,) = objections(double, real, set())
-        assert message in objection
-    assert list(objections({"A": described_class(run=[["size"]], count=None)}, real, set())) == []
-
-
-def described_class(**attributes: object) -> dict[str, Any]:
-    return {"kind": "class", "members": [], "attributes": attributes, "inner": {}}
-
-
-def function(names: list[str]) -> dict[str, Any]:
-    return {"kind": "function", "signatures": [names]}
-
-
 OURS = """
 import tensorrt as trt
 from compressor.runtimes.tensorrt.build import network_flags, set_precision

@@ -153,8 +153,6 @@ def test_an_engine_of_one_size(gpu: Nvidia, tmp_path: Path) -> None:
     torch.testing.assert_close(
         super_resolve(runtime, lr, overlap=2).sr, expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0
     )
-    with pytest.raises(SrkdError, match=r"\[1, 3, 12, 16\].*\[1, 3, 8, 8\]"):
-        engine(tmp_path, static_profile(3, (8, 8)), fixed=(16, 12))
 
 
 def test_an_engine_that_srkd_did_not_write(gpu: Nvidia, tmp_path: Path) -> None:

@@ -106,14 +106,6 @@ def test_wrong_usage_is_one_line_and_exit_2(
     assert expected in output.err
 
 
-@pytest.mark.parametrize("option", ["--steps={}", "--arch-option=res_scale={}"])
-def test_a_number_of_five_thousand_digits_is_one_short_line(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["compress", "--dry-run", "--out", "nowhere", option.format("9" * 5000)]) == 2
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("srkd: "))
-    assert "99999999999999999999... (5,000 digits)" in line and len(line) < 250
-    assert "internal error" not in line
-
-
 @pytest.mark.ci
 def test_a_missing_file_is_one_line_and_exit_1(tmp_path: Path) -> None:
     for options in ([], ["--json"]):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import srkd
-from compressor.base.child import USUAL_LIMITS, ResourceLimits, StartChild, Worker, children_started_by
+from compressor.base.child import USUAL_LIMITS, Child, ResourceLimits, StartChild, children_started_by
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from srkd.options.compress import CompressOptions
@@ -28,7 +28,7 @@ def tried_with(
 
     def start(
         function: str, job: Mapping[str, object], *, limits: ResourceLimits | None = None, **options: Any
-    ) -> Worker:
+    ) -> Child:
         calls.extend([] if limits is None else [limits])
         return quick_children(function, job, limits=limits, **options)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from compressor.base.child import Child, StartChild, Worker
+from compressor.base.child import Child, StartChild
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 
@@ -35,7 +35,7 @@ def quick_start() -> Iterator[StartChild]:
         child.close()
 
 
-def _start(litert: list[Child], function: str, job: Mapping[str, object], *, what: str, **options: Any) -> Worker:
+def _start(litert: list[Child], function: str, job: Mapping[str, object], *, what: str, **options: Any) -> Child:
     if function in KEPT_HERE:
         return ChildHere(function, job, options.get("progress", no_progress))
     if function in OF_LITERT:
@@ -62,7 +62,7 @@ class Jobs:
         return find(function)(self._progress, **job)
 
 
-class RunWhenAsked:
+class RunWhenAsked(Child):
     """A child with one result, which is computed when it is asked for."""
 
     def __init__(self, run: Callable[[], Any]) -> None:
@@ -78,7 +78,7 @@ class RunWhenAsked:
         """There is nothing to end."""
 
 
-class ChildHere:
+class ChildHere(Child):
     """A child that is this process."""
 
     def __init__(self, function: str, job: Mapping[str, object], progress: Progress) -> None:

@@ -98,18 +98,3 @@ def small_onnx(path: Path, *, fixed: tuple[int, int] | None = None, half: int | 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save_model(model, str(path))
     return path
-
-
-def quantized_onnx(path: Path, *, zero: int = 0, kind: int = TensorProto.INT8) -> Path:
-    """Write the same network with explicit quantization, in a form that TensorRT takes or refuses."""
-    model = onnx.load_model(str(small_onnx(path)))
-    scale, point = (
-        helper.make_tensor("scale", TensorProto.FLOAT, [], [0.01]),
-        helper.make_tensor("zero", kind, [], [zero]),
-    )
-    model.graph.initializer.extend([scale, point])
-    model.graph.node[0].input[0] = "after"
-    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["bytes", "scale", "zero"], ["after"], "dq"))
-    model.graph.node.insert(0, helper.make_node("QuantizeLinear", ["lr", "scale", "zero"], ["bytes"], "q"))
-    onnx.save_model(model, str(path))
-    return path

@@ -79,7 +79,7 @@ def test_a_network_with_the_names_of_another_goes_to_the_next_reader(tmp_path: P
 
 
 @needs_spandrel
-@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [1, 4])
 def test_a_converted_compact_is_the_same_in_spandrel(scale: int, tmp_path: Path) -> None:
     network = build(CompactSpec(scale, width=8, depth=2), seed=0)
     convert_network(network, "srvgg", tmp_path / "home.pth")
@@ -115,8 +115,9 @@ def test_spandrel_loads_a_span_on_its_way_home(mean: tuple[float, ...], tmp_path
 
 
 @needs_spandrel
-@pytest.mark.parametrize("name", ["real-esrgan", "esrgan", "esrgan-old"])
-@pytest.mark.parametrize(("scale", "unshuffle"), [(4, 1), (2, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize(
+    ("name", "scale", "unshuffle"), [("real-esrgan", 4, 1), ("esrgan", 2, 2), ("esrgan-old", 1, 4)]
+)
 def test_spandrel_loads_an_rrdbnet_on_its_way_home(name: str, scale: int, unshuffle: int, tmp_path: Path) -> None:
     network = build(RRDBNetSpec(scale, width=8, depth=1, unshuffle=unshuffle), seed=0)
     home = convert_network(network, name, tmp_path / "model.pth").path

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from compressor.base.durations import describe_duration, round_down
 from compressor.training import pace as pace_module
 from compressor.training.pace import Pace
 from srkd import compress
@@ -42,14 +41,6 @@ def test_speed_is_that_of_the_last_half_minute_and_the_time_left_includes_all_pa
     advance(pace, clock, 40, 1.0)
     assert pace.steps_per_second == pytest.approx(1.0)
     assert pace.seconds_left == pytest.approx(150 / 50 * 49)
-
-
-def test_durations_name_fewer_steps_only_where_a_person_would_not_wait():
-    assert (
-        describe_duration(2400.0, 20_000, "on 2 threads") == "about 40 min on 2 threads; with --steps 2000 about 4 min"
-    )
-    assert describe_duration(300.0, 20_000, "here") == "about 5 min here"
-    assert [round_down(count) for count in (0, 1, 7, 99, 2600)] == [0, 1, 5, 50, 2000]
 
 
 def test_a_resumed_run_shows_loss_and_speed(teacher, photos, tmp_path, monkeypatch, capsys):

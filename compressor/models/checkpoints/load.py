@@ -7,8 +7,7 @@ check every name and shape against it, and only then allocate the network and fi
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,23 +304,7 @@ def _first(items: Sequence[str], count: int = 3) -> str:
 
 
 def _describe_unknown(state: State) -> str:
-    """Return a line about an unknown network: its first names, and the nearest dialect."""
-    patterns = _patterns(state)
-    candidates = (
-        (family, dialect, _patterns(dialect.names(family.spec(), set()).values())) for family, dialect in _dialects()
-    )
-    family, dialect, expected = max(
-        candidates, key=lambda candidate: len(candidate[2] & patterns) / len(candidate[2] | patterns)
-    )
-    if expected - patterns:
-        difference = f"which has {_first(sorted(expected - patterns), 2)}"
-    else:
-        difference = f"without {_first(sorted(patterns - expected), 2)}"
     return (
-        f"unknown network: its {len(state)} tensors ({_first(list(state))}) are in no known dialect; nearest is "
-        f"{family.name} ({dialect.name} names), {difference}; known are {', '.join(NETWORKS)}"
+        f"unknown network: its {len(state)} tensors ({_first(list(state))}) are in no known dialect; known are "
+        f"{', '.join(NETWORKS)}"
     )
-
-
-def _patterns(names: Iterable[str]) -> set[str]:
-    return {re.sub(r"\d+", "*", name) for name in names}

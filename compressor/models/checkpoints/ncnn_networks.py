@@ -52,17 +52,6 @@ class Expressions:
 
 
 @dataclass(frozen=True)
-class NcnnNetwork:
-    """The names of the layers with weights, by their number in the file, and facts that no state dict holds."""
-
-    names: Mapping[int, str]
-    fields: Mapping[str, object]
-    factors: tuple[int, int]
-    """Factors of the pixel unshuffle at the begin and of the shuffle at the end."""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Facts:
     """What is counted in a file to draw the graph that it should have."""
 
@@ -83,38 +72,37 @@ def read_network(
 ) -> tuple[dict[str, torch.Tensor], dict[str, object], tuple[str, ...]]:
     """Return the tensors of a file by the code base's names, fields of the spec that they do not tell, and notes."""
     layers = read_layers(param)
-    network = recognise_layers(layers)
+    facts = _facts(layers)
+    names, fields, notes = _recognise(layers, facts)
     weights = read_weights(layers, handle, size_bytes)
     tensors = {
-        f"{name}.{kind}": tensor
-        for index, name in sorted(network.names.items())
-        for kind, tensor in weights[index].items()
+        f"{name}.{kind}": tensor for index, name in sorted(names.items()) for kind, tensor in weights[index].items()
     }
-    convs = [weights[index]["weight"].shape for index in sorted(network.names) if layers[index].kind == "Convolution"]
-    unshuffle, shuffle = network.factors
-    if convs[0][1] * shuffle**2 != convs[-1][0] * unshuffle**2:
+    convs = [weights[index]["weight"].shape for index in sorted(names) if layers[index].kind == "Convolution"]
+    if convs[0][1] * max(facts.shuffle, 1) ** 2 != convs[-1][0] * facts.unshuffle**2:
         raise SrkdError(
             f"its first convolution takes {convs[0][1]} channels and its last gives {convs[-1][0]}: input and output "
             "are not images of one number of channels"
         )
-    fields = dict(network.fields)
     for layer, values in zip(layers, weights, strict=True):
         if layer.kind == "MemoryData":
             if memory_shape(layer) != (3, 1, 1):
                 raise SrkdError(f"layer {layer.name[:60]!r} holds {memory_shape(layer)} values: a mean has (3, 1, 1)")
             fields["mean"] = tuple(round(value, 7) for value in values["weight"].flatten().tolist())
-    return tensors, fields, network.notes
+    return tensors, fields, notes
 
 
-def recognise_layers(layers: Sequence[NcnnLayer]) -> NcnnNetwork:
-    """Return the network of the layers; refuse the first layer that does not belong to it, by name."""
+def _recognise(layers: Sequence[NcnnLayer], facts: _Facts) -> tuple[dict[int, str], dict[str, object], tuple[str, ...]]:
+    """Return the names of the layers with weights, by their number in the file, fields of the spec, and notes.
+
+    The first layer that does not belong to the network is refused by its name.
+    """
     expressions = Expressions()
     numbers = _number(layers, expressions)
     kinds = {layer.kind for layer in layers}
     draw = _span if "Swish" in kinds else _rrdbnet if "Concat" in kinds else _compact
     label = {_span: "SPAN", _rrdbnet: "RRDBNet", _compact: "Compact"}[draw]
     seen = len(expressions.numbers)
-    facts = _facts(layers)
     last, fields = draw(facts, expressions)
     notes: tuple[str, ...] = ()
     resize = layers[-1]
@@ -133,8 +121,7 @@ def recognise_layers(layers: Sequence[NcnnLayer]) -> NcnnNetwork:
             weighted[numbers[index][0]] = index
     if last >= seen:
         raise SrkdError(f"it ends too early for {label}, with layer {layers[-1].name[:60]!r}: {READ}")
-    names = {index: expressions.names[number] for number, index in weighted.items()}
-    return NcnnNetwork(names, fields, (facts.unshuffle, max(facts.shuffle, 1)), notes)
+    return {index: expressions.names[number] for number, index in weighted.items()}, fields, notes
 
 
 def _facts(layers: Sequence[NcnnLayer]) -> _Facts:

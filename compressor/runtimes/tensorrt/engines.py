@@ -11,7 +11,8 @@ from compressor.base.child import run_in_child
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
-from compressor.runtimes.tensorrt.build import build_plan, read_onnx_info
+from compressor.runtimes.onnx_file import read_facts
+from compressor.runtimes.tensorrt.build import build_plan
 from compressor.runtimes.tensorrt.device import Device, open_device
 from compressor.runtimes.tensorrt.engine_file import EngineHeader, Machine, read_engine, write_engine
 from compressor.runtimes.tensorrt.installation import driver_version, import_tensorrt
@@ -34,7 +35,7 @@ def build_engine(
 ) -> dict[str, object]:
     """Build an engine file in a child process and return facts for a report."""
     machine = current_machine(trt, device)
-    header = EngineHeader(machine, precision, profile, onnx.name, file_sha256(onnx), read_onnx_info(onnx).metadata)
+    header = EngineHeader(machine, precision, profile, onnx.name, file_sha256(onnx), read_facts(onnx)[1])
     with tempfile.TemporaryDirectory(prefix="srkd-trt-") as folder:
         plan = Path(folder) / "plan"
         job = {

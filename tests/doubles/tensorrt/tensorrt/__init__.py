@@ -106,10 +106,24 @@ class IBuilderConfig:
         return len(self._profiles) - 1
 
 
+class ITensor:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self):
+        return self._name
+
+
 class INetworkDefinition:
     def __init__(self, flags: int) -> None:
         self._strong = bool(flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._onnx = b""
+
+    def get_input(self, index):
+        import onnx
+
+        return ITensor(onnx.load_model_from_string(self._onnx).graph.input[index].name)
 
 
 class ParserError:
