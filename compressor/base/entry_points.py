@@ -107,11 +107,7 @@ def describe_failure(error: BaseException, module: str) -> str:
         place: str | None = f"{error.filename}:{error.lineno}"
     else:
         _, place = _last_line([module], error)
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - the message is the package's own code, too
-        message = "its message raises another error"
-    reason = " ".join(f"{type(error).__name__}: {message}".split())[:300]
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return reason if place is None else f"{reason}, at {place}"
 
 

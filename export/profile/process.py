@@ -56,7 +56,7 @@ class ModelProcess:
     def quality(self, folder: str, *, is_teacher: bool) -> PhotoScores:
         return self._call(PhotoScores, "quality", folder=folder, is_teacher=is_teacher)
 
-    def _start(self) -> Worker:
+    def _start(self) -> Child:
         """The child, which starts to open the model now if there is none."""
         if self._child is None:
             self._child = start_child(

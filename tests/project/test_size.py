@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 26851,
+    "compressor": 26641,
     "recipes": 4636,
     "export": 10083,
-    "srkd": 12931,
+    "srkd": 12929,
     "demo": 527,
-    "tests": 46083,
+    "tests": 45963,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import torch
 from safetensors import safe_open
 
 from compressor.base.errors import SrkdError, is_out_of_memory, one_line
@@ -43,12 +42,6 @@ class Container:
     fields: Mapping[str, object] = field(default_factory=dict)
     """Fields of the network's spec that the file states beside its tensors."""
     notes: tuple[str, ...] = ()
-
-    def require_own_values(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Refuse tensors that claim more memory than the file can hold."""
-        storages = {storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in tensors.values())}
-        if sum(storages.values()) > most_bytes(self.size_bytes):
-            raise SrkdError(f"its tensors claim far more than the file's {self.size_bytes:,} bytes: no checkpoint does")
 
 
 def most_bytes(size_bytes: int) -> int:

@@ -93,7 +93,12 @@ def _open_weights(path: Path, weights: str | None) -> Iterator[tuple[Container, 
     try:
         container = open_container(path)
         unwrapped = unwrap(container.content, weights)
-        container.require_own_values(unwrapped.tensors)
+        tensor_bytes = sum(tensor.numel() * tensor.element_size() for tensor in unwrapped.tensors.values())
+        if tensor_bytes > most_bytes(container.size_bytes):  # before memory is taken for each
+            raise SrkdError(
+                f"its tensors have {tensor_bytes:,} bytes out of the file's {container.size_bytes:,}: they share their "
+                "values, save them apart"
+            )
         yield container, unwrapped
     except SrkdError as error:
         kinds = (UsageError, UnknownNetwork, DoesNotFit)
@@ -107,10 +112,10 @@ def _load(
     options = {**container.fields, **options}
     spec_json = container.header.get("srkd.spec")
     if spec_json is None:
-        unwrapped, match, network = _fit_any(container, unwrapped, scale, options)
+        unwrapped, match, network = _fit_any(unwrapped, scale, options)
     else:
         match = _read_own(spec_json, container.header, unwrapped.tensors, options)
-        network = _fill(match, container.size_bytes)
+        network = _fill(match)
     if scale is not None and match.spec.scale != scale:
         raise UsageError(f"the file is for scale {match.spec.scale}, not {scale}")
     return Loaded(
@@ -127,7 +132,7 @@ def _load(
 
 
 def _fit_any(
-    container: Container, unwrapped: Unwrapped, scale: int | None, options: Mapping[str, object]
+    unwrapped: Unwrapped, scale: int | None, options: Mapping[str, object]
 ) -> tuple[Unwrapped, Recognised, Network]:
     """Return the first reading of the names, and the first dialect, that all tensors fit; else raise the error of the
     unchanged names.
@@ -139,11 +144,9 @@ def _fit_any(
         _refuse_relatives(state)
         dialects = [(family, dialect) for family, dialect in _dialects() if dialect.recognises(state)]
         for family, dialect in dialects:
-            if dialect.fold is not None:
-                _require_own_values(_size_of(state), container.size_bytes)
             try:
                 match = _read(family, dialect, state, scale, options)
-                return candidate, match, _fill(match, container.size_bytes)
+                return candidate, match, _fill(match)
             except DoesNotFit as error:
                 misfit = misfit or error
         if not dialects:
@@ -222,7 +225,7 @@ def _skeleton(spec: Spec, quantisation: Quantisation | None = None) -> Network:
         return build(spec, quantisation=quantisation)
 
 
-def _fill(match: Recognised, file_bytes: int) -> Network:
+def _fill(match: Recognised) -> Network:
     """Return the network with the file's tensors, after checking every name and shape."""
     expected = _skeleton(match.spec, match.quantisation).state_dict()
     _require_fit(match, expected)
@@ -232,26 +235,12 @@ def _fill(match: Recognised, file_bytes: int) -> Network:
                 f"tensor {name[:100]} holds NaN or infinity: its training diverged or the file is damaged, "
                 "take an earlier checkpoint"
             )
-    _require_own_values(_size_of(expected), file_bytes)
     network = build(match.spec, seed=0, quantisation=match.quantisation)
     network.load_state_dict({here: match.state[there] for here, there in match.names.items()}, strict=True)
     for name, quantiser in quantisers_of(network).items():
         if not float(quantiser.alpha.detach()) > 0:
             raise SrkdError(f"tensor {name}.alpha is {float(quantiser.alpha.detach()):g}: a range is above 0")
     return network
-
-
-def _size_of(state: State) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-
-
-def _require_own_values(tensor_bytes: int, file_bytes: int) -> None:
-    """Refuse tensors that share their values, before memory is taken for each."""
-    if tensor_bytes > most_bytes(file_bytes):
-        raise SrkdError(
-            f"its tensors would make a network of {tensor_bytes:,} bytes out of {file_bytes:,}: they share their "
-            "values, save them apart"
-        )
 
 
 def _require_fit(match: Recognised, expected: State) -> None:
