@@ -11,8 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import SrkdError
-from compressor.training.calibration import term_weights
-from compressor.training.method import Kind, Method
+from compressor.training.method import Kind, Method, term_weights
 
 if TYPE_CHECKING:
     from compressor.training.calibration import Blend, Calibrated

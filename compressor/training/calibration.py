@@ -5,14 +5,11 @@ U is the mean pixel term and R the mean raw term of those steps, so that the ter
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from compressor.base.errors import SrkdError
-
-if TYPE_CHECKING:
-    from compressor.training.method import Method
 
 MAX_CALIBRATION_STEPS = 100
 """The most steps of calibration; runs of under ten times as many steps use a tenth of theirs."""
@@ -48,28 +45,6 @@ def added_weights(first: float | Calibrated, second: float | Calibrated) -> floa
         return None
     is_alike = (first.against, first.by) == (second.against, second.by)
     return replace(first, share=first.share + second.share) if is_alike else None
-
-
-def term_weights(
-    methods: Sequence[Method], weights: Mapping[str, float], blend: Blend | None
-) -> dict[str, float | Calibrated]:
-    """Return the weight of each term: that in `weights`, otherwise the methods' own or, with `blend`, their sum."""
-    own: dict[str, float | Calibrated] = {}
-    for method in methods:
-        for name, weight in method.weights.items():
-            if blend is None or name in weights:
-                own[name] = weights.get(name, weight)
-                continue
-            factor = blend.get(method.name, 1.0) if isinstance(blend, Mapping) else blend
-            weight = scaled_weight(weight, factor)
-            total = added_weights(own[name], weight) if name in own else weight
-            if total is None:
-                raise SrkdError(
-                    f"the weights of the term {name} cannot be added, as one of them is calibrated differently: give "
-                    f"its weight, weights.{name}=NUMBER"
-                )
-            own[name] = total
-    return own
 
 
 def calibration_steps(steps: int) -> int:

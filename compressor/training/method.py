@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from compressor.base.errors import SrkdError
+from compressor.training.calibration import Blend, Calibrated, Weights, added_weights, scaled_weight
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -13,7 +16,6 @@ if TYPE_CHECKING:
     from compressor.models.networks.axes import Segments
     from compressor.models.networks.base import Descriptor, Network, Spec
     from compressor.models.quantisation.description import Quantisation
-    from compressor.training.calibration import Weights
     from compressor.training.step import Step
 
 TeacherNeeds = Literal["nothing", "outputs", "network"]
@@ -242,3 +244,25 @@ def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Net
 def quantisation_of(methods: Sequence[Method]) -> Quantisation | None:
     """Return the student's quantisation by the methods, or None."""
     return next((method.quantisation for method in methods if method.quantisation is not None), None)
+
+
+def term_weights(
+    methods: Sequence[Method], weights: Mapping[str, float], blend: Blend | None
+) -> dict[str, float | Calibrated]:
+    """Return the weight of each term: that in `weights`, otherwise the methods' own or, with `blend`, their sum."""
+    own: dict[str, float | Calibrated] = {}
+    for method in methods:
+        for name, weight in method.weights.items():
+            if blend is None or name in weights:
+                own[name] = weights.get(name, weight)
+                continue
+            factor = blend.get(method.name, 1.0) if isinstance(blend, Mapping) else blend
+            weight = scaled_weight(weight, factor)
+            total = added_weights(own[name], weight) if name in own else weight
+            if total is None:
+                raise SrkdError(
+                    f"the weights of the term {name} cannot be added, as one of them is calibrated differently: give "
+                    f"its weight, weights.{name}=NUMBER"
+                )
+            own[name] = total
+    return own

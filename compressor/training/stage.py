@@ -9,8 +9,8 @@ from typing import Literal
 
 from compressor.base.choices import Decay
 from compressor.models.networks.axes import Segments
-from compressor.training.calibration import Blend, Calibrated, term_weights
-from compressor.training.method import Method
+from compressor.training.calibration import Blend, Calibrated
+from compressor.training.method import Method, term_weights
 from compressor.training.optimisers import Optimiser
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 

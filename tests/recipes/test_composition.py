@@ -17,9 +17,9 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.students.students import student_of_spec
-from compressor.training.calibration import Blend, Calibrated, term_weights
+from compressor.training.calibration import Blend, Calibrated
 from compressor.training.loop import Trainer
-from compressor.training.method import Kind, Method, fit_methods, quantisation_of
+from compressor.training.method import Kind, Method, fit_methods, quantisation_of, term_weights
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, disagreements, refusals
