@@ -73,6 +73,8 @@ def read_sidecar(path: Path) -> Sidecar:
         if content["lr_size"] is not None:
             width, height = content["lr_size"].split("x")
             size = int(width), int(height)
+            if min(size) < 1:
+                raise ValueError(f"lr_size {content['lr_size']!r} is not a size")
         metadata = {key: str(value) for key, value in srkd_keys(content["metadata"]).items()}
         spec = spec_from_dict(json.loads(metadata["srkd.spec"]))
         facts = dict(content["facts"])

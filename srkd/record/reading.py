@@ -59,7 +59,7 @@ def _unusable_number(value: object, key: str = "") -> str | None:
     """The key and value of the first number that is not finite or too large; None if all can be used."""
     if isinstance(value, (int, float)):
         # The second comparison is False for NaN as well.
-        return None if abs(value) <= LARGEST_NUMBER else f"{key}={value}"
+        return None if abs(value) <= LARGEST_NUMBER else f"{key}={str(value)[:40]}"
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, child in children:
         if (found := _unusable_number(child, f"{key}.{name}" if key else str(name))) is not None:

@@ -112,7 +112,7 @@ def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_p
     phone = sidecar_file(tmp_path / "phone.param", source_metadata(checkpoint))
     foreign = enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8)
     checkpoint.unlink()
-    with pytest.raises(SrkdError, match="not beside it: name its"):
+    with pytest.raises(SrkdError, match="name its checkpoint"):
         demo_models(DemoOptions([phone]), QUIET)
     with pytest.raises(SrkdError, match="uint8"):
         demo_models(DemoOptions([foreign]), QUIET)

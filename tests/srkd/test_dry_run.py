@@ -75,7 +75,7 @@ def test_a_foreign_teacher_shows_outputs_alone(tmp_path: Path, photos: Path) -> 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"lr_patch": 500, "settings": ()}, "schedule.lr_patch=500: a patch has 1000x1000 pixels of an image"),
+        ({"lr_patch": 500, "settings": ()}, "schedule.lr_patch=500: the largest LR image has 100x120 pixels"),
         ({"recipe": "csd", "init": None, "teacher_cache": True, "settings": ("phi=teacher",)}, "--teacher-cache keeps"),
         ({"recipe": "scratch", "label_margin": 4}, "--label-margin 4: recipe scratch does not run a frozen teacher"),
         ({"baselines": ("init-from",)}, "--baselines init-from: there is no --init-from"),

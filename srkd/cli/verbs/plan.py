@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compressor.base.machine import count_threads
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         "srkd plan --teacher edsr.pt --target-fps 30 --emit phone",
         "srkd plan --teacher edsr.pt --measured phone/measured.json",
     ),
-    rows=lambda result: getattr(result, "rows", ()),
+    rows=lambda result: rows(result),
 )
 def command(console: Console, result: PlanReport | PlanFiles) -> None:
     """Find the largest student that meets a target on this machine.
@@ -39,6 +40,16 @@ def command(console: Console, result: PlanReport | PlanFiles) -> None:
         show(console, result)
     else:
         show_files(console, result)
+
+
+def rows(result: PlanReport | PlanFiles) -> Sequence[object]:
+    """The shapes; with --emit each file, and the reason of each shape that has none."""
+    from srkd.runs.planning import PlanReport
+
+    if isinstance(result, PlanReport):
+        return result.rows
+    reasons = {**dict.fromkeys(result.files, ""), **result.failed}
+    return [{"name": name, "failed": reason} for name, reason in reasons.items()]
 
 
 def show(console: Console, report: PlanReport) -> None:
