@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 
 import srkd
-from compressor.base.context import QUIET, Context
+from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.inference.open import find_source_checkpoint, read_metadata
@@ -66,21 +66,6 @@ def test_the_checkpoint_is_found_by_its_hash(checkpoint: Path) -> None:
     checkpoint.unlink()
     with pytest.raises(SrkdError, match=metadata["srkd.source_sha256"][:12]):
         find_source_checkpoint(exported[0])
-
-
-@pytest.mark.ci
-def test_the_demo_shows_the_network_of_a_file_that_no_browser_runs(checkpoint: Path, tmp_path: Path) -> None:
-    teacher = enlarger(tmp_path / "teacher.onnx")
-    phone = sidecar_file(tmp_path / "phone.param", source_metadata(checkpoint))
-    (of_bytes,) = srkd.export(checkpoint, io="uint8").files
-    notes: list[str] = []
-    models = demo_models(DemoOptions([phone, str(of_bytes.path)], teacher=teacher), Context(note=notes.append))
-    full = [model for model in models if model.precision == "fp32"]
-    assert [model.name for model in full] == ["phone", Path(str(of_bytes.path)).stem, "teacher"]
-    assert full[0].content == full[1].content
-    assert full[0].metadata["srkd.source_sha256"] == file_sha256(checkpoint)
-    refused = [line for line in notes if line.endswith("showing small.safetensors, which it was made from")]
-    assert "phone.param" in refused[0] and "uint8" in refused[1]
 
 
 def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path, tmp_path: Path) -> None:

@@ -223,7 +223,8 @@ def test_compress_trains_towards_a_foreign_teacher(
         student="compact:width=4,depth=1,scale=2",
         steps=2,
         out=tmp_path / "run",
-        settings=("schedule.batch=2", "schedule.lr_patch=8", "trust_code=true"),
+        settings=("schedule.batch=2", "schedule.lr_patch=8"),
+        trust_code=True,
         announce=message.append,
     )
     assert report.steps == 2 and report.teacher is not None and report.teacher.cost is None
