@@ -117,13 +117,13 @@ def test_a_teachers_images_of_degraded_photos_are_kept(
     monkeypatch.chdir(tmp_path)
     line = ["compress", "--teacher", str(teacher), "--recipe", "logits", "--width", "0.5", "--init", "inherit"]
     line += ["--steps", "4", "--batch", "2", "--lr-patch", "12", "--data", "photos", "--degrade", STEPS]
-    assert run([*line, "--set", "teacher_cache=true", "--out", "run"]) == 0
+    assert run([*line, "--teacher-cache", "--out", "run"]) == 0
     assert "each of the 3 images is degraded once" in capsys.readouterr().out
     facts = json.loads(Path("run/run.json").read_text())
     assert facts["teacher_cache"]["bytes"] > 0
     assert facts["degradation"]["name"] == STEPS
     student = Path("run/student.safetensors").read_bytes()
-    assert run([*line, "--set", "teacher_cache=true", "--out", "again"]) == 0
+    assert run([*line, "--teacher-cache", "--out", "again"]) == 0
     assert Path("again/student.safetensors").read_bytes() == student
 
 

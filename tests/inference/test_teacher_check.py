@@ -130,8 +130,7 @@ def test_compress_stops_at_a_teacher_that_an_option_improves(
         "random",
         "--label-margin",
         "0",
-        "--set",
-        "trust_code=true",
+        "--trust-code",
     ]
     assert run([*line, "--out", str(tmp_path / "refused")]) == 2
     error = capsys.readouterr().err

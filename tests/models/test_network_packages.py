@@ -146,7 +146,7 @@ PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 MAY_NAME = {
     "recipes/methods/dukd.py": "the settings of DUKD's released option files, by student",
     "recipes/methods/fakd.py": "the blocks that FAKD's code reads of the published RCAN",
-    "export/writing/templates.py": "a filter for plain text",
+    "export/formats/templates.py": "a filter for plain text",
 }
 
 

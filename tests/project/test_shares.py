@@ -13,7 +13,7 @@ pytestmark = pytest.mark.ci
 
 
 def collected(*words: str) -> list[str]:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/base/test_entry_points.py", *words]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/images/test_images.py", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [line for line in done.stdout.splitlines() if "::" in line]
 
