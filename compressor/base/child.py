@@ -53,7 +53,6 @@ class ResourceLimits:
     """Private memory; mapped files, such as libraries, do not count."""
 
     def scaled(self, factor: float) -> ResourceLimits:
-        """Return the limits multiplied by `factor`."""
         if not 1 <= factor <= MOST_LIMITS:
             raise UsageError(f"limits={factor!r} is not a factor from 1 to {MOST_LIMITS}")
         return ResourceLimits(self.seconds * factor, round(self.memory_mb * factor))

@@ -38,14 +38,16 @@ class Context:
     status: Status | None = None
     """Receives loss and speed of the running step; None: they are not reported."""
     processes: Processes = field(default_factory=Processes)
-    kept: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[tuple[object, ...], Any] | None = field(default_factory=dict, repr=False, compare=False)
+    """What was read for this operation, by what was asked for; None: nothing is kept."""
 
     def once(self, *key: object, read: Callable[[], ReadT]) -> ReadT:
-        """The value of `read`, called once for a key; it holds what the key has the `id` of. QUIET keeps none."""
-        kept = {} if self is QUIET else self.kept
-        if key not in kept:
-            kept[key] = read()
-        return cast(ReadT, kept[key])
+        """The value of `read`, called once for a key. Another value must hold an object whose `id` is in the key."""
+        if self.kept is None:
+            return read()
+        if key not in self.kept:
+            self.kept[key] = read()
+        return cast(ReadT, self.kept[key])
 
     def each(self, title: str, items: Collection[ItemT]) -> Iterator[ItemT]:
         """Yield the items, and report how many of them are done."""
@@ -55,5 +57,6 @@ class Context:
         self.progress(title, len(items), len(items))
 
 
-QUIET = Context()
-"""The context of one process that reports nothing; only for operations that need no interruption."""
+QUIET = Context(kept=None)
+"""The context of one process that reports nothing; only for operations that need no interruption. As it never ends, it
+keeps nothing."""

@@ -163,8 +163,8 @@ class _Table:
             for name, measure in self.measures.items():
                 row = METRICS[name]
                 if row.takes != "frames":
-                    ours, theirs = planes if row.takes == "channel" else (sr_u8[None], reference_u8[None])
-                    figures[row.key_to(reference)] = float(measure(ours, theirs, border=border))
+                    compared = planes if row.takes == "channel" else [sr_u8[None], reference_u8[None]]
+                    figures[row.key_to(reference)] = float(measure(*compared, border=border))
         self.scores[key][stem] = ImageScore(figures)
 
     def _planes(self, image_u8: Tensor, grey_file: bool) -> Tensor:
@@ -174,7 +174,6 @@ class _Table:
         return luma(image_u8.double() / PEAK)[None]
 
     def evaluation(self, finished: Sequence[AnySet]) -> Evaluation:
-        """Return the scores of the finished sets."""
         teacher = next((label for label, model in self.rows.items() if model is self.teacher), None)
         has_originals = not any(isinstance(image_set, LrSet) for image_set in finished)
         references: dict[Reference, bool] = {"original": has_originals, "teacher": teacher is not None}

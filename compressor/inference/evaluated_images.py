@@ -42,7 +42,6 @@ def read_picture(
     *,
     with_frames: bool,
 ) -> EvaluatedPicture:
-    """Return the images of a source."""
     image_u8, grey_file = read_rgb_u8_and_grey(source.path)
     hr_u8 = None if isinstance(source, LrImage) else mod_crop(image_u8, scale)
     if isinstance(source, LrImage) or hr_u8 is None:

@@ -54,6 +54,5 @@ def _refuse_scoring_options(options: CompareOptions) -> None:
 def _score(
     data: Path, options: CompareOptions, context: Context, runs: Sequence[Trained], first: Contents
 ) -> SetScores:
-    """The scores of the runs' students on benchmark sets."""
     sets = find_sets(data, scale=first.scale, lr=path_of(options.lr_images))
     return Scoring(runs, sets, first.scale, first.goal, options, context).scores()

@@ -74,7 +74,6 @@ def _network_and_source(options: ExportOptions, note: Note) -> tuple[Network, So
 
 
 def _folder(options: ExportOptions, source: Source) -> Path:
-    """The folder for the files."""
     if options.out is not None:
         return Path(options.out)
     if source.path is None:

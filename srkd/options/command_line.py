@@ -63,7 +63,6 @@ def parameters_of(row: Declaration) -> list[click.Parameter]:
 
 
 def command_line_options(options: type[OptionsT]) -> list[click.Parameter]:
-    """The click parameters of all options of a class."""
     return [parameter for row in declarations(options) for parameter in parameters_of(row)]
 
 

@@ -252,7 +252,6 @@ class TrainingOptions(Group):
 
     @property
     def own_keys(self) -> tuple[str, ...]:
-        """The keys of `own_settings`."""
         return tuple(setting.partition("=")[0].strip() for setting in self.own_settings)
 
     @property

@@ -203,7 +203,6 @@ class Declaration:
 
     @property
     def types(self) -> tuple[Any, ...]:
-        """The types of a union, or the one type."""
         kind = self.field.annotation
         return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 

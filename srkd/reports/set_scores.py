@@ -79,7 +79,6 @@ class Scoring:
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
-        """The digest of the files of each set."""
         return {
             each.name: images_digest(file for pair in each.pairs for file in (pair.hr, pair.lr)) for each in self.sets
         }

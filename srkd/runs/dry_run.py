@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -149,8 +150,9 @@ def _measure(spec: RunSpec, context: Context) -> DryRun:
         teacher = run.place_teacher()
         network = None if teacher is None else teacher.network
         state = State.fresh(run.student.network.to(run.device), network, short[0], spec.seed)
-        meter = _Meter(run.device, len(short), lambda done, total: context.progress("trying steps", done, total))
-        with meter:
+        with ExitStack() as counting:
+            progress = partial(context.progress, "trying steps")
+            meter = _Meter(run.device, len(short), progress, counting)
             Trainer(short, state, build_batches(run, context), teacher, meter, seed=spec.seed, context=context).run()
         started = time.perf_counter()
         run.validation.score_sets(state.averaged_network())
@@ -177,11 +179,13 @@ def _peak_bytes(run: OpenRun) -> int:
     return torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else peak_resident_bytes()
 
 
-class _Meter(ExitStack, Events):
-    """Events that time the second step of each stage, and count the multiply-accumulates of the third."""
+class _Meter(Events):
+    """Events that time the second step of each stage, and count the multiply-accumulates of the third in `counting`."""
 
-    def __init__(self, device: torch.device, stages: int, progress: Callable[[int, int], None]) -> None:
-        super().__init__()
+    def __init__(
+        self, device: torch.device, stages: int, progress: Callable[[int, int], None], counting: ExitStack
+    ) -> None:
+        self.counting = counting
         self.device, self.steps, self.progress = device, COUNTED * stages, progress
         self.seconds: list[float] = []
         self.macs: list[int] = []
@@ -196,9 +200,9 @@ class _Meter(ExitStack, Events):
             self.began = time.perf_counter()
         elif number == TIMED:
             self.seconds.append(time.perf_counter() - self.began)
-            self.counter = self.enter_context(FlopCounterMode(display=False))
+            self.counter = self.counting.enter_context(FlopCounterMode(display=False))
         else:
-            self.close()
+            self.counting.close()
             self.macs.append(self.counter.get_total_flops() // 2)
 
     def how_to_continue(self) -> str:

@@ -13,7 +13,6 @@ from srkd.record.run_spec import DegradationSteps, TeacherFile, TeacherOutputs, 
 
 
 def teacher_entry(teacher: Teacher) -> TeacherFile | None:
-    """The entry `teacher`; None for a teacher that came from no file."""
     origin = teacher.origin
     if origin is None:
         return None

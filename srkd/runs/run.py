@@ -263,18 +263,14 @@ class TrainingRun:
         sliced = None if first.plain_slice is None else self._judge(first.plain_slice.to(run.device).eval())
         how = "the teacher's strongest directions come first"
         if first.start.init == "fit":
-            size = teacher.own_sizes.fixed_size
-            side = PATCH if size is None else min(size)
-            patches = draw_calibration_patches(run.data.train, seed=run.spec.seed, side=side)
             # Once for all runs of a plan that start from the same fit.
-            solved = self.context.once(
+            solved, patches = self.context.once(
                 "solved",
                 *(id(run.teacher), id(run.data), run.spec.seed, first.network.spec),
-                read=lambda: fit(teacher, first.network.spec, patches, context=self.context),
+                read=lambda: self._solve(teacher),
             )
             first.network.load_state_dict(solved.state_dict())
-            size_text = f"{patches.shape[-1]}x{patches.shape[-2]}"
-            how = f"solved for in {time.monotonic() - began:.0f} s on {len(patches)} patches of {size_text}"
+            how = f"solved for in {time.monotonic() - began:.0f} s on {patches}"
         untrained = ScoresBeforeTraining(self._judge(first.network.to(run.device).eval()), sliced)
         others = {"slice": untrained.slice, reference.name: reference.bicubic.by(run.goal)}
         if run.goal == "original" and reference.teacher is not None:
@@ -284,6 +280,14 @@ class TrainingRun:
             f"({', '.join(f'{name} {psnr:.3f}' for name, psnr in others.items() if psnr is not None)})"
         )
         return untrained
+
+    def _solve(self, teacher: Teacher) -> tuple[Network, str]:
+        """The fitted student, and the patches on which it was solved for, in words."""
+        run, size = self.run, teacher.own_sizes.fixed_size
+        side = PATCH if size is None else min(size)
+        patches = draw_calibration_patches(run.data.train, seed=run.spec.seed, side=side)
+        student = fit(teacher, run.student.network.spec, patches, context=self.context)
+        return student, f"{len(patches)} patches of {patches.shape[-1]}x{patches.shape[-2]}"
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
         """Batches with cached teacher outputs, if any; the leader fills the cache, then processes elsewhere."""

@@ -23,7 +23,6 @@ def command(console: Console, names: tuple[str, ...]) -> None:
 
 
 def show(console: Console, listed: dict[str, tuple[Host, ...]]) -> None:
-    """Print a row for each host."""
     rows = [(host.name, host.title, host.writes, host.proved, host.limits) for host in listed["hosts"]]
     console.table(Table(["--for", "program", "writes", "proved", "limits"], rows))
     for note in HOSTS.notes:

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from srkd.runs.planning_elsewhere import PlanFiles
 
 
+def rows(result: PlanReport | PlanFiles) -> Sequence[object]:
+    """The shapes; with --emit each file, and the reason of each shape that has none."""
+    from srkd.runs.planning import PlanReport
+
+    if isinstance(result, PlanReport):
+        return result.rows
+    reasons = {**dict.fromkeys(result.files, ""), **result.failed}
+    return [{"name": name, "failed": reason} for name, reason in reasons.items()]
+
+
 @verb(
     "plan",
     PlanOptions,
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
         "srkd plan --teacher edsr.pt --target-fps 30 --emit phone",
         "srkd plan --teacher edsr.pt --measured phone/measured.json",
     ),
-    rows=lambda result: rows(result),
+    rows=rows,
 )
 def command(console: Console, result: PlanReport | PlanFiles) -> None:
     """Find the largest student that meets a target on this machine.
@@ -40,16 +50,6 @@ def command(console: Console, result: PlanReport | PlanFiles) -> None:
         show(console, result)
     else:
         show_files(console, result)
-
-
-def rows(result: PlanReport | PlanFiles) -> Sequence[object]:
-    """The shapes; with --emit each file, and the reason of each shape that has none."""
-    from srkd.runs.planning import PlanReport
-
-    if isinstance(result, PlanReport):
-        return result.rows
-    reasons = {**dict.fromkeys(result.files, ""), **result.failed}
-    return [{"name": name, "failed": reason} for name, reason in reasons.items()]
 
 
 def show(console: Console, report: PlanReport) -> None:

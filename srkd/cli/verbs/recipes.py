@@ -44,7 +44,6 @@ def ls(console: Console) -> None:
 
 
 def show_list(console: Console, listing: RecipeTable) -> None:
-    """Print a row for each recipe."""
     headings = ["recipe", "title", "methods", "needs of the teacher", "steps"]
     if any(recipe.package != "srkd" for recipe in listing.recipes):
         headings.append("package")
