@@ -66,14 +66,13 @@ def _show_run(section: Section) -> dict[str, object]:
     return {
         "contents": contents,
         "what": _what(contents),
-        "notices": _notices(contents, section.pictures, warning),
+        "notices": [*_notices(contents, section.pictures, warning), *section.missing],
         "tiles": (_size_tile(contents), _speed_tile(speed), _loss_tile(contents)),
         "scores": _scores(contents),
         "gains": () if result is None or result.trials is None else [gain.line() for gain in result.trials.gains],
         # The page already shows the warning above.
         "remarks": () if result is None else [line for line in result.flags if line != warning],
         "speed": speed,
-        "missing": section.missing,
         "cost_charts": point_figures([by_time, against_macs(contents.scores, contents.goal)]),
         "pictures": section.pictures,
         "measures": measures,

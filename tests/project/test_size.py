@@ -12,7 +12,7 @@ MOST_LINES = {
     "compressor": 26643,
     "recipes": 4635,
     "export": 10083,
-    "srkd": 12939,
+    "srkd": 12938,
     "demo": 527,
     "tests": 45948,
 }
