@@ -58,7 +58,7 @@ CORE: Mapping[str, str] = {
     "recipes/methods/calm.py": "recipes/test_calm.py",
     "recipes/methods/csd.py": "recipes/test_terms_phi.py recipes/test_csd.py",
     "recipes/terms/distances.py": "recipes/test_terms_features.py recipes/test_terms_phi.py",
-    "recipes/methods/ds.py": "recipes/test_heads.py recipes/test_feature_pairs.py",
+    "recipes/methods/ds.py": "recipes/test_heads.py recipes/test_feature_methods.py",
     "recipes/methods/dckd.py": "recipes/test_dckd.py recipes/test_published_settings.py",
     "recipes/methods/perceptual.py": "recipes/test_perceptual.py",
     "recipes/terms/discriminator.py": "recipes/test_perceptual.py",
@@ -68,7 +68,7 @@ CORE: Mapping[str, str] = {
     "recipes/terms/symmetries.py": "recipes/test_dukd.py recipes/test_terms_images.py",
     "recipes/methods/facd.py": "recipes/test_terms_features.py recipes/test_feature_methods.py recipes/test_gating.py",
     "recipes/methods/fakd.py": "recipes/test_terms_features.py recipes/test_feature_methods.py recipes/test_gating.py",
-    "recipes/methods/hkdsr.py": "recipes/test_hkdsr.py recipes/test_terms_images.py recipes/test_feature_pairs.py",
+    "recipes/methods/hkdsr.py": "recipes/test_hkdsr.py recipes/test_terms_images.py recipes/test_feature_methods.py",
     "recipes/methods/lfd.py": "recipes/test_terms_features.py recipes/test_feature_methods.py recipes/test_gating.py",
     "recipes/methods/logits.py": "recipes/test_terms_images.py recipes/test_methods.py recipes/test_recipes.py",
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
-from tests.support.published_counts import CARN_720P, HR_720P, PUBLISHED
+from tests.support.published_counts import CARN_720P, COUNTED, HR_720P
 
 BENCHMARK = Benchmark("How large are the usual shapes of each network?", minutes=0.2)
 SCALE = 4
@@ -98,7 +98,7 @@ def row(shape: Shape) -> Row:
     spec = parse_student(shape.spec, scale=SCALE)
     counted = cost(spec)
     comparable = (cost(spec, HR_720P[SCALE]).macs if spec.arch in CARN_720P else counted.macs_plus) / 1e9
-    dukd = next((one.gmacs_plus_x4 for one in PUBLISHED if one.name == shape.name), None)
+    dukd = next((one.gmacs_plus_x4 for one in COUNTED if one.name == shape.name), None)
     return {
         "name": shape.spec,
         "shape": f"`{shape.spec}`",

@@ -32,8 +32,8 @@ from compressor.training.method import EarlierStage, Kind, Method, OwnRate
 from compressor.training.step import Step
 
 AVERAGE_DECAY = 0.9997
-CALIBRATION_SHARE = 1 / 30
-"""Share of the steps for calibration: PAMS uses one of its 30 epochs."""
+CALIBRATION_SHARE = 1 / 29
+"""Share of the later steps for calibration: PAMS uses the first of its 30 epochs."""
 MOST_CALIBRATION_STEPS = 1000
 USUAL_RANGE = 255.0
 """Value range of the network for which α's rate is published."""

@@ -30,13 +30,12 @@ from recipes.terms.features import describe_taps
 from srkd import compress
 from tests.support import official
 from tests.support.method_runs import Pair, Waves, step_of
-from tests.support.methods_table import STUDENT, TEACHER
+from tests.support.methods_table import DEEPER, STUDENT, TEACHER
 from tests.support.networks import tiny
 from tests.support.tensors import affinity
 
 Feature: TypeAlias = FAKD | LFD | FACD
 METHODS: tuple[Feature, ...] = (FAKD(), LFD(), FACD(gate="off"))
-WIDE = Waves(2, side=24).at(0)
 named = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
@@ -127,6 +126,25 @@ def test_each_pair_is_reported_with_its_shapes(method: Feature) -> None:
     assert len(lines) == 3
     sides = "student body[0] 16x4x48x48 with teacher body[0] 16x8x48x48"
     assert lines[1] == f"{method.name}: {method.term} of {sides}"
+
+
+def test_ds_clsd_and_hkdsr_report_theirs_and_refuse_wrong_taps_before_anything_is_written() -> None:
+    student, teacher = net(DEEPER), net(EDSRSpec(scale=2, width=8, depth=6))
+
+    def lines(method: str, **options: object) -> list[str]:
+        return describe_taps([make_method(method, options)], teacher, student, batch=16, lr_patch=48)
+
+    assert lines("ds") == [f"ds: heads of student body[{k}] 16x4x48x48" for k in (0, 1)]
+    assert lines("clsd", phi="teacher") == [f"clsd: heads of student body[{k}] 16x4x48x48" for k in (0, 1)]
+    pairs = [("body[0]", "body[1]"), ("body[1]", "body[3]"), ("body[2]", "body[5]")]
+    assert lines("hkdsr") == [f"hkdsr: bands of student {a} 16x4x48x48 with teacher {b} 16x8x48x48" for a, b in pairs]
+    for method, options, message in (
+        ("ds", {"taps": ["bdy[1]"]}, r"ds, taps of the student: .*'bdy\[1\]'; did you mean 'body\[1\]'"),
+        ("hkdsr", {"teacher_taps": ["rel(1/3)", "body[7]", "rel(1)"]}, r"hkdsr, taps of the teacher: .*'body\[7\]'"),
+    ):
+        for refuse in (make_method(method, options).fit, make_method(method, options).feature_pairs):
+            with pytest.raises(UsageError, match=message):
+                refuse(teacher, student)
 
 
 # sums

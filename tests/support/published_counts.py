@@ -1,8 +1,8 @@
-"""Published sizes of the networks: parameters, and multiply-accumulates for 256×256 low-resolution pixels.
+"""Sizes of the networks: parameters, and multiply-accumulates (MACs) for 256×256 low-resolution pixels.
 
-Parameters leave out mean shift and count one scale of a multi-scale file. MACs are those of the official classes in
-torch's counter without the mean shift (attention products included); what papers on super-resolution call FLOPs are
-these. DUKD's table 1 counts one operation more for each pooled element and five for each element of a LayerNorm.
+Parameters leave out mean shift and count one scale of a multi-scale file. MACs are counted by torch in the official
+classes without the mean shift (attention products included). Published are two columns: `gmacs_plus_x4`, DUKD's table
+1, which counts one operation more for each pooled element and five for each element of a LayerNorm, and CARN_720P.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ SCALES = (2, 3, 4)
 
 
 @dataclass(frozen=True)
-class Published:
-    """Counts of one network at ×2, ×3 and ×4; MACs in 10⁹, to two digits. None: not published."""
+class Counted:
+    """Counts of one network at ×2, ×3 and ×4; MACs in 10⁹, to two digits. None: in OFFICIAL, or not counted."""
 
     name: str
     spec: Spec
-    params: tuple[int, int, int]
+    params: tuple[int, int, int] | None = None
     gmacs: tuple[float, float, float] | None = None
     gmacs_plus_x4: float | None = None
-    """MAC+ at ×4 in 10⁹, from DUKD's table 1."""
+    """MAC+ at ×4 in 10⁹, as DUKD's table 1 prints it."""
 
     def at(self, scale: int) -> Spec:
         return replace(self.spec, scale=scale)
@@ -41,71 +41,59 @@ CLASSICAL = SwinIRSpec(width=180, depths=(6,) * 6, heads=(6,) * 6)
 LIGHT = SwinIRSpec(width=60, depths=(6,) * 4, heads=(6,) * 4)
 DIRECT = replace(LIGHT, upsampler="pixelshuffledirect")
 
-PUBLISHED = (
-    Published(
-        "EDSR 32/256",
-        EDSRSpec(width=256, depth=32, res_scale=0.1),
-        (40_729_603, 43_680_003, 43_089_923),
-        (2669.44, 2864.98, 3293.35),
-        3293.35,
-    ),
-    Published(
+COUNTED = (
+    Counted("EDSR 32/256", EDSRSpec(width=256, depth=32, res_scale=0.1), gmacs_plus_x4=3293.35),
+    Counted(
         "EDSR 32/128",
         EDSRSpec(width=128, depth=32),
         (10_190_339, 10_928_259, 10_780_675),
         (667.93, 717.38, 825.26),
     ),
-    Published(
+    Counted(
         "EDSR 32/64",
         EDSRSpec(width=64, depth=32),
         (2_551_555, 2_736_195, 2_699_267),
         (167.26, 179.91, 207.28),
         207.28,
     ),
-    Published("EDSR 16/64", EDSRSpec(), (1_369_859, 1_554_499, 1_517_571), (89.96, 102.60, 129.97)),
-    Published("EDSR 32/16", EDSRSpec(width=16, depth=32), (160_963, 172_563, 170_243)),
-    Published("RCAN 10x20", RCANSpec(), (15_444_643, 15_629_283, 15_592_355), (1003.17, 1015.82, 1043.19), 1044.03),
-    Published("RCAN 10x6", RCANSpec(depth=6), (5_023_603, 5_208_243, 5_171_315), (326.72, 339.36, 366.73), 366.98),
-    Published("RCAN 10x5", RCANSpec(depth=5), (4_279_243, 4_463_883, 4_426_955)),
-    Published("RCAN 6x20", RCANSpec(groups=6), (9_342_051, 9_526_691, 9_489_763), (606.96, 619.61, 646.98)),
-    Published("RCAN 5x5", RCANSpec(groups=5, depth=5), (2_233_703, 2_418_343, 2_381_415), (145.52, 158.17, 185.54)),
-    Published("CARN", CARNSpec(), (964_163, 1_148_803, 1_111_875), (63.38, 76.03, 103.39)),
-    Published("CARN w=0.5", CARNSpec(width=32), (242_467, 288_707, 279_459)),
-    Published("CARN-M", CARNMSpec(), (257_027, 303_427, 294_147), (25.93, 29.52, 36.96)),
-    Published(
-        "SwinIR C180 6x6",
-        CLASSICAL,
-        (11_752_487, 11_937_127, 11_900_199),
-        (762.53 + 54.36, 775.18 + 54.36, 802.55 + 54.36),
-        861.27,
-    ),
-    Published(
+    Counted("EDSR 16/64", EDSRSpec()),
+    Counted("EDSR 32/16", EDSRSpec(width=16, depth=32), (160_963, 172_563, 170_243)),
+    Counted("RCAN 10x20", RCANSpec(), gmacs_plus_x4=1044.03),
+    Counted("RCAN 10x6", RCANSpec(depth=6), gmacs_plus_x4=366.98),
+    Counted("RCAN 10x5", RCANSpec(depth=5), (4_279_243, 4_463_883, 4_426_955)),
+    Counted("RCAN 6x20", RCANSpec(groups=6), (9_342_051, 9_526_691, 9_489_763), (606.96, 619.61, 646.98)),
+    Counted("RCAN 5x5", RCANSpec(groups=5, depth=5), (2_233_703, 2_418_343, 2_381_415), (145.52, 158.17, 185.54)),
+    Counted("CARN", CARNSpec()),
+    Counted("CARN w=0.5", CARNSpec(width=32), (242_467, 288_707, 279_459)),
+    Counted("CARN-M", CARNMSpec()),
+    Counted("SwinIR C180 6x6", CLASSICAL, gmacs_plus_x4=861.27),
+    Counted(
         "SwinIR C60 4x6",
         LIGHT,
         (1_087_727, 1_272_367, 1_235_439),
         (68.40 + 12.08, 81.05 + 12.08, 108.42 + 12.08),
         121.48,
     ),
-    Published("SwinIR C60 4x6 direct", DIRECT, (910_152, 918_267, 929_628)),
-    Published("SPAN 48", SPANSpec(), (410_700, 417_195, 426_288)),
-    Published("SPAN 52", SPANSpec(width=52), (481_324, 488_359, 498_208)),
-    Published("SPAN 32", SPANSpec(width=32), (184_204, 188_539, 194_608)),
-    Published("SPAN 28", SPANSpec(width=28), (141_580, 145_375, 150_688)),
-    Published("SPAN 26", SPANSpec(width=26), (122_368, 125_893, 130_828)),
+    Counted("SwinIR C60 4x6 direct", DIRECT, (910_152, 918_267, 929_628)),
+    Counted("SPAN 48", SPANSpec(), (410_700, 417_195, 426_288)),
+    Counted("SPAN 52", SPANSpec(width=52), (481_324, 488_359, 498_208)),
+    Counted("SPAN 32", SPANSpec(width=32), (184_204, 188_539, 194_608)),
+    Counted("SPAN 28", SPANSpec(width=28), (141_580, 145_375, 150_688)),
+    Counted("SPAN 26", SPANSpec(width=26), (122_368, 125_893, 130_828)),
 )
 
 HR_720P = {2: (640, 360), 3: (427, 240), 4: (320, 180)}
 """LR width and height whose output is about 1280×720."""
 
 CARN_720P = {"carn": 90.9, "carn_m": 32.5}
-"""10⁹ MACs at ×4 for a 1280×720 output, as CARN's code prints them (assets/table.png)."""
+"""10⁹ MACs at ×4 for a 1280×720 output, as CARN's table prints them (CARN-pytorch, assets/table.png)."""
 
 OFFICIAL: tuple[tuple[Spec, int, int, int], ...] = (
-    (EDSRSpec(2, 256, 32), 40_729_603, 2_669_439_614_976, 9_384_748_646_400),
+    (EDSRSpec(2, 256, 32, res_scale=0.1), 40_729_603, 2_669_439_614_976, 9_384_748_646_400),
     (EDSRSpec(2, 64, 16), 1_369_859, 89_955_237_888, 316_248_883_200),
-    (EDSRSpec(3, 256, 32), 43_680_003, 2_864_978_067_456, 4_480_025_518_080),
+    (EDSRSpec(3, 256, 32, res_scale=0.1), 43_680_003, 2_864_978_067_456, 4_480_025_518_080),
     (EDSRSpec(3, 64, 16), 1_554_499, 102_601_064_448, 160_439_408_640),
-    (EDSRSpec(4, 256, 32), 43_089_923, 3_293_350_723_584, 2_894_546_534_400),
+    (EDSRSpec(4, 256, 32, res_scale=0.1), 43_089_923, 3_293_350_723_584, 2_894_546_534_400),
     (EDSRSpec(4, 64, 16), 1_517_571, 129_968_898_048, 114_230_476_800),
     (RCANSpec(2, groups=10, depth=20), 15_444_643, 1_003_172_761_600, 3_526_778_982_400),
     (RCANSpec(2, groups=10, depth=6), 5_023_603, 326_715_340_800, 1_148_608_542_720),
