@@ -53,9 +53,10 @@ def compute_losses(stage: Stage, state: State, step: Step) -> Losses:
                 f"{method.name} compares features and declares no kind, which decides the methods it goes with: add "
                 f'kind = "feature" to its class, or one of {", ".join(KINDS)}'
             )
+        if method.gate != "off" and "gate_open" not in step.observed:
+            raise SrkdError(f"{method.name} has the gate {method.gate} and its terms do not read it: set gate=off")
     weights = state.calibration.resolve(stage.term_weights)
-    unweighted = terms.keys() - weights.keys()
-    if unweighted:
+    if unweighted := terms.keys() - weights.keys():
         raise SrkdError(f"no weight is given for the terms {', '.join(sorted(unweighted))}")
     return Losses(terms, weights, step.observed)
 

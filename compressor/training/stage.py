@@ -119,13 +119,12 @@ def with_other_stages(main: Stage) -> tuple[Stage, ...]:
         for before in method.earlier_stages():
             steps = max(1, round(before.share * main.schedule.steps))
             steps = steps if before.most is None else min(steps, before.most)
-            rate = main.schedule.rate if before.rate is None else before.rate
             stage = replace(
                 main,
                 name=before.name,
                 methods=(before.method,),
                 blend=None,
-                schedule=Schedule(steps, rate),
+                schedule=Schedule(steps, before.rate or main.schedule.rate),
                 tunes_teacher=before.tunes_teacher,
                 validate_every=steps,
             )

@@ -23,7 +23,7 @@ from compressor.training.calibration import Calibrated
 from compressor.training.step import Step
 from recipes.terms.distances import full_precision, pairwise_l1, widen
 from recipes.terms.features import RegressedFeatureMethod, Share
-from recipes.terms.gating import GATE, Gate
+from recipes.terms.gating import GATE, Gate, Gated
 
 EPS = 1e-7
 TEMPERATURE = 0.1
@@ -31,7 +31,7 @@ Form: TypeAlias = Literal["ratio", "infonce"]
 
 
 @dataclass(frozen=True)
-class FACD(RegressedFeatureMethod):
+class FACD(RegressedFeatureMethod, Gated):
     form: Annotated[Form, Field(description="ratio of distances, or InfoNCE of pooled features")] = "ratio"
     gate: Annotated[Gate, GATE] = field(default="hard", kw_only=True)
     lam: Annotated[float | None, Field(ge=0, description="weight of the contrast; none: calibrated")] = None

@@ -25,6 +25,7 @@ from compressor.training.step import Step
 from recipes.config.published import published_options
 from recipes.terms.distances import full_precision, widen
 from recipes.terms.features import FeatureMethod
+from recipes.terms.gating import Gated
 
 EPS = 1e-8
 BLOCK_BYTES = 2**20
@@ -32,7 +33,7 @@ BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class FAKD(FeatureMethod):
+class FAKD(FeatureMethod, Gated):
     alpha: Annotated[float, Field(ge=0, le=1, description="share of the teacher's image in the L1 to images")] = 0.5
     beta: Annotated[float, Field(ge=0, description="weight of the affinities, for images in [0,1]")] = 10 / 255
     name: str = "fakd"
@@ -43,8 +44,7 @@ class FAKD(FeatureMethod):
         return {"pixel": 1.0 - self.alpha, self.image_term: self.alpha, "affinity": self.beta}
 
     def usual_taps(self, network: Network) -> tuple[str, ...]:
-        taps: tuple[str, ...] = published_options(self.name, network.spec).get("taps", ())
-        return taps or super().usual_taps(network)
+        return published_options(self.name, network.spec).get("taps") or super().usual_taps(network)
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         forward = self.run_networks(step)

@@ -22,12 +22,13 @@ from compressor.training.calibration import Calibrated
 from compressor.training.step import Step
 from recipes.terms.distances import widen
 from recipes.terms.features import RegressedFeatureMethod, Share
+from recipes.terms.gating import Gated
 
 MIN_LEVEL = 1e-8
 
 
 @dataclass(frozen=True)
-class LFD(RegressedFeatureMethod):
+class LFD(RegressedFeatureMethod, Gated):
     lam: Annotated[float | None, Field(ge=0, description="weight of the features; none: calibrated")] = None
     share: Share = 0.2
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image")] = 0.0

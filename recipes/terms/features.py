@@ -21,7 +21,6 @@ from compressor.models.networks.taps import resolve_tap, tap_shapes
 from compressor.training.method import FeaturePair, Kind, Method
 from compressor.training.step import Step
 from recipes.terms.distances import widen
-from recipes.terms.gating import Gated
 
 Share = Annotated[float, Field(ge=0.1, le=0.3, description="initial share of the pixel loss, for the calibrated term")]
 TAPS = Field(description="features of the student: head, body[k], rel(p), body_end, pre_up; empty: the usual ones")
@@ -77,7 +76,7 @@ class PairedForward:
 
 
 @dataclass(frozen=True)
-class FeatureMethod(Gated):
+class FeatureMethod(Method):
     """A method that compares features in the term called `term`."""
 
     taps: Annotated[tuple[str, ...], TAPS] = ()

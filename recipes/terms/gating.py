@@ -33,7 +33,7 @@ GATE = Field(
 
 @dataclass(frozen=True)
 class Gated(Method):
-    """A method that may exclude patches; the share of patches that pass is logged as `seen/gate_open`."""
+    """A method whose `terms` may exclude patches; the share of patches that pass is logged as `seen/gate_open`."""
 
     gate: Annotated[Gate, GATE] = field(default="off", kw_only=True)
 

@@ -13,9 +13,9 @@ import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import Picture, read_rgb_u8, write_picture
-from compressor.images.metrics import psnr_y, ssim_y, to_u8
+from compressor.images.metrics import luma, psnr, psnr_y, ssim, ssim_y, to_u8
 from compressor.images.protocol import Protocol
-from compressor.images.resize import downscale_u8, upscale_bicubic
+from compressor.images.resize import downscale_u8, imresize, mod_crop, upscale_bicubic
 from compressor.images.sets import find_sets
 from compressor.inference import tiling
 from compressor.inference.evaluate import EvaluationSettings, evaluate
@@ -24,7 +24,7 @@ from compressor.inference.super_resolve import rgb_to_ycbcr, super_resolve, ycbc
 from compressor.models.networks.base import Descriptor
 from srkd.api.evaluate import by_goal
 from tests.support.fakes import Fake, convolutions, nearest, nearest_model
-from tests.support.shared import benchmarks, needs_shared
+from tests.support.shared import ROOT, benchmarks, needs_shared
 
 AT_X2 = EvaluationSettings(2)
 
@@ -257,11 +257,34 @@ def test_mistakes_are_told_in_one_line(data: Path) -> None:
         ("Set14", 4, 26.092, 0.7050),
     ],
 )
-def test_the_bicubic_rows_of_published_sets(name: str, scale: int, psnr: float, ssim: float) -> None:
-    """docs/results/metrics_and_lr.json has the remaining rows."""
+def test_bicubic_by_our_protocol(name: str, scale: int, psnr: float, ssim: float) -> None:
+    """Figures of our own from other copies of the sets; docs/results/settled.json has the remaining rows."""
     set_score = evaluate([], find_sets(benchmarks() / name, scale=scale), EvaluationSettings(scale)).models["bicubic"][
         name
     ]
     assert set_score.lr == "stored"
     assert set_score.psnr_y == pytest.approx(psnr, abs=0.005)
     assert set_score.ssim_y == pytest.approx(ssim, abs=0.0003)
+
+
+@pytest.mark.ci
+@needs_shared
+@pytest.mark.parametrize(
+    ("scale", "published", "unrounded"),
+    [(2, (33.66, 0.9299), (33.687, 0.9306)), (4, (28.42, 0.8104), (28.432, 0.8113))],
+)
+def test_published_bicubic_is_of_y_alone(scale: int, published: object, unrounded: object) -> None:
+    """RCAN, Figs/psnr_bi_1 and psnr_bi_2: Y of 8 bits resized alone. RGB LR images without rounding give other rows."""
+    alone, rgb = list[tuple[float, float]](), list[tuple[float, float]]()
+    for pair in find_sets(benchmarks() / "Set5", scale=scale)[0].pairs:
+        hr = mod_crop(read_rgb_u8(pair.hr), scale)[None] / 255
+        y = luma(hr).round()
+        enlarged = upscale_bicubic(imresize(y, 1 / scale), scale).round().clamp(0, 255)
+        alone.append((psnr(enlarged, y, border=scale).item(), ssim(enlarged, y, border=scale).item()))
+        sr = to_u8(upscale_bicubic(imresize(hr, 1 / scale), scale)) / 255
+        rgb.append((psnr_y(sr, hr, border=scale).item(), ssim_y(sr, hr, border=scale).item()))
+    page = (ROOT / "docs" / "use" / "reproduce.md").read_text(encoding="utf-8")
+    for rows, expected, digits in ((alone, published, 2), (rgb, unrounded, 3)):
+        db, similarity = (sum(column) / 5 for column in zip(*rows, strict=True))
+        assert (round(db, digits), round(similarity, 4)) == expected
+        assert f"{db:.3f} / {similarity:.4f}" in page

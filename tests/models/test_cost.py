@@ -27,7 +27,6 @@ from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.swinir import SwinIRSpec
 from tests.support.networks import VARIANTS, label, noise, tiny_networks
 from tests.support.published_counts import (
-    CARN_720P,
     CLASSICAL,
     COMPACT_PARAMS,
     COUNTED,
@@ -80,8 +79,7 @@ def test_the_official_classes_to_the_last_digit() -> None:
         assert cost(spec) == Cost(params, macs, macs + extra(spec, 256 * 256), (256, 256)), spec
 
 
-CARNS = {"carn": CARNSpec, "carn_m": CARNMSpec}
-SOME = [row for row in OFFICIAL if row[0].scale == 3 or row[0].arch in CARNS]
+SOME = [row for row in OFFICIAL if row[0].scale == 3 or row[0].arch in ("carn", "carn_m")]
 OTHERS = [pytest.param(row, marks=pytest.mark.slow) for row in OFFICIAL if row not in SOME]
 
 
@@ -104,11 +102,6 @@ def extra(spec: Spec, pixels: int) -> int:
 def test_padding_is_counted() -> None:
     """SwinIR pads to the next multiple of its window; only the crop at its tail costs nothing."""
     assert cost(DIRECT, (25, 33)).macs == cost(DIRECT, (32, 40)).macs > cost(DIRECT, (24, 32)).macs
-
-
-def test_what_carns_table_prints() -> None:
-    printed = {arch: round(cost(make(4), HR_720P[4]).macs / 1e9, 1) for arch, make in CARNS.items()}
-    assert printed == CARN_720P
 
 
 def test_compact_by_hand() -> None:

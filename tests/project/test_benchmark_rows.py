@@ -15,10 +15,11 @@ from benchmarks import (
     profile_everywhere,
     quickstart,
 )
-from benchmarks.evidence import Result, results_folder
+from benchmarks.evidence import Result, results_folder, results_of
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.students.students import parse_student
 from tests.support import published_counts
+from tests.support.commands import ROOT
 
 
 def test_sizes_of_networks_are_those_of_the_papers() -> None:
@@ -39,6 +40,26 @@ def test_the_quickstart_that_is_measured_is_that_of_the_makefile() -> None:
     timing = quickstart.timing(row)
     assert timing["ms"] == 50 and timing["peak_memory_mb"] is None
     assert str(timing["sentence"]).startswith("In torch the student takes 50.0 ms (20.0 FPS): 2.50 times as fast")
+
+
+def test_whatever_is_called_published_has_a_source_outside_of_srkd() -> None:
+    sources = re.compile(r"(CARN|CLSD|CSD|DUKD|FAKD|RCAN)('s)?\b")
+    for name, (_, result) in results_of(results_folder()).items():
+        for table in result.tables.values():
+            titles = [f"{column.title} {table.caption}" for column in table.columns if column.key == "published"]
+            cells = [row["published"] for row in table.rows if titles and row.get("published")]
+            assert all(sources.search(f"{titles[0]} {cell}") for cell in cells), (name, table.caption)
+    compared = results_of(results_folder())["metrics_and_lr"][1].tables
+    set5 = {row["figure"]: (round(row["measured"], 2), row["published"]) for row in compared["carn"].rows}
+    page = (ROOT / "docs" / "use" / "reproduce.md").read_text(encoding="utf-8")
+    for column in (0, 1):
+        assert " / ".join(str(set5[f"CARN-M Set5 x{scale} PSNR (stored)"][column]) for scale in (2, 3, 4)) in page
+    ours = sum(len(compared[name].rows) for name in ("bicubic", "carn"))
+    theirs = sum(row["tolerance"] is not None for table in compared.values() for row in table.rows) - ours
+    text = (results_folder() / "README.md").read_text(encoding="utf-8")
+    assert (
+        f"{theirs} figures are compared with" in text and f"; {ours}, of bicubic and CARN-M, agree with our own" in text
+    )
 
 
 def published_cells(name: str, table: str, key: str) -> dict[object, object]:

@@ -14,7 +14,7 @@ MOST_LINES = {
     "export": 10083,
     "srkd": 12938,
     "demo": 527,
-    "tests": 45948,
+    "tests": 45945,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

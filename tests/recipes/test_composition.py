@@ -179,17 +179,11 @@ weights: {weights}
 """
 
 
-def test_a_preset_of_two_methods_that_do_not_go_together_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"mine:4: methods: logits and logits"):
-        read_preset(TWO.format(first="logits", second="logits", weights="{}"), "mine")
-
-
-def test_a_weight_of_a_term_that_nobody_has_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"weights\.pixl.*pixel"):
-        read_preset(TWO.format(first="scratch", second="logits", weights="{pixl: 2}"), "mine")
-
-
-def test_the_presets_weight_wins() -> None:
+def test_two_methods_of_a_preset_and_their_weights_are_checked_and_the_presets_weight_wins() -> None:
+    wrong = (("logits", "{}", "mine:4: methods: logits and logits"), ("scratch", "{pixl: 2}", r"weights\.pixl.*pixel"))
+    for second, weights, message in wrong:
+        with pytest.raises(UsageError, match=message):
+            read_preset(TWO.format(first="logits", second=second, weights=weights), "mine")
     preset = read_preset(TWO.format(first="scratch", second="logits", weights="{pixel: 3, logits: 0.5}"), "mine")
     assert preset.stages(preset.build_methods())[-1].term_weights == {"pixel": 3.0, "logits": 0.5}
 

@@ -229,6 +229,10 @@ def test_further_options_are_those_of_the_source() -> None:
     assert options("csd-paper") == {"phi": "vgg19"}  # CSD: K random negatives
     assert options("csd-code") == {"phi": "vgg19", "compat": "csd"}  # the first K of the batch
     assert options("dckd-paper") == {"phi": "vgg19"}  # DCKD: VQGAN's encoder, which is not at hand
+    method = dckd.DCKD()
+    assert (method.noisy, method.grey, method.probability) == (DCKD["num_neg"], DCKD["gray_noise_prob"], DCKD["prob"])
+    assert (method.decay, list(method.intervals), method.every) == (DCKD["update_decay"], DCKD["step"], 1)
+    assert method.sigma == (1.0, 30.0)  # dckd_model.py, line 195
     assert options("fakd-paper") == {"taps": ["rel(1/3)", "rel(2/3)", "body_end"]}  # FAKD's figure: before the skip
     assert options("fakd-code") == {}  # models/edsr.py, models/rcan.py: the network's own taps, after the skip
     fewer = facts("FAKD", "code/scripts/train_rcan_SA_x3.sh")["features"]
@@ -238,13 +242,6 @@ def test_further_options_are_those_of_the_source() -> None:
     (pams,) = load_preset("pams-code").build_methods()
     assert pams.alpha_rate == PAMS["lr of alpha"]
     assert load_preset("pams-code").student.init == "random"  # main.py loads the float weights into the teacher alone
-
-
-def test_dckds_numbers_are_those_of_its_code() -> None:
-    method = dckd.DCKD()
-    assert (method.noisy, method.grey, method.probability) == (DCKD["num_neg"], DCKD["gray_noise_prob"], DCKD["prob"])
-    assert (method.decay, list(method.intervals), method.every) == (DCKD["update_decay"], DCKD["step"], 1)
-    assert method.sigma == (1.0, 30.0)  # dckd_model.py, line 195
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if students(name, 4)])

@@ -60,18 +60,13 @@ def installed_points(
     return install
 
 
-def test_a_package_adds_names_and_says_whose_they_are(point, installed_points):
-    methods, _ = installed_points(point("lab", of(echo="nowhere:Echo")))
-    assert methods.find("echo").package == "lab" and catalogue.notes() == ()
-    with pytest.raises(SrkdError, match="nowhere:Echo of lab"):
-        methods.find("echo").load()
-
-
-def test_our_names_stay_ours_and_both_packages_are_named(point, installed_points):
+def test_a_package_adds_names_says_whose_they_are_and_ours_stay_ours(point, installed_points):
     methods, _ = installed_points(point("lab", of(logits="nowhere:Logits", echo="nowhere:Echo")))
     assert methods.find("logits").where == BUILTIN["logits"].where
     assert catalogue.notes() == ("method logits of lab is refused: srkd has a method of that name",)
     assert methods.find("echo").package == "lab"
+    with pytest.raises(SrkdError, match="nowhere:Echo of lab"):
+        methods.find("echo").load()
 
 
 def test_a_name_of_two_packages_means_neither_whatever_their_order(point, installed_points):
