@@ -149,7 +149,7 @@ def schedule_settings(options: CompressOptions) -> set[str]:
 
 
 def repeats_published(recipe: str) -> bool:
-    """Whether a recipe, by its name, repeats a published run; such a recipe is not adapted."""
+    """Whether a recipe, by its name, keeps to a paper or its code; such a recipe is not adapted."""
     return recipe_label(recipe).endswith(("-paper", "-code"))
 
 

@@ -61,7 +61,7 @@ class TeacherUse:
         """Refuse `--teacher-cache` for a recipe that has no use for the teacher's outputs, or must not take others."""
         if repeats_published(self.recipe):
             raise UsageError(
-                f"--teacher-cache changes what the teacher sees, and {self.recipe} repeats a published run: "
+                f"--teacher-cache changes what the teacher sees, and {self.recipe} keeps to its sources: "
                 "leave it out, or take the recipe without -paper or -code"
             )
         for method in self.methods:

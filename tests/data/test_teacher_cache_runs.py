@@ -133,7 +133,7 @@ def stop_at(beginning: str):
 
 @pytest.mark.parametrize(
     "recipe, reason",
-    [("logits-paper", "repeats a published run"), ("scratch", "has no teacher"), ("inherit", "needs other things")],
+    [("logits-paper", "keeps to its sources"), ("scratch", "has no teacher"), ("inherit", "needs other things")],
 )
 def test_recipes_without_use_for_a_cache_refuse_it(recipe, reason, options, tmp_path, capfd):
     words = ["--teacher", options["teacher"], "--data", options["data"], "--recipe", recipe, "--out", tmp_path / "run"]

@@ -14,6 +14,7 @@ import srkd
 from compressor.base.errors import SrkdError
 from srkd.cli.main import run as srkd_in_process
 from srkd.record.run_file import read_run_file
+from tests.support.commands import ROOT
 from tests.support.deaths import death_after
 from tests.support.run_files import assert_read_as_written, read_json
 from tests.support.small_runs import SMALL
@@ -76,6 +77,7 @@ def test_a_changed_file_is_refused_and_recorded_if_accepted(
     again = shutil.copytree(stopped, tmp_path / "again")
     before = read_json(stopped)["code"]
     assert before["packages"].keys() == {"srkd", "torch"} and before["files"].keys() == {str(heavy)}
+    assert (" (git " in before["packages"]["srkd"]) == (ROOT / ".git").exists(), "the commit of a checkout"
     make_heavier(heavy)
     facts = (stopped / "run.json").read_bytes()
     with pytest.raises(SrkdError) as error:
@@ -108,10 +110,8 @@ def test_another_version_goes_on_and_is_recorded(stopped: Path) -> None:
     notes: list[str] = []
     srkd.resume(stopped, announce=notes.append)
     assert sum("0.0.1" in note for note in notes) == 1
-    contents = read_run_file(stopped)
-    assert contents.code is not None
-    (entry,) = contents.code.continued
-    assert entry.changes == () and [change.before for change in entry.versions] == ["0.0.1"]
+    (entry,) = read_json(stopped)["code"]["continued"]
+    assert entry["changes"] == [] and [change["before"] for change in entry["versions"]] == ["0.0.1"]
 
 
 def test_a_plan_does_not_mix_code(heavy: Path, words: dict[str, Any], tmp_path: Path) -> None:
