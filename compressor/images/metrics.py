@@ -13,9 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
-from compressor.images.scores import EQUAL_DB, without_network
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)
 Y_OFFSET = 16.0
@@ -26,24 +24,6 @@ SSIM_SIGMA = 1.5
 
 class ImageTooSmall(SrkdError):
     """An image that is too small for a metric."""
-
-
-def below_bicubic(
-    name: str, psnr_y: float | None, bicubic_psnr_y: float | None, goal: Goal = "original", scale: int | None = None
-) -> str | None:
-    """A warning if a network's images are farther from the originals, its goal, than those without a network. None if
-    the latter are the originals.
-    """
-    if goal == "teacher" or psnr_y is None or bicubic_psnr_y is None or bicubic_psnr_y >= EQUAL_DB:
-        return None
-    if not psnr_y < bicubic_psnr_y:
-        return None
-    better = "the untouched input" if scale == 1 else "enlarging without a network"
-    return (
-        f"{name} is BELOW {without_network(scale).upper()}, {psnr_y:.2f} dB against {bicubic_psnr_y:.2f} dB on the "
-        f"validation images: {better} is better. Train for more steps (--steps), at a rate that suits them "
-        "(docs/use/recipes.md), on some hundred photos, with a teacher that srkd inspect --check finds good"
-    )
 
 
 def to_u8(images_01: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compressor.base.choices import Goal
@@ -41,3 +42,28 @@ class Scores:
     def by(self, goal: Goal) -> float | None:
         """The Y-PSNR in dB by which a student is judged."""
         return self.psnr_y if goal == "original" else self.psnr_y_teacher
+
+
+ALL_IMAGES = "the validation images"
+
+
+def below_bicubic(
+    name: str, by_set: Mapping[str, tuple[Scores, Scores]], goal: Goal = "original", scale: int | None = None
+) -> str | None:
+    """A warning if a network's images of a set are farther from its goal than those without a network.
+
+    `by_set` has the scores of both; a set whose images without a network are the originals is not judged.
+    """
+    figures = []
+    for title, (scores, plain) in by_set.items():
+        own, others = scores.by(goal), plain.by(goal)
+        if own is not None and others is not None and own < others < EQUAL_DB:
+            figures.append(f"{own:.2f} dB against {others:.2f} dB {GOAL_WORDS[goal]} on {title}")
+    if not figures:
+        return None
+    better = "the untouched input" if scale == 1 else "enlarging without a network"
+    return (
+        f"{name} is BELOW {without_network(scale).upper()}, {', '.join(figures)}: {better} is better. Train for more "
+        "steps (--steps), at a rate that suits them (docs/use/recipes.md), on some hundred photos, with a teacher that "
+        "srkd inspect --check finds good"
+    )

@@ -14,9 +14,8 @@ from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import available_memory, has_integer_products, torch_threads
-from compressor.images.metrics import below_bicubic
 from compressor.images.protocol import Protocol
-from compressor.images.scores import Scores, without_network
+from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic, without_network
 from compressor.images.sets import embedded_pairs, line_about_inputs
 from compressor.inference.open import SOURCE
 from compressor.models.networks.base import Descriptor
@@ -144,8 +143,9 @@ class QualityRow:
     psnr_y_teacher: float | None = None
     """To the teacher's images; None for the teacher itself, and without one."""
 
-    def by(self, goal: Goal) -> float | None:
-        return Scores(psnr_y=self.psnr_y, psnr_y_teacher=self.psnr_y_teacher).by(goal)
+    @property
+    def scores(self) -> Scores:
+        return Scores(psnr_y=self.psnr_y, psnr_y_teacher=self.psnr_y_teacher)
 
 
 @dataclass(frozen=True)
@@ -463,17 +463,17 @@ def _compared_cost(model: ProfiledModel) -> ModelCost:
 
 def _note_below_bicubic(quality: Sequence[QualityRow], headers: Mapping[str, Mapping[str, str]]) -> list[str]:
     """A line for each model that scores below bicubic, by `headers`: advice on training is for srkd's students."""
-    bicubic = {row.scale: row.psnr_y for row in quality if row.model == without_network(row.scale)}
+    bicubic = {row.scale: row.scores for row in quality if row.model == without_network(row.scale)}
     lines = []
     for row in quality:
-        plain, header = bicubic.get(row.scale), headers.get(row.model, {})
+        plain, header = bicubic.get(row.scale, Scores()), headers.get(row.model, {})
         goal: Goal = "teacher" if header.get("srkd.goal") == "teacher" else "original"
-        line = below_bicubic(row.model, row.psnr_y, plain, goal, row.scale)
+        line = below_bicubic(row.model, {ALL_IMAGES: (row.scores, plain)}, goal, row.scale)
         if line is not None and "srkd.recipe" not in header:
             line = (
                 f"{row.model} is farther from the originals than {without_network(row.scale)}, {row.psnr_y:.2f} dB "
-                f"against {plain:.2f} dB: a network that is trained for looks may be, and srkd inspect --check tells; "
-                "its students are judged by its own images"
+                f"against {plain.psnr_y:.2f} dB: a network that is trained for looks may be, and srkd inspect --check "
+                "tells; its students are judged by its own images"
             )
         lines.append(line)
     return [line for line in lines if line is not None]

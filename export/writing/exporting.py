@@ -14,13 +14,13 @@ from typing import Literal
 
 import torch
 
+from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.files import atomic_files, require_writable_folder
 from compressor.base.metadata import srkd_keys
 from compressor.degradation.names import METADATA as DEGRADATION
-from compressor.images.metrics import below_bicubic
-from compressor.images.scores import without_network
+from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic, without_network
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import read_licence
 from compressor.models.checkpoints.save import metadata_of
@@ -191,15 +191,14 @@ def export_model(
 
 
 def warning_about(source: Source, scale: int) -> str | None:
-    """A warning if the originals are the goal and the scores in the header are below bicubic, at scale 1 the input;
-    else None.
-    """
-    if source.header.get("srkd.goal") == "teacher":
-        return None
+    """A warning if the scores in the header, by its goal, are below bicubic, at scale 1 the input; else None."""
+    goal: Goal = "teacher" if source.header.get("srkd.goal") == "teacher" else "original"
+    key = "psnr_y_teacher" if goal == "teacher" else "psnr_y"
     try:
         scores = json.loads(source.header.get("srkd.scores", "{}"))
-        psnr_y, plain = float(scores["validation_psnr_y"]), float(scores[f"{without_network(scale)}_psnr_y"])
-        return below_bicubic(source.model, psnr_y, plain, scale=scale)
+        own, plain = (float(scores[f"{name}_{key}"]) for name in ("validation", without_network(scale)))
+        images = {ALL_IMAGES: (Scores(own, None, own), Scores(plain, None, plain))}
+        return below_bicubic(source.model, images, goal, scale)
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from compressor.base.choices import Goal
-from compressor.images.scores import Scores
+from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic
 from compressor.models.networks.image_cost import Cost
 from srkd.record.reading import Decibels
 from srkd.record.trials import TrialsReport
@@ -107,3 +107,10 @@ class CompressReport:
     """Quality of the distilled student before quantisation."""
     target: TargetReport | None = None
     """Measurement of the student's file against the target that decided its shape."""
+
+    @property
+    def below_bicubic(self) -> str | None:
+        """A warning if the student is below bicubic on a validation set, by what it is judged by."""
+        own, plain = (quality.sets or {ALL_IMAGES: quality.scores} for quality in (self.student, self.bicubic))
+        by_set = {name: (scores, plain[name]) for name, scores in own.items()}
+        return below_bicubic("the student", by_set, self.goal, self.scale)

@@ -70,8 +70,8 @@ def _show_run(section: Section) -> dict[str, object]:
         "tiles": (_size_tile(contents), _speed_tile(speed), _loss_tile(contents)),
         "scores": _scores(contents),
         "gains": () if result is None or result.trials is None else [gain.line() for gain in result.trials.gains],
-        # The page already shows the warning above.
-        "remarks": () if result is None else [line for line in result.flags if line != warning],
+        # The page already shows the warnings above.
+        "remarks": () if result is None else [x for x in result.flags if x not in (warning, result.below_bicubic)],
         "speed": speed,
         "cost_charts": point_figures([by_time, against_macs(contents.scores, contents.goal)]),
         "pictures": section.pictures,
@@ -94,15 +94,13 @@ def _what(contents: Contents) -> str:
 
 def _notices(contents: Contents, pictures: Pictures, warning: str | None) -> list[str]:
     """The lines that a reader must not miss."""
-    student = contents.score("student")
     unfinished = contents.unfinished_line(f"runs/{contents.name}")
     lines = [] if unfinished is None else [unfinished]
     if warning is not None:
         lines.append(f"{warning[0].upper()}{warning[1:]}.")
-    plain = contents.score("bicubic")
-    over = None if student is None else student.over(plain, "original")
-    if contents.goal == "original" and plain is not None and over is not None and over < 0:
-        lines.append(f"The student is below {plain.name}: pictures are better without the network.")
+    result = contents.file.result
+    below = None if result is None else result.below_bicubic
+    lines += [] if below is None else [f"{below[0].upper()}{below[1:]}."]
     for name in ("control", LANCZOS) if contents.goal == "teacher" else ():
         if name in pictures.to_teacher:
             worse = worse_measures(pictures.to_teacher["student"], pictures.to_teacher[name])

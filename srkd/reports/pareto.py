@@ -32,7 +32,7 @@ def points_of(report: ProfileReport) -> list[ScatterPoint]:
     points = []
     for row in report.rows:
         quality = report.quality_of(row)
-        judged = None if quality is None else quality.by(report.goal)
+        judged = None if quality is None else quality.scores.by(report.goal)
         if (row.lr_size, row.batch) == (first.lr_size, first.batch) and judged is not None:
             label = f"{row.model}, {row.runtime} {row.precision}"
             points.append(ScatterPoint(label, row.latency_ms.p50, judged, row.model))

@@ -21,7 +21,6 @@ from compressor.base.memory import keep_freed_memory
 from compressor.data.batches import Batches, draw_calibration_patches
 from compressor.data.placement import place_on_device
 from compressor.degradation.names import METADATA as DEGRADATION
-from compressor.images.metrics import below_bicubic
 from compressor.images.scores import GOAL_WORDS, without_network
 from compressor.images.sheet import write_sheet
 from compressor.models.checkpoints.licence import KEY as LICENCE
@@ -312,12 +311,9 @@ class TrainingRun:
             network = validation.teacher.network
             teacher = Quality.of(validation.teacher_by_set, None if network is None else cost(network.spec))
         bicubic = Quality.of(validation.bicubic_by_set, None)
-        warning = below_bicubic("the student", student.psnr_y, bicubic.psnr_y, spec.goal, validation.scale)
-        if warning:
-            self.folder.log(warning)
         origin = None if run.teacher is None else run.teacher.origin
         licence_warning = None if origin is None else commercial_warning(licence_of(origin.path))
-        return CompressReport(
+        report = CompressReport(
             run=self.folder.path,
             student_path=self.folder.path / STUDENT,
             recipe=spec.recipe,
@@ -334,9 +330,13 @@ class TrainingRun:
             phi=None if spec.phi is None else spec.phi.how,
             teacher_joint=joint,
             untrained=untrained,
-            flags=(*self.folder.flags(), *(line for line in (warning, worse, licence_warning) if line)),
             quantisation=None if spec.quantisation is None else spec.quantisation.line(),
         )
+        warning = report.below_bicubic
+        if warning:
+            self.folder.log(warning)
+        lines = (line for line in (warning, worse, licence_warning) if line)
+        return replace(report, flags=(*self.folder.flags(), *lines))
 
     def _write_networks(self, state: State, student: Network, quality: Quality, teacher: Teacher | None) -> None:
         run, spec = self.run, self.run.spec

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from compressor.images.metrics import below_bicubic
+from compressor.images.scores import Scores, below_bicubic
 from export.profile.report import QualityRow, _note_below_bicubic
 from export.writing.exporting import Source, warning_about
 from srkd.cli.main import run
+from srkd.record.result import CompressReport, Quality
 from tests.support.small_runs import SMALL
 
 WORDS = ["--recipe", "scratch", "--student", "edsr:width=4,depth=1,scale=2", "--steps", "1"]
@@ -49,10 +51,30 @@ def test_export_and_profile_say_it_too(bad_run, capfd):
 
 
 def test_a_good_one_is_not():
-    assert below_bicubic("it", 30.0, 30.0) is None and below_bicubic("it", 30.1, 30.0) is None
+    plain = Scores(30.0)
+    assert all(below_bicubic("it", {"photos": (Scores(psnr), plain)}) is None for psnr in (30.0, 30.1, None))
     rows = (QualityRow("bicubic", 2, 30.0, 0.0), QualityRow("good", 2, 31.0, 1.0), QualityRow("bad", 2, 29.0, -1.0))
     (line,) = _note_below_bicubic((*rows, QualityRow("exact", 2, None, None)), {"bad": {"srkd.recipe": "csd"}})
     assert line.startswith("bad is BELOW BICUBIC, 29.00 dB against 30.00 dB")
+
+
+@pytest.mark.parametrize(
+    ("goal", "clean", "figures"),
+    [
+        ("original", Scores(29.0, None, 41.0), "29.00 dB against 30.00 dB to the original"),
+        ("teacher", Scores(31.0, None, 39.0), "39.00 dB against 40.00 dB to the teacher"),
+    ],
+)
+def test_every_set_is_judged_by_the_goal(goal, clean, figures):
+    """The degraded images, which decide, are better than bicubic, the clean ones are not."""
+    sets = {"photos (jpeg)": Scores(31.0, None, 41.0), "photos": clean}
+    student, plain = (Quality(None, None, sets=s) for s in (sets, dict.fromkeys(sets, Scores(30.0, None, 40.0))))
+    report = CompressReport(Path(), Path(), "", 1, 1, "", 1, {}, student, None, plain, 2, goal)
+    assert f"the student is BELOW BICUBIC, {figures} on photos: enlarging" in report.below_bicubic
+    header = {"srkd.goal": goal, "srkd.scores": '{"validation_psnr_y_teacher": 39, "bicubic_psnr_y_teacher": 40}'}
+    assert ("39.00 dB against 40.00 dB to the" in str(warning_about(Source("a", header=header), 2))) == (
+        goal == "teacher"
+    )
 
 
 def test_a_network_that_was_not_trained_here_gets_no_advice_on_training():

@@ -168,7 +168,6 @@ def set_line(report: CompressReport, name: str) -> str:
 
 def show(console: Console, report: CompressReport) -> None:
     """Print student, baselines, teacher and bicubic or input side by side, and the gains of the recipe."""
-    from compressor.images.metrics import below_bicubic
     from compressor.training.run_folder import FLOAT_STUDENT, JOINT_TEACHER
     from srkd.record.scores import score_table, scores_of
 
@@ -184,7 +183,7 @@ def show(console: Console, report: CompressReport) -> None:
         console.result(report.target.line())
     if report.phi is not None:
         console.say(f"phi: {report.phi}")
-    warning = below_bicubic("the student", report.student.psnr_y, report.bicubic.psnr_y, report.goal, report.scale)
+    warning = report.below_bicubic
     for flag in report.flags:
         if flag != warning:
             console.say(f"note: {flag}")

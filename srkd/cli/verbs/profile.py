@@ -61,7 +61,7 @@ def _show_models(console: Console, report: ProfileReport) -> None:
     from compressor.images.scores import GOAL_WORDS, both_goals
 
     goals = both_goals(report.goal)
-    shown: list[Goal] = [goal for goal in goals if any(row.by(goal) is not None for row in report.quality)]
+    shown: list[Goal] = [goal for goal in goals if any(row.scores.by(goal) is not None for row in report.quality)]
     shown = shown or ["original"]
     lines = []
     for cost in report.costs:
@@ -71,7 +71,7 @@ def _show_models(console: Console, report: ProfileReport) -> None:
         for score in scores:
             of_file = f", {score.runtime}" if score.precision == "int8" else ""
             precision = "" if len(scores) == 1 else f" {score.precision}{of_file}"
-            first, *others = (cell(score.by(goal), "{:.3f}") for goal in shown)
+            first, *others = (cell(score.scores.by(goal), "{:.3f}") for goal in shown)
             lines.append([f"{name}{precision}", *counts, first, cell(score.over_bicubic, "{:+.3f}"), *others])
             counts = ["", ""]
         if not scores:
