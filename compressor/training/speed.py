@@ -24,8 +24,8 @@ from compressor.models.networks.cost import cost
 M = TypeVar("M", bound=nn.Module)
 
 SHORT_RUN_MACS = 1.5e12
-"""Multiply-accumulates of the student, forward and backward, below which a run trains in fp32: half a minute on two
-threads of a processor of 2020 to 2024, too short to be worth accelerating."""
+"""Multiply-accumulates of student and teacher, forward and backward, below which a run trains in fp32: half a minute on
+two threads of a processor of 2020 to 2024, too short to be worth accelerating."""
 PASSES_OF_A_STEP = 3
 """Forward passes per training step: a backward pass costs about two."""
 MIN_COMPILED_STEPS = 2000
@@ -86,23 +86,25 @@ def choose_execution_mode(
     lr_patch: int,
     device: torch.device,
     options: SpeedOptions = SpeedOptions(),
+    teacher_macs: int = 0,
 ) -> ExecutionMode:
-    """Return the mode to train `student` on `device`; `batch` is that of all processes. The student is not changed."""
+    """Return the mode to train `student` on `device`; `batch` is that of all processes. The student is not changed.
+
+    `teacher_macs` are those of the teacher for each patch, as far as they follow the student's precision.
+    """
     compiled = should_compile(options.compile, device=device, steps=steps)
-    precision, reason = _precision_by_facts(student, steps * batch, lr_patch, device, options.precision)
+    macs = PASSES_OF_A_STEP * cost(student, (lr_patch, lr_patch)).macs + teacher_macs
+    precision, reason = _precision_by_facts(macs * steps * batch, device, options.precision)
     layout = training_layout(device, precision)
     return ExecutionMode(precision, layout, options.of_teacher(precision), compiled, reason=reason)
 
 
-def _precision_by_facts(
-    student: Network, patches: int, lr_patch: int, device: torch.device, option: PrecisionOption
-) -> tuple[Precision, str]:
-    """Return the precision for this total number of patches, and the reason."""
+def _precision_by_facts(macs: int, device: torch.device, option: PrecisionOption) -> tuple[Precision, str]:
+    """Return the precision for this number of multiply-accumulates, and the reason."""
     if option != "auto":
         return option, "the recipe or --set names it"
     if not computes_bf16(device):
         return "fp32", f"{device.type} has no arithmetic for bf16 here"
-    macs = PASSES_OF_A_STEP * cost(student, (lr_patch, lr_patch)).macs * patches
     if macs < SHORT_RUN_MACS:
         return "fp32", "a short run"
     return "bf16", f"{device.type} computes bf16 natively here"

@@ -94,13 +94,15 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         margin = choose_margin(options, use, data, rule.lr_patch, device, context)
     elif teacher is not None:
         cache = plan_cache(preset, teacher, data.train, choice.cache())
+    speed, side = speed_options(preset, teacher), rule.lr_patch if margin is None else margin.side
     mode = choose_execution_mode(
         student.network,
         steps=rule.steps,
         batch=rule.batch,
         lr_patch=rule.lr_patch,
         device=device,
-        options=speed_options(preset, teacher),
+        options=speed,
+        teacher_macs=use.macs(side) if cache is None and speed.teacher_precision == "auto" else 0,
     )
     note(mode.line())
     return RunSpec(

@@ -10,8 +10,10 @@ from compressor.base.choices import Goal, Precision
 from compressor.base.errors import UsageError
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache
+from compressor.models.networks.cost import cost
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method, declares
+from compressor.training.speed import PASSES_OF_A_STEP
 from recipes.catalogue import PIXEL_ONLY, teacher_needs
 from recipes.config.preset import Preset
 from srkd.options.compress import TrainingOptions
@@ -56,6 +58,12 @@ class TeacherUse:
         """Whether the teacher can run on windows around patches, and its images of them be cropped."""
         takes_any = self.teacher is not None and self.teacher.own_sizes.fixed_size is None
         return takes_any and self.runs_on_patches and not self.compares_unshuffled
+
+    def macs(self, side: int) -> int:
+        """Multiply-accumulates of the teacher for each patch, in windows of `side` LR pixels; 0 if they are unknown."""
+        network = None if self.teacher is None else self.teacher.network
+        passes = PASSES_OF_A_STEP if any(map(trains_teacher, self.methods)) else int(self.runs_on_patches)
+        return 0 if network is None else passes * cost(network, (side, side)).macs
 
     def require_cacheable(self) -> None:
         """Refuse `--teacher-cache` for a recipe that has no use for the teacher's outputs, or must not take others."""

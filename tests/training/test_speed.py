@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 import srkd
 from compressor.base.choices import Precision
+from compressor.base.context import Context
 from compressor.base.precision import training_layout
 from compressor.base.processes import Processes
 from compressor.models.networks.base import Network
@@ -33,6 +34,7 @@ from compressor.training.speed import (
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from recipes.config.reading import load_preset
+from srkd.options.compress import CompressOptions
 from srkd.runs import decide
 from srkd.runs.opened import speed_options
 from srkd.runs.run import TrainingRun
@@ -63,6 +65,23 @@ def test_a_short_run_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
     mode = chosen(steps=3)
     assert (mode.precision, mode.layout, mode.reason) == ("fp32", training_layout(CPU, "fp32"), "a short run")
+
+
+@pytest.mark.parametrize(
+    ("words", "precision"),
+    [
+        ({}, "bf16"),
+        ({"recipe": "scratch"}, "fp32"),
+        ({"teacher_cache": True}, "fp32"),
+        ({"settings": ("schedule.teacher_precision=fp32",)}, "fp32"),
+    ],
+)
+def test_the_teachers_work_counts_where_it_has_the_students_precision(
+    monkeypatch: pytest.MonkeyPatch, words: dict[str, Any], precision: Precision
+) -> None:
+    monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
+    options = CompressOptions.of(student="edsr:width=4,depth=1,scale=4", init="random", steps=200, **words)
+    assert decide.decide(options, Context()).execution_mode.precision == precision
 
 
 @pytest.mark.parametrize(
