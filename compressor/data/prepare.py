@@ -64,14 +64,14 @@ class ValidationSet:
             ),
         )
 
-    def degraded(self, degradation: Degradation, scale: int) -> ValidationSet:
+    def degraded(self, degradation: Degradation, scale: int, context: Context) -> ValidationSet:
         """The same images with LR images that are degraded, each always in the same way."""
 
         def lr_of(image: ValidationImage) -> torch.Tensor:
             source, by = (image.lr, 1) if image.hr is None else (image.hr, scale)
             return degradation.of_image(source[0], by, image.name)[None]
 
-        images = tuple(replace(image, lr=lr_of(image)) for image in self.images)
+        images = tuple(replace(image, lr=lr_of(image)) for image in context.each("degrading images", self.images))
         return ValidationSet(f"{self.name} ({degradation.name})", images, degradation.label)
 
 
@@ -223,12 +223,12 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     if degradation is not None:
         train = train if choice.degrades_once else train.with_degradation(degradation)
         # What the student is for comes first: the first set decides which student is best.
-        validation = (*(image_set.degraded(degradation, scale) for image_set in validation), *validation)
+        validation = (*(image_set.degraded(degradation, scale, context) for image_set in validation), *validation)
     if train.skipped:
         first = train.skipped[0]
         context.note(f"{len(train.skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
     if degradation is not None and choice.degrades_once:
-        train = train.degraded_once(degradation, context.progress)
+        train = train.degraded_once(degradation, context)
         context.note(f"each of the {len(train)} images is degraded once, as what the teacher makes of it is kept")
     data = Data(train, validation, origin)
     context.note(f"validating on {_describe_validation(data, choice)}")

@@ -18,7 +18,7 @@ import torch
 from pydantic import TypeAdapter
 
 from compressor.base.cache_folder import map_file
-from compressor.base.context import Progress, no_progress
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.degradation.chain import Degradation
 
@@ -116,17 +116,16 @@ class ImageStore:
         images, scale = (self.lr, 1) if self.hr is None else (self.hr, self.scale)
         return replace(self, degraded=DegradedImages(degradation, images, scale))
 
-    def degraded_once(self, degradation: Degradation, progress: Progress = no_progress) -> ImageStore:
+    def degraded_once(self, degradation: Degradation, context: Context = QUIET) -> ImageStore:
         """The same images with LR images that are degraded, each always in the same way; all its patches share it."""
         images, scale = (self.lr, 1) if self.hr is None else (self.hr, self.scale)
         lr, digests = torch.empty_like(self.lr.flat), []
         plane = replace(self.lr, flat=lr)
-        for index, name in enumerate(self.names):
+        for index, name in enumerate(context.each("degrading images", self.names)):
             degraded = degradation.of_image(images.image(index), scale, name)
             plane.image(index).copy_(degraded)
             pixels = hashlib.blake2b(degraded.numpy().tobytes(), key=self.digests[index].encode(), digest_size=16)
             digests.append(pixels.hexdigest())
-            progress("degrading images", index + 1, len(self.names))
         return replace(
             self, lr=plane, digests=tuple(digests), degraded=DegradedImages(degradation, self.lr, 1, once=True)
         )

@@ -136,11 +136,10 @@ class TeacherCache:
             missing = {key: index for index, key in enumerate(self.keys) if key not in positions}
             file.folder.require_space(sum(sizes[key] for key in missing), "--teacher-cache")
             largest_seam = 0.0
-            for done, (key, index) in enumerate(missing.items(), start=1):
+            for key, index in context.each("teacher on whole images", missing.items()):
                 image, seam = self._output(teacher, index)
                 positions[key] = file.add(key, image)
                 largest_seam = max(largest_seam, seam)
-                context.progress("teacher on whole images", done, len(missing))
             context.note(
                 f"teacher cache: {len(self.keys)} images, {len(missing)} of them made now, "
                 f"{format_bytes(sum(self.sizes))} in {file.data.parent}"

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.degradation.jpeg import BLOCK, LUMINANCE, luminance_steps, waves_of
 from compressor.degradation.names import NONE
@@ -73,9 +74,10 @@ class PictureMeasured:
     quality: float | None
 
 
-def measure_like(folder: Path, option: str) -> tuple[str, int]:
+def measure_like(folder: Path, option: str, context: Context = QUIET) -> tuple[str, int]:
     """Return the degradation of a folder's pictures as steps in a line, and of how many pictures."""
-    pictures = map(measure_picture, evenly_spaced_photos(folder, MOST_PICTURES, option=option).values())
+    paths = evenly_spaced_photos(folder, MOST_PICTURES, option=option).values()
+    pictures = map(measure_picture, context.each("measuring pictures", paths))
     measured = [picture for picture in pictures if picture is not None]
     if not measured:
         raise UsageError(f"{option} {folder}: none of its pictures has {SMALLEST_SIDE} pixels a side")

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import torch
 
 from compressor.base.choices import Goal
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, to_u8
@@ -149,7 +150,7 @@ class TeacherCheck:
         return tuple(lines)
 
 
-def check_teacher(teacher: ImageModel, pairs: Sequence[TrialPair] = ()) -> TeacherCheck:
+def check_teacher(teacher: ImageModel, pairs: Sequence[TrialPair] = (), context: Context = QUIET) -> TeacherCheck:
     """Return the check of a teacher on the photograph; if it is no better than bicubic, other settings are tried. At
     scale 1 it is made on the pair that is degraded most, if there is one.
     """
@@ -164,7 +165,7 @@ def check_teacher(teacher: ImageModel, pairs: Sequence[TrialPair] = ()) -> Teach
     check = TeacherCheck(scale, name, _psnr(sr, bicubic), _psnr(sr, hr), _psnr(bicubic, hr), {}, None)
     if check.beats_bicubic or check.is_clean:
         return check
-    suggestion, with_suggestion = _best_alternative(teacher, lr, hr, check)
+    suggestion, with_suggestion = _best_alternative(teacher, lr, hr, check, context)
     return replace(check, suggestion=suggestion, with_suggestion=with_suggestion)
 
 
@@ -203,7 +204,7 @@ def _psnr(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def _best_alternative(
-    teacher: ImageModel, lr: torch.Tensor, hr: torch.Tensor, check: TeacherCheck
+    teacher: ImageModel, lr: torch.Tensor, hr: torch.Tensor, check: TeacherCheck, context: Context
 ) -> tuple[Mapping[str, Any], float | None]:
     """Return the likeliest settings that lift the teacher above bicubic, or gain 3 dB, and the PSNR with them. At scale
     1 they must lift it above the input: settings that hide what the network adds come close to it.
@@ -213,7 +214,7 @@ def _best_alternative(
     nearer = above if check.scale == 1 else min(above, check.to_original + NEARER_DB)
     needed = max(PLAUSIBLE_DB, check.to_original + LEAST_GAIN_DB, nearer)
     for round_of_settings in teacher.alternatives():
-        for settings in round_of_settings:
+        for settings in context.each("teacher check, other settings", round_of_settings):
             try:
                 value = _psnr(_outputs(teacher.with_settings(settings), lr), hr)
             except SrkdError:

@@ -87,10 +87,11 @@ class Validation:
     def score_sets(self, model: ImageModel | None, sets: Sequence[ValidationSet] | None = None) -> SetScores:
         """The mean scores of a network, or of bicubic, on each set; all processes share the images."""
         count = sum(len(image_set.images) for image_set in (self.sets if sets is None else sets))
-        figures = {}
-        for index in self._own_images:
-            if index < count:
-                figures[index] = self._of_image(index, enlarge(model, self._images[index].lr, self.scale))
+        scored = [index for index in self._own_images if index < count]
+        figures = {
+            index: self._of_image(index, enlarge(model, self._images[index].lr, self.scale))
+            for index in self.context.each("validation images", scored)
+        }
         return self._means(figures, sets)
 
     def judge(self, scores: Scores) -> float:

@@ -30,7 +30,7 @@ class Int8Task:
         network, options, size = network or job.network, job.options.int8, job.options.lr_size
         descriptor = replace(network.descriptor, fixed_size=size)
         calibration = calibration_patches(descriptor, options.calibrate, Degradation.of_header(job.metadata))
-        photos = QualityPhotos.of(job.network, options, size)
+        photos = QualityPhotos.of(job.network, options, size, context=job.context)
         return cls(job, network, descriptor, calibration, photos)
 
     @cached_property

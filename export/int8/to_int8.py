@@ -75,7 +75,9 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str,
     quantisation, lr_size = job.network.quantisation, job.options.lr_size
     assert quantisation is not None
     graph = build_learnt_graph(job.network, lr_size, OPSET, flavour)
-    quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8, lr_size), flavour)
+    quality = measure_graph(
+        graph.model, QualityPhotos.of(job.network, job.options.int8, lr_size, context=job.context), flavour
+    )
     more = {"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}
     described = describe_file(flavour.name, (flavour.weights.bits, 8), LEARNT, quality, **more)
     return graph, {**asdict(quantisation), **described}

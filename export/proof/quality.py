@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from compressor.base.choices import Goal
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.images.metrics import psnr, psnr_y, to_u8
 from compressor.images.scores import GOAL_WORDS
@@ -81,6 +82,7 @@ class QualityPhotos:
     """Width and height of the largest LR size that a file takes; None: any."""
     teacher: Callable[[], ImageModel] | None = None
     """Loads the teacher whose images take the place of the originals."""
+    context: Context = QUIET
 
     @classmethod
     def of(
@@ -89,11 +91,12 @@ class QualityPhotos:
         options: Int8Options,
         size: tuple[int, int] | None = None,
         largest: tuple[int, int] | None = None,
+        context: Context = QUIET,
     ) -> QualityPhotos:
         """At most `MAX_PHOTOS` photos of the options' folder, evenly spaced, or the embedded validation photos."""
         folder = options.data
         photos = embedded_photos("val") if folder is None else evenly_spaced_photos(folder, MAX_PHOTOS, option="--data")
-        return cls(network, photos, size, largest, options.teacher)
+        return cls(network, photos, size, largest, options.teacher, context)
 
     @cached_property
     def images(self) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]:
@@ -105,7 +108,7 @@ class QualityPhotos:
         teacher = None if self.teacher is None else self.teacher()
         images = []
         with torch.no_grad():
-            for path in self.photos.values():
+            for path in self.context.each("photos for int8", self.photos.values()):
                 pair = middle_of_photo(path, descriptor, self.size, largest)
                 if pair is not None:
                     lr, hr = pair
@@ -119,7 +122,7 @@ class QualityPhotos:
         """The quality of the images that `run` returns for the photos."""
         scale = self.network.descriptor.scale
         source, file, squares, values = 0.0, 0.0, 0.0, 0
-        for lr, hr, network_u8 in self.images:
+        for lr, hr, network_u8 in self.context.each("compare photos", self.images):
             file_u8 = to_u8(run(lr))
             source += psnr_of(network_u8, hr, scale)
             file += psnr_of(file_u8, hr, scale)

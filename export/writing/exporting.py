@@ -370,7 +370,7 @@ def _with_quality(
     """The proof with the drop of an int8 file on photos and its speed against the same in float."""
     if proof.reason is not None:
         return proof
-    photos = QualityPhotos.of(network, options.int8, options.lr_size, file.descriptor.max_size)
+    photos = QualityPhotos.of(network, options.int8, options.lr_size, file.descriptor.max_size, context)
     quality = photos.measure(file.run)
     proof = replace(proof, quality=quality, reason=quality.reason(options.int8.max_drop))
     if row.float_format is None or proof.reason is not None:

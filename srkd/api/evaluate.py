@@ -39,7 +39,7 @@ def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
         >>> print(scores.models["small"]["photos"]["sharpness_teacher"])
     """
     result = by_goal(_score(options, context), options.goal)
-    _note_below_bicubic(result, options, context.note)
+    _note_below_bicubic(result, options, context)
     for line in worse_than_lanczos(result):
         context.note(line)
     return result
@@ -85,7 +85,7 @@ def _score(options: EvaluateOptions, context: Context) -> Evaluation:
     runtimes = [open_runtime(model, options, context) for model in models]
     teacher = next((runtime for runtime, model in zip(runtimes, models, strict=True) if model is options.against), None)
     scale = common_scale(runtimes, options.scale)
-    degradation = degradation_of(options.degrade, context.note)
+    degradation = degradation_of(options.degrade, context)
     sets = _sets(options, scale, context.note)
     protocol = protocol_of(options, degradation, sets)
     settings = EvaluationSettings(
@@ -128,7 +128,7 @@ def _sets(options: EvaluateOptions, scale: int, note: Note) -> tuple[AnySet, ...
     return (ImageSet("embedded", embedded_pairs("val")),)
 
 
-def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note) -> None:
+def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, context: Context) -> None:
     """Warn of models below bicubic, and name the option if a setting missing in a teacher's file explains it."""
     reference = result.references[0]
     if reference == "teacher":
@@ -145,13 +145,15 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note
             continue
         check = None
         if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
-            check = check_teacher(load_with_options(model, options))
+            check = check_teacher(load_with_options(model, options), context=context)
         if check is not None and check.is_for_looks:
-            note(f"{label} is farther from the originals than {plain}, as networks for looks are: {', '.join(below)}")
+            context.note(
+                f"{label} is farther from the originals than {plain}, as networks for looks are: {', '.join(below)}"
+            )
             continue
-        note(f"warning: {label} is below {plain} {against} on {', '.join(below)}")
+        context.note(f"warning: {label} is below {plain} {against} on {', '.join(below)}")
         if check is not None and check.advice is not None:
-            note(f"{label}: {check.advice}")
+            context.note(f"{label}: {check.advice}")
 
 
 def worse_than_lanczos(result: Evaluation) -> list[str]:

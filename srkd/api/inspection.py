@@ -89,13 +89,13 @@ def run_inspect(options: InspectOptions, context: Context) -> Inspection:
     """
     if isinstance(options.path, ImageModel):
         refuse_file_options(options.scale, options.arch_options)
-        inspection = _inspect_open(options.path, options)
+        inspection = _inspect_open(options.path, options, context)
     else:
         file = model_file(Path(options.path))
         if runtime_of(file) == "torch":
-            inspection = _inspect_teacher(load_with_options(file, options), options)
+            inspection = _inspect_teacher(load_with_options(file, options), options, context)
         else:
-            inspection = _inspect_exported(file, options)
+            inspection = _inspect_exported(file, options, context)
     if inspection.spec is None:
         if options.layers:
             raise SrkdError(
@@ -111,10 +111,10 @@ def run_inspect(options: InspectOptions, context: Context) -> Inspection:
 inspect = public(InspectOptions, InspectOptions, run_inspect, "inspect")
 
 
-def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:
+def _inspect_open(model: ImageModel, options: InspectOptions, context: Context) -> Inspection:
     """Describe an open network, or a foreign model by its file."""
     if model.network is None and isinstance(model, Teacher) and model.origin is not None:
-        return _inspect_teacher(model, options)
+        return _inspect_teacher(model, options, context)
     network = model.require_network("a spec")
     tensors = network.state_dict().values()
     return Inspection(
@@ -130,7 +130,7 @@ def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:
         wrapping="an open network",
         metadata={},
         quantisation=quantised_size(network),
-        check=check_teacher(Teacher(copy.deepcopy(network))) if options.check else None,
+        check=check_teacher(Teacher(copy.deepcopy(network)), context=context) if options.check else None,
     )
 
 
@@ -146,7 +146,7 @@ def quantised_size(network: Network) -> QuantisedSize | None:
     )
 
 
-def _inspect_teacher(teacher: Teacher, options: InspectOptions) -> Inspection:
+def _inspect_teacher(teacher: Teacher, options: InspectOptions, context: Context) -> Inspection:
     origin, network = teacher.origin, teacher.network
     assert origin is not None  # it came from a file
     return Inspection(
@@ -165,11 +165,11 @@ def _inspect_teacher(teacher: Teacher, options: InspectOptions) -> Inspection:
         metadata=srkd_keys(origin.header or {}),
         licence=licence_of(origin.path),
         quantisation=None if network is None else quantised_size(network),
-        check=check_teacher(teacher) if options.check else None,
+        check=check_teacher(teacher, context=context) if options.check else None,
     )
 
 
-def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
+def _inspect_exported(file: Path, options: InspectOptions, context: Context) -> Inspection:
     """Describe an exported file by its metadata, as it may not run here; a foreign one is opened."""
     runtime = RUNTIMES[runtime_of(file)]
     if options.check and not runtime.opens_as_teacher:
@@ -206,5 +206,5 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         metadata=srkd_keys(metadata),
         licence=read_licence(metadata) or licence_of(file),
         int8=read_quantised_file(metadata),
-        check=check_teacher(teacher) if options.check and teacher is not None else None,
+        check=check_teacher(teacher, context=context) if options.check and teacher is not None else None,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.base.context import Note
+from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.degradation.names import LIKE, NONE
 from compressor.images.protocol import Protocol
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 FLAG = "--degrade"
 
 
-def degradation_of(text: str, note: Note) -> Degradation | None:
+def degradation_of(text: str, context: Context) -> Degradation | None:
     """The degradation of `--degrade`; None for none, for which no torch is needed. A note says what was measured."""
     if text == NONE:
         return None
     from compressor.degradation.chain import read_degradation
 
-    text = measured(text, note)
+    text = measured(text, context)
     try:
         return read_degradation(text)
     except UsageError as error:
         raise UsageError(f"{FLAG}: {error}") from error
 
 
-def measured(text: str, note: Note) -> str:
+def measured(text: str, context: Context) -> str:
     """The text with what the pictures of like:DIR have in place of the folder."""
     if not text.startswith(LIKE):
         return text
     from compressor.degradation.like import measure_like
 
     folder = text.removeprefix(LIKE)
-    steps, pictures = measure_like(Path(folder), f"{FLAG} {LIKE}")
-    note(f"{pictures} pictures of {folder} are as by {FLAG} {steps}; change it as you like")
+    steps, pictures = measure_like(Path(folder), f"{FLAG} {LIKE}", context)
+    context.note(f"{pictures} pictures of {folder} are as by {FLAG} {steps}; change it as you like")
     return steps
 
 

@@ -58,7 +58,7 @@ class Scoring:
     @cached_property
     def degradation(self) -> Degradation | None:
         """What the LR images suffer."""
-        return degradation_of(self.options.degrade, self.context.note)
+        return degradation_of(self.options.degrade, self.context)
 
     @cached_property
     def teachers(self) -> Mapping[str, TeacherFile]:

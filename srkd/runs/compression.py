@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.base.context import Context, Note
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
 from compressor.base.machine import torch_threads, usable_cores
@@ -74,7 +74,7 @@ def run_spec(file: Path, folder: Path, context: Context) -> CompressReport:
 def begin(options: CompressOptions, context: Context) -> RunFile:
     """run.json of a new run, or of a plan of runs: all that is decided before the first step."""
     refuse_side_by_side(options)
-    options = _with_threads(_with_measured_degradation(options, context.note))
+    options = _with_threads(_with_measured_degradation(options, context))
     with torch_threads(options.run.threads):
         if options.training.then is not None:
             return plan_two_recipes(options, context)
@@ -235,9 +235,9 @@ def _with_threads(options: CompressOptions) -> CompressOptions:
     return dataclasses.replace(options, run=dataclasses.replace(run, threads=threads))
 
 
-def _with_measured_degradation(options: CompressOptions, note: Note) -> CompressOptions:
+def _with_measured_degradation(options: CompressOptions, context: Context) -> CompressOptions:
     """Options with the steps that were measured in place of --degrade like:DIR: a continued run does not measure."""
-    text = measured(options.data.degrade, note)
+    text = measured(options.data.degrade, context)
     return dataclasses.replace(options, data=dataclasses.replace(options.data, degrade=text))
 
 

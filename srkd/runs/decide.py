@@ -186,7 +186,7 @@ def _check(teacher: Teacher, options: CompressOptions, choice: DataChoice, conte
     return context.once(
         "check",
         *(id(teacher), repr(options.data)),
-        read=lambda: check_teacher(teacher, choice.trial_pairs(scale) if scale == 1 else ()),
+        read=lambda: check_teacher(teacher, choice.trial_pairs(scale) if scale == 1 else (), context),
     )
 
 

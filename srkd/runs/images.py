@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compressor.base.cache_folder import parse_bytes
-from compressor.base.context import Context, no_note
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.data.prepare import Data, DataChoice, ValidationFolder, prepare_data
 from srkd.options.compress import CompressOptions
@@ -15,7 +15,7 @@ from srkd.options.values import as_tuple, split_name
 def data_choice(options: CompressOptions) -> DataChoice:
     """The choice of images; refuse contradictory options."""
     data, lr_only = originals_and_lr_only(options.data.data, options.data.lr_only)
-    degradation = degradation_of(options.data.degrade, no_note)
+    degradation = degradation_of(options.data.degrade, QUIET)
     if options.data.degrade_once and degradation is None:
         raise UsageError("degrade_once: there is no --degrade whose images are degraded; add it, or leave this out")
     return DataChoice(

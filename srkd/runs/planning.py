@@ -151,7 +151,7 @@ class Planning:
     def goal(self) -> Goal:
         """What the finalists are compared by."""
         goal = self.options.teacher.goal
-        return check_teacher(self.teacher).goal if goal == "auto" else goal
+        return check_teacher(self.teacher, context=self.context).goal if goal == "auto" else goal
 
     @property
     def identity(self) -> str:

@@ -28,9 +28,9 @@ PROGRESS_AFTER_SECONDS = 1.0
 """A job that ends sooner shows no progress bar."""
 LINE_EVERY_SECONDS = 0.5
 """Least time between two updates of a notebook's line of progress."""
-STATUS_SECONDS_FIRST, STATUS_SECONDS = 5.0, 60.0
-"""Without a terminal, a line about the running step is printed after the first time, then at intervals that double up
-to the second, which keeps long logs short; under -v always after the first time."""
+STATUS_SECONDS_FIRST, STATUS_SECONDS = 5.0, 30.0
+"""Without a terminal, a line about long work is printed after the first time, then at intervals that double up to the
+second, which keeps long logs short; under -v always after the first time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,21 +223,33 @@ def _write(text: str, stream: TextIO) -> None:
 
 
 class _StatusLines:
-    """Lines about the running step from time to time, for output without a terminal."""
+    """Lines about the running work from time to time, for output without a terminal."""
 
     def __init__(self, say: Callable[[str], None], most_seconds: float) -> None:
         self._say, self._most_seconds, self._last = say, most_seconds, time.monotonic()
         self._every_seconds = STATUS_SECONDS_FIRST
-        self._position = ""
+        self._position, self._title, self._described = "", "", ""
+        self._first = 0.0, 0
 
     def update(self, title: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if title != self._title or done <= self._first[1]:
+            self._title, self._first = title, (now, done)
         self._position = f"{title} {done:,}/{total:,}"
+        began, before = self._first
+        if done > before and title != self._described:
+            self._line("", (now - began) / (done - before) * (total - done))
 
     def status(self, line: str, seconds_left: float) -> None:
+        """Work that describes itself has no other lines."""
+        self._described = self._title
+        self._line(f"{line}, ", seconds_left)
+
+    def _line(self, what: str, seconds_left: float) -> None:
         now = time.monotonic()
         if now - self._last >= self._every_seconds:
             self._last, self._every_seconds = now, min(2 * self._every_seconds, self._most_seconds)
-            self._say(f"{self._position}: {line}, {format_duration(seconds_left)} left")
+            self._say(f"{self._position}: {what}{format_duration(seconds_left)} left")
 
 
 class _Bars:

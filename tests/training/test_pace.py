@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from compressor.base.context import Context
+from compressor.data.prepare import DataChoice, prepare_data
+from compressor.degradation.chain import read_degradation
+from compressor.inference.teacher_check import check_teacher
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.teachers.teacher import Teacher
 from compressor.training import pace as pace_module
 from compressor.training.pace import Pace
+from compressor.training.validation import Validation
 from srkd import compress
 from srkd.terminal import console
 from srkd.terminal.console import Console
@@ -67,7 +75,7 @@ class Watched:
 
 @pytest.mark.parametrize(
     ("options", "seconds"),
-    [({}, [5, 15, 35, 75, 135, 195]), ({"verbose": True}, range(5, 200, 5)), ({"quiet": True}, [])],
+    [({}, [5, 15, 35, 65, 95, 125, 155, 185]), ({"verbose": True}, range(5, 200, 5)), ({"quiet": True}, [])],
 )
 def test_without_a_terminal_a_line_comes_soon_and_then_from_time_to_time(monkeypatch, clock, options, seconds):
     watched = Watched(monkeypatch)
@@ -78,6 +86,32 @@ def test_without_a_terminal_a_line_comes_soon_and_then_from_time_to_time(monkeyp
             if context.status is not None:
                 context.status("loss 0.5000, 1.00 steps/s", 4000.0)
     assert watched.lines == [f"training {step}/5,000: loss 0.5000, 1.00 steps/s, 67 min left" for step in seconds]
+
+
+@pytest.mark.parametrize(("options", "seconds"), [({}, [5, 15, 35, 65, 95]), ({"quiet": True}, [])])
+def test_work_that_does_not_describe_itself_says_what_is_left(monkeypatch, clock, options, seconds):
+    watched = Watched(monkeypatch)
+    with Console(**options).context() as context:
+        for _ in context.each("quick", range(4)):
+            clock[0] += 1
+        for _ in context.each("teacher on whole images", range(399)):
+            clock[0] += 1
+    lines = [f"teacher on whole images {done - 4}/399: {(403 - done) / 60:.0f} min left" for done in seconds]
+    assert [line for line in watched.lines if "/399" in line][: len(lines)] == lines and bool(watched.lines) == bool(
+        lines
+    )
+
+
+def test_teacher_check_validation_and_degradation_report_progress(photos):
+    """Each may take minutes with a large teacher or many images."""
+    teacher, seen = build(EDSRSpec(scale=2, width=4, depth=1), seed=0).eval(), set[str]()
+    context = Context(lambda title, done, total: seen.add(title))
+    check_teacher(Teacher(teacher), context=context)
+    choice = DataChoice(data=photos, degradation=read_degradation("noise=5"), degrades_once=True)
+    data = prepare_data(choice, scale=2, lr_patch=8, context=context)
+    Validation(data.validation, 2, "teacher", teacher, context).score_sets(teacher)
+    assert seen >= {"teacher check, other settings", "degrading images", "validation images"}
+    assert "teacher: validation images" in seen
 
 
 def test_a_run_acknowledges_a_signal(teacher, photos, tmp_path):
