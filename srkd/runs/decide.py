@@ -15,6 +15,7 @@ from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
 from compressor.data.prepare import DataChoice
 from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
+from compressor.models.networks.base import ImageModel
 from compressor.models.networks.registry import quantise
 from compressor.teachers.teacher import Teacher
 from compressor.training.distributed import process_device
@@ -32,10 +33,10 @@ from srkd.runs.margin import choose_margin
 from srkd.runs.opened import build_methods, open_device, open_teacher, speed_options
 from srkd.runs.recipe import (
     EMBEDDED,
+    advice_for_looks,
     choose_phi,
     load_recipe,
     needs_teacher,
-    recipe_for_looks,
     repeats_published,
     with_pace_of_start,
 )
@@ -86,7 +87,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         note(line)
     use.require_sound(options.training)
     if teacher is not None and use.runs_teacher:
-        _require_sound_teacher(options, use, check or _check(teacher, options, choice, context), note)
+        _require_sound_teacher(options, use, check or _check(teacher, options, choice, context), student.network, note)
     data = read_images(choice, shape.scale, rule.lr_patch, context)
     require_tracked_images(options, len(data.validation_names))
     cache = margin = None
@@ -215,17 +216,18 @@ def _choose_labels(
     return "teacher"
 
 
-def _require_sound_teacher(options: CompressOptions, use: TeacherUse, check: TeacherCheck, note: Note) -> None:
+def _require_sound_teacher(
+    options: CompressOptions, use: TeacherUse, check: TeacherCheck, student: ImageModel, note: Note
+) -> None:
     """Refuse a teacher that other settings improve, if the user has not chosen them; note what the check found."""
     for line in check.lines():
         note(line)
-    compares_pixels = use.labels == "teacher" and not any(method.kind == "looks" for method in use.methods)
-    if check.is_for_looks and compares_pixels and not repeats_published(options.training.recipe):
-        note(
-            f"recipe {recipe_label(options.training.recipe)} compares pixels, so its student will be softer than this "
-            f"teacher: --recipe {recipe_for_looks()} makes one that looks like it"
-        )
     assert use.teacher is not None
+    recipe = options.training.recipe
+    if check.is_for_looks and use.labels == "teacher" and not repeats_published(recipe):
+        advice = advice_for_looks(recipe_label(recipe), use.methods, use.teacher, student)
+        if advice is not None:
+            note(advice)
     names = {name for choices in use.teacher.alternatives() for changes in choices for name in changes}
     if check.advice is None or names & set(options.teacher.arch_options or {}):
         return

@@ -9,7 +9,7 @@ from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError
 from compressor.degradation.names import OF_FILMS
 from compressor.images.suffixes import is_film
-from compressor.models.networks.base import Spec
+from compressor.models.networks.base import ImageModel, Spec
 from compressor.models.networks.registry import linear_plan
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method
@@ -30,6 +30,10 @@ EMBEDDED = "the embedded teacher"
 RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
 """Keys of a schedule that decide the learning rate; if the user sets one, srkd does not change the rate."""
 
+
+LOOKS_REACH, WITHIN_REACH, BEYOND_REACH = 40, "perceptual", "logits"
+"""Recipes for a teacher that is trained for looks, by how many times the student's parameters it has: Compact 32x8 drew
+the texture of realesr-general-x4v3 (14 times), and not that of ESRGANs (50 and 190 times)."""
 
 OFFSET_RATE = 0.1
 """Rate of a solved student with own gates (SPAN), of whichever kind its teacher is, or with activations on a stream of
@@ -193,13 +197,21 @@ def recipes_for_outputs() -> tuple[str, ...]:
     return tuple(names)
 
 
-def recipe_for_looks() -> str | None:
-    """The first recipe whose student is to look like its teacher."""
-    for name in sorted(RECIPES):
-        with suppress(SrkdError):
-            if any(method.kind == "looks" for method in load_preset(name).build_methods()):
-                return name
-    return None
+def advice_for_looks(recipe: str, methods: Sequence[Method], teacher: ImageModel, student: ImageModel) -> str | None:
+    """A line on a recipe that does not suit a teacher trained for looks, as docs/which-method.md has it."""
+    is_for_looks, params = any(method.kind == "looks" for method in methods), (teacher.params, student.params)
+    if params[0] is None or params[1] is None:
+        return None
+    times = params[0] / params[1]
+    if times > LOOKS_REACH:
+        reason = f"the teacher has {times:.0f} times the student's parameters, which cannot draw its texture"
+        return f"recipe {recipe}: {reason}: --recipe {BEYOND_REACH} comes nearer to it" if is_for_looks else None
+    if is_for_looks:
+        return None
+    return (
+        f"recipe {recipe} compares pixels, so its student will be softer than this teacher: --recipe {WITHIN_REACH} "
+        "makes one that looks like it"
+    )
 
 
 def choose_phi(preset: Preset, options: CompressOptions, context: Context) -> PhiSource | None:

@@ -13,9 +13,14 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
+from compressor.models.networks.rrdbnet import RRDBNetSpec
+from recipes.config.reading import load_preset
 from srkd.cli.main import run
+from srkd.runs.recipe import BEYOND_REACH, LOOKS_REACH, WITHIN_REACH, advice_for_looks
+from tests.support.commands import ROOT
 from tests.support.small_runs import save_photos
 
+WHICH_METHOD = ROOT / "docs" / "which-method.md"
 PROPOSAL = "--recipe perceptual makes one that looks like it"
 
 
@@ -49,6 +54,21 @@ def test_other_recipes_propose_it_for_such_a_teacher(
     assert f"recipe logits compares pixels, so its student will be softer than this teacher: {PROPOSAL}" in "".join(
         capsys.readouterr()
     )
+
+
+def test_the_advice_is_that_of_the_page() -> None:
+    row = next(line for line in WHICH_METHOD.read_text().splitlines() if "trained for looks" in line)
+    assert f"[`{WITHIN_REACH}`]" in row and f"`{BEYOND_REACH}` if the teacher has over {LOOKS_REACH} times" in row
+    student = build(CompactSpec(4, width=32, depth=8), seed=0)
+    general, large = (build(spec, seed=0) for spec in (CompactSpec(4, width=64, depth=32), RRDBNetSpec(4, depth=6)))
+    kinds = {name: load_preset(name).build_methods() for name in (WITHIN_REACH, BEYOND_REACH)}
+    advice = {
+        (teacher.architecture, name): str(advice_for_looks(name, methods, teacher, student))
+        for teacher in (general, large)
+        for name, methods in kinds.items()
+    }
+    assert PROPOSAL in advice["compact", "logits"] and advice["compact", "perceptual"] == "None"
+    assert advice["rrdbnet", "logits"] == "None" and "--recipe logits comes nearer to it" in advice["rrdbnet", "perceptual"]
 
 
 def test_a_run_has_two_stages_and_its_last_student_without_the_discriminator(
