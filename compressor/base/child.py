@@ -1,7 +1,5 @@
 """Work in a child process: for native code that may crash, hang or keep memory.
 
-    run_in_child("export.convert.to_ncnn:try_run", {"path": "student.param"}, what="ncnn")
-
     with Child("export.profile.measured:MeasuredModel", {"path": "student.onnx"}, what="student.onnx") as child:
         facts = child.result()
         milliseconds = child.call("turn", calls=5)
@@ -9,9 +7,6 @@
 Job, calls and events are JSON messages in a pipe. The child answers {"progress": [title, done, total]} while it works,
 then {"result": ...} or {"error": "one line"}. If the job's function is a class, the child keeps the instance, the first
 result is None, and each {"call": name, "arguments": {...}} calls one of its methods.
-
-With `limits` of time and memory it opens untrusted files. A program that starts many children, such as a test suite,
-may start them in its own way (`children_started_by`): a new interpreter takes seconds to import torch.
 """
 
 from __future__ import annotations

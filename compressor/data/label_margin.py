@@ -122,9 +122,8 @@ def _whole_images(
     scale, radius = teacher.descriptor.scale, teacher.descriptor.receptive_radius
     margin = REFERENCE_MARGIN if radius is None else min(radius, REFERENCE_MARGIN)
     memory = None if teacher.network is None else pixel_bytes(teacher.network.spec)
-    places = zip(draw.images.tolist(), draw.tops.tolist(), draw.lefts.tolist(), strict=True)
-    for done, (image, top, left) in enumerate(places):
-        context.progress("measuring the labels", done, MEASURED_PATCHES)
+    places = list(zip(draw.images.tolist(), draw.tops.tolist(), draw.lefts.tolist(), strict=True))
+    for image, top, left in context.each("measuring the labels", places):
         first_row, first_column = max(0, top - margin), max(0, left - margin)
         rows = slice(first_row, top + lr_patch + margin)
         columns = slice(first_column, left + lr_patch + margin)
@@ -133,4 +132,3 @@ def _whole_images(
         sr = run_tiled(lambda window: teacher(window).float(), lr, sizes, pixel_bytes=memory).sr[0].cpu().double()
         y, x, side = (top - first_row) * scale, (left - first_column) * scale, lr_patch * scale
         yield sr[:, y : y + side, x : x + side]
-    context.progress("measuring the labels", MEASURED_PATCHES, MEASURED_PATCHES)

@@ -153,12 +153,11 @@ def export_model(
     context: Context = QUIET,
     *,
     options: FileOptions | None = None,
-    photos: Mapping[str, Path] | None = None,
 ) -> ExportReport:
     """Write `<out_dir>/<source.stem><suffix>` for each format; without formats, ONNX.
 
-    A format that fails or is not installed does not stop the others: each has its verdict in the report. If `photos` is
-    None, files are compared on the embedded validation photos. A file for one size only has the size in its name.
+    A format that fails or is not installed does not stop the others: each has its verdict in the report. A file for one
+    size only has the size in its name.
     """
     network, options = network.deployed(), options or FileOptions()
     _require_finite_weights(network)
@@ -175,7 +174,7 @@ def export_model(
     for row in context.each("export", rows):
         job = _Job(row, network, source, out_dir, options, reserved)
         try:
-            inputs = inputs or proof_inputs(images, photos)
+            inputs = inputs or proof_inputs(images)
             files[row.name] = _export(job, inputs, context)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

@@ -5,16 +5,8 @@
         tile: Annotated[int | None, Field(ge=0), Option(unset="by memory")] = None
         'LR pixels a side; 0: never.'
 
-Such a class is a pydantic dataclass: pydantic checks every value, in whatever way the object is made, and keeps the
-string under a field as its help. From the fields come the flags of the command line (`command_line`), the keywords and
-help of the Python function (`function`), and the object of run.json (`to_json`, `from_json`; a pydantic model that
-holds options writes and reads the same).
-
-Options that several verbs share, or that are replaced together, form a `Group`. A class of options holds groups as
-fields; flags, keywords and JSON stay flat, so that every name is unique:
-
-    CompressOptions.of(width=0.5, steps=100).student.width
-    replace(options, student=StudentOptions())
+docs/design/house.md, "How an option travels", says what follows from it. Options that several verbs share, or that are
+replaced together, form a `Group`; flags, keywords and JSON stay flat, so that every name is unique.
 """
 
 from __future__ import annotations

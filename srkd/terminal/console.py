@@ -26,8 +26,6 @@ T = TypeVar("T")
 
 PROGRESS_AFTER_SECONDS = 1.0
 """A job that ends sooner shows no progress bar."""
-LINE_EVERY_SECONDS = 0.5
-"""Least time between two updates of a notebook's line of progress."""
 STATUS_SECONDS_FIRST, STATUS_SECONDS = 5.0, 30.0
 """Without a terminal, a line about long work is printed after the first time, then at intervals that double up to the
 second, which keeps long logs short; under -v always after the first time."""
@@ -86,12 +84,12 @@ class Console:
         """Yield the context of a long operation: its notes become lines of this console, its progress bars."""
         if self.quiet:
             yield Context(no_progress, self.say)
-        elif is_watched():
-            display = _Bars() if sys.stderr.isatty() else _Line()
+        elif sys.stderr.isatty():
+            bars = _Bars()
             try:
-                yield Context(display.update, self.say, display.status)
+                yield Context(bars.update, self.say, bars.status)
             finally:
-                display.close()
+                bars.close()
         else:
             lines = _StatusLines(self.say, STATUS_SECONDS_FIRST if self.verbose else STATUS_SECONDS)
             yield Context(lines.update, self.say, lines.status)
@@ -296,32 +294,3 @@ class _Bars:
         )
         screen.start()
         return screen
-
-
-class _Line:
-    """One line on stderr that is overwritten, for notebooks: a bar there would need another package."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.monotonic()
-        self._width = 0
-        self._status = ""
-
-    def status(self, line: str, seconds_left: float) -> None:
-        """Show a line behind the count, from its next update on."""
-        self._status = f", {line}, {format_duration(seconds_left)} left"
-
-    def update(self, title: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._start < PROGRESS_AFTER_SECONDS or now - self._last < LINE_EVERY_SECONDS:
-            return
-        self._last = now
-        self._show(f"{title}  {done}/{total}{self._status if done < total else ''}")
-
-    def close(self) -> None:
-        if self._width:
-            self._show("")
-            self._show("")
-
-    def _show(self, text: str) -> None:
-        print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
-        self._width = len(text)

@@ -61,7 +61,7 @@ def gpu(tmp_path: Path) -> Iterator[Nvidia]:
 
 
 def exported(network: Network, folder: Path, name: str, options: FileOptions | None = None) -> tuple[FileReport, ...]:
-    return export_model(network, Source("small"), [name], folder, options=options, photos={}).files
+    return export_model(network, Source("small"), [name], folder, options=options).files
 
 
 @pytest.mark.ci
@@ -201,7 +201,7 @@ def test_a_choice_that_engines_have_not_leads_to_no_advice(no_driver: None, netw
 
 
 def test_what_was_asked_for_by_name_is_written_once(no_driver: None, network: Network, tmp_path: Path) -> None:
-    report = export_model(network, Source("small"), ["fp16", "trt"], tmp_path, photos={})
+    report = export_model(network, Source("small"), ["fp16", "trt"], tmp_path)
     assert [file.format for file in report.files] == ["fp16", "trt"] and not report.ok
     assert report.failed == ()
 

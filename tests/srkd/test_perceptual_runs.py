@@ -68,7 +68,10 @@ def test_the_advice_is_that_of_the_page() -> None:
         for name, methods in kinds.items()
     }
     assert PROPOSAL in advice["compact", "logits"] and advice["compact", "perceptual"] == "None"
-    assert advice["rrdbnet", "logits"] == "None" and "--recipe logits comes nearer to it" in advice["rrdbnet", "perceptual"]
+    assert (
+        advice["rrdbnet", "logits"] == "None"
+        and "--recipe logits comes nearer to it" in advice["rrdbnet", "perceptual"]
+    )
 
 
 def test_a_run_has_two_stages_and_its_last_student_without_the_discriminator(

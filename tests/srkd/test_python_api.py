@@ -276,7 +276,7 @@ def show_both(context: Context) -> None:
 @pytest.fixture
 def stderr(monkeypatch: pytest.MonkeyPatch) -> Callable[[io.StringIO], io.StringIO]:
     monkeypatch.setattr(console, "PROGRESS_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(console, "LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(console, "STATUS_SECONDS_FIRST", 0.0)
 
     def put(stream: io.StringIO) -> io.StringIO:
         monkeypatch.setattr(sys, "stderr", stream)
@@ -303,15 +303,12 @@ def test_a_terminal_shows_progress_and_notes_and_a_file_does_not(
     assert piped.getvalue() == "" and capsys.readouterr().out == ""
 
 
-def test_a_notebook_shows_a_line_that_is_written_over(
-    stderr: Callable[[io.StringIO], io.StringIO], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_notebook_shows_lines(stderr: Callable[[io.StringIO], io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
     in_notebook = stderr(io.StringIO())
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object())))
     with context_for_python(None, None) as context:
         show_both(context)
-    assert "a note\n" in in_notebook.getvalue() and "\rwork  1/3" in in_notebook.getvalue()
-    assert in_notebook.getvalue().endswith("\r")
+    assert "a note\n" in in_notebook.getvalue() and "work 1/3: " in in_notebook.getvalue()
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
     elsewhere = stderr(io.StringIO())
     with context_for_python(None, None) as context:

@@ -91,7 +91,7 @@ def _is_nearer_from_another(teacher: Network, spec: Spec, lr: torch.Tensor, cont
     """Return True if a student solved from the embedded network is nearer to the teacher's images than one solved from
     the teacher, both on a few patches and compared on others.
     """
-    quiet = replace(context, progress=no_progress, status=None)
+    quiet = replace(context, progress=no_progress)
     apart = max(1, min(CHOICE, len(lr) // FEWEST))
     few, others = lr[::apart], lr[apart // 2 :: apart].to(teacher.device)
     source, wanted = source_for(teacher, spec).to(teacher.device), teacher(others)

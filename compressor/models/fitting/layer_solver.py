@@ -101,7 +101,7 @@ class LayerSolver(ABC):
                         (self._solve_norm if is_norm else self._solve)(layer, stage)
                         self._finish(layer, stage)
                         self.replay.unsolved.remove(layer.name)
-                        progress.add(self._work(layer), f"layer {layer.name}")
+                        progress.add(self._work(layer))
                     self._leave(stage)
         return self.student
 

@@ -69,7 +69,7 @@ class SameKindFit(LayerSolver):
         for name, space in self.short.values.items():
             self._copy_values(name, space)
         self.teacher_walk = StageWalk(self.teacher, "teacher", self.store)
-        progress.add(self.work * BASES / (1 + BASES), "bases")
+        progress.add(self.work * BASES / (1 + BASES))
 
     def _stages(self) -> Iterator[FitStage]:
         return stages(self.short, self.places.all_of)

@@ -13,10 +13,6 @@ even. In that code a value equal to ±α gives half of its gradient to v and hal
 The arithmetic is in the precision of α, fp32, also inside a bf16 autocast: near the end of an 8-bit grid bf16 cannot
 distinguish adjacent levels, and the gradient of α sums up rounding errors, which bf16 would replace by its own. The
 next convolution still computes in bf16.
-
-A network declares the places (`Place`, `Shortcut`) at which its features can be quantised; in a float network they do
-nothing. A quantised network is built from its spec and a `Quantisation` (networks/registry.py): the tensors of the
-float network keep their names, and each quantiser adds an `alpha`.
 """
 
 from __future__ import annotations
