@@ -225,9 +225,8 @@ def _require_sound_teacher(
     assert use.teacher is not None
     recipe = options.training.recipe
     if check.is_for_looks and use.labels == "teacher" and not repeats_published(recipe):
-        advice = advice_for_looks(recipe_label(recipe), use.methods, use.teacher, student)
-        if advice is not None:
-            note(advice)
+        for line in advice_for_looks(recipe_label(recipe), use.methods, use.teacher, student):
+            note(line)
     names = {name for choices in use.teacher.alternatives() for changes in choices for name in changes}
     if check.advice is None or names & set(options.teacher.arch_options or {}):
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from compressor.base.context import Context, Note, no_note
@@ -197,21 +197,20 @@ def recipes_for_outputs() -> tuple[str, ...]:
     return tuple(names)
 
 
-def advice_for_looks(recipe: str, methods: Sequence[Method], teacher: ImageModel, student: ImageModel) -> str | None:
-    """A line on a recipe that does not suit a teacher trained for looks, as docs/which-method.md has it."""
-    is_for_looks, params = any(method.kind == "looks" for method in methods), (teacher.params, student.params)
-    if params[0] is None or params[1] is None:
-        return None
-    times = params[0] / params[1]
-    if times > LOOKS_REACH:
-        reason = f"the teacher has {times:.0f} times the student's parameters, which cannot draw its texture"
-        return f"recipe {recipe}: {reason}: --recipe {BEYOND_REACH} comes nearer to it" if is_for_looks else None
-    if is_for_looks:
-        return None
-    return (
-        f"recipe {recipe} compares pixels, so its student will be softer than this teacher: --recipe {WITHIN_REACH} "
-        "makes one that looks like it"
-    )
+def advice_for_looks(recipe: str, methods: Sequence[Method], teacher: ImageModel, student: ImageModel) -> Iterator[str]:
+    """Yield a line if the recipe does not suit a teacher trained for looks, as docs/which-method.md has it."""
+    is_for_looks = any(method.kind == "looks" for method in methods)
+    times = 0.0 if teacher.params is None or student.params is None else teacher.params / student.params
+    if is_for_looks and times > LOOKS_REACH:
+        yield (
+            f"recipe {recipe}: the teacher has {times:.0f} times the student's parameters, which cannot draw its "
+            f"texture: --recipe {BEYOND_REACH} comes nearer to it"
+        )
+    if not is_for_looks and 0 < times <= LOOKS_REACH:
+        yield (
+            f"recipe {recipe} compares pixels, so its student will be softer than this teacher: --recipe "
+            f"{WITHIN_REACH} makes one that looks like it"
+        )
 
 
 def choose_phi(preset: Preset, options: CompressOptions, context: Context) -> PhiSource | None:

@@ -12,11 +12,3 @@ def test_each_item_is_reported_before_it_is_worked_on() -> None:
         assert seen[-1] == ("work", number, 2) and item == "ab"[number]
     assert seen[-1] == ("work", 2, 2)
     assert list(context.each("nothing", ())) == [] and seen[-1] == ("nothing", 0, 0)
-
-
-def test_a_loop_that_is_left_does_not_say_that_all_is_done() -> None:
-    seen = list[int]()
-    for item in Context(progress=lambda title, done, total: seen.append(done)).each("work", (1, 2, 3)):
-        if item == 2:
-            break
-    assert seen == [0, 1]

@@ -271,21 +271,6 @@ def test_a_shape_exactly_on_its_targets_meets_them_and_one_exactly_at_the_tie_ti
     assert (near.params, near.psnr_y, near.psnr_y_teacher) == (100, 29.0, 31.0)
 
 
-@pytest.mark.parametrize(
-    ("ms", "high", "margin", "why"),
-    [
-        (9.0, 9.0, 0.1, "9.00 MB, more than the target"),
-        (9.5, 9.5, 0.1, "within 10% of the target, too near to rely on"),
-        (11.0, 11.0, 0.1, "1.10 times the time of the target"),
-    ],
-)
-def test_why_a_shape_misses_its_targets(ms: float, high: float, margin: float, why: str) -> None:
-    smallest, good, bad = shapes()[0], ShapeMeasurement(1, 1, 1, 1), ShapeMeasurement(ms, ms, high, 9.0)
-    targets = Targets(ms=10, megabytes=8)
-    plan = find_student(shapes(), targets, lambda shape: good if shape == smallest else bad, margin=margin)
-    assert {row.why for row in plan.rows if row is not plan.chosen} == {why}
-
-
 def test_where_no_shape_meets_the_target_the_two_nearest_are_measured_again() -> None:
     clock = Clock(lambda candidate: 11.0 + candidate.params / 1e6)
     with pytest.raises(SrkdError):

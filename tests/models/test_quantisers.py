@@ -295,15 +295,6 @@ def test_quantisation_computes_in_fp32_inside_bf16() -> None:
     assert features[0].dtype == torch.float32 and float((steps - steps.round()).abs().max()) < 1e-4
 
 
-def test_following_changes_nothing_that_stays() -> None:
-    network = quantise(build(SMALL_EDSR, seed=1), Quantisation("pams", 8))
-    before = network.fingerprint()
-    with following(network, lambda _, peaks: peaks.mean()) as followed:
-        network(images())
-    assert network.fingerprint() == before and len(followed) == len(quantisers_of(network))
-    assert all(quantiser.follow is None and quantiser.followed is None for quantiser in quantisers_of(network).values())
-
-
 def test_a_shared_block_has_one_range_for_all_its_inputs() -> None:
     spec = SMALL["carn_m"]
     network = quantise(build(spec, seed=1), Quantisation("pams", 8))

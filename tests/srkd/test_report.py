@@ -22,7 +22,7 @@ from srkd.api.report import MOST_BYTES
 from srkd.cli.main import run
 from srkd.options.compress import CompressOptions
 from srkd.record.measurements import ProfileFile, read_profile
-from srkd.reports.charts import against_macs, against_time, curve_figures, point_figures
+from srkd.reports.charts import against_macs, against_time, point_figures
 from srkd.reports.contents import read_contents
 from srkd.reports.page import Section, report_page
 from srkd.reports.pictures import Pictures
@@ -184,17 +184,6 @@ def test_templates_escape_what_is_text_and_miss_no_value() -> None:
     assert [at.get("class") for tag, at in Page(text).elements if tag == "td"] == ["number", None]
     with pytest.raises(UndefinedError, match="lines"):
         render_page(title="x", comparison={"scores": table, "charts": []}, runs=())
-
-
-def test_curves_are_drawn_with_the_names_of_their_runs(plan: Path) -> None:
-    figures = dict(curve_figures(read_contents(plan).metrics))
-    quality = "Y-PSNR on the validation images in dB, over steps"
-    assert list(figures) == [quality, "Loss, over steps"]
-    runs = [f"{method}-seed{seed}" for seed in (10, 11) for method in ("inherit", "scratch")]
-    assert all(name.encode() in figures[quality] for name in (*runs, "teacher", "bicubic"))
-    # A run alone has no other's name in its title or curves.
-    (title, alone), *_ = curve_figures(read_contents(plan / "inherit-seed10").metrics)
-    assert title == quality and b"student" in alone and b"scratch" not in alone
 
 
 def test_points_are_networks_above_their_cost_with_bicubic_as_a_level(plan: Path) -> None:

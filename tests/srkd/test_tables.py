@@ -15,7 +15,7 @@ from PIL import Image
 
 import srkd
 from srkd.cli.main import run
-from srkd.terminal.tables import Table, csv_text, fact_lines
+from srkd.terminal.tables import Table, csv_text
 
 WORD = st.text("abxyz019.,+-%", min_size=0, max_size=14)
 TEXT = st.lists(WORD, max_size=8).map(" ".join)
@@ -43,17 +43,6 @@ def test_texts_wrap_and_numbers_do_not() -> None:
     ]
 
 
-def test_wide_characters_and_markup_are_texts_like_others() -> None:
-    rows = [["長い 名前 と短い 名前", "[bold]x[/bold] :smile:"], ["b", "c"]]
-    assert Table(["名前", "text"], rows).lines(40) == [
-        "名前                 text",
-        "────────────────────────────────────────",
-        "長い 名前 と短い     [bold]x[/bold]",
-        "名前                 :smile:",
-        "b                    c",
-    ]
-
-
 def test_a_column_is_never_narrower_than_its_longest_word() -> None:
     """rich alone would cut the long name here, as it narrows the two columns to equal widths."""
     name = "a-very-long-name-of-a-model-file.safetensors"
@@ -62,30 +51,12 @@ def test_a_column_is_never_narrower_than_its_longest_word() -> None:
     assert any(name in line for line in lines) and max(map(len, lines)) <= 64
 
 
-def test_a_table_is_plain_text_in_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [["a" * 60, "b" * 60]]
-    lines = Table(["one", "other"], rows).lines(130)
-    for name, value in {"TERM": "dumb", "FORCE_COLOR": "1", "COLUMNS": "20", "TTY_COMPATIBLE": "1"}.items():
-        monkeypatch.setenv(name, value)
-        assert Table(["one", "other"], rows).lines(130) == lines
-    assert lines[2] == f"{rows[0][0]}   {rows[0][1]}"
-
-
 def test_what_does_not_fit_becomes_several_tables() -> None:
     rows = [["bicubic", *["28.423"] * 10], ["student", *["32.240"] * 10]]
     lines = Table(["model", *[f"Set{number} PSNR" for number in range(10)]], rows).lines(60)
     assert max(map(len, lines)) <= 60
     assert sum(line.startswith("student") for line in lines) == sum(line.startswith("──") for line in lines) > 1
     assert [f"Set{number}" in " ".join(lines) for number in range(10)] == [True] * 10
-
-
-def test_long_facts_wrap_under_their_beginning() -> None:
-    assert fact_lines([("file", "a.pt"), ("memory", "about 461 MB at the peak of a step"), ("", "x")], 28) == [
-        "file    a.pt",
-        "memory  about 461 MB at the",
-        "        peak of a step",
-        "        x",
-    ]
 
 
 def test_csv_reads_back() -> None:
