@@ -5,11 +5,13 @@ A cluster sends SIGTERM before it takes the machine away. A second signal ends t
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -25,6 +27,11 @@ class Interrupted(SrkdError):
     """The user stopped a run, and its state was saved."""
 
     exit_code = 130
+
+
+def resume_command(folder: Path | str, program: str = "srkd") -> str:
+    """The command that continues a run or a plan, whatever its path holds."""
+    return f"{program} compress --resume {shlex.quote(str(folder))}"
 
 
 @dataclass

@@ -143,7 +143,7 @@ def _file_identity(path: Path | None) -> tuple[object, ...]:
     if path is None:
         return ()
     with report_unreadable(path):
-        stat = path.stat()
+        stat = path.stat(follow_symlinks=path.exists())  # a broken link is left out, with the reason
     return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 

@@ -19,7 +19,15 @@ from compressor.data.film_frames import lr_images
 from compressor.data.store import ImageStore
 from compressor.degradation.chain import Degradation
 from compressor.images.files import image_size
-from compressor.images.sets import ImagePair, LrImage, embedded_pairs, find_sets, line_about_inputs
+from compressor.images.sets import (
+    ImagePair,
+    ImageSet,
+    LrImage,
+    embedded_pairs,
+    find_sets,
+    line_about_inputs,
+    require_folder,
+)
 from compressor.inference.teacher_check import TrialPair
 
 VALIDATION_PATCH = 4
@@ -97,7 +105,8 @@ class ValidationFolder:
 class DataChoice:
     """The options about data; without any, the embedded photos. `cache_size` is in bytes."""
 
-    data: Path | None = None
+    data: Path | tuple[Path, ...] | None = None
+    """A folder, or several, whose images are one set."""
     lr: Path | None = None
     val: tuple[ValidationFolder, ...] = ()
     """The first set decides which student is best."""
@@ -112,10 +121,24 @@ class DataChoice:
     def __post_init__(self) -> None:
         if self.lr_only is not None and (self.data or self.lr):
             raise UsageError("--lr-only takes neither --data nor --lr-images: its images have no HR partners")
-        if self.lr is not None and self.data is None:
-            raise UsageError("--lr-images names the LR images of --data, and no --data is given")
+        if self.lr is not None and len(self.folders) != 1:
+            given = f"{len(self.folders)} folders" if self.folders else "no --data"
+            raise UsageError(f"--lr-images names the LR images of one --data, and {given} is given")
         if self.lr is not None and self.degradation is not None:
             raise UsageError("--degrade makes LR images from the originals, and --lr-images has others: leave one out")
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.data,) if isinstance(self.data, Path) else self.data or ()
+
+    def require_folders(self) -> None:
+        """Refuse what is no folder, before the teacher and thousands of images are read."""
+        for folder in (*self.folders, *(each.path for each in self.val)):
+            require_folder(folder, "data folder")
+
+    def sets(self, scale: int) -> tuple[ImageSet, ...]:
+        """The training images with originals, folder by folder."""
+        return tuple(each for folder in self.folders for each in find_sets(folder, scale=scale, lr=self.lr))
 
     def cache(self) -> CacheFolder:
         return CacheFolder(default_folder(), self.cache_size)
@@ -140,7 +163,7 @@ class DataChoice:
         sources: Sequence[Source] = ()
         if self.val:
             sources = next(iter(self.validation_sources(scale).values()))
-        elif self.data is not None and len(pairs := _pairs(self.data, scale, self.lr)) >= MIN_IMAGES_TO_HOLD_OUT:
+        elif len(pairs := [pair for each in self.sets(scale) for pair in each.pairs]) >= MIN_IMAGES_TO_HOLD_OUT:
             sources = pairs
         stored = [source for source in sources if isinstance(source, ImagePair) and source.lr is not None]
         images = (decode_image(pair, scale, self.lr_border) for pair in stored[:: -(-len(stored) // MOST_TRIALS) or 1])
@@ -191,8 +214,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         sources, origin = list[Source](choice.lr_images(context.note)), choice.lr_only.resolve().name
         _require_patches(sources, scale, lr_patch)
         images = decode(sources)
-    elif choice.data is not None:
-        sets = find_sets(choice.data, scale=scale, lr=choice.lr)
+    elif sets := choice.sets(scale):
         # Both parts are decoded together, so that held-out images change nothing in the cache.
         sources = [pair for image_set in sets for pair in image_set.pairs]
         _require_patches(sources, scale, lr_patch)
@@ -268,10 +290,6 @@ def _require_patches(sources: Sequence[Source], scale: int, lr_patch: int) -> No
             f"schedule.lr_patch={lr_patch}: the largest LR image has {largest[0]}x{largest[1]} pixels: --lr-patch "
             f"{min(largest)} or less"
         )
-
-
-def _pairs(folder: Path, scale: int, lr: Path | None) -> tuple[ImagePair, ...]:
-    return tuple(pair for image_set in find_sets(folder, scale=scale, lr=lr) for pair in image_set.pairs)
 
 
 def _held_out(images: int) -> range:

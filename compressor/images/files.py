@@ -20,10 +20,10 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import MissingExtra, SrkdError
 from compressor.base.files import atomic_path, require_regular
 from compressor.images.sixteen_bit import Samples, encode_png_16bit, encode_tiff, read_samples_16bit
-from compressor.images.suffixes import FORMAT_OF_SUFFIX, IMAGE_SUFFIXES
+from compressor.images.suffixes import FORMAT_OF_SUFFIX
 
 MAX_PIXELS = 178_956_970
 """The most pixels of a picture (Pillow's own limit for decompression bombs); larger ones are refused before decoding.
@@ -65,6 +65,8 @@ class Picture:
     format: str = "PNG"
     lossless: bool = False
     """True if the file's compression is lossless; a WebP output, which can be either, then is lossless too."""
+    frames: int = 1
+    """Frames of the animation that it is the first of."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Raster:
     exif: bytes | None
     format: str
     lossless: bool
+    frames: int
 
     @property
     def colours(self) -> Samples:
@@ -88,7 +91,7 @@ class Raster:
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a PNG, JPEG, WebP, TIFF or BMP file; a file that cannot be read is a one-line SrkdError."""
+    """Read a picture file, of an animation the first frame; a file that cannot be read is a one-line SrkdError."""
     raster = _decode(Path(path))
     grey = raster.colours.shape[2] == 1
     colours = to_01(raster.colours)
@@ -101,6 +104,7 @@ def read_picture(path: Path) -> Picture:
         exif=raster.exif,
         format=raster.format,
         lossless=raster.lossless,
+        frames=raster.frames,
     )
 
 
@@ -111,7 +115,10 @@ def read_rgb_u8(path: Path) -> Tensor:
 
 def read_rgb_u8_and_grey(path: Path) -> tuple[Tensor, bool]:
     """Read as `read_rgb_u8` does, and also return True if the file stores one colour channel."""
-    colours = _decode(Path(path)).colours
+    raster = _decode(Path(path))
+    if raster.frames > 1:
+        raise SrkdError(f"{path} holds {raster.frames} frames: split it into single pictures")
+    colours = raster.colours
     if colours.dtype == np.uint16:
         colours = ((colours.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     planes = torch.from_numpy(colours.transpose(2, 0, 1).copy())
@@ -154,7 +161,7 @@ def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
     """Return the format of `path`; refuse one that cannot store a picture of (width, height), before any work."""
     suffix = path.suffix.lower()
     if suffix not in FORMAT_OF_SUFFIX:
-        raise SrkdError(f"{path}: pictures end in {' '.join(sorted(IMAGE_SUFFIXES))}, not in {suffix or 'nothing'!r}")
+        raise SrkdError(f"{path}: pictures end in {' '.join(sorted(FORMAT_OF_SUFFIX))}, not in {suffix or 'nothing'!r}")
     kind = FORMAT_OF_SUFFIX[suffix]
     if kind in ("JPEG", "BMP") and alpha:
         raise SrkdError(f"cannot write {path}: {kind} holds no transparency, choose .png, .webp or .tiff")
@@ -175,7 +182,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file and check its header; every failure becomes one SrkdError."""
     try:
         require_regular(path)
-        with closing(Image.open(path, formats=["PNG", "JPEG", "WEBP", "TIFF", "BMP"])) as image:
+        with closing(Image.open(path, formats=_readable(path))) as image:
             _check_header(image, path)
             yield image
     except SrkdError:
@@ -192,17 +199,27 @@ def _check_header(image: Image.Image, path: Path) -> None:
         raise SrkdError(f"{path} has {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed: cut it into pieces")
     if not width * height:
         raise SrkdError(f"{path} has no pixels: its size is {width}x{height}")
-    frames = getattr(image, "n_frames", 1)
-    # Phones append a second picture to a JPEG (MPO); the first is the photo.
-    if frames > 1 and image.format not in ("JPEG", "MPO"):
-        raise SrkdError(f"{path} holds {frames} frames or pages: split it into single pictures")
+    if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
+        raise SrkdError(f"{path} holds {pages} pages: split it into single pictures")
+
+
+def _readable(path: Path) -> list[str]:
+    """The formats that are read, by Pillow's names; HEIC is that of the extra heif."""
+    if path.suffix.lower() not in (".heic", ".heif"):
+        return ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "GIF"]
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise MissingExtra(f"{path}: pillow-heif, which reads HEIC,", "heif") from error
+    pillow_heif.register_heif_opener()
+    return ["HEIF"]
 
 
 def _unreadable(path: Path, error: Exception) -> SrkdError:
     if isinstance(error, FileNotFoundError):
-        return SrkdError(f"{path} does not exist")
+        return SrkdError(f"{path} {'is a link to what ' if path.is_symlink() else ''}does not exist")
     if isinstance(error, UnidentifiedImageError):
-        return SrkdError(f"{path} is not a picture that can be read (PNG, JPEG, WebP, TIFF or BMP)")
+        return SrkdError(f"{path} is not a picture that can be read (PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC or GIF)")
     if isinstance(error, Image.DecompressionBombError):
         return SrkdError(f"{path} has more than the {MAX_PIXELS:,} pixels allowed: cut it into pieces")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -219,9 +236,11 @@ def _decode(path: Path) -> Raster:
         if samples is None:
             samples = samples_8bit(image, path)
         exif, orientation = split_orientation(image)
-        is_lossless = kind in ("PNG", "BMP") or (kind == "TIFF" and image.info.get("compression") not in LOSSY_TIFF)
-    is_lossless = is_lossless or (kind == "WEBP" and _is_lossless_webp(path))
-    return Raster(_turn_upright(samples, orientation), icc, exif, kind, is_lossless)
+        # Phones append a second picture to a JPEG (MPO); the first is the photo.
+        frames = 1 if kind in ("JPEG", "HEIF") else getattr(image, "n_frames", 1)
+        is_lossless = kind in ("PNG", "BMP", "GIF") or (kind == "WEBP" and _is_lossless_webp(path))
+        is_lossless = is_lossless or (kind == "TIFF" and image.info.get("compression") not in LOSSY_TIFF)
+    return Raster(_turn_upright(samples, orientation), icc, exif, kind, is_lossless, frames)
 
 
 def _is_lossless_webp(path: Path) -> bool:

@@ -75,7 +75,7 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
     set.
     """
     data = Path(data)
-    _require_folder(data, "data folder")
+    require_folder(data, "data folder")
     folders = [data] if _is_set(data) else [folder for folder in _subfolders(data) if _is_set(folder)]
     if not folders:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
@@ -105,7 +105,7 @@ def find_lr_images(folder: Path, option: str = "--lr-only") -> tuple[LrImage, ..
     """Return the images of a folder, or of its subfolders if it has none, as LR images without HR partners. `option` is
     the one that named the folder.
     """
-    _require_folder(folder, "LR folder")
+    require_folder(folder, "LR folder")
     if (folder / "HR").is_dir():
         pairs = "--val" if option == "--val-lr" else "--data"
         raise SrkdError(f"{folder} holds HR/: {option} is for LR images without HR partners, give it with {pairs}")
@@ -117,7 +117,7 @@ def find_lr_images(folder: Path, option: str = "--lr-only") -> tuple[LrImage, ..
 
 def find_lr_set(data: Path, *, scale: int) -> LrSet | None:
     """The `LR*X{scale}/` of a folder that holds no originals, neither images nor `HR/`; None for any other folder."""
-    _require_folder(data, "data folder")
+    require_folder(data, "data folder")
     stored = None if _is_set(data) else _stored_lr(data, scale)
     return None if stored is None else LrSet(_name_of(data), find_lr_images(stored))
 
@@ -127,7 +127,7 @@ def _name_of(folder: Path) -> str:
     return folder.resolve().name if folder.name in ("", "..") else folder.name
 
 
-def _require_folder(folder: Path, kind: str) -> None:
+def require_folder(folder: Path, kind: str) -> None:
     if not folder.is_dir():
         what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
         raise SrkdError(f"{kind} {folder} {what}")
@@ -145,8 +145,11 @@ def _names(images: list[Path], folder: Path) -> dict[Path, str]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files directly in a folder, in natural order (img2 before img10), without hidden ones."""
-    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    """Return the image files directly in a folder, in natural order (img2 before img10), without hidden ones.
+
+    A link to what does not exist is one, too, so that whoever reads it says so.
+    """
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
     return sorted((path for path in images if not path.name.startswith(".")), key=natural_key)
 
 
@@ -209,7 +212,7 @@ def _stored_lr(folder: Path, scale: int) -> Path | None:
 
 
 def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path | None]:
-    _require_folder(lr_folder, "LR folder")
+    require_folder(lr_folder, "LR folder")
     files, names = list_images(lr_folder), _names(images, images[0].parent)
     whole = {path.name: path for path in files}
     stored = {path.stem: path for path in reversed(files)}  # the first of equal stems wins

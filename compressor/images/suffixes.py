@@ -13,8 +13,10 @@ FORMAT_OF_SUFFIX = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-IMAGE_SUFFIXES: frozenset[str] = frozenset(FORMAT_OF_SUFFIX)
-OTHER_PICTURE_SUFFIXES = frozenset((".gif", ".apng", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".dng"))
+"""The formats of pictures that are written."""
+IMAGE_SUFFIXES: frozenset[str] = frozenset((*FORMAT_OF_SUFFIX, ".avif", ".gif", ".heic", ".heif"))
+"""The suffixes of pictures that are read."""
+OTHER_PICTURE_SUFFIXES = frozenset((".apng", ".jxl", ".jp2", ".psd", ".dng"))
 """Suffixes of pictures that srkd cannot read; a file list that omits such a file reports it."""
 CONTAINER_OF_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """The containers of films that are written, as FFmpeg names them."""

@@ -194,12 +194,9 @@ def worse_measures(own: Mapping[str, float], others: Mapping[str, float]) -> tup
     """Return the metrics by which our images are worse than others, if they are worse altogether; else nothing.
 
     Figures are given by the names of metrics. Images are worse altogether if their PSNR is lower and, where looks were
-    measured, so are two of the three (or the only one).
+    measured, so are two of the three (or the only one). A figure that one of them lacks tells nothing.
     """
-    worse = [
-        name
-        for name in ("psnr", *LOOKS)
-        if name in own and METRICS[name].error(own[name]) > METRICS[name].error(others[name])
-    ]
-    least = min(2, sum(name in own for name in LOOKS))
+    known = [name for name in ("psnr", *LOOKS) if name in own and name in others]
+    worse = [name for name in known if METRICS[name].error(own[name]) > METRICS[name].error(others[name])]
+    least = min(2, len({*known} & {*LOOKS}))
     return tuple(worse) if "psnr" in worse and len(worse) - 1 >= least else ()

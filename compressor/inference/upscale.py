@@ -58,7 +58,7 @@ def upscale(
     jobs = plan_jobs(files, settings, runtime.descriptor.scale)
     _require_used(settings, jobs)
     do_jobs = do_jobs or partial(upscale_jobs, runtime, context=context)
-    left, others = to_write(jobs, settings)
+    left, others = to_write(files, jobs, settings)
     outcomes = Outcomes(failed=failed, skipped=skipped) + others + do_jobs(left, settings)
     return UpscaleReport(**vars(outcomes), numbers=numbers_of(runtime))
 
@@ -104,6 +104,8 @@ def _upscale_pictures(
             try:
                 start = time.perf_counter()
                 picture = reading.result()
+                if picture.frames > 1:
+                    context.note(f"{job.source.name} holds {picture.frames} frames: the first is enlarged")
                 alpha = None if picture.alpha is None else picture.alpha[None]
                 planes = Planes(picture.rgb[None], alpha, picture.bits)
                 selected = choice.select(planes.rgb, bits=planes.bits)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.images.sets import list_images, natural_key
-from compressor.images.suffixes import FILM_SUFFIXES, FORMAT_OF_SUFFIX, IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_film
+from compressor.images.suffixes import FILM_SUFFIXES, IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_film
 from compressor.inference.upscale_report import Failed, SkippedPicture
 
 TAKEN_SUFFIXES = IMAGE_SUFFIXES | FILM_SUFFIXES
@@ -103,7 +103,7 @@ def _search_folder(
 def _of_other_kinds(files: Sequence[Path]) -> list[SkippedPicture]:
     return [
         SkippedPicture(
-            path, f"{path.suffix.lower()} files are not read: convert it to one of {', '.join(FORMAT_OF_SUFFIX)}"
+            path, f"{path.suffix.lower()} files are not read: convert it to one of {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
         for path in files
         if path.suffix.lower() in OTHER_PICTURE_SUFFIXES and not path.name.startswith(".")

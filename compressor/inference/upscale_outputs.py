@@ -59,7 +59,7 @@ class UpscaleSettings:
         if self.overwrite and self.skip_existing:
             raise UsageError("--overwrite and --skip-existing contradict each other: give one of them")
         if self.extension is not None and self.extension.lower() not in FORMAT_OF_SUFFIX:
-            raise UsageError(f"extension {self.extension!r} is not one of {' '.join(sorted(IMAGE_SUFFIXES))}")
+            raise UsageError(f"extension {self.extension!r} is not one of {' '.join(sorted(FORMAT_OF_SUFFIX))}")
         if self.suffix is not None and Path(f"a{self.suffix}").name != f"a{self.suffix}":
             raise UsageError(f"--suffix {self.suffix} is the end of a name and holds no folders: --out chooses one")
 
@@ -70,13 +70,13 @@ class UpscaleSettings:
         if path is None or path.is_dir():
             return None
         suffix = path.suffix.lower()
-        if suffix in OTHER_PICTURE_SUFFIXES:
-            raise UsageError(f"--out {path}: {suffix} is not written, choose one of {' '.join(sorted(IMAGE_SUFFIXES))}")
+        if suffix in (IMAGE_SUFFIXES | OTHER_PICTURE_SUFFIXES) - FORMAT_OF_SUFFIX.keys():
+            raise UsageError(f"--out {path}: {suffix} is not written, choose one of {' '.join(FORMAT_OF_SUFFIX)}")
         if suffix in FILM_SUFFIXES - CONTAINER_OF_SUFFIX.keys():
             raise UsageError(f"--out {path}: {suffix} is not written, choose one of {' '.join(CONTAINER_OF_SUFFIX)}")
         if suffix in CONTAINER_OF_SUFFIX:
             return path
-        if suffix not in IMAGE_SUFFIXES:
+        if suffix not in FORMAT_OF_SUFFIX:
             return None
         if self.extension is not None and self.extension.lower() != suffix:
             raise UsageError(f"--out {path} and --extension {self.extension} contradict each other: give one of them")
@@ -132,7 +132,7 @@ def _numbered(inputs: Sequence[Input], folder: Path | None, suffix: str, extensi
     jobs = []
     for each in inputs:
         source = each.path
-        kept = source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png"
+        kept = source.suffix if source.suffix.lower() in FORMAT_OF_SUFFIX else ".png"
         if is_film(source):
             # Matroska holds all.
             ending = source.suffix if source.suffix.lower() in CONTAINER_OF_SUFFIX else ".mkv"
@@ -165,13 +165,16 @@ def _size_of(path: Path) -> tuple[int, int]:
         return film.facts.size
 
 
-def to_write(jobs: Sequence[Job], settings: UpscaleSettings) -> tuple[list[Job], Outcomes]:
-    """Return the jobs whose output is to be written, and what becomes of the others."""
-    sources = {identity(job.source) for job in jobs}
+def to_write(inputs: Sequence[Input], jobs: Sequence[Job], settings: UpscaleSettings) -> tuple[list[Job], Outcomes]:
+    """Return the jobs whose output is to be written, and what becomes of the others.
+
+    An input is never written over, even one of an output's name and size: it may be an original of the user's.
+    """
+    sources, given = {identity(job.source) for job in jobs}, {identity(each.path) for each in inputs}
     left, failed, skipped = list[Job](), list[Failed](), list[SkippedPicture]()
     for job in jobs:
         reason = None
-        if identity(job.output) in sources:
+        if identity(job.output) in (sources if settings.skip_existing else given):
             reason = f"{job.output} is one of the inputs: choose another suffix or output folder"
         elif job.output.is_dir():
             reason = f"{job.output} is a folder: choose another suffix or output folder"

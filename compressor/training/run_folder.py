@@ -17,6 +17,7 @@ from compressor.base.choices import DEFAULT_TRACKERS, TrackerName
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unwritable
 from compressor.base.files import append, atomic_path, flush_file, temporary_files
+from compressor.base.interrupts import resume_command
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
@@ -115,7 +116,7 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """The command that resumes this run, or the plan that it is part of."""
-        return f"{self.program} compress --resume {self._plan}"
+        return resume_command(self._plan, self.program)
 
     @contextmanager
     def report_unwritable(self) -> Iterator[None]:

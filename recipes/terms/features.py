@@ -83,7 +83,7 @@ class FeatureMethod(Method):
     teacher_taps: Annotated[tuple[str, ...], TEACHER_TAPS] = ()
     name: str = ""
     kind: Kind = "feature"
-    term: ClassVar[str]
+    term: ClassVar[str] = "features"
     last: ClassVar[str] = "pre_up"
 
     def usual_taps(self, network: Network) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from compressor.images.metrics import to_u8
 from srkd.options.degradation import degradation_of
 from srkd.options.function import public
 from srkd.options.shared import originals_and_lr_only, path_of
+from srkd.options.values import as_tuple
 from srkd.options.verbs import SeenOptions
 
 SHEET = "patches.png"
@@ -60,7 +61,7 @@ def run_data(options: SeenOptions, context: Context) -> DataReport:
         f"{width}x{height}" for width, height in zip(store.lr.widths.tolist(), store.lr.heights.tolist(), strict=True)
     )
     return DataReport(
-        origin=str(options.data or options.lr_only or "embedded photos"),
+        origin=", ".join(map(str, as_tuple(options.data or options.lr_only or "embedded photos"))),
         images=len(store),
         skipped={str(image.path): image.reason for image in store.skipped},
         lr_sizes=dict(sizes.most_common()),

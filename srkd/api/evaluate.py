@@ -112,12 +112,12 @@ def _is_same(model: Model, other: Model) -> bool:
 
 
 def _sets(options: EvaluateOptions, scale: int, note: Note) -> tuple[AnySet, ...]:
-    lr, (data, lr_only) = path_of(options.lr_images), originals_and_lr_only(options.data, options.lr_only)
+    lr, (folders, lr_only) = path_of(options.lr_images), originals_and_lr_only(options.data, options.lr_only)
     if lr_only is not None:
-        if data is not None or lr is not None:
+        if folders or lr is not None:
             raise UsageError(f"--lr-only {lr_only} takes the place of --data and --lr-images: leave these out")
         return (LrSet(lr_only.resolve().name, lr_images(lr_only, note=note)),)
-    if data is not None:
+    for data in folders:
         without_originals = find_lr_set(data, scale=scale) if lr is None and options.against is not None else None
         return find_sets(data, scale=scale, lr=lr) if without_originals is None else (without_originals,)
     if lr is not None:

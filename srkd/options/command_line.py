@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from compressor.base.errors import UsageError
 from srkd.options.option import Declaration, OptionsT, declarations
 
 
@@ -50,7 +51,8 @@ def parameters_of(row: Declaration) -> list[click.Parameter]:
     return [
         VerbOption(
             [*flags, row.name],
-            multiple=row.is_multiple,
+            # One value, too: by itself click keeps the last of several in silence.
+            multiple=not words.get("is_flag"),
             required=row.is_required,
             default=None,
             hidden=option.rare,
@@ -68,5 +70,15 @@ def command_line_options(options: type[OptionsT]) -> list[click.Parameter]:
 
 def from_command_line(options: type[OptionsT], values: dict[str, Any]) -> OptionsT:
     """Take the values of `options` out of a command's values; options that were not given keep their defaults."""
-    words = {row.name: values.pop(row.name) for row in declarations(options)}
+    words = {row.name: _one_or_all(row, values.pop(row.name)) for row in declarations(options)}
     return options.of_words({name: word for name, word in words.items() if word not in (None, ())})
+
+
+def _one_or_all(row: Declaration, word: Any) -> Any:
+    """The words of an option that takes several; of any other the only one."""
+    if row.is_multiple or not isinstance(word, tuple):
+        return word
+    if len(word) > 1:
+        value = "" if row.reader is None else f", {row.flag} {row.reader.metavar}"
+        raise UsageError(f"{row.flag} is given {len(word)} times, {' and '.join(word)}: give it once{value}")
+    return next(iter(word), None)

@@ -51,6 +51,7 @@ from srkd.options.values import (
     INPUT,
     MODEL,
     NAMED_FOLDERS,
+    PATHS,
     SETTING,
     SIZE,
     TEXTS,
@@ -176,8 +177,9 @@ class DataOptions(Group):
     """The images that a run trains and validates on."""
 
     _: KW_ONLY
-    data: Annotated[PathOption, INPUT, Option(unset="the embedded photos")] = None
-    """Folder of HR images, a set with HR/, or several sets; or a film, whose frames are as those of --lr-only."""
+    data: Annotated[Paths | None, PATHS, INPUT, Option(unset="the embedded photos", metavar="DIR")] = None
+    """Folder of HR images, a set with HR/, or several sets; or a film, whose frames are as those of --lr-only. Several
+    folders, each with its own --data, are one set."""
     lr_images: Annotated[PathOption, INPUT, Option(unset="made bicubically")] = None
     """Folder of the LR images of --data."""
     val: Annotated[Paths, NAMED_FOLDERS, Option(unset="some of --data, or embedded ones")] = ()

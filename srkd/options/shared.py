@@ -15,7 +15,7 @@ from compressor.degradation.names import NONE, absolute_degradation, names
 from compressor.images.suffixes import is_film
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from srkd.options.option import Option, Options, options
-from srkd.options.values import DEVICE, SETTING, one_of
+from srkd.options.values import DEVICE, SETTING, as_tuple, one_of
 
 if TYPE_CHECKING:
     from compressor.images.in_memory import ImageInMemory
@@ -77,12 +77,12 @@ def path_of(value: PathOption) -> Path | None:
     return None if value is None else Path(value)
 
 
-def originals_and_lr_only(data: PathOption, lr_only: PathOption) -> tuple[Path | None, Path | None]:
-    """The paths of `--data` and `--lr-only`. A film has no originals: its frames are LR images, whichever names it."""
-    images, alone = path_of(data), path_of(lr_only)
-    if images is not None and alone is None and is_film(images):
-        return None, images
-    return images, alone
+def originals_and_lr_only(data: Paths | None, lr_only: PathOption) -> tuple[tuple[Path, ...], Path | None]:
+    """The folders of `--data`, and `--lr-only`. A film alone has no originals: frames are LR images."""
+    folders, alone = tuple(map(Path, as_tuple(data or ()))), path_of(lr_only)
+    if len(folders) == 1 and alone is None and is_film(folders[0]):
+        return (), folders[0]
+    return folders, alone
 
 
 @options

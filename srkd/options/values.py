@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import AfterValidator
 
 from compressor.base.cache_folder import format_exact_bytes, parse_bytes
-from compressor.base.errors import UsageError
+from compressor.base.errors import UsageError, nearest
 from compressor.base.files import require_writable_folder
 from compressor.base.hub import is_address, pull, read_repository
 from compressor.runtimes.table import device_patterns
@@ -151,6 +151,13 @@ def read_named_folder(value: object) -> str:
     return f"{path.resolve()}" if name is None else f"{name}={path.resolve()}"
 
 
+def absolute_input(value: Any) -> Any:
+    """Return a path, or each of several once, as an absolute one; an object stays as it is."""
+    if isinstance(value, tuple):
+        return tuple(dict.fromkeys(map(absolute_input, value)))
+    return Path(value).resolve() if isinstance(value, (str, os.PathLike)) else value
+
+
 def read_model(value: object) -> Any:
     """Check a model: a path, an address of the Hugging Face hub, whose files are fetched, or an open network."""
     if isinstance(value, str) and is_address(value):
@@ -182,7 +189,7 @@ def one_of(*names: str) -> Reader:
 
     def read(value: object) -> str:
         if value not in names:
-            raise UsageError(f"{value!r} is not one of {', '.join(names)}")
+            raise UsageError(f"{value!r} is not one of them; {nearest(str(value), names)}")
         return str(value)
 
     return Reader("NAME", read, names=names)
@@ -219,5 +226,5 @@ REPOSITORY = Reader("OWNER/NAME", read_repository)
 MODEL = Reader("PATH", read_model)
 MODELS = each("PATH", read_model)
 PICTURES = each("PATH", read_picture)
-INPUT = AfterValidator(lambda path: Path(path).resolve() if isinstance(path, (str, os.PathLike)) else path)
-"""The path of an input becomes absolute, so that a run continues from any folder."""
+INPUT = AfterValidator(absolute_input)
+"""The paths of an input become absolute, so that a run continues from any folder."""

@@ -292,8 +292,8 @@ class NetworksOptions(Options):
 class SeenOptions(Options):
     """Options of `srkd data`: the images that a run would see."""
 
-    data: Annotated[PathOption, Option(unset="the embedded photos", argument=True, metavar="[DIR]")] = None
-    """Folder of HR images, a set with HR/, several sets, or a film."""
+    data: Annotated[Paths | None, PATHS, Option(unset="the embedded photos", argument=True, metavar="[DIR]...")] = None
+    """Folders of HR images, of sets with HR/, or a film."""
     _: KW_ONLY
     lr_only: Annotated[PathOption, Option(unset="none", metavar="DIR")] = None
     """Folder of LR images without HR partners, or a film, in place of DIR."""

@@ -97,6 +97,8 @@ class MeasuredDifference(Excerpt):
 
     max_abs: float
     psnr: float | None
+    on: str = "one of its images"
+    """The image of the largest difference."""
 
 
 class ExportedEntry(Excerpt):

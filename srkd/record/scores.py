@@ -78,7 +78,7 @@ def scores_of(result: CompressReport) -> list[Score]:
             to_original, to_teacher = spread_of(row.psnr_y), spread_of(row.psnr_y_teacher)
             rows.append(Score(row.name, role, *counts, to_original, to_teacher, len(row.psnr_y)))
     if result.untrained is not None:
-        before = {"untrained": result.untrained.student, "untrained slice": result.untrained.slice}
+        before = {"before training": result.untrained.student, "untrained slice": result.untrained.slice}
         for name, psnr in before.items():
             if psnr is None:
                 continue

@@ -74,7 +74,7 @@ class Gain:
         differences = tuple(0.0 if a == b else a - b for a, b in zip(recipe, baseline, strict=True))
         spread = Spread.of(differences)
         verdict: GainVerdict = "better" if spread.mean > 0 else "worse"
-        if spread.sd is None:
+        if spread.sd is None or math.isnan(spread.mean):
             verdict = "spread unknown"
         elif abs(spread.mean) < max(DEVIATIONS * spread.sd, resolution):
             verdict = "no difference"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.base.choices import Goal
 from compressor.base.files import file_sha256
+from compressor.base.interrupts import resume_command
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from srkd.record.measurements import ExportedEntry, read_exports
 from srkd.record.run_file import RunFile, read_for_display
@@ -57,7 +57,7 @@ class Contents:
         """What an unfinished run lacks, and the command that continues it in `folder`."""
         if self.unfinished is None or self.file.is_finished:
             return self.unfinished
-        return f"{self.unfinished} srkd compress --resume {shlex.quote(folder)} continues it."
+        return f"{self.unfinished} {resume_command(folder)} continues it."
 
     def score(self, role: ScoreRole) -> Score | None:
         """The first row of a role."""

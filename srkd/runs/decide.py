@@ -55,8 +55,9 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
     """Everything that a run decides before its first step. Only the leading process calls this."""
     note, rank = context.note, context.processes.rank
     device = open_device(process_device(options.run.device, rank))
-    options, plan = with_student_for_target(options, context)
     choice, lines = data_choice(options), list[str]()
+    choice.require_folders()
+    options, plan = with_student_for_target(options, context)
     preset = load_recipe(options, lines.append)
     phi = choose_phi(preset, options, context)
     methods = bind_phi(preset.build_methods(), phi)

@@ -18,7 +18,7 @@ from pathlib import Path
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
-from compressor.base.interrupts import Interrupted, StopRequest, catch_signals
+from compressor.base.interrupts import Interrupted, StopRequest, catch_signals, resume_command
 from compressor.training.run_folder import FACTS, LOG
 from compressor.training.run_lock import lock_run
 from srkd.record.result import CompressReport
@@ -69,7 +69,7 @@ class RunPlan:
                 if not self.is_two_recipes:
                     group.from_leader(lambda: require_same_batches(self.folder, self.planned, len(results)))
                 if number < len(self.runs) and any(group.gather_objects(stop.received)):
-                    raise Interrupted(f"interrupted after {title}; continue with: srkd compress --resume {self.folder}")
+                    raise Interrupted(f"interrupted after {title}; continue with: {resume_command(self.folder)}")
         shown = group.from_leader(lambda: self._summarise(results))
         assert shown.result is not None
         return shown.result
@@ -136,7 +136,7 @@ class RunPlan:
 
     def _train_side_by_side(self, stop: StopRequest) -> None:
         """Begin all runs, and let workers train those that are not finished."""
-        how, resume = self.contents.options.run, f"srkd compress --resume {self.folder}"
+        how, resume = self.contents.options.run, resume_command(self.folder)
         begun = [
             self._begin(run, run.spec, number)
             for number, run in enumerate(self.runs, start=1)

@@ -21,7 +21,7 @@ from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import is_recipe_file, load_preset, recipe_label
 from recipes.terms.phi import PhiSource, find_phi, lacks_vgg19
 from srkd.options.compress import CompressOptions
-from srkd.options.shared import path_of
+from srkd.options.shared import originals_and_lr_only, path_of
 from srkd.record.run_spec import StudentStart
 from srkd.runs.student import is_solved_across
 
@@ -80,11 +80,11 @@ def methods_for_films(options: CompressOptions, note: Note) -> dict[str, dict[st
     if training.calm is not None:
         own = {rule.name for rule in load_preset(training.recipe).methods}
         return {FOR_FILMS: {"weight": training.calm}} if training.calm or FOR_FILMS in own else {}
-    paths = (path_of(data.data), path_of(data.lr_only))
+    _, alone = originals_and_lr_only(data.data, data.lr_only)
     if data.degrade in OF_FILMS:
         reason = f"--degrade {data.degrade} makes frames of a film"
-    elif film := next((path for path in paths if path is not None and is_film(path)), None):
-        reason = f"{film.name} is a film"
+    elif alone is not None and is_film(alone):
+        reason = f"{alone.name} is a film"
     else:
         return {}
     if repeats_published(training.recipe):

@@ -66,6 +66,9 @@ def write_all(folder: Path) -> dict[str, tuple[Pixels, int]]:
         )
         expected[f"alpha-{suffix}"] = rgb, 0
     image.quantize(256).save(folder / "palette.png")
+    for suffix in ("gif", "avif"):
+        image.quantize(256).convert("RGB").save(folder / f"{suffix}.{suffix}", quality=100)
+        expected[suffix] = np.array(image.quantize(256).convert("RGB")), 0 if suffix == "gif" else 16
     expected["palette"] = np.array(image.quantize(256).convert("RGB")), 0
     deep = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1) / 255
     for suffix in ("png", "tif"):

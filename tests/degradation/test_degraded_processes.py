@@ -58,3 +58,23 @@ def test_two_processes_train_the_same_student(inputs: Path, tmp_path: Path) -> N
         json.loads((folder / "run.json").read_text())["result"] for folder in (inputs / "whole", tmp_path / "two")
     ]
     assert results[0]["student"]["psnr_y"] == pytest.approx(results[1]["student"]["psnr_y"], abs=1e-3)
+
+
+@pytest.mark.ci
+def test_of_two_processes_one_measures_what_images_suffer(inputs: Path, tmp_path: Path) -> None:
+    program, measured = tmp_path / "counts.py", tmp_path / "measured"
+    program.write_text(
+        "from compressor.degradation import like\n"
+        "from srkd.cli.main import main\n"
+        "def counted(folder, option):\n"
+        f"    open({str(measured)!r}, 'a').write('once ')\n"
+        f"    return {STEPS!r}, 3\n"
+        "like.measure_like = counted\n"
+        "main()\n"
+    )
+    words = ["--teacher", str(inputs / "teacher.safetensors"), "--data", str(inputs / "photos"), "--steps", "1"]
+    words += ["--degrade", f"like:{inputs / 'photos'}", "--init", "inherit", "--out", str(tmp_path / "two")]
+    code, _, err = run_torchrun(str(program), "compress", *words, *(f"--set={setting}" for setting in SETTINGS))
+    assert code == 0, err
+    assert measured.read_text() == "once "
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["options"]["degrade"] == STEPS

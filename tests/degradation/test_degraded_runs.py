@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compressor.base.errors import UsageError
 from compressor.data.batches import Batches, draw_calibration_patches, gather
 from compressor.data.prepare import DataChoice, ValidationFolder, prepare_data
 from compressor.data.store import ImageStore
 from compressor.degradation.chain import Degradation, read_degradation
-from compressor.degradation.like import measure_like, measure_picture
+from compressor.degradation.like import MOST_BLUR, PictureMeasured, _as_line, _middle, measure_like, measure_picture
 from compressor.images.files import Picture, read_rgb_u8, write_picture
 from compressor.images.resize import mod_crop
 from compressor.images.sets import embedded_photos
@@ -240,6 +242,18 @@ def test_a_jpeg_file_tells_its_own_quality(tmp_path: Path) -> None:
             Image.open(photo).convert("RGB").save(folder / f"{number}.jpg", quality=quality)
         text, pictures = measure_like(folder, "--degrade like:")
         assert words in text.split(",") and read_degradation(text) is not None and pictures == len(qualities)
+
+
+@given(st.lists(st.builds(PictureMeasured, st.floats(0, 255), st.floats(0, MOST_BLUR), st.floats(1, 100)), min_size=1))
+def test_whatever_is_measured_reads_back(measured: list[PictureMeasured]) -> None:
+    degradation = read_degradation(_as_line(measured))
+    steps = {} if degradation is None else {step.name: step for step in degradation.steps}
+    for name, least in (("blur", "blur"), ("noise", "noise"), ("jpeg", "quality")):
+        low, high = _middle([getattr(picture, least) for picture in measured])
+        step = steps.get(name)
+        assert (step is None) == (round(high, 2) == 0)
+        if step is not None:
+            assert getattr(step, str(step.short)) == pytest.approx((low, high), abs=0.0051)
 
 
 def test_pictures_that_cannot_be_measured_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from functools import cache
 from pathlib import Path
@@ -112,6 +113,18 @@ def test_orientation_is_applied_and_taken_out(tmp_path: Path, orientation: int, 
     assert torch.equal((picture.rgb * 255).round().to(torch.uint8), expected)
     write_picture(picture, tmp_path / "out.png")
     assert torch.equal(read_rgb_u8(tmp_path / "out.png"), expected)
+
+
+@pytest.mark.extras
+def test_heic_is_read_by_pillow_heif_or_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="srkd[heif] is not installed")
+    path, stored = tmp_path / "phone.HEIC", gradient()
+    heif.from_pillow(stored).save(path, quality=100, chroma=444, exif=exif_block(orientation=6))
+    upright = torch.from_numpy(np.array(stored.transpose(Image.Transpose.ROTATE_270))).permute(2, 0, 1)
+    assert image_size(path) == (upright.shape[2], upright.shape[1]) == (12, 20)
+    assert (read_rgb_u8(path).int() - upright.int()).abs().max() <= 8
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert "srkd[heif]" in one_line_error(path)
 
 
 def test_16_bit_is_rounded_to_8_for_training(tmp_path: Path) -> None:
@@ -269,7 +282,7 @@ def test_unreadable_files_are_told_in_one_line(tmp_path: Path) -> None:
     assert "cannot be read" in one_line_error(tmp_path)
     frames = [gradient(), gradient().rotate(180)]
     frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
-    assert "2 frames" in one_line_error(tmp_path / "pages.tif")
+    assert "2 pages" in one_line_error(tmp_path / "pages.tif")
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     assert "convert it" in one_line_error(tmp_path / "float.tif")
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from compressor.base.cache_folder import CacheFolder
 from compressor.base.errors import SrkdError, UsageError
+from compressor.data.decode import decode_all
 from compressor.images.sets import evenly_spaced_photos, find_lr_images, find_lr_set, find_sets
 
 
@@ -102,6 +105,16 @@ def test_a_set_has_the_name_of_its_link(tmp_path: Path) -> None:
         (tmp_path / "links").mkdir(exist_ok=True)
         (tmp_path / "links" / name).symlink_to(tmp_path / f"of {name}" / "pair", target_is_directory=True)
     assert [one.name for one in find_sets(tmp_path / "links", scale=2)] == ["A", "B"]
+
+
+def test_a_broken_link_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (image_set,) = find_sets(tmp_path, scale=2)
+    cache = CacheFolder(tmp_path / "cache", 10**6)
+    store = decode_all(image_set.pairs, scale=2, cache=cache, small_bytes=0).select(lr_patch=4)
+    assert store.names == ("a",)
+    assert [image.reason for image in store.skipped] == [f"{tmp_path / 'gone.png'} is a link to what does not exist"]
 
 
 def test_originals_of_one_stem_have_partners_of_their_whole_names(tmp_path: Path) -> None:

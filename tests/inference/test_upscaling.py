@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.images.files import Picture, read_picture, write_picture
 from compressor.images.resize import upscale_bicubic
@@ -57,14 +58,24 @@ def test_files_folders_and_globs_each_once(tmp_path: Path) -> None:
 def test_a_second_run_does_not_enlarge_the_first_ones_outputs(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     upscale([tmp_path], nearest_model(2))
-    again = upscale([tmp_path], nearest_model(2), UpscaleSettings(overwrite=True))
+    again = upscale([tmp_path / "a.png"], nearest_model(2), UpscaleSettings(overwrite=True))
     assert [done.source.name for done in again.done] == ["a.png"]
     assert names(tmp_path) == ["a.png", "a_x2.png"]
-    third = upscale([tmp_path], nearest_model(2))
-    assert third.done == ()
-    assert "exists" in third.failed[0].reason
+    kept = upscale([tmp_path], nearest_model(2), UpscaleSettings(skip_existing=True))
+    assert (kept.done, kept.failed, len(kept.skipped)) == ((), (), 1)
     named = upscale([tmp_path / "a_x2.png"], nearest_model(2))
     assert [done.output.name for done in named.done] == ["a_x2_x2.png"]
+
+
+def test_an_input_of_an_outputs_name_and_size_is_not_written_over(tmp_path: Path) -> None:
+    """It may be the original that a.png was made from."""
+    put(tmp_path / "a.png")
+    mine = put(tmp_path / "a_x2.png", 12, 16)
+    before = mine.read_bytes()
+    for settings in (UpscaleSettings(), UpscaleSettings(overwrite=True)):
+        report = upscale([tmp_path], nearest_model(2), settings)
+        assert report.done == () and "a_x2.png is one of the inputs" in report.failed[0].reason
+    assert mine.read_bytes() == before
 
 
 def test_a_picture_of_the_user_is_no_earlier_output(tmp_path: Path) -> None:
@@ -226,19 +237,35 @@ def test_webp_is_lossless_where_its_source_is(
 
 
 def test_what_is_no_picture_to_enlarge_is_named(tmp_path: Path) -> None:
-    still = Image.new("RGB", (8, 6))
-    for name in ("moving.webp", "scan.tiff"):
-        still.save(tmp_path / name, save_all=True, append_images=[Image.new("RGB", (8, 6), "red")])
-    for name in ("cat.gif", "phone.HEIC", ".hidden.gif", "notes.txt"):
+    pages = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    pages[0].save(tmp_path / "scan.tiff", save_all=True, append_images=pages[1:])
+    for name in ("cat.jxl", ".hidden.jxl", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     put(tmp_path / "a.png")
-    for inputs in ([tmp_path], [f"{tmp_path}/*"]):
-        report = upscale(inputs, nearest_model(2), UpscaleSettings(overwrite=True))
+    for inputs, names_of_failed in (([tmp_path], ["gone.png", "scan.tiff"]), ([f"{tmp_path}/*"], ["scan.tiff"])):
+        report = upscale(inputs, nearest_model(2), UpscaleSettings(overwrite=True, output=tmp_path / "out"))
         assert [done.output.name for done in report.done] == ["a_x2.png"]
-        assert all("holds 2 frames or pages" in failed.reason for failed in report.failed)
-        assert [failed.source.name for failed in report.failed] == ["moving.webp", "scan.tiff"]
-        assert [skipped.source.name for skipped in report.skipped] == ["cat.gif", "phone.HEIC"]
-        assert ".gif files are not read: convert" in report.skipped[0].reason
+        reasons = {failed.source.name: failed.reason for failed in report.failed}
+        assert list(reasons) == names_of_failed and "holds 2 pages" in reasons["scan.tiff"]
+        assert "is a link to what does not exist" in reasons.get("gone.png", "is a link to what does not exist")
+        (skipped,) = report.skipped
+        assert skipped.source.name == "cat.jxl" and ".jxl files are not read: convert" in skipped.reason
+
+
+def test_of_an_animation_the_first_frame_is_enlarged_with_a_note(tmp_path: Path) -> None:
+    frames, notes = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")], list[str]()
+    for name in ("a.gif", "b.webp", "c.avif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], quality=100)
+    frames[1].save(tmp_path / "still.gif")
+    report = upscale([tmp_path], nearest_model(2), UpscaleSettings(output=tmp_path / "out"), Context(note=notes.append))
+    assert names(tmp_path / "out") == ["a_x2.png", "b_x2.webp", "c_x2.png", "still_x2.png"] and report.failed == ()
+    assert notes == [f"{name} holds 2 frames: the first is enlarged" for name in ("a.gif", "b.webp", "c.avif")]
+    for output in report.done:
+        red, _, blue = read_picture(output.output).rgb[:, 3, 3]
+        assert (red > 0.9) == (output.source.name != "still.gif") and (blue > 0.9) == (
+            output.source.name == "still.gif"
+        )
 
 
 def test_folders_inside_are_named_or_taken(tmp_path: Path) -> None:

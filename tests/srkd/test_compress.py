@@ -24,7 +24,7 @@ from srkd.record.result import Quality
 from srkd.runs.decide import decide
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.run_files import save_run_file
-from tests.support.small_runs import SMALL
+from tests.support.small_runs import SMALL, save_photos
 
 
 @pytest.mark.ci
@@ -111,16 +111,35 @@ def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, c
         (["--recipe", "logit"], 2, "'logits'"),
         (["--width", "1.5"], 2, "--width: '1.5'"),
         (["--set", "schedule.batches=3"], 2, "schedule.batches"),
-        (["--data", "nowhere"], 1, "nowhere"),
+        (["--data", "nowhere"], 1, "nowhere does not exist"),
+        (["--val", "nowhere"], 1, "nowhere does not exist"),
+        (["--lr-images", "nowhere", "--data", "nowhere"], 2, "--lr-images names the LR images of one --data, and 2"),
+        (["--width", "0.5", "--width", "0.25"], 2, "--width is given 2 times, 0.5 and 0.25: give it once"),
+        (["--baselines", "fit", "--baselines", "scratch"], 2, "give it once, --baselines NAME[,NAME]"),
         (["--student", "edsr:widht=3"], 2, "width"),
     ],
 )
 def test_mistakes_are_one_line_with_the_right_code(arguments, code, part, teacher, photos, tmp_path, capfd):
     words = ["compress", "--teacher", str(teacher), "--data", str(photos), "--out", str(tmp_path / "r"), *arguments]
     assert run(words) == code
-    message = capfd.readouterr().err.strip().splitlines()[-1]
+    *notes, message = capfd.readouterr().err.strip().splitlines()
     assert part in message and "Traceback" not in message
+    assert not [line for line in notes if line.startswith("teacher check")]
     assert not (tmp_path / "r" / "student.safetensors").exists()
+
+
+def test_several_folders_are_one_set(teacher, tmp_path):
+    """As the folder that holds them; one that is named again counts once."""
+    first, second = save_photos(tmp_path / "data" / "a"), save_photos(tmp_path / "data" / "b", 2)
+    words = [f"--data={folder}" for folder in (first, second, first)]
+    words += ["--steps", "1", "--out", str(tmp_path / "several"), *(f"--set={setting}" for setting in SMALL)]
+    assert run(["compress", "--teacher", str(teacher), *words]) == 0
+    compress(teacher, data=first.parent, steps=1, out=tmp_path / "one", settings=SMALL)
+    several, one = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("several", "one"))
+    assert several["options"]["data"] == [str(first), str(second)]
+    assert several["data"] == one["data"] and several["data"]["used"] == 6
+    students = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("several", "one")]
+    assert students[0] == students[1]
 
 
 @pytest.mark.ci

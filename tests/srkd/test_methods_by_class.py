@@ -170,6 +170,17 @@ def test_a_feature_method_is_asked_for_its_kind(
     assert sobel_run(f"{mine}:SobelKD", tmp_path / "again", words).is_dir()
 
 
+def test_a_feature_method_without_the_name_of_its_term_trains(
+    mine: Path, words: dict[str, Any], tmp_path: Path
+) -> None:
+    base = "from recipes.terms.features import FeatureMethod\nfrom srkd"
+    text = mine.read_text().replace("from srkd", base).replace("SobelKD(PlainMethod)", "SobelKD(FeatureMethod)")
+    mine.write_text(text.replace("lam: float = 0.1", 'lam: float = 0.1\n    name: str = "sobel"'))
+    lines: list[str] = []
+    assert sobel_run(f"{mine}:SobelKD", tmp_path / "run", words, announce=lines.append).is_dir()
+    assert any("sobel: features of " in line for line in lines)
+
+
 def test_a_recipe_file_may_name_a_class_beside_it(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = mine.with_name("both.yaml")
     file.write_text(

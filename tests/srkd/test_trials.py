@@ -463,7 +463,7 @@ def test_the_summary_has_rows_gains_and_one_json_object(plan, capsys) -> None:
     table = out[out.rindex("───") :].splitlines()[1:9]
     assert [re.split(r"  +", line.strip())[0] for line in table] == [
         *VARIANTS,
-        "untrained",
+        "before training",
         "untrained slice",
         "teacher",
         "bicubic",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nan
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compressor.inference.metric_table import LOOKS, worse_measures
 from srkd.record.trials import Gain, Spread
 
 
@@ -32,10 +33,20 @@ def test_a_gain_below_two_sd_of_the_paired_difference_is_none() -> None:
         ([30.5], [30.0], 0.5, None, "spread unknown"),
         # Both are equal to the teacher: their infinite figures do not differ.
         ([inf, inf], [inf, inf], 0.0, 0.0, "no difference"),
+        # A figure is missing.
+        ([nan, 31.0], [30.0, 30.0], nan, nan, "spread unknown"),
     ):
         gain = Gain.between("scratch", recipe, baseline)
-        assert gain.mean == pytest.approx(mean) and gain.verdict == verdict
-        assert gain.sd == (None if sd is None else pytest.approx(sd))
+        assert gain.mean == pytest.approx(mean, nan_ok=True) and gain.verdict == verdict
+        assert gain.sd == (None if sd is None else pytest.approx(sd, nan_ok=True))
+
+
+def test_a_figure_that_one_network_lacks_makes_no_other_one_worse() -> None:
+    looks = dict.fromkeys(LOOKS, 1.0)
+    far = {**looks, "sharpness": 3.0, "spectrum": 3.0}
+    assert worse_measures({"psnr": 30.0, **far}, {"psnr": 31.0, **looks}) == ("psnr", "sharpness", "spectrum")
+    assert worse_measures({"psnr": 30.0, **far}, {"psnr": 31.0, "gradient": 1.0}) == ()
+    assert worse_measures({"psnr": nan, **far}, {"psnr": 31.0, **looks}) == ()
 
 
 def test_pairs_count_not_the_spread_of_seeds() -> None:

@@ -277,11 +277,11 @@ def test_upscale_names_what_it_leaves_out_and_goes_on_where_it_stopped(
 ) -> None:
     shutil.copytree(photos, tmp_path / "in" / "more")
     shutil.copy(photos / "0.png", tmp_path / "in")
-    (tmp_path / "in" / "cat.gif").write_bytes(b"")
+    (tmp_path / "in" / "cat.jxl").write_bytes(b"")
     words = ["upscale", str(model), str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--skip-existing"]
     assert run(words) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and "cat.gif" in lines[0] and f"{tmp_path / 'in' / 'more'}" in lines[1]
+    assert len(lines) == 2 and "cat.jxl" in lines[0] and f"{tmp_path / 'in' / 'more'}" in lines[1]
     assert run([*words, "--recursive", "-q"]) == 0
     assert (tmp_path / "out" / "more" / "1_x2.png").is_file()
     assert run([*words, "-r", "-v"]) == 0

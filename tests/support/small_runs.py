@@ -17,7 +17,7 @@ TEACHER = EDSRSpec(scale=2, width=8, depth=4)
 
 def save_photos(folder: Path, times: int = 1) -> Path:
     """Write three smooth photos of 40×48, or so many times as large; return the folder."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for index in range(3):
         ramp = np.linspace(0, 255, 48 * times)[:, None, None]
         along = ramp * np.ones((1, 40 * times, 3)) * [1, 0.5 + index / 6, 0.3]

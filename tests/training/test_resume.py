@@ -152,7 +152,7 @@ def test_a_first_signal_is_noted_and_a_second_stops_at_once(first, second):
 def whole(inputs, tmp_path_factory) -> Path:
     """Return a finished run folder."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    compress(inputs[1], data=inputs[3], steps=4, out=run, settings=SETTINGS)
+    compress(inputs[1], data=[inputs[3], save_photos(run.with_name("more"))], steps=4, out=run, settings=SETTINGS)
     return run
 
 
@@ -177,10 +177,10 @@ def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(inputs, whole, t
         if title == "training" and done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    run = tmp_path / "preempted"
+    run, folders = tmp_path / "pre-empted run", json.loads((whole / "run.json").read_text())["options"]["data"]
     with pytest.raises(Interrupted, match="saved at step 2 of 4") as caught:
-        compress(inputs[1], data=inputs[3], steps=4, out=run, settings=SETTINGS, progress=preempted)
-    assert caught.value.exit_code == 130
+        compress(inputs[1], data=folders, steps=4, out=run, settings=SETTINGS, progress=preempted)
+    assert caught.value.exit_code == 130 and str(caught.value).endswith(f"srkd compress --resume '{run}'")
     assert [path.name for path in states(run)] == ["state-00000002.pt"]
     resume(run)
     assert outcome(run) == outcome(whole)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
+from compressor.base.interrupts import resume_command
 
 RUN_FOLDER_WEIGHTS, RUN_FOLDER_FACTS = "student.safetensors", "run.json"
 HUB_FOLDER_WEIGHTS = "model.safetensors"
@@ -23,9 +24,7 @@ def weights_file(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     if (path / RUN_FOLDER_FACTS).is_file():
-        raise SrkdError(
-            f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: srkd compress --resume {path}"
-        )
+        raise SrkdError(f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: {resume_command(path)}")
     raise SrkdError(
         f"{path}: a folder without {RUN_FOLDER_WEIGHTS} and {HUB_FOLDER_WEIGHTS}: give the folder of a finished run or "
         "of the Hugging Face hub, or a file"

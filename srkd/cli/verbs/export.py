@@ -111,6 +111,8 @@ def show_formats(console: Console, report: ExportReport) -> None:
             if file.speed.comparison.verdict == "faster" and file.speed.why is not None:
                 console.say(f"{file.format}: {file.speed.why}")
     for file in report.files:
+        if file.parity is not None and file.path and file.parity.max_abs > FORMATS[file.format].bounds.max_abs:
+            console.say(f"{file.format}: the largest difference is on {file.parity.on}, unlike any photo")
         if file.reason and file.path is not None:
             console.say(f"{file.format}: {file.reason}")
         if file.facts:
