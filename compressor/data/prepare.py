@@ -12,7 +12,7 @@ import torch
 
 from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_folder
 from compressor.base.choices import Border
-from compressor.base.context import QUIET, Context, Note, no_note
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import DecodedImage, Source, decode_all, decode_image
 from compressor.data.film_frames import lr_images
@@ -137,16 +137,14 @@ class DataChoice:
             require_folder(folder, "data folder")
 
     def sets(self, scale: int) -> tuple[ImageSet, ...]:
-        """The training images with originals, folder by folder."""
+        """The sets with originals, folder by folder."""
         return tuple(each for folder in self.folders for each in find_sets(folder, scale=scale, lr=self.lr))
+
+    def pairs(self, scale: int) -> tuple[ImagePair, ...]:
+        return tuple(pair for each in self.sets(scale) for pair in each.pairs)
 
     def cache(self) -> CacheFolder:
         return CacheFolder(default_folder(), self.cache_size)
-
-    def lr_images(self, note: Note = no_note) -> tuple[LrImage, ...]:
-        """The images of `--lr-only`, or frames of its film, which a note names."""
-        assert self.lr_only is not None
-        return lr_images(self.lr_only, cache=self.cache(), note=note)
 
     @property
     def has_labels(self) -> bool:
@@ -163,7 +161,7 @@ class DataChoice:
         sources: Sequence[Source] = ()
         if self.val:
             sources = next(iter(self.validation_sources(scale).values()))
-        elif len(pairs := [pair for each in self.sets(scale) for pair in each.pairs]) >= MIN_IMAGES_TO_HOLD_OUT:
+        elif len(pairs := self.pairs(scale)) >= MIN_IMAGES_TO_HOLD_OUT:
             sources = pairs
         stored = [source for source in sources if isinstance(source, ImagePair) and source.lr is not None]
         images = (decode_image(pair, scale, self.lr_border) for pair in stored[:: -(-len(stored) // MOST_TRIALS) or 1])
@@ -211,7 +209,8 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     held_out = range(0)
     if choice.lr_only is not None:
         context.note(f"no HR images: the teacher's output is the only label of the images in {choice.lr_only}")
-        sources, origin = list[Source](choice.lr_images(context.note)), choice.lr_only.resolve().name
+        images_alone = lr_images(choice.lr_only, cache=choice.cache(), note=context.note)
+        sources, origin = list[Source](images_alone), choice.lr_only.resolve().name
         _require_patches(sources, scale, lr_patch)
         images = decode(sources)
     elif sets := choice.sets(scale):

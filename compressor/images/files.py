@@ -8,7 +8,7 @@ dropped.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -263,7 +263,9 @@ def samples_8bit(image: Image.Image, name: object) -> npt.NDArray[np.uint8]:
     _scale_key_colour(image)
     if "transparency" in image.info and not mode.endswith("A"):
         mode = {"L": "LA", "RGB": "RGBA"}[mode]
-    samples = np.asarray(_cmyk_to_srgb(image) if image.mode == "CMYK" else image.convert(mode))
+    samples = np.asarray(
+        _to_srgb(image, image.info.get("icc_profile")) if image.mode == "CMYK" else image.convert(mode)
+    )
     return samples[..., None] if samples.ndim == 2 else samples
 
 
@@ -279,31 +281,18 @@ def _scale_key_colour(image: Image.Image) -> None:
         image.info["transparency"] = step * transparent
 
 
-def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
-    """Convert with the file's ink profile if it is usable, otherwise with plain complements."""
-    profile = image.info.get("icc_profile")
-    if not profile:
-        return image.convert("RGB")
-    try:
-        inks = ImageCms.ImageCmsProfile(BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (OSError, ImageCms.PyCMSError):
-        return image.convert("RGB")
-    return converted or image.convert("RGB")
-
-
-def _grey_to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
-    """Convert grey, perhaps with alpha, by its profile; by itself if that is damaged."""
-    grey = image.getchannel(0)
-    try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
-        colours = ImageCms.profileToProfile(grey, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (OSError, ImageCms.PyCMSError):
-        colours = None
-    colours = colours or grey.convert("RGB")
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert inks or grey, perhaps with alpha, by the profile if it is usable; else by complements, or as they are."""
+    colours = image if image.mode != "LA" else image.getchannel(0)
+    converted = None
+    if profile:
+        with suppress(OSError, ImageCms.PyCMSError):
+            stored = ImageCms.ImageCmsProfile(BytesIO(profile))
+            converted = ImageCms.profileToProfile(colours, stored, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    converted = converted or colours.convert("RGB")
     if image.mode == "LA":
-        colours.putalpha(image.getchannel(1))
-    return colours
+        converted.putalpha(image.getchannel(1))
+    return converted
 
 
 def to_01(samples: Samples) -> Tensor:
@@ -332,7 +321,7 @@ def _save_8bit(
     squeezed = samples[..., 0] if samples.shape[2] == 1 else samples
     image = Image.fromarray(squeezed)
     if kind == "WEBP" and icc is not None and icc[16:20] == b"GRAY":
-        image, icc = _grey_to_srgb(image, icc), None  # WebP holds RGB alone, which a profile of grey cannot describe
+        image, icc = _to_srgb(image, icc), None  # WebP holds RGB alone, which a profile of grey cannot describe
     options = dict(_LOSSLESS_WEBP_OPTIONS if lossless and kind == "WEBP" else _ENCODER_OPTIONS[kind])
     if kind != "BMP":
         options |= {"icc_profile": icc} | ({"exif": exif} if exif else {})

@@ -145,10 +145,7 @@ def _names(images: list[Path], folder: Path) -> dict[Path, str]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files directly in a folder, in natural order (img2 before img10), without hidden ones.
-
-    A link to what does not exist is one, too, so that whoever reads it says so.
-    """
+    """Return the images directly in a folder, broken links too, in natural order (img2, img10), without hidden ones."""
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
     return sorted((path for path in images if not path.name.startswith(".")), key=natural_key)
 

@@ -46,7 +46,7 @@ def collect(
             matches = sorted(map(Path, glob.glob(str(text), recursive=True)), key=natural_key)  # noqa: PTH207
             files = [match for match in matches if match.is_file()]
             pictures = [Input(match) for match in files if match.suffix.lower() in TAKEN_SUFFIXES]
-            skipped += _of_other_kinds(files)
+            skipped += _left_out(files, in_folder=False)
             reason = f"no picture matches {text}" if glob.has_magic(str(text)) else f"{text} does not exist"
         if not pictures:
             failed.append(Failed(path, reason))
@@ -83,8 +83,7 @@ def _search_folder(
             skipped += [SkippedPicture(link, "a link to a folder is not followed: name it too") for link in links]
         if recursive or here == folder:
             pictures += [Input(image, inner) for image in images]
-            files = sorted(here.iterdir(), key=natural_key)
-            skipped += [*_of_other_kinds(files), *_films_in_folders(files)]
+            skipped += _left_out(sorted(here.iterdir(), key=natural_key), in_folder=True)
         elif images:
             top = folder / inner.parts[0]
             nested[top] = nested.get(top, 0) + len(images)
@@ -100,23 +99,15 @@ def _search_folder(
     return pictures, reason
 
 
-def _of_other_kinds(files: Sequence[Path]) -> list[SkippedPicture]:
-    return [
-        SkippedPicture(
-            path, f"{path.suffix.lower()} files are not read: convert it to one of {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-        for path in files
-        if path.suffix.lower() in OTHER_PICTURE_SUFFIXES and not path.name.startswith(".")
-    ]
-
-
-def _films_in_folders(files: Sequence[Path]) -> list[SkippedPicture]:
-    """A film takes hours, so one that only lies in the folder of pictures is not begun."""
-    return [
-        SkippedPicture(path, "a film in a folder is not enlarged: name it too")
-        for path in files
-        if is_film(path) and not path.name.startswith(".")
-    ]
+def _left_out(files: Sequence[Path], *, in_folder: bool) -> list[SkippedPicture]:
+    """The pictures that are not read; and films in a folder, as one takes hours and may only lie there."""
+    convert = f"files are not read: convert it to one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+    reasons = {
+        path: f"{path.suffix.lower()} {convert}" for path in files if path.suffix.lower() in OTHER_PICTURE_SUFFIXES
+    }
+    if in_folder:
+        reasons |= dict.fromkeys(filter(is_film, files), "a film in a folder is not enlarged: name it too")
+    return [SkippedPicture(path, reason) for path, reason in reasons.items() if not path.name.startswith(".")]
 
 
 def _count_pictures(count: int) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
-from compressor.images.files import image_size
 from compressor.images.suffixes import (
     CONTAINER_OF_SUFFIX,
     FILM_SUFFIXES,
@@ -20,7 +19,6 @@ from compressor.images.suffixes import (
 from compressor.inference.tiling import UNBOUNDED_OVERLAP
 from compressor.inference.upscale_inputs import Input, identity
 from compressor.inference.upscale_report import Failed, Outcomes, SkippedPicture
-from compressor.video.reading import Film
 from compressor.video.writing import DEFAULT_CRF
 
 FRAMES_OF_A_SEGMENT = 120
@@ -96,7 +94,7 @@ class Job:
 
 
 def plan_jobs(inputs: Sequence[Input], settings: UpscaleSettings, scale: int) -> list[Job]:
-    """Return the jobs, each with a distinct output."""
+    """Return the jobs, each with a distinct output; what is found with the name of another one's output is one."""
     folder, file = None if settings.output is None else Path(settings.output), settings.output_file
     if folder is not None:
         require_writable_folder(folder if file is None else file.parent, "--out")
@@ -110,20 +108,12 @@ def plan_jobs(inputs: Sequence[Input], settings: UpscaleSettings, scale: int) ->
             kinds = "a picture, and the input a film" if is_film(source) else "a film, and the input a picture"
             raise UsageError(f"--out {file} is {kinds}: choose another suffix")
         return [Job(source, file)]
-    # A second run over a folder must not enlarge the outputs of the first.
     suffix = f"_x{scale}" if settings.suffix is None else settings.suffix
-    listed, earlier = {identity(each.path) for each in inputs if not each.is_named}, set[str]()
-    while True:
-        taken = [each for each in inputs if each.is_named or identity(each.path) not in earlier]
-        jobs = _numbered(taken, folder, suffix, settings.extension)
-        more = {
-            identity(job.output)
-            for job in jobs
-            if job.output != job.source and identity(job.output) in listed - earlier and _is_made_from(job, scale)
-        }
-        if not more:
-            return jobs
-        earlier |= more
+    jobs = _numbered(inputs, folder, suffix, settings.extension)
+    # A second run over a folder must not enlarge the outputs of the first.
+    outputs = {identity(job.output) for job in jobs if job.output != job.source}
+    taken = [each for each in inputs if each.is_named or identity(each.path) not in outputs]
+    return _numbered(taken, folder, suffix, settings.extension)
 
 
 def _numbered(inputs: Sequence[Input], folder: Path | None, suffix: str, extension: str | None) -> list[Job]:
@@ -146,23 +136,6 @@ def _numbered(inputs: Sequence[Input], folder: Path | None, suffix: str, extensi
         used.add(identity(path))
         jobs.append(Job(source, path))
     return jobs
-
-
-def _is_made_from(job: Job, scale: int) -> bool:
-    """Return True if the file at the output's place has the size that the output will have; others are the user's."""
-    try:
-        (width, height), (lr_width, lr_height) = _size_of(job.output), _size_of(job.source)
-    except SrkdError:
-        return False
-    more = width - scale * lr_width, height - scale * lr_height
-    return more == (0, 0) or (job.is_film and set(more) <= {0, 1})  # films of odd sizes gain a row or a column
-
-
-def _size_of(path: Path) -> tuple[int, int]:
-    if not is_film(path):
-        return image_size(path)
-    with Film(path) as film:
-        return film.facts.size
 
 
 def to_write(inputs: Sequence[Input], jobs: Sequence[Job], settings: UpscaleSettings) -> tuple[list[Job], Outcomes]:

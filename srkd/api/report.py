@@ -8,7 +8,8 @@ from pathlib import Path
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
-from compressor.images.sets import ImagePair, embedded_pairs, find_sets, line_about_inputs
+from compressor.data.prepare import DataChoice
+from compressor.images.sets import embedded_pairs, line_about_inputs
 from compressor.inference.open import open_model
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import OpenOptions
@@ -98,7 +99,7 @@ def _pictures(contents: Contents, options: ReportOptions, context: Context, most
             teacher = open_model(run_teacher.path, teacher_options)
         except SrkdError as error:
             missing.append(f"the teacher could not be opened: {error}")
-    pairs = _pairs(path_of(options.data), scale)
+    pairs = DataChoice(Path(options.data)).pairs(scale) if options.data is not None else embedded_pairs("val")
     if line := line_about_inputs(pairs, scale):
         context.note(line)
     return make_pictures(pairs, student, teacher, context, control=_control(contents), most=most)
@@ -115,9 +116,3 @@ def _control(contents: Contents) -> Runtime | None:
         if baselines and outcome.variant == baselines[0] and outcome.seed == trials.chosen.seed and file.is_file():
             return open_model(file, OpenOptions())
     return None
-
-
-def _pairs(data: Path | None, scale: int) -> tuple[ImagePair, ...]:
-    if data is None:
-        return embedded_pairs("val")
-    return tuple(pair for image_set in find_sets(data, scale=scale) for pair in image_set.pairs)

@@ -27,17 +27,11 @@ def given_options(options: CompressOptions) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             value = [f"{name}={item}" for name, item in value.items()]
         words = [str(word) for word in (value if isinstance(value, list) else [value])]
-        if row.reader is NAMED_FOLDERS:
-            words = [_without_folders(word) for word in words]
-        elif INPUT in row.field.metadata or row.name in ("recipe", "then"):
-            words = [word.rpartition("/")[2] for word in words]
+        if row.reader is NAMED_FOLDERS or INPUT in row.field.metadata or row.name in ("recipe", "then"):
+            named = map(split_name, words)
+            words = [path.name if name is None else f"{name}={path.name}" for name, path in named]
         lines.append((row.flag, ", ".join(words)))
     return lines
-
-
-def _without_folders(item: str) -> str:
-    name, path = split_name(item)
-    return path.name if name is None else f"{name}={path.name}"
 
 
 def deciding_facts(run: Path, file: RunFile) -> list[tuple[str, str]]:

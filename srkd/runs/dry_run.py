@@ -29,7 +29,7 @@ from srkd.options.compress import CompressOptions
 from srkd.record.run_file import RunFile
 from srkd.record.run_spec import RunSpec
 from srkd.runs.compression import begin
-from srkd.runs.opened import OpenRun, open_run
+from srkd.runs.opened import open_run
 from srkd.runs.run import build_batches
 
 WARM_UP, TIMED, COUNTED = 1, 2, 3
@@ -163,6 +163,7 @@ def _measure(spec: RunSpec, context: Context) -> DryRun:
         for stage, seconds, macs in zip(stages, meter.seconds, meter.macs, strict=True)
     )
     validations = sum(-(-stage.schedule.steps // stage.validate_every) for stage in stages)
+    peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else peak_resident_bytes()
     return DryRun(
         spec=spec,
         teacher=None if run.teacher is None else NetworkSummary.of(run.teacher),
@@ -170,13 +171,9 @@ def _measure(spec: RunSpec, context: Context) -> DryRun:
         stages=costs,
         validation_seconds=validation,
         seconds=sum(stage.steps * stage.ms / 1e3 for stage in costs) + validations * validation,
-        peak_memory_mb=_peak_bytes(run) / 1e6,
+        peak_memory_mb=peak / 1e6,
         where=f"on {count_threads(spec.threads)}" if run.device.type == "cpu" else f"on {run.device}",
     )
-
-
-def _peak_bytes(run: OpenRun) -> int:
-    return torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else peak_resident_bytes()
 
 
 class _Meter(Events):

@@ -57,7 +57,7 @@ class RunPlan:
     def train(self) -> CompressReport:
         """Train the unfinished runs, and return the report of all."""
         group, results, how = self.context.processes, list[RunFile](), self.contents.options.run
-        self._write(self.contents)
+        group.from_leader(lambda: write_run_file(self.folder, self.contents))
         stop = group.stop_request
         stop.acknowledge = lambda: self.context.note(STOPPING)
         with catch_signals(stop):
@@ -188,9 +188,6 @@ class RunPlan:
     def _is_finished(self, run: PlannedRun) -> bool:
         contents = find_run_file(self.folder / run.name) if self.context.processes.is_leader else None
         return contents is not None and contents.is_finished
-
-    def _write(self, contents: RunFile) -> None:
-        self.context.processes.from_leader(lambda: write_run_file(self.folder, contents))
 
 
 def _read_or_discard(run: Path) -> RunFile | None:

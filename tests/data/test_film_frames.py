@@ -71,7 +71,7 @@ def test_a_run_on_a_film(film: Path, tmp_path: Path) -> None:
     srkd.compress(teacher, data=film, width=0.5, steps=2, batch=2, lr_patch=8, out=out, announce=notes.append)
     facts = json.loads((out / "run.json").read_text())
     assert facts["data"]["labels"] == "teacher" and facts["data"]["used"] == 6
-    assert facts["options"]["data"] == str(film.resolve())
+    assert facts["options"]["data"] == [str(film.resolve())]
     assert any(line.startswith("film.mp4: 6 frames from") for line in notes)
     seen = srkd.data(data=film, lr_patch=8)
     assert (seen.images, seen.lr_sizes, seen.origin) == (6, {"64x48": 6}, str(film))

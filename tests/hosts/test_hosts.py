@@ -22,7 +22,9 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
 from export.hosts.table import HOSTS
 from export.writing.exporting import Source
+from srkd.api.export import decide
 from srkd.cli.main import run
+from srkd.options.verbs import ExportOptions
 from tests.support.hosts import STUDENTS, enlarged, export_for_hosts, photo, refusal
 
 
@@ -82,6 +84,9 @@ def test_int8_of_a_host_is_calibrated_as_asked(tmp_path: Path) -> None:
     assert not (tmp_path / "qnn").exists(), "a folder that was made for nothing is removed"
     with pytest.raises(UsageError, match="--max-drop"):
         srkd.export(path, hosts="ffmpeg", max_drop=0.2)
+    assert decide(ExportOptions.of(model=path, hosts="tensorrt", max_drop=0.2), print).options.int8.max_drop == 0.2
+    with pytest.raises(UsageError, match="--for: 'upscale' is not one of them; did you mean 'upscayl'"):
+        srkd.export(path, hosts="upscale")
 
 
 SPANDREL_PROGRAMS = ["spandrel", "chainner", "comfyui", "a1111", "invokeai"]

@@ -78,18 +78,6 @@ def test_an_input_of_an_outputs_name_and_size_is_not_written_over(tmp_path: Path
     assert mine.read_bytes() == before
 
 
-def test_a_picture_of_the_user_is_no_earlier_output(tmp_path: Path) -> None:
-    """It has the name that an output would have, but another size."""
-    put(tmp_path / "a.png")
-    mine = put(tmp_path / "a_x2.png", 30, 30)
-    before = mine.read_bytes()
-    for settings in (UpscaleSettings(), UpscaleSettings(overwrite=True), UpscaleSettings(skip_existing=True)):
-        report = upscale([tmp_path], nearest_model(2), settings)
-        assert report.failed[0].source == tmp_path / "a.png" and "one of the inputs" in report.failed[0].reason
-        assert mine.read_bytes() == before
-        assert len(names(tmp_path)) == 3 and read_picture(tmp_path / "a_x2_x2.png").rgb.shape[-2:] == (60, 60)
-
-
 def test_output_names_are_unique(tmp_path: Path) -> None:
     sources = [put(tmp_path / folder / "a.png", height) for folder, height in (("one", 5), ("two", 6), ("three", 7))]
     put(tmp_path / "one" / "A.jpg")

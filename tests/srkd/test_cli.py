@@ -106,16 +106,6 @@ def test_wrong_usage_is_one_line_and_exit_2(
     assert expected in output.err
 
 
-@pytest.mark.ci
-def test_a_missing_file_is_one_line_and_exit_1(tmp_path: Path) -> None:
-    for options in ([], ["--json"]):
-        outcome = srkd("inspect", tmp_path / "nowhere.pt", *options)
-        assert outcome.code == 1
-        assert outcome.out == ""
-        assert len(outcome.err.splitlines()) == 1
-        assert "nowhere.pt" in outcome.err
-
-
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [

@@ -29,9 +29,11 @@ from export.formats.conversion import FileOptions, Int8Options
 from export.formats.table import Format, find_formats
 from export.int8 import task
 from export.int8.calibration import calibration_patches
-from export.writing.exporting import Source, convert_to
+from export.proof.verify import Parity
+from export.writing.exporting import ExportReport, FileReport, Source, convert_to
 from srkd.api.doctor import diagnose
 from srkd.cli.main import run
+from srkd.cli.verbs.export import show_formats
 from srkd.cli.verbs.profile import command
 from srkd.terminal.console import Console
 
@@ -232,3 +234,13 @@ def test_the_demo_lists_the_loss(folder: Path, tmp_path: Path, capsys: pytest.Ca
     words = said(capsys, "demo", *files, "--teacher", folder / "small.onnx", "--app", app, "--build", tmp_path / "site")
     loss = json.loads(told(capsys, "inspect", files[1])["metadata"]["srkd.quant"])["drop_db"]
     assert f"small.int8 int8 edsr int8 {-loss:+.3f} dB x2" in words
+
+
+def test_a_large_difference_on_a_pattern_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    parity = Parity(1.0, 52.0, "stripes, checks and dots", (0, 0, 0, 0))
+    int8 = FileReport("int8", Path("a.int8.onnx"), 9, "int8", parity, "passed", 1.0, None)
+    plain = replace(int8, format="onnx", parity=replace(parity, max_abs=1e-6))
+    show_formats(Console(), ExportReport((int8, plain), ()))
+    output = "".join(capsys.readouterr())
+    assert output.count("the largest difference is on") == 1
+    assert "int8: the largest difference is on stripes, checks and dots, unlike any photo" in output

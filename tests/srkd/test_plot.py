@@ -18,7 +18,7 @@ from PIL import Image, ImageColor
 
 import srkd
 from compressor.base.errors import SrkdError, UsageError
-from srkd.charts import COLOURS, INK, MARK, PAPER, QUIET, Chart, Curve, NothingToDraw, draw_charts
+from srkd.charts import COLOURS, MARK, Chart, Curve, NothingToDraw, draw_charts
 from srkd.cli.main import run
 from tests.support.run_files import save_run_file
 
@@ -139,31 +139,6 @@ def test_the_same_numbers_give_the_same_bytes_whatever_the_settings_of_the_user_
     with matplotlib.rc_context({"lines.linewidth": 9, "figure.dpi": 300, "axes.facecolor": "red"}):
         assert [draw_charts([chart], kind) for kind in ("png", "svg")] == drawn  # type: ignore[arg-type]
     assert b"_one" in drawn[1] and b"$two" in drawn[1]
-
-
-def test_a_picture_has_its_colours() -> None:
-    points = [(float(step), 1 / step) for step in range(1, 9)]
-    curves = tuple(Curve(str(index), tuple((x, y + index) for x, y in points)) for index in range(len(COLOURS)))
-    picture = Image.open(io.BytesIO(draw_charts([Chart("title", curves)]))).convert("RGB")
-    assert picture.getpixel((0, 0)) == ImageColor.getrgb(PAPER)
-    assert all(pixels_of(picture, colour).size for colour in COLOURS)
-
-
-def contrast(colour: str, paper: str) -> float:
-    """Return the contrast of two colours as WCAG 2 defines it."""
-
-    def luminance(name: str) -> float:
-        shares = [value / 255 for value in ImageColor.getrgb(name)[:3]]
-        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    darker, lighter = sorted((luminance(colour), luminance(paper)))
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def test_curves_stand_out_from_the_paper() -> None:
-    assert min(contrast(colour, PAPER) for colour in (*COLOURS, MARK, QUIET)) >= 3
-    assert contrast(INK, PAPER) >= 7
 
 
 def test_runs_in_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Pat
     for words in ("smaller", "Quality", "Pictures", "Curves", "Formats", "student.onnx", "passed", "How to reproduce"):
         assert words in page.text, words
     assert f"{student['cost']['params']:,}" in page.text
+    (exported,) = json.loads((plan / "exports.json").read_text())["files"].values()
+    assert f"{exported['parity']['max_abs']:.1e} on {exported['parity']['on']}" in page.text
     assert "srkd compress" in page.text and "--seeds 2" in page.text and "--width 0.5" in page.text
     # The page must not name folders of this machine.
     assert str(plan.parent) not in out.read_text()

@@ -7,11 +7,9 @@ import io
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 import srkd
 from srkd.cli.main import run
@@ -70,15 +68,6 @@ def test_csv_reads_back() -> None:
         {"a": "", "b": "2", "c.d": "", "c.e": "", "f": ""},
     ]
     assert csv_text([]) == ""
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    noise = np.random.default_rng(1).integers(0, 256, (3, 40, 36, 3), np.uint8)
-    for index, picture in enumerate(noise):
-        Image.fromarray(picture).save(folder / f"{index}.png")
-    return folder
 
 
 PROFILE = ("--lr-size", "12x10,8x8", "--seconds", "0.1", "--no-memory", "--no-quality", "--threads", "1")

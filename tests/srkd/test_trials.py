@@ -11,10 +11,8 @@ import signal
 import statistics
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
@@ -43,6 +41,7 @@ from srkd.runs.trials import compare_batches
 from srkd.terminal.console import Console
 from tests.support.deaths import death_after
 from tests.support.run_files import assert_read_as_written, read_json
+from tests.support.small_runs import save_photos
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
 
@@ -53,15 +52,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ground")
     save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
     save_network(build(EDSRSpec(scale=2, width=4, depth=2), seed=5), folder / "other.safetensors", metadata={})
-    draw_photos(folder / "photos")
+    save_photos(folder / "photos")
     return folder
-
-
-def draw_photos(folder: Path, red: float = 1.0) -> None:
-    folder.mkdir()
-    for index in range(3):
-        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [red, 0.5 + index / 6, 0.3]
-        Image.fromarray(along.astype(np.uint8)).save(folder / f"{index}.png")
 
 
 def compressed(ground: Path, out: Path, *, steps: int = 4, **options: object) -> CompressReport:
@@ -313,13 +305,13 @@ def test_ctrl_c_in_a_run_or_before_its_first_step_is_acknowledged_and_stops_it(g
 
 @pytest.mark.ci
 def test_a_plan_on_other_images_is_refused(ground, tmp_path, monkeypatch) -> None:
-    draw_photos(tmp_path / "photos")
+    save_photos(tmp_path / "photos")
     out = tmp_path / "run"
     compressed(ground, out, data=tmp_path / "photos", seeds=2, steps=1)
     unfinish(out)
     shutil.rmtree(out / "logits-seed11")
     (tmp_path / "photos").rename(tmp_path / "before")
-    draw_photos(tmp_path / "photos", red=0.2)
+    save_photos(tmp_path / "photos", times=2)
     with pytest.raises(SrkdError, match=r"--resume .*/run: its data is not what it was when the run began"):
         resume(out)
 

@@ -192,8 +192,6 @@ def test_resume_goes_alone(unfinished, capfd):
         assert f"--resume decides the whole run: leave out {extra[0]}" in capfd.readouterr().err
     assert srkd_in_process(["compress", "--resume", str(unfinished), "--dry-run"]) == 2
     assert "--dry-run" in (line := capfd.readouterr().err) and "would change" not in line
-    assert srkd_in_process(["compress"]) == 2
-    assert "--out" in capfd.readouterr().err
 
 
 def test_a_run_that_cannot_be_continued_is_refused(unfinished, tmp_path):

@@ -16,8 +16,7 @@ from srkd.terminal.console import Console
 from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
-    from export.proof.verify import Parity
-    from export.writing.exporting import ExportReport, HostFolder
+    from export.writing.exporting import ExportReport
 
 
 @verb(
@@ -66,7 +65,9 @@ def show(console: Console, report: ExportReport) -> None:
     """Print a row for each format, then their paths; a line or two for each host."""
     for host in report.hosts:
         if host.folder is not None:
-            console.result(f"wrote {host.folder}: {', '.join(_names(host))}")
+            paths = [*(file.path for file in host.files if file.path is not None), *host.also]
+            names = ", ".join(str(path.relative_to(host.folder)) for path in paths)
+            console.result(f"wrote {host.folder}: {names}")
             console.say(f"{host.host}: expect {host.expect or 'a time that cannot be measured here'}")
         for note in host.notes:
             console.say(f"{host.host}: {note}")
@@ -77,12 +78,6 @@ def show(console: Console, report: ExportReport) -> None:
             console.warn(warning)
 
 
-def _names(host: HostFolder) -> list[str]:
-    """The files of a host, in its folder."""
-    paths = [*(file.path for file in host.files if file.path is not None), *host.also]
-    return [str(path.relative_to(host.folder)) if host.folder is not None else path.name for path in paths]
-
-
 def show_formats(console: Console, report: ExportReport) -> None:
     """Print a row for each format, then their paths."""
     lines = [
@@ -91,7 +86,8 @@ def show_formats(console: Console, report: ExportReport) -> None:
             file.precision,
             "-" if file.path is None else file.path.name,
             "-" if file.bytes is None else f"{file.bytes / 1e6:.2f}",
-            *parity_cells(file.parity),
+            "-" if file.parity is None else f"{file.parity.max_abs:.1e}",
+            "-" if file.parity is None else "equal" if file.parity.psnr is None else f"{file.parity.psnr:.1f} dB",
             file.verdict,
             f"{file.seconds:.1f}",
         )
@@ -118,10 +114,3 @@ def show_formats(console: Console, report: ExportReport) -> None:
         if file.facts:
             facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in file.facts.items())
             console.say(f"{file.format}: {facts}")
-
-
-def parity_cells(parity: Parity | None) -> tuple[str, str]:
-    """The largest difference and the PSNR to the network as cells of a table."""
-    if parity is None:
-        return "-", "-"
-    return f"{parity.max_abs:.1e}", "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"
