@@ -51,8 +51,7 @@ def parameters_of(row: Declaration) -> list[click.Parameter]:
     return [
         VerbOption(
             [*flags, row.name],
-            # One value, too: by itself click keeps the last of several in silence.
-            multiple=not words.get("is_flag"),
+            multiple=not words.get("is_flag"),  # by itself click keeps the last word alone
             required=row.is_required,
             default=None,
             hidden=option.rare,
@@ -74,11 +73,12 @@ def from_command_line(options: type[OptionsT], values: dict[str, Any]) -> Option
     return options.of_words({name: word for name, word in words.items() if word not in (None, ())})
 
 
-def _one_or_all(row: Declaration, word: Any) -> Any:
-    """The words of an option that takes several; of any other the only one."""
-    if row.is_multiple or not isinstance(word, tuple):
-        return word
-    if len(word) > 1:
-        value = "" if row.reader is None else f", {row.flag} {row.reader.metavar}"
-        raise UsageError(f"{row.flag} is given {len(word)} times, {' and '.join(word)}: give it once{value}")
-    return next(iter(word), None)
+def _one_or_all(row: Declaration, words: Any) -> Any:
+    """The words of an option that takes several, lists as one list; of several paths none is left out in silence."""
+    if row.is_multiple or not isinstance(words, tuple):
+        return words
+    if row.reader is not None and "[," in row.reader.metavar:
+        return ",".join(words) or None
+    if len(words) > 1 and Path in row.types:
+        raise UsageError(f"{row.flag} is given {len(words)} times, {' and '.join(words)}: give it once")
+    return words[-1] if words else None

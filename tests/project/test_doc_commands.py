@@ -71,7 +71,7 @@ SHORTER = {
     "plan": ["--seconds", "0.02", "--lr-size", "12x10", "--target-fps", "0.5", "--target-ms", "2000", "--no-quality"],
     "profile": ["--seconds", "0.1", "--lr-size", "12x10", "--no-memory"],
 }
-"""Options that shorten commands; the last of a repeated option counts."""
+"""Options that shorten commands; the last of a repeated option counts, of lists this one alone."""
 THROUGH_PHI = ("clsd", "csd", "csd-lite", "dckd")
 NETWORKS: dict[str, tuple[str, Spec]] = {
     "edsr.pt": ("edsr-pytorch", EDSRSpec(scale=4, width=8, depth=2)),
@@ -270,6 +270,8 @@ def reason_not_to_run(line: Line) -> str | None:
 
 def shortened(line: Line) -> list[str]:
     verb, words = line.words[1], list(line.words[1:])
+    if "--lr-size" in words and verb == "profile":
+        del words[(at := words.index("--lr-size")) : at + 2]
     words += SHORTER.get(verb, [])
     if verb == "compress":
         words += ["--set", "phi=teacher"] if set(THROUGH_PHI) & set(words) else []

@@ -114,8 +114,12 @@ def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, c
         (["--data", "nowhere"], 1, "nowhere does not exist"),
         (["--val", "nowhere"], 1, "nowhere does not exist"),
         (["--lr-images", "nowhere", "--data", "nowhere"], 2, "--lr-images names the LR images of one --data, and 2"),
-        (["--width", "0.5", "--width", "0.25"], 2, "--width is given 2 times, 0.5 and 0.25: give it once"),
-        (["--baselines", "fit", "--baselines", "scratch"], 2, "give it once, --baselines NAME[,NAME]"),
+        (
+            ["--init-from", "a.pt", "--init-from", "b.pt"],
+            2,
+            "--init-from is given 2 times, a.pt and b.pt: give it once",
+        ),
+        (["--baselines", "scratch", "--baselines", "fast"], 2, "'fast' is not one of them"),
         (["--student", "edsr:widht=3"], 2, "width"),
     ],
 )
@@ -138,8 +142,7 @@ def test_several_folders_are_one_set(teacher, tmp_path):
     several, one = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("several", "one"))
     assert several["options"]["data"] == [str(first), str(second)]
     assert several["data"] == one["data"] and several["data"]["used"] == 6
-    students = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("several", "one")]
-    assert students[0] == students[1]
+    assert len({(tmp_path / name / "student.safetensors").read_bytes() for name in ("several", "one")}) == 1
 
 
 @pytest.mark.ci

@@ -86,7 +86,9 @@ def painted(*words: str) -> PaintOptions:
 
 
 def test_python_and_the_command_line_give_the_same_options() -> None:
-    words = "x.pt --layers 3 --ratio 1 --colour blue --word a --word b --extra k=0.5 --sizes 3x4,5x6 --gif --tiff"
+    words = (
+        "x.pt --layers 3 --ratio 1 --colour blue --word a --word b --extra k=0.5 --sizes 3x4 --sizes 5x6 --gif --tiff"
+    )
     python = paint(
         "x.pt",
         layers=3,

@@ -33,7 +33,6 @@ def test_a_gain_below_two_sd_of_the_paired_difference_is_none() -> None:
         ([30.5], [30.0], 0.5, None, "spread unknown"),
         # Both are equal to the teacher: their infinite figures do not differ.
         ([inf, inf], [inf, inf], 0.0, 0.0, "no difference"),
-        # A figure is missing.
         ([nan, 31.0], [30.0, 30.0], nan, nan, "spread unknown"),
     ):
         gain = Gain.between("scratch", recipe, baseline)
