@@ -22,6 +22,10 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
+class TookTooLong(SrkdError):
+    """A program had no result in the time that it was given."""
+
+
 class UsageError(SrkdError):
     """An error in the command line or in a setting, found before any work was done."""
 

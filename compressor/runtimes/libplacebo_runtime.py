@@ -80,7 +80,7 @@ class LibplaceboRuntime(FileRuntime):
         require_cpu(options.device, "libplacebo")
         super().__init__(path, options)
         self.metadata, text = _read(path)
-        self._shader = text.encode()
+        self._shader, self._seconds = text.encode(), options.call_seconds
         self.precision = "fp16" if HALF_TYPE in text else "fp32"
         self.spec = read_spec(self.metadata, self.label)
         if self.spec is None:
@@ -102,9 +102,9 @@ class LibplaceboRuntime(FileRuntime):
         frames[..., :channels] = images.transpose(0, 2, 3, 1)
         with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
             try:
-                output = play(self._shader, frames.tobytes(), (width, height), pixels, scale, folder)
+                output = play(self._shader, frames.tobytes(), (width, height), pixels, scale, folder, self._seconds)
             except SrkdError as error:
-                raise SrkdError(f"{self.label}: {error}") from error
+                raise type(error)(f"{self.label}: {error}") from error
         shape = (count, height * scale, width * scale, components)
         if len(output) != 2 * np.prod(shape):
             raise SrkdError(f"{self.label}: ffmpeg returned {len(output)} bytes for {tuple(images.shape)}")

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from functools import cache
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, TookTooLong
 
 TIMEOUT_SECONDS = 1800
 VULKAN = ("-init_hw_device", "vulkan=vk", "-filter_hw_device", "vk")
@@ -30,7 +30,15 @@ def player_missing() -> str | None:
     return None
 
 
-def play(shader: bytes, frames: bytes, size: tuple[int, int], pixels: str, scale: int, folder: str) -> bytes:
+def play(
+    shader: bytes,
+    frames: bytes,
+    size: tuple[int, int],
+    pixels: str,
+    scale: int,
+    folder: str,
+    seconds: float | None = None,
+) -> bytes:
     """Return the frames (raw pixels of 16 bits) that a shader makes of `frames`, enlarged by `scale`.
 
     `size` is (width, height), `pixels` ffmpeg's name of their format. `folder` is a temporary one for the shader:
@@ -45,24 +53,29 @@ def play(shader: bytes, frames: bytes, size: tuple[int, int], pixels: str, scale
     )
     raw = ("-f", "rawvideo", "-pix_fmt", pixels)
     enlarging = (*raw, "-s", f"{width}x{height}", "-i", "pipe:0", "-vf", filters, *raw, "pipe:1")
-    code, enlarged, errors = _call(*VULKAN, *enlarging, frames=frames, folder=folder)
+    code, enlarged, errors = _call(*VULKAN, *enlarging, frames=frames, folder=folder, seconds=seconds)
     # A shader that cannot be compiled is left out, with a line at the level of errors and exit code 0.
     if code or errors.strip():
         raise SrkdError(f"ffmpeg's libplacebo does not run the shader: {_last_line(errors)}")
     return enlarged
 
 
-def _call(*arguments: str, frames: bytes = b"", folder: str | None = None) -> tuple[int, bytes, bytes]:
+def _call(
+    *arguments: str, frames: bytes = b"", folder: str | None = None, seconds: float | None = None
+) -> tuple[int, bytes, bytes]:
+    seconds = seconds or TIMEOUT_SECONDS
     try:
         done = subprocess.run(  # noqa: S603 - the user's own ffmpeg
             ["ffmpeg", "-hide_banner", "-v", "error", *arguments],  # noqa: S607
             input=frames,
             cwd=folder,
             capture_output=True,
-            timeout=TIMEOUT_SECONDS,
+            timeout=seconds,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise TookTooLong(f"ffmpeg's libplacebo had no image after {seconds:g} s") from error
+    except OSError as error:
         raise SrkdError(f"ffmpeg cannot be run: {error}") from error
     return done.returncode, done.stdout, done.stderr
 

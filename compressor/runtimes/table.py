@@ -45,6 +45,8 @@ class OpenOptions:
     """True for a file that this process has just written: it needs no trial in a child process."""
     emulate_target: bool = False
     """True to compute as the hardware that the file is for, where the runtime differs from it on this machine."""
+    call_seconds: float | None = None
+    """The most seconds of a call, in a runtime that is a program; None: half an hour."""
 
 
 DEFAULTS = OpenOptions()

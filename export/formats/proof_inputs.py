@@ -6,7 +6,7 @@ of the range, and stripes, checks and dots of one pixel, which give larger featu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -38,6 +38,9 @@ RGB = {
 
 CELL = 16
 """Side of one pattern in pixels; an image holds as many as fit."""
+
+SMALL_SIDE = 24
+"""Side in pixels of the images for runtimes that take long."""
 
 DOT_STEP = 4
 """Distance in pixels between dots of one pixel."""
@@ -82,6 +85,18 @@ def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = Non
         name = f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
         inputs += [ProofInput(name, torch.rand(batch, channels, height, width, generator=generator))]
     return tuple(inputs)
+
+
+def few_and_small(inputs: Sequence[ProofInput]) -> tuple[ProofInput, ...]:
+    """The middles of the images, as a batch of photos and a batch of all others."""
+    batches = []
+    for photo, name in ((True, "photos"), (False, "colours, stripes and noise")):
+        images = [each.lr for each in inputs if each.photo == photo and min(each.lr.shape[-2:]) >= SMALL_SIDE]
+        if images:
+            batches.append(
+                ProofInput(name, torch.cat([centre_crop(lr, SMALL_SIDE, SMALL_SIDE) for lr in images]), photo)
+            )
+    return tuple(batches)
 
 
 def _colours(channels: int) -> dict[str, torch.Tensor]:

@@ -100,6 +100,9 @@ class Format(Requirements):
     """Formats that are always written with this one, for other machines."""
     float_format: str | None = None
     """The float format that an int8 file is timed against."""
+    check_seconds: float | None = None
+    """For a runtime that starts anew, perhaps for long, at each call: its files are compared last, on few and small
+    images, in at most so many seconds a call. None: any, on all images."""
 
     @property
     def description(self) -> str:
@@ -127,7 +130,7 @@ class Format(Requirements):
 
     def open(self, path: Path, context: Context = QUIET, *, emulate_target: bool = False) -> Runtime:
         """Open a file that srkd wrote in the format's runtime."""
-        options = OpenOptions(emulate_target=emulate_target, trusted=True)
+        options = OpenOptions(emulate_target=emulate_target, trusted=True, call_seconds=self.check_seconds)
         return RUNTIMES[self.runtime].load().open_file(path, options, context)
 
 
@@ -294,6 +297,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
                 module="export.convert.to_glsl",
                 bounds=bounds,
                 runtime="libplacebo",
+                check_seconds=60,
             )
             for name, suffix, precision, bounds, title in (
                 ("glsl", ".glsl", "fp32", SHADER, "sums in float32"),

@@ -92,15 +92,23 @@ def write_export(export: Export, context: Context = QUIET) -> ExportReport:
     export.require_possible()
     network, source, folder = export.network, export.source, export.folder
     report = ExportReport((), ())
-    hosts = tuple(write_host(HostJob(export, host, context)) for host in export.hosts)
-    if export.formats or not hosts:
+    hosts: dict[str, HostFolder] = {}
+    # Files that take long to check come last.
+    late = [host for host in export.hosts if any(FORMATS[file.format].check_seconds for file in host.files)]
+    for host in export.hosts:
+        if host not in late:
+            hosts[host.name] = write_host(HostJob(export, host, context))
+    if export.formats or not export.hosts:
         report = export_model(network, source, export.formats, folder, context, options=export.options)
+    hosts |= {host.name: write_host(HostJob(export, host, context)) for host in late}
     warning = warning_about(source, network.descriptor.scale)
     if any(file.path is not None for file in report.files):
         card, record = folder / f"{source.stem}.md", write_record(folder, report, source.sha256)
         if not write_card(card, network, export.facts, record):
             context.note(f"{card} is not a card of srkd export: it is left alone")
-    return replace(report, hosts=hosts, warning=warning, licence=source.licence)
+    return replace(
+        report, hosts=tuple(hosts[host.name] for host in export.hosts), warning=warning, licence=source.licence
+    )
 
 
 @dataclass(frozen=True)

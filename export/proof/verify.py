@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 
 from compressor.base.context import QUIET, Context
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, TookTooLong
 from compressor.models.networks.base import Network
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.conversion import IO
@@ -76,6 +76,8 @@ def verify(
             return Proof(None, NOT_FINITE.format(sample.name))
         try:
             actual = file(sample.lr)
+        except TookTooLong:
+            raise
         except SrkdError as error:
             return Proof(None, f"fails on {sample.name}: {error}")
         results.append(compare(sample, actual, expected, bounds, io, network))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +25,14 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.quantisation.description import Quantisation
+from compressor.runtimes import shader_player
 from compressor.runtimes.libplacebo_runtime import CHECKSUM, format_shader
 from compressor.runtimes.shader_player import player_missing
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.table import FORMATS
-from export.writing.exporting import Source, convert_to
+from export.writing.exporting import Source, convert_to, export_model
 from tests.support.exports import export_file
+from tests.support.hosts import export_for_hosts
 
 LUMA = PlainSpec(2, width=16, depth=4, channels=1)
 RGB = CompactSpec(2, width=8, depth=1)
@@ -280,6 +285,27 @@ def test_what_cannot_be_written_is_refused_in_one_line(network: object, name: st
     assert report.verdict == "unavailable" and report.reason is not None
     assert reason in report.reason and "\n" not in report.reason
     assert list(tmp_path.iterdir()) == []
+
+
+@plays
+def test_a_check_that_takes_too_long_is_left_and_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def run(command: list[str], **options: Any) -> None:
+        size = command[command.index("-s") + 1]
+        calls.append((size, options["timeout"], sorted(path.name for path in tmp_path.rglob("2x-*.onnx"))))
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    slow = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(shader_player, "subprocess", slow)
+    mpv, _ = export_for_hosts(build(RGB, seed=0).eval(), Source("a"), ["mpv", "ffmpeg"], tmp_path)
+    assert calls == 2 * [("24x24", 60, ["2x-a.onnx"])] and mpv.host == "mpv"
+    for file in mpv.files:
+        assert file.verdict == "unproved" and file.path is not None and file.path.is_file()
+        assert str(file.reason).startswith("not checked: ") and "no image after 60 s" in str(file.reason)
+    report = export_model(build(RGB, seed=0).eval(), Source("2x-b"), ["glsl", "onnx"], tmp_path)
+    assert calls[2][2] == ["2x-a.onnx", "2x-b.onnx"]
+    assert [file.format for file in report.files] == ["glsl", "onnx"]
 
 
 @pytest.mark.parametrize(
