@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +150,23 @@ class TeacherCache:
                 context.note(
                     f"teacher cache: tiles of this teacher are not exact; largest seam {255 * largest_seam:.2f} of 255"
                 )
-            shapes = zip(self.keys, self.inputs.heights.tolist(), self.inputs.widths.tolist(), strict=True)
-            return file.plane(
-                [Extent(positions[key] // FP16_BYTES, self.scale * h, self.scale * w) for key, h, w in shapes]
-            )
+            return file.plane(self._extents([positions[key] for key in self.keys]))
+
+    def rehearse(self, teacher: Teacher) -> tuple[Plane, float]:
+        """Zeros in place of the outputs, to try steps with, and the seconds that `fill` will take, by one image."""
+        there, seconds = self.file.positions(dict(zip(self.keys, self.sizes, strict=True))), 0.0
+        missing = [index for index, key in enumerate(self.keys) if key not in there]
+        if missing:
+            began = time.perf_counter()
+            self._output(teacher, missing[0])
+            share = sum(self.sizes[index] for index in missing) / self.sizes[missing[0]]
+            seconds = (time.perf_counter() - began) * share
+        starts = [0, *accumulate(self.sizes)]
+        return plane_of(torch.zeros(starts.pop() // FP16_BYTES, dtype=torch.float16), self._extents(starts)), seconds
+
+    def _extents(self, starts: Sequence[int]) -> list[Extent]:
+        shapes = zip(starts, self.inputs.heights.tolist(), self.inputs.widths.tolist(), strict=True)
+        return [Extent(start // FP16_BYTES, self.scale * h, self.scale * w) for start, h, w in shapes]
 
     def _output(self, teacher: Teacher, index: int) -> tuple[torch.Tensor, float]:
         """Return the unclamped output for one image in half precision, and the seam if tiles are not exact."""

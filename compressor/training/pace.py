@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 
 WARM_UP_STEPS = 1
 """Number of first steps that are not timed: they also allocate, compile and read files."""
@@ -12,17 +14,23 @@ WINDOW_SECONDS = 30.0
 
 
 class Pace:
-    """The speed of the steps from `done` to `steps`."""
+    """The speed of the steps from `done` on, of stages that end at `ends`; `costs` compares their steps."""
 
-    def __init__(self, done: int, steps: int) -> None:
-        self.first, self.done, self.steps = done, done, steps
+    def __init__(self, done: int, ends: Sequence[int], costs: Sequence[float] = ()) -> None:
+        self.first, self.done, self.ends = done, done, ends
+        self.costs = costs or [1.0] * len(ends)
         self.began = time.monotonic()
         self._times: deque[tuple[float, int]] = deque([(self.began, done)])
         self._warm: tuple[float, int] | None = None
 
     def step(self, done: int) -> None:
         """Record the end of a step."""
-        now, self.done = time.monotonic(), done
+        now, before = time.monotonic(), self.done
+        self.done = done
+        if before in self.ends:
+            # A stage begins, with a speed of its own.
+            self.first, self.began, self._warm = before, self._times[-1][0], None
+            self._times = deque([self._times[-1]])
         if self._warm is None and done - self.first >= WARM_UP_STEPS:
             self._warm = now, done
         self._times.append((now, done))
@@ -37,12 +45,17 @@ class Pace:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the last step at the mean speed so far, including validations."""
+        """Seconds until the last step: the stage at its mean speed so far, validations included, later ones by what
+        their steps cost beside its own."""
         start, before = self._warm or (self.began, self.first)
         if self.done <= before:
             start, before = self.began, self.first
         seconds = (self._times[-1][0] - start) / max(1, self.done - before)
-        return seconds * (self.steps - self.done)
+        stage, steps = bisect_left(self.ends, self.done), 0.0
+        for number, (end, cost) in enumerate(zip(self.ends, self.costs, strict=True)):
+            begins = max(self.done, self.ends[number - 1] if number else 0)
+            steps += max(0, end - begins) * cost / self.costs[stage]
+        return seconds * steps
 
     def line(self, loss: float) -> str:
         """Return a line such as `loss 0.0213, 4.85 steps/s`."""

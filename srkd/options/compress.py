@@ -216,6 +216,8 @@ class TrainingOptions(Group):
     recipes; --set then.KEY=VALUE changes the second."""
     steps: Annotated[int | None, Field(ge=1), Option(unset="the recipe's")] = None
     """Updates; milestones and warm-up are rescaled."""
+    minutes: Annotated[float | None, Field(gt=0), Option(unset="as long as the steps take")] = None
+    """Minutes until the run ends, in place of steps: as many as fit, by real ones of each stage."""
     batch: Annotated[int | None, Field(ge=1), Option(unset="the recipe's")] = None
     """Patches in a batch, over all processes."""
     lr_patch: Annotated[int | None, Field(ge=1), Option(unset="the recipe's")] = None
@@ -336,6 +338,13 @@ class CompressOptions(Options):
             raise UsageError(f"--set {THEN}{training.then_settings[0]}: there is no second recipe; add --then pams")
         if training.then is not None and self.is_compared:
             raise UsageError("--then makes one student: leave out --with-baseline, --baselines, --seeds and --sweep")
+        if training.minutes is not None:
+            if training.steps is not None:
+                raise UsageError(
+                    f"--minutes {training.minutes:g} chooses the steps: leave out --steps {training.steps}"
+                )
+            if training.then is not None or self.is_compared:
+                raise UsageError("--minutes is for one run, and runs of a plan have equal steps: give --steps")
         given = {**vars(self.student), **vars(training)}
         for key in training.own_keys:
             for name in DECIDED_BY.get(key, ()):

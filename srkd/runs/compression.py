@@ -32,6 +32,7 @@ from srkd.runs.plan import RunPlan
 from srkd.runs.run import new_run_file, train
 from srkd.runs.second import plan_two_recipes
 from srkd.runs.target import check_target
+from srkd.runs.trial_steps import decide_for_minutes
 from srkd.runs.trials import plan_trials
 
 
@@ -80,7 +81,8 @@ def begin(options: CompressOptions, context: Context) -> RunFile:
             return plan_two_recipes(options, context)
         if options.is_compared:
             return plan_trials(options, context)
-        return new_run_file(decide(options, context))
+        decided = decide if options.training.minutes is None else decide_for_minutes
+        return new_run_file(decided(options, context))
 
 
 def _train(folder: Path, contents: RunFile, context: Context, *, accept_changed_code: bool = False) -> CompressReport:

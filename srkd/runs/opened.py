@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,9 +10,13 @@ import torch
 from compressor.base.choices import Goal
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
+from compressor.data.batches import Batches, draw_calibration_patches
 from compressor.data.label_margin import LabelMargin
+from compressor.data.placement import place_on_device
 from compressor.data.prepare import Data
 from compressor.data.teacher_cache import TeacherCache
+from compressor.models.fitting.fit import fit
+from compressor.models.fitting.patches import PATCH
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.torch_runtime import torch_device
@@ -114,6 +119,38 @@ def open_run(spec: RunSpec, context: Context) -> OpenRun:
         read=lambda: Validation(data.validation, shape.scale, spec.goal, judge, context),
     )
     return OpenRun(spec, device, teacher, student, methods, data, cache, validation)
+
+
+def build_batches(run: OpenRun, context: Context) -> Batches:
+    """This process's part of every batch, without outputs of the teacher cache."""
+    rule, margin = run.spec.preset.schedule, run.label_margin
+    images = run.data.train if run.spec.labels == "original" else replace(run.data.train, hr=None)
+    store = place_on_device(images, run.device, context.note)
+    batches = Batches.for_store(
+        store,
+        batch=rule.batch,
+        lr_patch=rule.lr_patch,
+        seed=run.spec.seed,
+        device=run.device,
+        candidates=rule.crop_candidates,
+    )
+    batches = replace(batches, teacher_side=margin.side if margin is not None and margin.pixels else None)
+    return batches.for_samples(context.processes.rank.share(rule.batch))
+
+
+def solve(run: OpenRun, teacher: Teacher, context: Context) -> tuple[Network, str]:
+    """The fitted student, and how it was made in words; once for all runs of an operation with the same fit."""
+    size, began = teacher.own_sizes.fixed_size, time.monotonic()
+    side = PATCH if size is None else min(size)
+
+    def solved() -> tuple[Network, str]:
+        patches = draw_calibration_patches(run.data.train, seed=run.spec.seed, side=side)
+        student = fit(teacher, run.student.network.spec, patches, context=context)
+        on = f"{len(patches)} patches of {patches.shape[-1]}x{patches.shape[-2]}"
+        return student, f"solved for in {time.monotonic() - began:.0f} s on {on}"
+
+    key = (id(run.teacher), id(run.data), run.spec.seed, run.student.network.spec)
+    return context.once("solved", *key, read=solved)
 
 
 def student_shape(spec: RunSpec) -> Spec:

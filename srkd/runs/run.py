@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
 from compressor.base.machine import count_threads, machine_facts, torch_threads
 from compressor.base.memory import keep_freed_memory
-from compressor.data.batches import Batches, draw_calibration_patches
-from compressor.data.placement import place_on_device
+from compressor.data.batches import Batches
 from compressor.degradation.names import METADATA as DEGRADATION
 from compressor.images.scores import GOAL_WORDS, without_network
 from compressor.images.sheet import write_sheet
@@ -27,8 +27,6 @@ from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.models.fitting.fit import fit
-from compressor.models.fitting.patches import PATCH
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import cost
 from compressor.models.quantisation.quantisers import round_biases
@@ -47,7 +45,8 @@ from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
 from srkd.record.run_file import RunFile, find_run_file
 from srkd.record.run_spec import RunSpec
 from srkd.runs.code import require_same_code, used_code
-from srkd.runs.opened import ChangedInput, OpenRun, open_run
+from srkd.runs.opened import ChangedInput, OpenRun, build_batches, open_run, solve
+from srkd.runs.trial_steps import stage_costs
 from srkd.version import __version__
 
 STOPPING = "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
@@ -130,23 +129,6 @@ def _note_what_changed(began: RunFile, note: Note) -> None:
         )
 
 
-def build_batches(run: OpenRun, context: Context) -> Batches:
-    """This process's part of every batch, without outputs of the teacher cache."""
-    rule, margin = run.spec.preset.schedule, run.label_margin
-    images = run.data.train if run.spec.labels == "original" else replace(run.data.train, hr=None)
-    store = place_on_device(images, run.device, context.note)
-    batches = Batches.for_store(
-        store,
-        batch=rule.batch,
-        lr_patch=rule.lr_patch,
-        seed=run.spec.seed,
-        device=run.device,
-        candidates=rule.crop_candidates,
-    )
-    batches = replace(batches, teacher_side=margin.side if margin is not None and margin.pixels else None)
-    return batches.for_samples(context.processes.rank.share(rule.batch))
-
-
 @dataclass(frozen=True)
 class TrainingRun:
     """One run in its folder, from the first step (or the last saved state) to the report."""
@@ -189,6 +171,10 @@ class TrainingRun:
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
         batches = self._label(build_batches(run, self.context), teacher)
+        ends = tuple(accumulate(stage.schedule.steps for stage in stages))
+        costs: tuple[float, ...] = ()
+        if state.done < steps and len(stages) > 1 and not run.mode.compiled:
+            costs = tuple(cost.ms for cost in stage_costs(run, batches, self.context))
         processes.stop_request.acknowledge = lambda: self.context.note(STOPPING)
         with catch_signals(processes.stop_request):
             events = RunEvents(
@@ -197,7 +183,7 @@ class TrainingRun:
                 validation=run.validation,
                 pictures=[number - 1 for number in as_tuple(run.spec.options.run.track_images or 1)],
                 context=self.context,
-                pace=Pace(state.done, steps),
+                pace=Pace(state.done, ends, costs),
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
             Trainer(stages, state, batches, teacher, events, seed=run.spec.seed, context=self.context).run()
@@ -256,20 +242,14 @@ class TrainingRun:
 
         Return the scores before the first step, if the student is solved for or cut from a turned teacher; else None.
         """
-        run, first, began = self.run, self.run.student, time.monotonic()
+        run, first = self.run, self.run.student
         if teacher is None or not first.is_computed:
             return None
         sliced = None if first.plain_slice is None else self._judge(first.plain_slice.to(run.device).eval())
         how = "the teacher's strongest directions come first"
         if first.start.init == "fit":
-            # Once for all runs of a plan that start from the same fit.
-            solved, patches = self.context.once(
-                "solved",
-                *(id(run.teacher), id(run.data), run.spec.seed, first.network.spec),
-                read=lambda: self._solve(teacher),
-            )
+            solved, how = solve(run, teacher, self.context)
             first.network.load_state_dict(solved.state_dict())
-            how = f"solved for in {time.monotonic() - began:.0f} s on {patches}"
         untrained = ScoresBeforeTraining(self._judge(first.network.to(run.device).eval()), sliced)
         others = {"slice": untrained.slice, reference.name: reference.bicubic.by(run.goal)}
         if run.goal == "original" and reference.teacher is not None:
@@ -279,14 +259,6 @@ class TrainingRun:
             f"({', '.join(f'{name} {psnr:.3f}' for name, psnr in others.items() if psnr is not None)})"
         )
         return untrained
-
-    def _solve(self, teacher: Teacher) -> tuple[Network, str]:
-        """The fitted student, and the patches on which it was solved for, in words."""
-        run, size = self.run, teacher.own_sizes.fixed_size
-        side = PATCH if size is None else min(size)
-        patches = draw_calibration_patches(run.data.train, seed=run.spec.seed, side=side)
-        student = fit(teacher, run.student.network.spec, patches, context=self.context)
-        return student, f"{len(patches)} patches of {patches.shape[-1]}x{patches.shape[-2]}"
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
         """Batches with cached teacher outputs, if any; the leader fills the cache, then processes elsewhere."""
