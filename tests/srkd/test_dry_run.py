@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from torch import nn
 
 import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from srkd.cli.main import run
@@ -70,6 +75,62 @@ def test_a_foreign_teacher_shows_outputs_alone(tmp_path: Path, photos: Path) -> 
     report = dry_run(CompressOptions.of(teacher=file, data=photos, **words), Context())
     assert report.teacher is not None and report.teacher.macs is None
     assert "unknown MACs" in dict(report.rows())["teacher"]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A clock by which a forward pass of the student takes a second, one of the teacher ten, and nothing else any."""
+    clock = SimpleNamespace(now=0.0)
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, name, lambda: clock.now)
+    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: advance(module))
+
+    def advance(module: nn.Module) -> None:
+        if isinstance(module, Network):
+            clock.now += 10.0 if module.params > 5_000 else 1.0
+
+    yield clock
+    hook.remove()
+
+
+@pytest.mark.parametrize(("recipe", "cached"), [("logits", False), ("logits", True), ("perceptual", False)])
+def test_a_run_of_some_minutes_ends_within_a_tenth_of_them(
+    clock: SimpleNamespace, teacher: Path, photos: Path, tmp_path: Path, recipe: str, cached: bool
+) -> None:
+    words = {"settings": (*SMALL, "phi=teacher") if recipe == "perceptual" else SMALL, "teacher_cache": cached}
+    student, lines = "edsr:width=4,depth=1,scale=2", list[str]()
+    report = srkd.compress(
+        teacher,
+        recipe=recipe,
+        goal="teacher",
+        data=photos,
+        student=student,
+        init="random",
+        minutes=30,
+        announce=lines.append,
+        out=tmp_path / "run",
+        **words,
+    )
+    assert clock.now == pytest.approx(1800, rel=0.1), lines
+    spec = read_run_file(tmp_path / "run").spec
+    assert spec.options.training.steps == report.steps and spec.options.training.minutes is None
+    assert any(line.startswith(f"--minutes 30: {report.steps:,} steps of ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"minutes": 1, "steps": 2}, "--minutes 1 chooses the steps: leave out --steps 2"),
+        ({"minutes": 1, "seeds": 2}, "--minutes is for one run"),
+        ({"minutes": 0.01}, "--minutes: 0 s are left before the first step, and a step takes about"),
+    ],
+)
+def test_minutes_that_cannot_be(
+    clock: SimpleNamespace, teacher: Path, photos: Path, tmp_path: Path, options: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(SrkdError) as error:
+        srkd.compress(teacher, data=photos, settings=SMALL, init="inherit", out=tmp_path / "run", **options)
+    assert str(error.value).startswith(line) and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

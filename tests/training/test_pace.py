@@ -42,13 +42,23 @@ def advance(pace: Pace, clock: list[float], steps: int, each: float) -> None:
 
 
 def test_speed_is_that_of_the_last_half_minute_and_the_time_left_includes_all_pauses(clock):
-    pace = Pace(50, 150)
+    pace = Pace(50, [150])
     advance(pace, clock, 11, 1.0)
     assert pace.seconds_left == pytest.approx(89.0)
     clock[0] += 100.0  # a validation
     advance(pace, clock, 40, 1.0)
     assert pace.steps_per_second == pytest.approx(1.0)
     assert pace.seconds_left == pytest.approx(150 / 50 * 49)
+
+
+def test_later_stages_count_by_what_their_steps_cost(clock):
+    pace = Pace(0, [60, 100], [200.0, 600.0])
+    advance(pace, clock, 30, 1.0)
+    assert pace.seconds_left == pytest.approx(30 + 40 * 3)
+    advance(pace, clock, 30, 1.0)
+    advance(pace, clock, 10, 5.0)
+    assert pace.seconds_left == pytest.approx(30 * 5.0), "the stage's own speed, not that of the first"
+    assert pace.steps_per_second == pytest.approx(1 / 5)
 
 
 class Watched:
