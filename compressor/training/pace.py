@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 
@@ -14,11 +13,10 @@ WINDOW_SECONDS = 30.0
 
 
 class Pace:
-    """The speed of the steps from `done` on, of stages that end at `ends`; `costs` compares their steps."""
+    """The speed of the steps from `done` on, of stages that end at `ends`."""
 
-    def __init__(self, done: int, ends: Sequence[int], costs: Sequence[float] = ()) -> None:
+    def __init__(self, done: int, ends: Sequence[int]) -> None:
         self.first, self.done, self.ends = done, done, ends
-        self.costs = costs or [1.0] * len(ends)
         self.began = time.monotonic()
         self._times: deque[tuple[float, int]] = deque([(self.began, done)])
         self._warm: tuple[float, int] | None = None
@@ -45,17 +43,12 @@ class Pace:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the last step: the stage at its mean speed so far, validations included, later ones by what
-        their steps cost beside its own."""
+        """Seconds until the last step at the mean speed of this stage so far, validations included."""
         start, before = self._warm or (self.began, self.first)
         if self.done <= before:
             start, before = self.began, self.first
         seconds = (self._times[-1][0] - start) / max(1, self.done - before)
-        stage, steps = bisect_left(self.ends, self.done), 0.0
-        for number, (end, cost) in enumerate(zip(self.ends, self.costs, strict=True)):
-            begins = max(self.done, self.ends[number - 1] if number else 0)
-            steps += max(0, end - begins) * cost / self.costs[stage]
-        return seconds * steps
+        return seconds * (self.ends[-1] - self.done)
 
     def line(self, loss: float) -> str:
         """Return a line such as `loss 0.0213, 4.85 steps/s`."""

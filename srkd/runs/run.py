@@ -46,7 +46,6 @@ from srkd.record.run_file import RunFile, find_run_file
 from srkd.record.run_spec import RunSpec
 from srkd.runs.code import require_same_code, used_code
 from srkd.runs.opened import ChangedInput, OpenRun, build_batches, open_run, solve
-from srkd.runs.trial_steps import stage_costs
 from srkd.version import __version__
 
 STOPPING = "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
@@ -171,10 +170,6 @@ class TrainingRun:
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
         batches = self._label(build_batches(run, self.context), teacher)
-        ends = tuple(accumulate(stage.schedule.steps for stage in stages))
-        costs: tuple[float, ...] = ()
-        if state.done < steps and len(stages) > 1 and not run.mode.compiled:
-            costs = tuple(cost.ms for cost in stage_costs(run, batches, self.context))
         processes.stop_request.acknowledge = lambda: self.context.note(STOPPING)
         with catch_signals(processes.stop_request):
             events = RunEvents(
@@ -183,7 +178,7 @@ class TrainingRun:
                 validation=run.validation,
                 pictures=[number - 1 for number in as_tuple(run.spec.options.run.track_images or 1)],
                 context=self.context,
-                pace=Pace(state.done, ends, costs),
+                pace=Pace(state.done, tuple(accumulate(stage.schedule.steps for stage in stages))),
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
             Trainer(stages, state, batches, teacher, events, seed=run.spec.seed, context=self.context).run()
