@@ -18,11 +18,15 @@ from compressor.models.checkpoints.load import load_checkpoint, read_states
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.compact import SRVGG, CompactSpec
 from compressor.models.networks.registry import NETWORKS, architecture, build
+from compressor.models.networks.rrdbnet import RRDBNetSpec
 from compressor.models.networks.span import NO_MEAN, SPANSpec
 from compressor.teachers.teacher import load_teacher
+from export.convert.to_ncnn import convert
+from export.formats.conversion import Conversion
 from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
-from tests.support.ncnn_files import compact_file, rrdbnet_file, run_ncnn, span_file
+from tests.support.ncnn_files import compact_file, raw, rrdbnet_file, run_ncnn, span_file
+from tests.support.ncnn_mutants import misread, mutants
 from tests.support.shared import needs_shared, shared
 
 IMAGE = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(0))
@@ -84,6 +88,21 @@ def test_ncnn_computes_the_same_from_that_file(name: str, tmp_path: Path) -> Non
     torch.testing.assert_close(sr, run_ncnn(path, IMAGE), rtol=0, atol=2e-5)
 
 
+@pytest.mark.extras
+@pytest.mark.parametrize(
+    "spec",
+    [CompactSpec(2, width=6, depth=1), SPANSpec(2, width=4, depth=1), RRDBNetSpec(4, width=4, growth=3, depth=1)],
+    ids=lambda spec: spec.arch,
+)
+def test_a_changed_file_is_refused_or_read_as_ncnn_computes_it(spec: Spec, tmp_path: Path) -> None:
+    pytest.importorskip("ncnn")
+    pytest.importorskip("pnnx")
+    convert(Conversion(build(spec, seed=1), tmp_path / f"{spec.arch}.param", {}))
+    read, wrong = misread(mutants(tmp_path / f"{spec.arch}.param", 400, tmp_path), IMAGE)
+    assert not wrong
+    assert read > 10
+
+
 def rrdbnet_state(ups: int, inputs: int = 3, width: int = 6, growth: int = 3) -> dict[str, Tensor]:
     rows = {"conv_first": (inputs, width), "conv_body": (width, width), "conv_hr": (width, width)}
     rows |= {f"conv_up{index + 1}": (width, width) for index in range(ups)}
@@ -141,10 +160,14 @@ def test_a_file_that_ends_with_a_resize_is_the_network_before_it(tmp_path: Path)
     network = build(CompactSpec(4, width=6, depth=1), seed=1)
     file = compact_file(tensors_of(network, SRVGG.name), 4)
     file.add("Interp", [len(file.layers) - 1], "0=3 1=0.5 2=0.5")
-    loaded = load_checkpoint(file.write(tmp_path))
-    assert loaded.network.spec == network.spec
+    path = file.write(tmp_path)
+    loaded = load_checkpoint(path)
     assert loaded.network.fingerprint() == network.fingerprint()
-    assert "0.5" in loaded.notes[0]
+    assert "x4 image bicubically to x2: this reduction is left out, the network is x4" in loaded.notes[0]
+    for other in ("1=0.5 2=0.25", "1=0.3 2=0.3", "1=0.5 2=0.5 3=18", "1=0.5 2=0.5 6=1"):
+        in_param(path.read_text().rpartition("0=3 ")[2], f"{other}\n")(path)
+        with pytest.raises(SrkdError, match="is not one of Compact"):
+            load_checkpoint(path)
 
 
 def in_param(old: str, new: str) -> Callable[[Path], None]:
@@ -172,10 +195,27 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a negative size": (in_param("0=6", "0=-6"), "a size is 1 or more"),
     "more blobs than words": (in_param("Convolution l1 1 1", "Convolution l1 1 900000000"), "fewer blobs"),
     "eight bits": (in_param("5=1 6=162", "5=1 8=1 6=162"), "int8"),
+    "a second input": (in_param("12 13\n", "13 14\nInput more 0 1 more\n"), "0 layers take its .more."),
+    "a blob that is taken twice": (in_param("b8 b9", "b9 b9"), "0 layers take its .b8."),
+    "a number without a point": (in_param("2=2.0", "2=2"), "parameter 2 is 2, not a number with a point"),
+    "more digits than 32 bits": (in_param("2=2.0", "2=2.00000000001"), "not a number that ncnn reads"),
+    "a number over 32 bits": (in_param("0=6", "0=4294967302"), "not a whole number of 32 bits"),
+    "a second value": (in_param("0=2\n", "0=2 0=2\n"), "a second value of 0"),
+    "a fixed size": (in_param("2=2.0", "2=2.0 3=4"), "Interp.. is not one of Compact"),
+    "an activation's slope": (in_param("6=162", "6=162 -23310=1,0.1"), "Convolution.. is not one of Compact"),
+    "groups": (in_param("6=162", "6=162 7=2"), "parameter 7 of Convolution is not read"),
     "another layer": (in_param("PReLU l2", "Mish l2"), "Mish.. is not one of Compact"),
     "a cut end": (in_bin(lambda content: content[:-5]), "ends within layer .l7."),
     "weights as bytes": (in_bin(lambda content: (0x000D4B38).to_bytes(4, "little") + content[4:]), "int8 or packed"),
 }  # fmt: skip
+
+
+def test_a_second_constant_is_no_part_of_span(tmp_path: Path) -> None:
+    path = write(build(SPANSpec(2, width=4, depth=1)), tmp_path)
+    in_param("\n23 30\n", "\n24 31\nMemoryData more 0 1 more 0=1 1=1 2=3\n")(path)
+    in_bin(lambda content: raw(torch.zeros(3)) + content)(path)
+    with pytest.raises(SrkdError, match="0 layers take its 'more'"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("damage", REFUSED)

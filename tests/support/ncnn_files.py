@@ -70,8 +70,8 @@ def raw(tensor: Tensor) -> bytes:
     return values
 
 
-def run_ncnn(path: Path, image: Tensor) -> Tensor:
-    """Return the image that ncnn makes of one (C, h, w), in fp32."""
+def run_ncnn(path: Path, image: Tensor, output: str = "output") -> Tensor:
+    """Return the blob that ncnn makes of an image (C, h, w), in fp32."""
     import ncnn
 
     net = ncnn.Net()
@@ -82,8 +82,8 @@ def run_ncnn(path: Path, image: Tensor) -> Tensor:
     assert net.load_model(str(path.with_suffix(".bin"))) == 0
     array = np.ascontiguousarray(image.numpy())
     extractor = net.create_extractor()
-    extractor.input("data", ncnn.Mat(array).clone())
-    code, out = extractor.extract("output")
+    extractor.input(net.input_names()[0], ncnn.Mat(array).clone())
+    code, out = extractor.extract(output)
     assert code == 0
     return torch.from_numpy(np.array(out))
 

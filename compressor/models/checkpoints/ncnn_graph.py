@@ -7,6 +7,8 @@ the file before anything is read. Followed: ncnn's wiki, "param and model file s
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -18,8 +20,17 @@ from compressor.models.checkpoints.header import AGAIN, NCNN_MAGIC
 
 TEXT_BYTES_LIMIT = 4 * 2**20
 FP16_TAG = 0x01306B47
+FIRST_LIST = -23300
 
-Value = int | float | tuple[float, ...]
+WORD_CHARACTERS, VALUE_CHARACTERS, KEYS, WHOLE_LIMIT, FLOAT_LIMIT = 255, 15, 32, 2**31, 3.4e38
+WHOLE = re.compile(r"[+-]?[0-9]+")
+REAL = re.compile(r"[+-]?[0-9]{0,9}(\.[0-9]{0,9})?([eE][+-]?[0-9]{1,2})?")
+"""What ncnn takes as a whole number and as one with a point: it counts each run of digits in 32 bits, and cuts longer
+words without a message (src/paramdict.cpp).
+"""
+
+Number = int | float
+Value = Number | tuple[Number, ...]
 
 
 @dataclass(frozen=True)
@@ -37,24 +48,29 @@ class NcnnLayer:
         return value
 
     def number(self, key: int, default: float = 0.0) -> float:
-        value = self.params.get(key, default)
-        if isinstance(value, tuple):
-            raise SrkdError(f"layer {self.name[:60]!r}: parameter {key} is a list, not a number")
-        return float(value)
+        return self._real(key, self.params.get(key, default))
 
     def numbers(self, key: int) -> tuple[float, ...]:
-        value = self.params.get(key, ())
-        return value if isinstance(value, tuple) else (float(value),)
+        values = self.params.get(key, ())
+        if not isinstance(values, tuple):
+            raise SrkdError(f"layer {self.name[:60]!r}: parameter {key} is {values}, not a list")
+        return tuple(self._real(key, value) for value in values)
+
+    def _real(self, key: int, value: Value) -> float:
+        """ncnn takes the bits of a whole number as a float: 2 would be 3e-45."""
+        if isinstance(value, float) or value == 0:
+            return float(value)
+        raise SrkdError(f"layer {self.name[:60]!r}: parameter {key} is {str(value)[:40]}, not a number with a point")
 
 
 def read_layers(content: bytes) -> list[NcnnLayer]:
-    """Return the layers of a .param text."""
+    """Return the layers of a .param text; each blob is written once and read once, but for the last layer's."""
     lines = [line.split() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
     if not lines or lines[0] != [NCNN_MAGIC.decode()]:
         start = " ".join(lines[0])[:20] if lines else ""
         raise SrkdError(f"not a .param text of ncnn: it begins with {start!r} in place of {NCNN_MAGIC.decode()}")
     try:
-        layer_count, blob_count = map(int, lines[1])
+        layer_count, blob_count = map(_whole, lines[1])
         if layer_count != len(lines) - 2:
             raise SrkdError(f"it has {len(lines) - 2} layers and claims {layer_count}: {AGAIN}")
         layers = [_read_layer(words) for words in lines[2:]]
@@ -63,25 +79,55 @@ def read_layers(content: bytes) -> list[NcnnLayer]:
     blobs = [blob for layer in layers for blob in layer.outputs]
     if len(set(blobs)) != len(blobs) or len(blobs) > blob_count:
         raise SrkdError(f"its layers write {len(blobs)} blobs of {len(set(blobs))} names, and it claims {blob_count}")
+    reads = Counter(blob for layer in layers for blob in layer.inputs)
+    for layer in layers:
+        for blob in layer.outputs:
+            if reads[blob] != (layer is not layers[-1]):
+                raise SrkdError(
+                    f"layer {layer.name[:60]!r}: {reads[blob]} layers take its {blob[:60]!r}, ncnn gives a blob to one "
+                    "(a Split makes several), and that of the last layer is the image"
+                )
     return layers
 
 
 def _read_layer(words: Sequence[str]) -> NcnnLayer:
-    kind, name, inputs, outputs = words[0], words[1], int(words[2]), int(words[3])
+    kind, name, inputs, outputs = words[0], words[1], _whole(words[2]), _whole(words[3])
     first_output, end = 4 + inputs, 4 + inputs + outputs
     if min(inputs, outputs) < 0 or len(words) < end:
         raise ValueError(f"layer {name[:60]!r} names fewer blobs than it claims")
+    if max(map(len, words)) > WORD_CHARACTERS:
+        raise ValueError(f"layer {name[:60]!r} has a word of over {WORD_CHARACTERS} characters")
     params: dict[int, Value] = {}
     for word in words[end:]:
-        key, _, value = word.partition("=")
-        if int(key) <= -23300:
+        left, _, value = word.partition("=")
+        key = _whole(left)
+        is_list = key <= FIRST_LIST
+        if is_list:
+            key = FIRST_LIST - key
+        if key in params or not 0 <= key < KEYS:
+            raise ValueError(f"layer {name[:60]!r}: {word[:40]!r} is a second value of {key}, or one of no parameter")
+        if is_list:
             count, *values = value.split(",")
-            if int(count) != len(values):
+            if _whole(count) != len(values):
                 raise ValueError(f"layer {name[:60]!r}: {word[:40]!r} is a list of another length")
-            params[-int(key) - 23300] = tuple(map(float, values))
+            params[key] = tuple(map(_number, values))
         else:
-            params[int(key)] = float(value) if set(value) & set(".eE") else int(value)
+            params[key] = _number(value)
     return NcnnLayer(kind, name, tuple(words[4:first_output]), tuple(words[first_output:end]), params)
+
+
+def _whole(word: str) -> int:
+    if WHOLE.fullmatch(word) and len(word) <= VALUE_CHARACTERS and abs(int(word)) < WHOLE_LIMIT:
+        return int(word)
+    raise ValueError(f"{word[:40]!r} is not a whole number of 32 bits")
+
+
+def _number(word: str) -> Number:
+    if not set(word) & set(".eE"):
+        return _whole(word)
+    if REAL.fullmatch(word) and len(word) <= VALUE_CHARACTERS and abs(float(word)) < FLOAT_LIMIT:
+        return float(word)
+    raise ValueError(f"{word[:40]!r} is not a number that ncnn reads")
 
 
 def read_weights(layers: Sequence[NcnnLayer], handle: IO[bytes], size_bytes: int) -> list[dict[str, torch.Tensor]]:

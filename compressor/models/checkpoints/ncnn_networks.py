@@ -7,7 +7,8 @@ the code base: BasicSR's for Compact and RRDBNet, the official collapsed ones fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -22,8 +23,10 @@ READ = (
 )
 NEAREST, BICUBIC = 1, 3
 LEAKY_SLOPES = {0.0: "relu", 0.1: "leakyrelu"}
-BINARY = {0: "add", 1: "sub", 2: "mul", 3: "div"}
-FUSED = {1: "relu", 3: "clip", 4: "sigmoid", 5: "mish", 6: "hardswish"}
+BINARY = {0: "add", 1: "sub", 2: "mul"}
+RELU, LEAKY_RELU = 1, 2
+ONCE = ("Input", "MemoryData", "Convolution", "PReLU")
+"""Layers of which no two are the same: what they hold is not in their parameters."""
 
 Constants = tuple[float, ...]
 
@@ -45,7 +48,10 @@ class Expressions:
         return number
 
     def conv(self, name: str, x: int, size: int = 3) -> int:
-        return self("conv", x, constants=(size, size, 1, 1, *[size // 2] * 4), name=name)
+        return self("conv", x, constants=(size, size, 1, 1, 1, 1, *[size // 2] * 4, 0, 0), name=name)
+
+    def enlarged(self, x: int, scale: int) -> int:
+        return self("interp", x, constants=(NEAREST, scale, scale, 0, 0, 0, 0))
 
     def leaky(self, x: int, slope: float) -> int:
         return self("relu", x, constants=(slope,))
@@ -88,7 +94,9 @@ def read_network(
         if layer.kind == "MemoryData":
             if memory_shape(layer) != (3, 1, 1):
                 raise SrkdError(f"layer {layer.name[:60]!r} holds {memory_shape(layer)} values: a mean has (3, 1, 1)")
-            fields["mean"] = tuple(round(value, 7) for value in values["weight"].flatten().tolist())
+            fields["mean"] = mean = tuple(round(value, 7) for value in values["weight"].flatten().tolist())
+            if not all(map(math.isfinite, mean)):
+                raise SrkdError(f"layer {layer.name[:60]!r} holds NaN or infinity, not a mean")
     return tensors, fields, notes
 
 
@@ -102,26 +110,25 @@ def _recognise(layers: Sequence[NcnnLayer], facts: _Facts) -> tuple[dict[int, st
     kinds = {layer.kind for layer in layers}
     draw = _span if "Swish" in kinds else _rrdbnet if "Concat" in kinds else _compact
     label = {_span: "SPAN", _rrdbnet: "RRDBNet", _compact: "Compact"}[draw]
-    seen = len(expressions.numbers)
-    last, fields = draw(facts, expressions)
+    last, scale, fields = draw(facts, expressions)
     notes: tuple[str, ...] = ()
     resize = layers[-1]
-    if resize.kind == "Interp" and resize.integer(0) == BICUBIC and resize.number(1) < 1:
-        last = expressions("interp", last, constants=_interp(resize))
-        notes = (f"its last layer shrinks the image bicubically to {resize.number(1):g} of it: left out",)
+    share = resize.number(1) if resize.kind == "Interp" and resize.integer(0) == BICUBIC else 1
+    if 0 < share < 1 and float(scale * share).is_integer():
+        last = expressions("interp", last, constants=(BICUBIC, share, share, 0, 0, 0, 0))
+        left_out = f"its last layer reduces the x{scale} image bicubically to x{scale * share:g}"
+        notes = (f"{left_out}: this reduction is left out, the network is x{scale}",)
     expected = _with_inputs(last, expressions)
-    weighted: dict[int, int] = {}
+    first: dict[int, int] = {}
     for index, layer in enumerate(layers):
-        wrong = next((number for number in numbers[index] if number not in expected), None)
-        if wrong is None and layer.kind in ("Convolution", "PReLU") and numbers[index][0] in weighted:
-            wrong = numbers[index][0]
-        if wrong is not None:
+        is_second = layer.kind in ONCE and first.setdefault(numbers[index][0], index) != index
+        if is_second or not expected.issuperset(numbers[index]):
             raise SrkdError(f"layer {layer.name[:60]!r} ({layer.kind[:40]!r}) is not one of {label}: {READ}")
-        if layer.kind in ("Convolution", "PReLU"):
-            weighted[numbers[index][0]] = index
-    if last >= seen:
+    if numbers[-1][-1] != last:
         raise SrkdError(f"it ends too early for {label}, with layer {layers[-1].name[:60]!r}: {READ}")
-    return {index: expressions.names[number] for number, index in weighted.items()}, fields, notes
+    names = expressions.names
+    named = {index: names[number] for number, index in first.items() if number in names}
+    return named, {"scale": scale, **fields}, notes
 
 
 def _facts(layers: Sequence[NcnnLayer]) -> _Facts:
@@ -129,10 +136,10 @@ def _facts(layers: Sequence[NcnnLayer]) -> _Facts:
         return [layer for layer in layers if layer.kind == kind]
 
     convs = of("Convolution")
-    fused = next((layer for layer in convs if layer.integer(9) in (1, 2)), None)
+    fused = next((layer for layer in convs if layer.integer(9) in (RELU, LEAKY_RELU)), None)
     separate = next(iter(of("ReLU")), None)
     if fused is not None:
-        slope: float | None = (fused.numbers(10) or (0.0,))[0] if fused.integer(9) == 2 else 0.0
+        slope: float | None = (*fused.numbers(10), 0.0)[0]
     else:
         slope = separate.number(0) if separate is not None else None
     before_conv = layers[: layers.index(convs[0])] if convs else []
@@ -161,7 +168,7 @@ def _with_inputs(last: int, expressions: Expressions) -> set[int]:
     return found
 
 
-def _compact(facts: _Facts, of: Expressions) -> tuple[int, dict[str, object]]:
+def _compact(facts: _Facts, of: Expressions) -> tuple[int, int, dict[str, object]]:
     x = of("input")
     image, last = x, 2 * (facts.convs - 1)
     for index in range(0, last, 2):
@@ -172,14 +179,14 @@ def _compact(facts: _Facts, of: Expressions) -> tuple[int, dict[str, object]]:
     if facts.shuffle:
         x = of("shuffle", x, constants=(scale, 0))
     if facts.adds:
-        x = of("add", x, of("interp", image, constants=(NEAREST, scale, scale, 0)) if facts.nearest else image)
+        x = of("add", x, image if scale == 1 else of.enlarged(image, scale))
     act = "prelu" if facts.slope is None else LEAKY_SLOPES.get(round(facts.slope, 6))
     if act is None:
         raise SrkdError(f"its LeakyReLU has slope {facts.slope:g}: Compact has 0.1")
-    return x, {"act": act, "residual": facts.adds, "scale": scale}
+    return x, scale, {"act": act, "residual": facts.adds}
 
 
-def _rrdbnet(facts: _Facts, of: Expressions) -> tuple[int, dict[str, object]]:
+def _rrdbnet(facts: _Facts, of: Expressions) -> tuple[int, int, dict[str, object]]:
     def dense(x: int, name: str) -> int:
         features = [x]
         for index in range(1, 5):
@@ -201,13 +208,12 @@ def _rrdbnet(facts: _Facts, of: Expressions) -> tuple[int, dict[str, object]]:
         x = part(x, before)
     x = of("add", of.conv("conv_body", x), first)
     for index in range(facts.nearest):
-        x = of("interp", x, constants=(NEAREST, 2, 2, 0))
-        x = of.leaky(of.conv(f"conv_up{index + 1}", x), 0.2)
+        x = of.leaky(of.conv(f"conv_up{index + 1}", of.enlarged(x, 2)), 0.2)
     x = of.leaky(of.conv("conv_hr", x), 0.2)
-    return of.conv("conv_last", x), {}
+    return of.conv("conv_last", x), 2**facts.nearest // max(facts.unshuffle, 1), {}
 
 
-def _span(facts: _Facts, of: Expressions) -> tuple[int, dict[str, object]]:
+def _span(facts: _Facts, of: Expressions) -> tuple[int, int, dict[str, object]]:
     x = of("input")
     if facts.mean:
         x = of("sub", x, of("memory"))
@@ -227,7 +233,7 @@ def _span(facts: _Facts, of: Expressions) -> tuple[int, dict[str, object]]:
     scale = max(facts.shuffle, 1)
     if facts.shuffle:
         x = of("shuffle", x, constants=(scale, 0))
-    return x, {"img_range": facts.img_range, "mean": (0.0, 0.0, 0.0), "scale": scale}
+    return x, scale, {"img_range": facts.img_range, "mean": (0.0, 0.0, 0.0)}
 
 
 def _number(layers: Sequence[NcnnLayer], of: Expressions) -> list[tuple[int, ...]]:
@@ -239,18 +245,22 @@ def _number(layers: Sequence[NcnnLayer], of: Expressions) -> list[tuple[int, ...
         if missing is not None:
             raise SrkdError(f"layer {layer.name[:60]!r} takes {missing[:60]!r}, which no layer before it writes")
         inputs = [blobs[blob] for blob in layer.inputs]
-        if layer.kind == "Split" and len(inputs) == 1:
-            numbers.append(())
-            blobs |= dict.fromkeys(layer.outputs, inputs[0])
-            continue
-        make = _MAKERS.get(layer.kind) if len(layer.outputs) == 1 else None
-        numbers.append(make(layer, inputs, of) if make else (_unknown(layer, inputs, of),))
+        keys, make = _LAYERS.get(layer.kind, (layer.params, _unknown))
+        foreign = next((key for key in layer.params if key not in keys), None)
+        if foreign is not None:
+            raise SrkdError(f"layer {layer.name[:60]!r}: parameter {foreign} of {layer.kind} is not read: {READ}")
+        makes_one = layer.kind == "Split" or len(layer.outputs) == 1
+        numbers.append((make if makes_one else _unknown)(layer, inputs, of))
         blobs |= dict.fromkeys(layer.outputs, numbers[-1][-1])
     return numbers
 
 
-def _unknown(layer: NcnnLayer, inputs: list[int], of: Expressions) -> int:
-    return of(f"unknown {layer.kind}", *inputs)
+def _unknown(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
+    return (of(f"unknown {layer.kind}", *inputs),)
+
+
+def _split(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
+    return (inputs[0],) if len(inputs) == 1 and layer.outputs else _unknown(layer, inputs, of)
 
 
 def _convolution(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
@@ -258,17 +268,15 @@ def _convolution(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[
         raise SrkdError(f"layer {layer.name[:60]!r} computes in int8: only fp32 and fp16 are read")
     width, left, dilation, stride = layer.integer(1), layer.integer(4), layer.integer(2, 1), layer.integer(3, 1)
     top = layer.integer(14, left)
+    sizes = (width, layer.integer(11, width), dilation, layer.integer(12, dilation), stride, layer.integer(13, stride))
     pads = (left, top, layer.integer(15, left), layer.integer(16, top))
-    square = layer.integer(12, dilation) == dilation and layer.integer(13, stride) == stride
-    if not square or layer.number(18) or layer.integer(19):
-        return (_unknown(layer, inputs, of),)
-    conv = of("conv", *inputs, constants=(width, layer.integer(11, width), dilation, stride, *pads))
-    activation, constants = layer.integer(9), layer.numbers(10)
-    if not activation:
+    conv = of("conv", *inputs, constants=(*sizes, *pads, layer.number(18), layer.integer(19)))
+    activation, slopes = layer.integer(9), layer.numbers(10)
+    if not activation and not slopes:
         return (conv,)
-    if activation == 2:
-        return conv, of("relu", conv, constants=constants)
-    return conv, of(FUSED.get(activation, "unknown"), conv, constants=(0.0,) if activation == 1 else constants)
+    if (activation, len(slopes)) in ((RELU, 0), (LEAKY_RELU, 1)):
+        return conv, of.leaky(conv, *(slopes or (0.0,)))
+    return conv, *_unknown(layer, [conv], of)
 
 
 def _binary(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
@@ -280,40 +288,44 @@ def _eltwise(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int,
     """A sum with factors is one of products; a factor 1 is none."""
     factors = layer.numbers(1) or (1.0,) * len(inputs)
     if layer.integer(0) != 1 or len(factors) != len(inputs):
-        return (_unknown(layer, inputs, of),)
+        return _unknown(layer, inputs, of)
     terms = [x if factor == 1 else of("mul", x, constants=(factor,)) for x, factor in zip(inputs, factors, strict=True)]
     return (of("add", *terms),)
 
 
-def _interp(layer: NcnnLayer) -> Constants:
-    return (
-        layer.integer(0),
-        layer.number(1),
-        layer.number(2),
-        layer.integer(6),
-        *(layer.integer(k) for k in (3, 4, 5) if layer.integer(k)),
-    )
+def _interp(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
+    fixed = (layer.integer(key) for key in (3, 4, 5, 6))
+    return (of("interp", *inputs, constants=(layer.integer(0), layer.number(1, 1.0), layer.number(2, 1.0), *fixed)),)
 
 
-def _plain(kind: str, *keys: tuple[int, float]) -> Callable[[NcnnLayer, list[int], Expressions], tuple[int, ...]]:
-    """Return the maker of an operation with numbers: the keys and what they are if left out."""
+def _relu(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
+    return (of("relu", *inputs, constants=(layer.number(0),)),)
+
+
+Maker = Callable[[NcnnLayer, list[int], Expressions], tuple[int, ...]]
+
+
+def _plain(kind: str, *defaults: tuple[int, int]) -> Maker:
+    """Return the maker of an operation with whole numbers: the keys and what they are if left out."""
     return lambda layer, inputs, of: (
-        of(kind, *inputs, constants=tuple(layer.number(key, default) for key, default in keys)),
+        of(kind, *inputs, constants=tuple(layer.integer(key, default) for key, default in defaults)),
     )
 
 
-_MAKERS: Mapping[str, Callable[[NcnnLayer, list[int], Expressions], tuple[int, ...]]] = {
-    "Input": _plain("input"),
-    "MemoryData": _plain("memory"),
-    "Convolution": _convolution,
-    "PReLU": _plain("prelu"),
-    "ReLU": _plain("relu", (0, 0.0)),
-    "Swish": _plain("swish"),
-    "Sigmoid": _plain("sigmoid"),
-    "BinaryOp": _binary,
-    "Eltwise": _eltwise,
-    "Concat": _plain("concat", (0, 0.0)),
-    "PixelShuffle": _plain("shuffle", (0, 1.0), (1, 0.0)),
-    "Reorg": _plain("unshuffle", (0, 1.0), (1, 0.0)),
-    "Interp": lambda layer, inputs, of: (of("interp", *inputs, constants=_interp(layer)),),
+_LAYERS: Mapping[str, tuple[Collection[int], Maker]] = {
+    "Input": ((0, 1, 2, 11), _plain("input")),  # a size hint
+    "MemoryData": ((0, 1, 2), _plain("memory")),
+    "Convolution": ((0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19), _convolution),
+    "PReLU": ((0,), _plain("prelu")),
+    "ReLU": ((0,), _relu),
+    "Swish": ((), _plain("swish")),
+    "Sigmoid": ((), _plain("sigmoid")),
+    "BinaryOp": ((0, 1, 2), _binary),
+    "Eltwise": ((0, 1), _eltwise),
+    "Concat": ((0,), _plain("concat", (0, 0))),
+    "PixelShuffle": ((0, 1), _plain("shuffle", (0, 1), (1, 0))),
+    "Reorg": ((0, 1), _plain("unshuffle", (0, 1), (1, 0))),
+    "Interp": ((0, 1, 2, 3, 4, 5, 6), _interp),
+    "Split": ((), _split),
 }
+"""The parameters that are read of each layer, and what makes its expressions."""
