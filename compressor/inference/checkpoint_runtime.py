@@ -29,6 +29,8 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     label, compiled = options.label or path.stem, options.runtime == "torch-compiled"
+    for line in teacher.origin.notes if teacher.origin is not None else ():
+        context.note(f"{label}: {line}")
     if teacher.network is None:
         if compiled:
             raise UsageError(f"{path}: the {teacher.backend} model runs as it is, not compiled: use --runtime torch")

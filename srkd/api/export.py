@@ -59,6 +59,8 @@ def _network_and_source(options: ExportOptions, note: Note) -> tuple[Network, So
     else:
         given = resolve_checkpoint(options.model, note)
         loaded = load_checkpoint(given, scale=options.scale, arch_options=options.arch_options)
+        for line in loaded.notes:
+            note(f"{given}: {line}")
         network, folder = loaded.network, loaded.path.resolve().parent
         is_run = given.is_dir() or (folder / RUN_FOLDER_FACTS).is_file()
         source = Source(

@@ -23,6 +23,7 @@ from compressor.models.networks.span import NO_MEAN, SPANSpec
 from compressor.teachers.teacher import load_teacher
 from export.convert.to_ncnn import convert
 from export.formats.conversion import Conversion
+from srkd.cli.main import run
 from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
 from tests.support.ncnn_files import compact_file, raw, rrdbnet_file, run_ncnn, span_file
@@ -156,18 +157,33 @@ def test_a_run_finds_its_teacher_again_by_the_hash_of_its_weights(compact: Path)
     assert find_teacher_file(recorded) is None
 
 
-def test_a_file_that_ends_with_a_resize_is_the_network_before_it(tmp_path: Path) -> None:
-    network = build(CompactSpec(4, width=6, depth=1), seed=1)
-    file = compact_file(tensors_of(network, SRVGG.name), 4)
+@pytest.fixture
+def reduced(tmp_path: Path) -> Path:
+    """A file of x4 whose last layer halves the image."""
+    file = compact_file(tensors_of(build(CompactSpec(4, width=6, depth=1), seed=1), SRVGG.name), 4)
     file.add("Interp", [len(file.layers) - 1], "0=3 1=0.5 2=0.5")
-    path = file.write(tmp_path)
-    loaded = load_checkpoint(path)
-    assert loaded.network.fingerprint() == network.fingerprint()
-    assert "x4 image bicubically to x2: this reduction is left out, the network is x4" in loaded.notes[0]
+    return file.write(tmp_path)
+
+
+def test_a_file_that_ends_with_a_resize_is_the_network_before_it(reduced: Path) -> None:
+    assert (
+        load_checkpoint(reduced).network.fingerprint() == build(CompactSpec(4, width=6, depth=1), seed=1).fingerprint()
+    )
     for other in ("1=0.5 2=0.25", "1=0.3 2=0.3", "1=0.5 2=0.5 3=18", "1=0.5 2=0.5 6=1"):
-        in_param(path.read_text().rpartition("0=3 ")[2], f"{other}\n")(path)
+        in_param(reduced.read_text().rpartition("0=3 ")[2], f"{other}\n")(reduced)
         with pytest.raises(SrkdError, match="is not one of Compact"):
-            load_checkpoint(path)
+            load_checkpoint(reduced)
+
+
+@pytest.mark.parametrize(
+    "verb", ["inspect", "export --onnx", "compress --dry-run --teacher", "evaluate", "convert --to srvgg"]
+)
+def test_who_reads_the_scale_of_a_file_reads_what_is_left_out(
+    verb: str, reduced: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*verb.split(), str(reduced)]) == 0
+    printed = " ".join("".join(capsys.readouterr()).split())
+    assert "reduces the x4 image bicubically to x2: this reduction is left out, the network is x4" in printed
 
 
 def in_param(old: str, new: str) -> Callable[[Path], None]:
@@ -212,7 +228,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 
 def test_a_second_constant_is_no_part_of_span(tmp_path: Path) -> None:
     path = write(build(SPANSpec(2, width=4, depth=1)), tmp_path)
-    in_param("\n23 30\n", "\n24 31\nMemoryData more 0 1 more 0=1 1=1 2=3\n")(path)
+    in_param("\n24 29\n", "\n25 30\nMemoryData more 0 1 more 0=1 1=1 2=3\n")(path)
     in_bin(lambda content: raw(torch.zeros(3)) + content)(path)
     with pytest.raises(SrkdError, match="0 layers take its 'more'"):
         load_checkpoint(path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ def convert_file(
     if path.exists() and path.resolve() == loaded.path.resolve():
         raise UsageError(f"{path} is the file that is converted: give another name with -o")
     entries = {key: value for key, value in loaded.header.items() if key in METADATA_KEYS - {"srkd.spec"}}
-    return convert_network(loaded.network, to, path, metadata={"srkd.source_sha256": loaded.sha256, **entries})
+    written = convert_network(loaded.network, to, path, metadata={"srkd.source_sha256": loaded.sha256, **entries})
+    return replace(written, notes=(*loaded.notes, *written.notes))
 
 
 def convert_network(network: Network, to: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> Converted:
