@@ -121,6 +121,18 @@ def read_text(path: Path, most_bytes: int) -> str:
     return read_bytes(path, most_bytes).decode("utf-8")
 
 
+@contextmanager
+def no_empty_folder(folder: Path) -> Iterator[None]:
+    """Remove a folder and its parents at the end of the block if they are new and empty."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        for place in new:
+            with suppress(OSError):
+                place.rmdir()
+
+
 def require_writable_folder(folder: Path, option: str) -> None:
     """Refuse a folder that cannot be created or written, before the work starts; the folder is not created here."""
     place = folder

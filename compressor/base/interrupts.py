@@ -23,6 +23,10 @@ DEFAULT_HANDLERS: Mapping[signal.Signals, Any] = {
 }
 
 
+class Ended(SystemExit):
+    """SIGTERM ended a verb."""
+
+
 class Interrupted(SrkdError):
     """The user stopped a run, and its state was saved."""
 
@@ -74,7 +78,7 @@ def exit_on_signals() -> AbstractContextManager[None]:
     """Make SIGTERM end a verb through its `finally` blocks (exit code 143), as Python does at Ctrl-C."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
+        raise Ended(128 + number)
 
     return signal_handlers({signal.SIGTERM: end})
 

@@ -242,7 +242,11 @@ def read_entry(folder: Path) -> DecodedImages:
 
 
 def _map_pixels(path: Path, extents: Sequence[Extent]) -> torch.Tensor:
-    size = sum(extent.bytes for extent in extents)
+    size = 0
+    for extent in extents:
+        if extent.start != size or min(extent.height, extent.width) < 1:
+            raise SrkdError(f"{path.name}: its images do not follow each other")
+        size += extent.bytes
     with open(path, "rb") as file:
         actual = os.fstat(file.fileno()).st_size
         if actual != size:

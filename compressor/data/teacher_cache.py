@@ -64,10 +64,10 @@ class OutputFile:
         length = self.data.stat().st_size if self.data.is_file() else 0
         found: dict[str, int] = {}
         for line in self.index.read_bytes().splitlines() if self.index.is_file() else ():
-            with suppress(ValueError):  # a line that a crash cut short
+            with suppress(ValueError, TypeError):  # a line that a crash cut short, or damage
                 key, start = json.loads(line)
-                if key in sizes and start + sizes[key] <= length:
-                    found[key] = start
+                if key in sizes and 0 <= start <= length - sizes[key] and start % FP16_BYTES == 0:
+                    found[key] = int(start)
         return found
 
     def add(self, key: str, image: torch.Tensor) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -147,6 +148,9 @@ def upscale_image(
     require_size("the image", planes.rgb.shape[-1], planes.rgb.shape[-2], scale)
     selected = PrecisionChoice(runtime, exact=settings.exact).select(planes.rgb, bits=planes.bits)
     tiled, alpha = _enlarge(planes, selected, settings, progress)
+    if tiled.seam is not None:
+        seams = f"seams differ by up to {255 * tiled.seam:.1f} of 255: give a larger tile, or tile=0 for none"
+        warnings.warn(f"tiles of {tiled.tile} pixels are not exact for {runtime.label}, {seams}", stacklevel=2)
     return like(image, Planes(tiled.sr, alpha))
 
 

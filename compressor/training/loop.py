@@ -16,7 +16,7 @@ from compressor.data.batches import Batch
 from compressor.models.networks.base import ImageModel
 from compressor.training.calibration import calibration_steps
 from compressor.training.guard import SkippedStep, require_paths
-from compressor.training.losses import Losses, average_over_processes, compute_losses, require_same_terms
+from compressor.training.losses import Losses, average_over_processes, compute_losses, require_same_terms, terms_of
 from compressor.training.networks import build_networks
 from compressor.training.speed import begin_compiled_step
 from compressor.training.stage import Stage
@@ -143,7 +143,7 @@ class Trainer:
         """
         for update in range(stage.updates):
             step = Step(number, self.seed, batch, networks, update)
-            terms = {method.name: method.terms(step) for method in stage.methods}
+            terms = {method.name: terms_of(method, step) for method in stage.methods}
             self.context.processes.run_on_all(functools.partial(require_same_terms, terms))
 
     def _calibrate(self, stage: Stage, losses: Losses) -> None:

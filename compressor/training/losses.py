@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
-from compressor.training.method import KINDS, declares
+from compressor.training.method import KINDS, Method, declares
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -47,7 +48,7 @@ def compute_losses(stage: Stage, state: State, step: Step) -> Losses:
     terms: dict[str, torch.Tensor] = {}
     for method in stage.methods:
         step.uses_features = False
-        terms.update(method.terms(step))
+        terms.update(terms_of(method, step))
         if step.uses_features and not declares(method, "kind"):
             raise SrkdError(
                 f"{method.name} compares features and declares no kind, which decides the methods it goes with: add "
@@ -56,9 +57,25 @@ def compute_losses(stage: Stage, state: State, step: Step) -> Losses:
         if method.gate != "off" and "gate_open" not in step.observed:
             raise SrkdError(f"{method.name} has the gate {method.gate} and its terms do not read it: set gate=off")
     weights = state.calibration.resolve(stage.term_weights)
+    if not terms:
+        raise SrkdError(f"{' and '.join(method.name for method in stage.methods)}: terms(step) returned no loss at all")
     if unweighted := terms.keys() - weights.keys():
         raise SrkdError(f"no weight is given for the terms {', '.join(sorted(unweighted))}")
     return Losses(terms, weights, step.observed)
+
+
+def terms_of(method: Method, step: Step) -> Mapping[str, torch.Tensor]:
+    """Return the terms of a method; refuse what is no mapping of names to means."""
+    terms: Any = method.terms(step)
+    wrong = type(terms).__name__ if not isinstance(terms, Mapping) else ""
+    for name, term in () if wrong else terms.items():
+        if not isinstance(term, torch.Tensor):
+            wrong = f"{type(term).__name__} for {name}"
+        elif term.dim() or not term.is_floating_point():
+            wrong = f"a tensor of {tuple(term.shape)} in {term.dtype} for {name}"
+    if wrong:
+        raise SrkdError(f'{method.name}: terms(step) returned {wrong}, not means by name: {{"pixel": loss.mean()}}')
+    return cast("Mapping[str, torch.Tensor]", terms)
 
 
 def require_same_terms(terms_by_method: Mapping[str, Mapping[str, torch.Tensor]]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.base.files import unwritable_folder
+from compressor.base.files import no_empty_folder, unwritable_folder
 from compressor.base.locks import LockedElsewhere, hold_lock
 from compressor.training.run_folder import LOCK, remove_leftovers
 
@@ -23,7 +23,8 @@ def lock_run(run: Path, context: Context, option: str = "--out", *, wait_seconds
 
         def take() -> None:
             try:
-                stack.enter_context(_folder(run))
+                stack.enter_context(no_empty_folder(run))
+                run.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(hold_lock(run / LOCK, wait_seconds=wait_seconds))
                 remove_leftovers(run)
             except LockedElsewhere as error:
@@ -35,16 +36,3 @@ def lock_run(run: Path, context: Context, option: str = "--out", *, wait_seconds
 
         context.processes.from_leader(take)
         yield
-
-
-@contextmanager
-def _folder(run: Path) -> Iterator[None]:
-    """Create a folder with its parents, and remove at the end what was created and is empty."""
-    created = [folder for folder in (run, *run.parents) if not folder.exists()]
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        with suppress(OSError):
-            for folder in created:
-                folder.rmdir()

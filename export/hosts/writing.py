@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, require_writable_folder
+from compressor.base.files import atomic_path, no_empty_folder, require_writable_folder
 from compressor.base.hub import import_hub, push
 from compressor.base.machine import count_threads, machine_facts
 from compressor.models.networks.base import Network
@@ -95,12 +96,15 @@ def write_export(export: Export, context: Context = QUIET) -> ExportReport:
     hosts: dict[str, HostFolder] = {}
     # Files that take long to check come last.
     late = [host for host in export.hosts if any(FORMATS[file.format].check_seconds for file in host.files)]
-    for host in export.hosts:
-        if host not in late:
-            hosts[host.name] = write_host(HostJob(export, host, context))
-    if export.formats or not export.hosts:
-        report = export_model(network, source, export.formats, folder, context, options=export.options)
-    hosts |= {host.name: write_host(HostJob(export, host, context)) for host in late}
+    with ExitStack() as stack:
+        for place in (folder, *(folder / host.name / host.folder for host in export.hosts)):
+            stack.enter_context(no_empty_folder(place))
+        for host in export.hosts:
+            if host not in late:
+                hosts[host.name] = write_host(HostJob(export, host, context))
+        if export.formats or not export.hosts:
+            report = export_model(network, source, export.formats, folder, context, options=export.options)
+        hosts |= {host.name: write_host(HostJob(export, host, context)) for host in late}
     warning = warning_about(source, network.descriptor.scale)
     if any(file.path is not None for file in report.files):
         card, record = folder / f"{source.stem}.md", write_record(folder, report, source.sha256)
@@ -196,8 +200,8 @@ class HostJob:
 
 
 def write_host(job: HostJob) -> HostFolder:
-    """The folder of a host, or why there is none; a folder that was made for nothing is removed."""
-    host, folder = job.host, job.folder
+    """The folder of a host, or why there is none."""
+    host = job.host
     try:
         if (refusal := job.refusal()) is not None:
             raise CannotConvert(refusal)
@@ -206,11 +210,8 @@ def write_host(job: HostJob) -> HostFolder:
         written = replace(written, also=(*written.also, *_write_texts(job, written)))
         if job.export.push_to is None or host.name != HUB:
             return written
-        return replace(written, notes=(*written.notes, f"pushed to {push(folder, job.export.push_to)}"))
+        return replace(written, notes=(*written.notes, f"pushed to {push(job.folder, job.export.push_to)}"))
     except SrkdError as error:
-        for path in (folder / host.folder, folder):
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
         failed = HostFolder(host.name, None, reason=str(error), verdict="failed")
         return replace(failed, verdict="unavailable") if isinstance(error, CannotConvert) else failed
 

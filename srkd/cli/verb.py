@@ -16,7 +16,7 @@ import click
 
 from compressor.base.entry_points import package_at_fault
 from compressor.base.errors import SrkdError, describe_os_error, is_out_of_memory
-from compressor.base.interrupts import exit_on_signals
+from compressor.base.interrupts import Ended, exit_on_signals
 from srkd.cli.console_options import console_options
 from srkd.options.command_line import command_line_options, from_command_line
 from srkd.options.option import Options
@@ -115,9 +115,9 @@ def run_or_exit(console: Console, body: Callable[[], None]) -> None:
     try:
         with exit_on_signals(), nullcontext() if console.verbose else _quiet_libraries():
             body()
-    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError, Ended):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a method of the user's own may call sys.exit(0)
         if console.verbose:
             traceback.print_exc(file=sys.stderr)
         message, code = (str(error), error.exit_code) if isinstance(error, SrkdError) else (_describe_error(error), 1)
@@ -126,7 +126,7 @@ def run_or_exit(console: Console, body: Callable[[], None]) -> None:
         raise click.exceptions.Exit(code) from error
 
 
-def _describe_error(error: Exception) -> str:
+def _describe_error(error: Exception | SystemExit) -> str:
     """The line for an error other than `SrkdError`."""
     package = package_at_fault(error)
     if package is not None:

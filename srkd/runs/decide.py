@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import torch
 
 from compressor.base.choices import Goal
-from compressor.base.context import Context, Note
+from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import UsageError
 from compressor.data.prepare import DataChoice
 from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
@@ -19,9 +19,10 @@ from compressor.models.networks.base import ImageModel
 from compressor.models.networks.registry import quantise
 from compressor.teachers.teacher import Teacher
 from compressor.training.distributed import process_device
+from compressor.training.loop import Events
 from compressor.training.method import Method
 from compressor.training.speed import choose_execution_mode
-from recipes.catalogue import FOR_FILMS, PIXEL_ONLY
+from recipes.catalogue import BUILTIN, FOR_FILMS, PIXEL_ONLY
 from recipes.config.reading import recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, bind_phi
@@ -30,7 +31,7 @@ from srkd.record.run_spec import PhiFile, RunSpec, TrainingMode, student_spec
 from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
 from srkd.runs.images import data_choice, read_images, require_tracked_images
 from srkd.runs.margin import choose_margin
-from srkd.runs.opened import build_methods, open_device, open_teacher, speed_options
+from srkd.runs.opened import build_methods, open_device, open_run, open_teacher, speed_options, take_steps
 from srkd.runs.recipe import (
     EMBEDDED,
     advice_for_looks,
@@ -107,7 +108,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         teacher_macs=use.macs(side) if cache is None and speed.teacher_precision == "auto" else 0,
     )
     note(mode.line())
-    return RunSpec(
+    spec = RunSpec(
         options=options,
         recipe=recipe_label(options.training.recipe),
         preset=preset,
@@ -128,6 +129,11 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         degradation=degradation_entry(data),
         plan=plan,
     )
+    if not all(method.name in BUILTIN for method in methods) and rank.world_size == 1:
+        # The faults of a method of one's own are told before a fit, a teacher cache and the run's folder.
+        quiet, uncompiled = replace(context, note=no_note), TrainingMode(**asdict(replace(mode, compiled=False)))
+        take_steps(open_run(spec.changed(execution_mode=uncompiled), quiet), 1, Events(), quiet)
+    return spec
 
 
 def _choose_teacher(

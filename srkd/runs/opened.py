@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, replace
 
@@ -22,9 +23,11 @@ from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.torch_runtime import torch_device
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
+from compressor.training.loop import Events, Trainer
 from compressor.training.method import Method, fit_methods
 from compressor.training.speed import ExecutionMode, SpeedOptions
 from compressor.training.stage import Stage
+from compressor.training.state import State
 from compressor.training.validation import Validation
 from recipes.config.preset import Preset
 from recipes.terms.phi import PhiSource, bind_phi
@@ -136,6 +139,16 @@ def build_batches(run: OpenRun, context: Context) -> Batches:
     )
     batches = replace(batches, teacher_side=margin.side if margin is not None and margin.pixels else None)
     return batches.for_samples(context.processes.rank.share(rule.batch))
+
+
+def take_steps(run: OpenRun, count: int, events: Events, context: Context, batches: Batches | None = None) -> None:
+    """Take the first steps of each stage on copies of the networks, and write nothing."""
+    stages = [replace(stage, schedule=replace(stage.schedule, steps=count)) for stage in run.stages()]
+    teacher, student = run.place_teacher(), copy.deepcopy(run.student.network).to(run.device)
+    network = None if teacher is None else teacher.network
+    state = State.fresh(student, network, stages[0], run.spec.seed)
+    batches = build_batches(run, context) if batches is None else batches
+    Trainer(stages, state, batches, teacher, events, seed=run.spec.seed, context=context).run()
 
 
 def solve(run: OpenRun, teacher: Teacher, context: Context) -> tuple[Network, str]:

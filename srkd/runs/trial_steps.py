@@ -5,7 +5,6 @@ Each stage takes a step to warm up, one or more that are timed, and one in which
 
 from __future__ import annotations
 
-import copy
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from compressor.base.memory import keep_freed_memory
 from compressor.base.precision import synchronise
 from compressor.base.processes import Rank
 from compressor.data.batches import Batches
-from compressor.training.loop import Events, Trainer
+from compressor.training.loop import Events
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from srkd.options.compress import CompressOptions
@@ -84,13 +83,10 @@ class RunCost:
 
 def stage_costs(run: OpenRun, batches: Batches, context: Context, timed: int = 1) -> tuple[StageCost, ...]:
     """What a step of each stage costs, on copies of the networks; `timed` steps are timed in each."""
-    stages, teacher = run.stages(), run.place_teacher()
-    short = [replace(stage, schedule=replace(stage.schedule, steps=timed + 2)) for stage in stages]
-    network = None if teacher is None else teacher.network
-    state = State.fresh(copy.deepcopy(run.student.network).to(run.device), network, short[0], run.spec.seed)
+    stages = run.stages()
     with ExitStack() as counting:
-        meter = _Meter(run.device, timed, partial(context.progress, "trying steps"), len(short), counting)
-        Trainer(short, state, batches, teacher, meter, seed=run.spec.seed, context=context).run()
+        meter = _Meter(run.device, timed, partial(context.progress, "trying steps"), len(stages), counting)
+        take_steps(run, timed + 2, meter, context, batches)
     return tuple(
         StageCost(stage.name, stage.schedule.steps, 1e3 * seconds, macs, 1e3 * max(0.0, first - seconds))
         for stage, first, seconds, macs in zip(stages, meter.firsts, meter.seconds, meter.macs, strict=True)

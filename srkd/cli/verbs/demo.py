@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from compressor.base.errors import UsageError
 from srkd.cli.verb import verb
@@ -71,7 +72,8 @@ def command(console: Console, options: DemoOptions) -> None:
             webbrowser.open(addresses[0].url)
         from demo.server import serve
 
-        serve(site, listening, certificate, console.detail)
+        hosts = {options.host.lower(), *(urlsplit(address.url).hostname or "" for address in addresses)}
+        serve(site, listening, hosts, certificate, console.detail)
 
 
 def _write_site(console: Console, options: DemoOptions, app: Path, folder: Path) -> tuple[int, Sequence[Model]]:
