@@ -48,10 +48,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from compressor.base.errors import SrkdError
 from srkd.version import __version__
 
 if TYPE_CHECKING:
+    from compressor.base.errors import SrkdError
     from compressor.models.networks.base import ImageModel, Network
     from compressor.teachers.teacher import Teacher
     from compressor.training.method import PlainMethod
@@ -106,6 +106,7 @@ _MODULES = {
     "inspect": "srkd.api.inspection",
     "networks": "srkd.api.network_list",
     "resume": "srkd.api.compress",
+    "SrkdError": "compressor.base.errors",
     "ImageModel": "compressor.models.networks.base",
     "Network": "compressor.models.networks.base",
     "Teacher": "compressor.teachers.teacher",

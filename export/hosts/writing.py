@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,6 +28,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, no_empty_folder, require_writable_folder
 from compressor.base.hub import import_hub, push
+from compressor.base.locks import hold_lock
 from compressor.base.machine import count_threads, machine_facts
 from compressor.models.networks.base import Network
 from compressor.runtimes.table import RUNTIMES, OpenOptions
@@ -107,8 +109,10 @@ def write_export(export: Export, context: Context = QUIET) -> ExportReport:
         hosts |= {host.name: write_host(HostJob(export, host, context)) for host in late}
     warning = warning_about(source, network.descriptor.scale)
     if any(file.path is not None for file in report.files):
-        card, record = folder / f"{source.stem}.md", write_record(folder, report, source.sha256)
-        if not write_card(card, network, export.facts, record):
+        card = folder / f"{source.stem}.md"
+        with hold_lock(folder / ".exports.lock", wait_seconds=inf):  # another export may write there
+            is_ours = write_card(card, network, export.facts, write_record(folder, report, source.sha256))
+        if not is_ours:
             context.note(f"{card} is not a card of srkd export: it is left alone")
     return replace(
         report, hosts=tuple(hosts[host.name] for host in export.hosts), warning=warning, licence=source.licence

@@ -75,7 +75,7 @@ def test_whatever_changes_the_pixels_makes_a_new_entry(change, photos, cache, tm
     assert first.images != second.images
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "no index", "index", "row", "no plane"])
+@pytest.mark.parametrize("damage", ["cut", "longer", "no index", "index", "row", "place", "no plane"])
 def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
     sound = batches(read(photos, cache)).at(0)
     (entry,) = entries(cache)
@@ -93,7 +93,10 @@ def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
         (entry / "lr.u8").unlink()
     else:
         rows = json.loads(index.read_text())
-        rows[1][1] = []
+        if damage == "row":
+            rows[1][1] = []
+        else:
+            rows[1][1]["hr"]["start"] = 10**9
         index.write_text(json.dumps(rows))
     notes: list[str] = []
     again = batches(read(photos, cache, notes)).at(0)

@@ -63,6 +63,22 @@ def test_the_frames_are_a_folder_of_the_cache(film: Path, tmp_path: Path) -> Non
     assert all(torch.equal(pixels(one.lr), pixels(two.lr)) for one, two in zip(images, elsewhere, strict=True))
 
 
+@pytest.mark.parametrize("damage", ["cut", "lost", "no list", "nonsense"])
+def test_damaged_frames_are_taken_again(damage: str, film: Path, tmp_path: Path) -> None:
+    cache, notes = CacheFolder(tmp_path / "cache"), list[str]()
+    before = {image.lr: image.lr.read_bytes() for image in lr_images(film, cache=cache)}
+    picture, sizes = next(iter(before)), next(iter(before)).with_name("sizes.json")
+    if damage == "cut":
+        picture.write_bytes(before[picture][:-40])
+    elif damage == "nonsense":
+        sizes.write_bytes(b"\xff[")
+    else:
+        (picture if damage == "lost" else sizes).unlink()
+    again = {image.lr: image.lr.read_bytes() for image in lr_images(film, cache=cache, note=notes.append)}
+    assert again == before
+    assert str(picture.parent) in notes[0] and "making it again" in notes[0]
+
+
 @pytest.mark.ci
 def test_a_run_on_a_film(film: Path, tmp_path: Path) -> None:
     notes = list[str]()

@@ -152,7 +152,7 @@ def test_runs_that_want_the_same_outputs_at_once_share_the_work(store, tmp_path)
     assert all(torch.equal(first, other) for other in others)
 
 
-@pytest.mark.parametrize("damage", ["short", "gone", "torn line", "no line", "nonsense"])
+@pytest.mark.parametrize("damage", ["short", "gone", "torn line", "no line", "nonsense", "elsewhere"])
 def test_damage_is_made_good(damage, store, tmp_path):
     teacher = Teacher(edsr())
     expected = cached_batches(teacher, store, tmp_path / "cache").at(0).labels
@@ -166,7 +166,8 @@ def test_damage_is_made_good(damage, store, tmp_path):
         broken = {
             "torn line": lines[:-9],
             "no line": lines[: lines.rindex(b"[")],
-            "nonsense": b'{"key": 3}\n[]\n\xff\n',
+            "nonsense": b'{"key": 3}\n[]\n\xff\n5\n[["a"], 0]\n',
+            "elsewhere": lines[: lines.rindex(b",")] + b', -2]\n[0, "x"]',
         }
         index.write_bytes(broken[damage])
     fed = counting(teacher)

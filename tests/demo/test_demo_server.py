@@ -43,7 +43,11 @@ def ask(site: Path) -> Iterator[Ask]:
     """A function that puts one request to the server and returns the answer and its body."""
     with listen("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(site_app(site), log_level="critical", lifespan="off"))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                site_app(site, {"192.168.0.7", "fd00::7", "phone.lan"}), log_level="critical", lifespan="off"
+            )
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         while not server.started:
@@ -73,6 +77,18 @@ def test_a_file_has_its_type_and_the_headers_of_isolation(ask: Ask, site: Path) 
         assert (answer.status, answer.headers["Content-Type"]) == (200, kind)
         assert body == (site / (path.strip("/") or "index.html")).read_bytes()
         assert {name: answer.headers[name] for name in files.HEADERS} == dict(files.HEADERS)
+
+
+def test_only_its_own_names_are_answered(ask: Ask) -> None:
+    """A page whose name leads here (DNS rebinding) must not read the models."""
+    here, named = ("localhost", "127.0.0.2", "[::1]", "a.localhost"), ("192.168.0.7", "[fd00::7]", "PHONE.lan")
+    for host in here + named:
+        for name in (host, f"{host}:8000"):
+            assert ask("/", Host=name)[0].status == 200, name
+    for name in ("evil.example", "evil.example:80", "localhost.evil.example", "192.168.0.8", "[fd00::7", "", "a@b"):
+        answer, body = ask("/", Host=name)
+        assert (answer.status, answer.headers["X-Content-Type-Options"]) == (421, "nosniff"), name
+        assert b"--host NAME" in body
 
 
 def test_the_policy_evaluates_no_script_and_reaches_no_other_host() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from export.convert import to_onnx
 from export.formats.conversion import FileOptions
 from export.graph.onnx_graph import ExportedGraph, build_graph
 from export.writing.exporting import FileReport, Source, export_model
+from export.writing.record import read_record
 from tests.support.commands import ROOT, python
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
@@ -126,7 +128,7 @@ def test_an_export_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
     for attempt in range(5):
         out = tmp_path / f"out{attempt}"
         code, err = _export_until_something_is_written(tmp_path / "small.safetensors", out)
-        names = {path.name for path in out.iterdir()}
+        names = {path.name for path in out.glob("*")}
         assert "Traceback" not in err
         if code and not names:
             assert code == 143
@@ -154,3 +156,30 @@ def _export_until_something_is_written(model: Path, out: Path) -> tuple[int, str
     finally:
         process.kill()
     return process.returncode, err
+
+
+SLOW_RECORD = """
+import sys, time
+read = record.read_record
+def slowly(folder):
+    entries = read(folder)
+    time.sleep(3)
+    return entries
+record.read_record = slowly
+from srkd.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.ci
+def test_two_exports_into_one_folder_at_once_are_both_in_its_record(tmp_path: Path) -> None:
+    model, out = tmp_path / "small.safetensors", tmp_path / "out"
+    save_network(build(SPEC, seed=0), model)
+    with ThreadPoolExecutor(2) as pool:
+        formats = ("--onnx", "--fp16")
+        ended = list(pool.map(lambda name: python("-c", SLOW_RECORD, "export", model, "-o", out, name), formats))
+    assert [outcome.code for outcome in ended] == [0, 0], ended
+    names = {"small.onnx", "small.fp16.onnx"}
+    assert {path.name for path in out.iterdir()} == {*names, "small.md", "exports.json"}
+    assert read_record(out).keys() == names
+    assert all(name in (out / "small.md").read_text() for name in names)

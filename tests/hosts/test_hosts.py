@@ -79,9 +79,10 @@ def test_int8_of_a_host_is_calibrated_as_asked(tmp_path: Path) -> None:
     path, empty = tmp_path / "net.safetensors", tmp_path / "empty"
     srkd.save(build(CompactSpec(2, width=8, depth=1), seed=0), path)
     empty.mkdir()
-    (host,) = srkd.export(path, hosts="qnn", static="48x32", calibrate=empty, max_drop=0.2).hosts
+    out = tmp_path / "new" / "out"
+    (host,) = srkd.export(path, hosts="qnn", static="48x32", calibrate=empty, max_drop=0.2, out=out).hosts
     assert host.folder is None and f"--calibrate {empty}" in str(host.reason)
-    assert not (tmp_path / "qnn").exists(), "a folder that was made for nothing is removed"
+    assert not out.parent.exists(), "a folder that was made for nothing is removed"
     with pytest.raises(UsageError, match="--max-drop"):
         srkd.export(path, hosts="ffmpeg", max_drop=0.2)
     assert decide(ExportOptions.of(model=path, hosts="tensorrt", max_drop=0.2), print).options.int8.max_drop == 0.2

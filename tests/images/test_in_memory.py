@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+import srkd
 from compressor.base.errors import UsageError
 from compressor.images.in_memory import ImageInMemory, read_planes
 from compressor.inference.upscale import upscale, upscale_image
 from compressor.inference.upscale_outputs import UpscaleSettings
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.registry import build
 from tests.support.fakes import nearest_model
 
 RNG = np.random.default_rng(0)
@@ -97,3 +101,12 @@ def test_tensors_keep_type_and_batch() -> None:
 def test_what_is_no_image_is_refused_in_one_line(image: ImageInMemory, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_planes(image)
+
+
+def test_tiles_that_are_not_exact_are_a_warning() -> None:
+    rcan, image = build(RCANSpec(2, width=8, groups=1, depth=1), seed=0), torch.rand(3, 120, 24)
+    with pytest.warns(UserWarning, match=r"tiles of 16 pixels are not exact for .*, seams differ by up to .* of 255: "):
+        srkd.upscale(rcan, image, tile=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        srkd.upscale(rcan, image, tile=0)

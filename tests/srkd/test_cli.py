@@ -112,11 +112,14 @@ def test_wrong_usage_is_one_line_and_exit_2(
         (SrkdError("x.pt: not a checkpoint"), 1, "srkd: x.pt: not a checkpoint"),
         (UsageError("width=2 is outside (0, 1]"), 2, "srkd: width=2"),
         (KeyError("k"), 1, "srkd: internal error: KeyError: 'k'; rerun with -v for the traceback"),
+        (SystemExit(0), 1, "srkd: internal error: SystemExit: 0"),
         (MemoryError(), 1, "srkd: not enough memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "srkd: not enough memory"),
     ],
 )
-def test_errors_become_one_line(raised: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_become_one_line(
+    raised: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def body() -> None:
         raise raised
 
@@ -220,3 +223,18 @@ def test_parameters() -> None:
     for kind, bad in [(SIZE, "320"), (SIZE, "0x5"), (SIZES, "1x1,"), (SETTING, "x"), (BYTES, "lots"), *bad_devices]:
         with pytest.raises(UsageError, match=re.escape(repr(bad.split(",")[-1]))):
             kind.read(bad)
+
+
+@pytest.mark.parametrize("module", ["compressor.base.errors", "click", "srkd.cli.main", "srkd.terminal.console"])
+def test_ctrl_c_while_the_command_is_imported_is_one_line(module: str) -> None:
+    stopped = python(
+        "-c",
+        "import os, signal, sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from srkd.__main__ import main\n"
+        "main()\n",
+    )
+    assert (stopped.code, stopped.out, stopped.err) == (130, "", "srkd: interrupted\n")

@@ -121,6 +121,33 @@ def test_verbs_that_read_a_run_do_not_import_its_method(mine: Path, words: dict[
     assert "mine.py" in page
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("loss", "SobelKD: terms(step) returned Tensor, not means by name"),
+        ("{}", "SobelKD: terms(step) returned no loss at all"),
+        ("1.0", "returned float, not means"),
+        ("None", "returned NoneType, not means"),
+        ('{"pixel": 1.0}', "returned float for pixel, not means"),
+        ('{"pixel": loss.expand(2)}', "returned a tensor of (2,) in torch.float32 for pixel"),
+        ('{"pixel": loss.detach()}', "the term pixel has no gradient path to the student"),
+        ("sys.exit(0)", "mine.py failed: SystemExit: 0, at"),
+    ],
+)
+def test_what_is_no_loss_is_one_line_before_a_folder_is_begun(
+    given: str, message: str, mine: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, _, _ = mine.read_text().partition('return {"pixel": F')
+    mine.write_text(f"import sys\n{before}loss = F.l1_loss(sr, step.hr)\n        return {given}\n")
+    out = tmp_path / "run"
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    line = last_line(
+        capsys, "compress", "--recipe", f"{mine}:SobelKD", "--teacher", teacher, "--out", out, "-q", *settings
+    )
+    assert message in line
+    assert not out.exists()
+
+
 def test_a_mistake_is_one_line(mine: Path) -> None:
     text = mine.read_text()
     for name, changed in {
