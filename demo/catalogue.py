@@ -178,8 +178,7 @@ def site_contents(
 ) -> dict[str, bytes]:
     """What the app shows, by address: the models, the samples and their catalogue.
 
-    With a plan (`id`, `width`, `height`, and `target_ms` or None) the page times the models that have the names of its
-    shapes, in place of enlarging pictures.
+    With a plan (`id`, `width`, `height`, `target_ms` or None) the page times the models of its shapes' names instead.
     """
     catalogue = {
         "schema": SCHEMA,

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from compressor.base.errors import SrkdError, Unwritable, UsageError
 from compressor.base.files import require_writable_folder
@@ -42,18 +41,16 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 """Policy: WebAssembly may be compiled, no script evaluated, and no other host contacted."""
 
-HEADERS: Mapping[str, str] = MappingProxyType(
-    {
-        # These two enable SharedArrayBuffer, and with it threads.
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Embedder-Policy": "require-corp",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
-    }
-)
+HEADERS: Mapping[str, str] = {
+    # These two enable SharedArrayBuffer, and with it threads.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
+}
 """Headers of every response: permissions of the app, and no use by other pages."""
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 import socket
 from collections.abc import Collection
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -23,23 +23,12 @@ from demo.files import HEADERS, cache_control
 CONNECTIONS = 512
 """Requests and open connections beyond these get 503."""
 
-REFUSAL = PlainTextResponse("another host name: open a printed address, or start srkd demo with --host NAME", 421)
 
-MEDIA_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
-"""Types that a browser insists on, whatever the system's table (/etc/mime.types) says."""
-
-
-def serve(
-    site: Path,
-    listening: socket.socket,
-    hosts: Collection[str],
-    certificate: tuple[Path, Path] | None = None,
-    note: Note = no_note,
-) -> None:
-    """Serve a folder on a listening socket until Ctrl-C, over https with a certificate and its key; note requests."""
+def serve(app: ASGIApp, listening: socket.socket, certificate: tuple[Path, Path] | None = None) -> None:
+    """Serve an app on a listening socket until Ctrl-C, over https with a certificate and its key."""
     cert, key = certificate or (None, None)
     config = uvicorn.Config(
-        site_app(site, hosts, note),
+        app,
         ssl_certfile=cert,
         ssl_keyfile=key,
         limit_concurrency=CONNECTIONS,
@@ -56,13 +45,12 @@ def serve(
 
 
 def site_app(site: Path, hosts: Collection[str] = (), note: Note = no_note) -> ASGIApp:
-    """The app that answers GET and HEAD from the files of a folder, to this machine's own names and to `hosts` alone.
-
-    A page of another site may point its own name here (DNS rebinding), and would read the user's models.
-    """
-    for suffix, kind in MEDIA_TYPES.items():
+    """The app that answers GET and HEAD from the files of a folder, to its own machine's names and to `hosts` alone."""
+    # A browser insists on these types, whatever the system's table (/etc/mime.types) says.
+    for suffix, kind in {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}.items():
         mimetypes.add_type(kind, suffix)
     files = Starlette(routes=[Mount("/", StaticFiles(directory=site, html=True))])
+    refusal = PlainTextResponse("another host name: open a printed address, or start srkd demo with --host NAME", 421)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -72,11 +60,9 @@ def site_app(site: Path, hosts: Collection[str] = (), note: Note = no_note) -> A
                 note(f"{message['status']} {scope['method']} {ascii(scope['path'])[1:-1]}")
             await send(message)
 
-        try:
-            asked = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
-        except ValueError:
-            asked = ""
+        # A page whose name leads here (DNS rebinding) must not read the user's models.
+        asked = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "").lower()).strip("[]")
         is_known = is_loopback(asked) or asked in hosts
-        await (files if is_known else REFUSAL)(scope, receive, send_with_headers)
+        await (files if is_known else refusal)(scope, receive, send_with_headers)
 
     return app

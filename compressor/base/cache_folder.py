@@ -9,6 +9,7 @@ writer can tell complete data from data that a crash cut short.
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import mmap
 import os
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from compressor.base.context import Note, no_note
-from compressor.base.errors import SrkdError, UsageError, report_unwritable
+from compressor.base.errors import SrkdError, UsageError, one_line, report_unwritable
 from compressor.base.files import flush_file
 from compressor.base.locks import LockedElsewhere, hold_lock, is_locked
 
@@ -31,6 +32,9 @@ T = TypeVar("T")
 
 DEFAULT_LIMIT = 20_000_000_000
 """Default size limit of the cache, in bytes."""
+
+SIZES = "sizes.json"
+"""The bytes of each other file of an entry, by its name."""
 
 SPARE_BYTES = 500_000_000
 """Free space left on the disk, in bytes."""
@@ -77,14 +81,14 @@ class CacheFolder:
     limit: int = DEFAULT_LIMIT
 
     def find(self, key: str, read: Callable[[Path], T], note: Note) -> T | None:
-        """Return `read(entry)`; None if the entry is missing or damaged.
-
-        `read` receives the entry's folder, maps its files, and raises SrkdError on damage.
-        """
+        """Return `read(entry)`; None if the entry is missing or damaged: `read` gets its folder, and may refuse it."""
         entry = self.path / key
         if not entry.is_dir():
             return None
         try:
+            with one_line(f"its {SIZES} cannot be read"):
+                if json.loads((entry / SIZES).read_bytes()) != _sizes(entry):
+                    raise SrkdError("its files are not those that were written")
             value = read(entry)
         except (SrkdError, OSError) as error:
             note(f"{entry} is damaged ({error}): making it again")
@@ -141,7 +145,7 @@ class CacheFolder:
         entries = []
         for entry in self._entries():
             with suppress(FileNotFoundError):  # another process may remove it meanwhile
-                entries.append((entry.stat().st_mtime_ns, _entry_bytes(entry), entry))
+                entries.append((entry.stat().st_mtime_ns, sum(_sizes(entry).values()), entry))
         excess = sum(entry_bytes for _, entry_bytes, _ in entries) + size - self.limit
         unneeded = []
         for _, entry_bytes, entry in sorted(entries):
@@ -167,6 +171,7 @@ class CacheFolder:
         staging = Path(tempfile.mkdtemp(prefix=f"{key}.making-", dir=self.path))
         try:
             write(staging)
+            (staging / SIZES).write_text(json.dumps(_sizes(staging)), encoding="utf-8")
             for file in staging.iterdir():
                 flush_file(file)
             entry = self.path / key
@@ -241,5 +246,5 @@ def _remove(entry: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def _entry_bytes(entry: Path) -> int:
-    return sum(path.stat().st_size for path in entry.iterdir())
+def _sizes(entry: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in entry.iterdir() if path.name != SIZES}

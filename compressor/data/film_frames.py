@@ -7,7 +7,6 @@ where nothing may be kept, they lie in a temporary folder until the process ends
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from compressor.base.cache_folder import CacheFolder, default_folder
 from compressor.base.context import Note, no_note
-from compressor.base.errors import SrkdError, one_line, report_unreadable, report_unwritable
+from compressor.base.errors import SrkdError, report_unreadable, report_unwritable
 from compressor.images.metrics import to_u8
 from compressor.images.sets import LrImage, find_lr_images
 from compressor.images.suffixes import is_film
@@ -32,9 +31,6 @@ FRAMES_OF_A_FILM = 64
 
 BLACK = 0.1
 """A frame without a value above this is black."""
-
-SIZES = "sizes.json"
-"""The bytes of each picture by its name."""
 
 LAYOUT_VERSION = 4
 """Part of the key of an entry: another choice of frames makes them anew."""
@@ -89,11 +85,11 @@ def _following(frame: Path) -> Path:
 def _frames_folder(film: Path, cache: CacheFolder, note: Note) -> Path:
     key = _key(film)
     if cache.limit:
-        folder = cache.find(key, _whole, note)
+        folder = cache.find(key, Path, note)
         if folder is None:
             with Film(film) as opened:
                 size = 2 * FRAMES_OF_A_FILM * 3 * math.prod(opened.facts.size)
-            folder = cache.make(key, _whole, lambda entry: _write(film, entry), size, no_note)
+            folder = cache.make(key, Path, lambda entry: _write(film, entry), size, no_note)
         if folder is not None:
             return folder
     return Path(_temporary_folder(film, key).name)
@@ -122,13 +118,3 @@ def _write(film: Path, folder: Path) -> None:
         path = folder / f"{film.stem}-{round(seconds * 1000):09d}ms.png"
         for rgb_u8, file in ((frame_u8, path), (following_u8, _following(path))):
             Image.fromarray(rgb_u8.permute(1, 2, 0).contiguous().numpy()).save(file, compress_level=1)
-    (folder / SIZES).write_text(json.dumps({file.name: file.stat().st_size for file in folder.iterdir()}))
-
-
-def _whole(folder: Path) -> Path:
-    """Return the folder of an entry; SrkdError if a picture is missing or was cut."""
-    there = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != SIZES}
-    with one_line(f"its {SIZES} cannot be read"):
-        if json.loads((folder / SIZES).read_bytes()) != there:
-            raise SrkdError("its pictures are not those that were written")
-    return folder

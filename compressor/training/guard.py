@@ -141,11 +141,11 @@ def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module, opponen
                     f"the first step: the term {name} trains the student's opponent, and has a gradient path to the "
                     "student: detach the student's image in it"
                 )
-        elif not (_graph_reaches(term, parameters) or _gradient_arrives(term, parameters)):
+        elif not _graph_reaches(term, parameters):
             why = "it is computed without gradients" if not term.requires_grad else "its gradient ends elsewhere"
             raise SrkdError(
                 f"step 1: the term {name} has no gradient path to the student ({why}): "
-                "compute it from step.student(...), without detach or no_grad, or leave it out"
+                "compute it from step.student(...), without detach, no_grad or reentrant checkpoint, or leave it out"
             )
 
 
@@ -163,20 +163,3 @@ def _graph_reaches(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> 
         visited.add(node)
         waiting.extend(following for following, _ in node.next_functions)
     return False
-
-
-def _gradient_arrives(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
-    """Return True if a backward pass from this term alone reaches a parameter. Reentrant checkpointing hides the
-    parameters from the graph until its backward pass; this costs one more backward pass in the rare run that uses it or
-    is about to be refused.
-    """
-    if not term.requires_grad:
-        return False
-    gradients = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    torch.autograd.backward(term, retain_graph=True)
-    arrives = any(parameter.grad is not None for parameter in parameters)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    return arrives

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, shorten
 from compressor.base.processes import Processes
 from compressor.training.method import KINDS, Method, declares
 from compressor.training.stage import Stage
@@ -67,14 +67,10 @@ def compute_losses(stage: Stage, state: State, step: Step) -> Losses:
 def terms_of(method: Method, step: Step) -> Mapping[str, torch.Tensor]:
     """Return the terms of a method; refuse what is no mapping of names to means."""
     terms: Any = method.terms(step)
-    wrong = type(terms).__name__ if not isinstance(terms, Mapping) else ""
-    for name, term in () if wrong else terms.items():
-        if not isinstance(term, torch.Tensor):
-            wrong = f"{type(term).__name__} for {name}"
-        elif term.dim() or not term.is_floating_point():
-            wrong = f"a tensor of {tuple(term.shape)} in {term.dtype} for {name}"
-    if wrong:
-        raise SrkdError(f'{method.name}: terms(step) returned {wrong}, not means by name: {{"pixel": loss.mean()}}')
+    means = terms.values() if isinstance(terms, Mapping) else [None]
+    if not all(isinstance(mean, torch.Tensor) and mean.is_floating_point() and not mean.dim() for mean in means):
+        given = shorten(" ".join(str(terms).split()))
+        raise SrkdError(f'{method.name}: terms(step) returned {given}, not means by name: {{"pixel": loss.mean()}}')
     return cast("Mapping[str, torch.Tensor]", terms)
 
 

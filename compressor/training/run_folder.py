@@ -1,4 +1,4 @@
-"""A run folder: run.json, metrics.jsonl, TensorBoard events, log.txt, checkpoints/, student.safetensors."""
+"""A run folder: run.json, metrics.jsonl, TensorBoard events, log.txt, checkpoints/, student.safetensors; its lock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from compressor.base.choices import DEFAULT_TRACKERS, TrackerName
-from compressor.base.context import Note
+from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unwritable
-from compressor.base.files import append, atomic_path, flush_file, temporary_files
+from compressor.base.files import append, atomic_path, flush_file, no_empty_folder, temporary_files, unwritable_folder
 from compressor.base.interrupts import resume_command
+from compressor.base.locks import LockedElsewhere, hold_lock
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
@@ -269,3 +270,28 @@ def require_run(path: Path) -> None:
     """Refuse to continue a folder that is not a run folder."""
     if not (path / FACTS).is_file():
         raise SrkdError(f"--resume {path} is not a run folder: it has no {FACTS}")
+
+
+@contextmanager
+def lock_run(run: Path, context: Context, option: str = "--out", *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock on a run folder within the block; the folder is created, and removed again if it stays empty.
+
+    `option` named the folder, for the error; `wait_seconds` is the time for another process to release it.
+    """
+    with ExitStack() as stack:
+
+        def take() -> None:
+            try:
+                stack.enter_context(no_empty_folder(run))
+                run.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold_lock(run / LOCK, wait_seconds=wait_seconds))
+                remove_leftovers(run)
+            except LockedElsewhere as error:
+                raise SrkdError(
+                    f"{run} is being written by {error.owner}: wait until that run ends, or end it with Ctrl-C there"
+                ) from None
+            except OSError as error:
+                raise unwritable_folder(run, option, error) from error
+
+        context.processes.from_leader(take)
+        yield

@@ -16,8 +16,7 @@ from compressor.base.processes import Processes, Rank
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel
 from compressor.training.distributed import open_processes
-from compressor.training.run_folder import FACTS, STUDENT, require_new, require_run
-from compressor.training.run_lock import lock_run
+from compressor.training.run_folder import FACTS, STUDENT, lock_run, require_new, require_run
 from compressor.training.trackers import require_trackers
 from recipes.config.by_class import find_method, is_open_class
 from recipes.config.reading import recipe_label

@@ -19,8 +19,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.base.interrupts import Interrupted, StopRequest, catch_signals, resume_command
-from compressor.training.run_folder import FACTS, LOG
-from compressor.training.run_lock import lock_run
+from compressor.training.run_folder import FACTS, LOG, lock_run
 from srkd.record.result import CompressReport
 from srkd.record.run_file import PlannedRun, PlannedRuns, RunFile, find_run_file, read_run_file, write_run_file
 from srkd.record.run_spec import RunSpec

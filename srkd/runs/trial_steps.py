@@ -28,7 +28,7 @@ from compressor.training.state import State
 from srkd.options.compress import CompressOptions
 from srkd.record.run_spec import RunSpec
 from srkd.runs.decide import decide
-from srkd.runs.opened import OpenRun, build_batches, open_run, solve
+from srkd.runs.opened import OpenRun, build_batches, open_run, solve, take_steps
 
 MOST_STEPS = 10**8
 TIMED_SHARE, MOST_TIMED = 0.03, 100

@@ -160,6 +160,7 @@ def _export_until_something_is_written(model: Path, out: Path) -> tuple[int, str
 
 SLOW_RECORD = """
 import sys, time
+from export.writing import record
 read = record.read_record
 def slowly(folder):
     entries = read(folder)

@@ -215,7 +215,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a blob that is taken twice": (in_param("b8 b9", "b9 b9"), "0 layers take its .b8."),
     "a number without a point": (in_param("2=2.0", "2=2"), "parameter 2 is 2, not a number with a point"),
     "more digits than 32 bits": (in_param("2=2.0", "2=2.00000000001"), "not a number that ncnn reads"),
-    "a number over 32 bits": (in_param("0=6", "0=4294967302"), "not a whole number of 32 bits"),
+    "a number over 32 bits": (in_param("0=6", "0=4294967302"), "not a number that ncnn reads"),
     "a second value": (in_param("0=2\n", "0=2 0=2\n"), "a second value of 0"),
     "a fixed size": (in_param("2=2.0", "2=2.0 3=4"), "Interp.. is not one of Compact"),
     "an activation's slope": (in_param("6=162", "6=162 -23310=1,0.1"), "Convolution.. is not one of Compact"),

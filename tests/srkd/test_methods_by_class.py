@@ -124,12 +124,12 @@ def test_verbs_that_read_a_run_do_not_import_its_method(mine: Path, words: dict[
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("loss", "SobelKD: terms(step) returned Tensor, not means by name"),
+        ("loss", "SobelKD: terms(step) returned tensor("),
         ("{}", "SobelKD: terms(step) returned no loss at all"),
-        ("1.0", "returned float, not means"),
-        ("None", "returned NoneType, not means"),
-        ('{"pixel": 1.0}', "returned float for pixel, not means"),
-        ('{"pixel": loss.expand(2)}', "returned a tensor of (2,) in torch.float32 for pixel"),
+        ("1.0", "returned 1.0, not means by name"),
+        ("None", "returned None, not means"),
+        ('{"pixel": 1.0}', "returned {'pixel': 1.0}, not means"),
+        ('{"pixel": loss.expand(2)}', "returned {'pixel': tensor(["),
         ('{"pixel": loss.detach()}', "the term pixel has no gradient path to the student"),
         ("sys.exit(0)", "mine.py failed: SystemExit: 0, at"),
     ],

@@ -27,8 +27,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training import distributed
 from compressor.training.guard import SkippedStep
-from compressor.training.run_folder import LOCK, RunFolder
-from compressor.training.run_lock import lock_run
+from compressor.training.run_folder import LOCK, RunFolder, lock_run
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from recipes.methods.scratch import Scratch

@@ -16,8 +16,7 @@ import torch
 
 from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
-from compressor.training.run_folder import LOCK
-from compressor.training.run_lock import lock_run
+from compressor.training.run_folder import LOCK, lock_run
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
 from tests.support.run_files import read_json

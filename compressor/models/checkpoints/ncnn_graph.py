@@ -22,12 +22,9 @@ TEXT_BYTES_LIMIT = 4 * 2**20
 FP16_TAG = 0x01306B47
 FIRST_LIST = -23300
 
-WORD_CHARACTERS, VALUE_CHARACTERS, KEYS, WHOLE_LIMIT, FLOAT_LIMIT = 255, 15, 32, 2**31, 3.4e38
-WHOLE = re.compile(r"[+-]?[0-9]+")
-REAL = re.compile(r"[+-]?[0-9]{0,9}(\.[0-9]{0,9})?([eE][+-]?[0-9]{1,2})?")
-"""What ncnn takes as a whole number and as one with a point: it counts each run of digits in 32 bits, and cuts longer
-words without a message (src/paramdict.cpp).
-"""
+WORD_CHARACTERS, VALUE_CHARACTERS, KEYS, NUMBER_LIMIT = 255, 15, 32, 2**31
+NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]{0,9}(\.[0-9]{0,9})?([eE][+-]?[0-9]{1,2})?)")
+"""What ncnn takes as a number: it counts each run of digits in 32 bits, and cuts longer words (src/paramdict.cpp)."""
 
 Number = int | float
 Value = Number | tuple[Number, ...]
@@ -117,16 +114,16 @@ def _read_layer(words: Sequence[str]) -> NcnnLayer:
 
 
 def _whole(word: str) -> int:
-    if WHOLE.fullmatch(word) and len(word) <= VALUE_CHARACTERS and abs(int(word)) < WHOLE_LIMIT:
-        return int(word)
-    raise ValueError(f"{word[:40]!r} is not a whole number of 32 bits")
+    number = _number(word)
+    if isinstance(number, int):
+        return number
+    raise ValueError(f"{word[:40]!r} is not a whole number")
 
 
 def _number(word: str) -> Number:
-    if not set(word) & set(".eE"):
-        return _whole(word)
-    if REAL.fullmatch(word) and len(word) <= VALUE_CHARACTERS and abs(float(word)) < FLOAT_LIMIT:
-        return float(word)
+    number = float(word) if set(word) & set(".eE") else int(word)
+    if NUMBER.fullmatch(word) and len(word) <= VALUE_CHARACTERS and abs(number) < NUMBER_LIMIT:
+        return number
     raise ValueError(f"{word[:40]!r} is not a number that ncnn reads")
 
 

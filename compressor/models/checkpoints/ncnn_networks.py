@@ -23,7 +23,7 @@ READ = (
 )
 NEAREST, BICUBIC = 1, 3
 LEAKY_SLOPES = {0.0: "relu", 0.1: "leakyrelu"}
-BINARY = {0: "add", 1: "sub", 2: "mul"}
+BINARY, MULTIPLY = {0: "add", 1: "sub", 2: "mul"}, 2
 RELU, LEAKY_RELU = 1, 2
 ONCE = ("Input", "MemoryData", "Convolution", "PReLU")
 """Layers of which no two are the same: what they hold is not in their parameters."""
@@ -57,35 +57,18 @@ class Expressions:
         return self("relu", x, constants=(slope,))
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What is counted in a file to draw the graph that it should have."""
-
-    convs: int
-    slope: float | None
-    """Slope of the first activation; None: PReLU."""
-    nearest: int
-    shuffle: int
-    """Factor of the pixel shuffle; 0: none."""
-    unshuffle: int
-    adds: bool
-    mean: bool
-    img_range: float
-
-
 def read_network(
     param: bytes, handle: IO[bytes], size_bytes: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, object], tuple[str, ...]]:
     """Return the tensors of a file by the code base's names, fields of the spec that they do not tell, and notes."""
     layers = read_layers(param)
-    facts = _facts(layers)
-    names, fields, notes = _recognise(layers, facts)
+    names, fields, notes = _recognise(layers)
     weights = read_weights(layers, handle, size_bytes)
     tensors = {
         f"{name}.{kind}": tensor for index, name in sorted(names.items()) for kind, tensor in weights[index].items()
     }
     convs = [weights[index]["weight"].shape for index in sorted(names) if layers[index].kind == "Convolution"]
-    if convs[0][1] * max(facts.shuffle, 1) ** 2 != convs[-1][0] * facts.unshuffle**2:
+    if convs[0][1] * _factor(layers, "PixelShuffle") ** 2 != convs[-1][0] * _factor(layers, "Reorg") ** 2:
         raise SrkdError(
             f"its first convolution takes {convs[0][1]} channels and its last gives {convs[-1][0]}: input and output "
             "are not images of one number of channels"
@@ -100,7 +83,7 @@ def read_network(
     return tensors, fields, notes
 
 
-def _recognise(layers: Sequence[NcnnLayer], facts: _Facts) -> tuple[dict[int, str], dict[str, object], tuple[str, ...]]:
+def _recognise(layers: Sequence[NcnnLayer]) -> tuple[dict[int, str], dict[str, object], tuple[str, ...]]:
     """Return the names of the layers with weights, by their number in the file, fields of the spec, and notes.
 
     The first layer that does not belong to the network is refused by its name.
@@ -110,7 +93,7 @@ def _recognise(layers: Sequence[NcnnLayer], facts: _Facts) -> tuple[dict[int, st
     kinds = {layer.kind for layer in layers}
     draw = _span if "Swish" in kinds else _rrdbnet if "Concat" in kinds else _compact
     label = {_span: "SPAN", _rrdbnet: "RRDBNet", _compact: "Compact"}[draw]
-    last, scale, fields = draw(facts, expressions)
+    last, scale, fields = draw(layers, expressions)
     notes: tuple[str, ...] = ()
     resize = layers[-1]
     share = resize.number(1) if resize.kind == "Interp" and resize.integer(0) == BICUBIC else 1
@@ -131,29 +114,23 @@ def _recognise(layers: Sequence[NcnnLayer], facts: _Facts) -> tuple[dict[int, st
     return named, {"scale": scale, **fields}, notes
 
 
-def _facts(layers: Sequence[NcnnLayer]) -> _Facts:
-    def of(kind: str) -> list[NcnnLayer]:
-        return [layer for layer in layers if layer.kind == kind]
+def _of(layers: Sequence[NcnnLayer], kind: str) -> list[NcnnLayer]:
+    return [layer for layer in layers if layer.kind == kind]
 
-    convs = of("Convolution")
-    fused = next((layer for layer in convs if layer.integer(9) in (RELU, LEAKY_RELU)), None)
-    separate = next(iter(of("ReLU")), None)
-    if fused is not None:
-        slope: float | None = (*fused.numbers(10), 0.0)[0]
-    else:
-        slope = separate.number(0) if separate is not None else None
-    before_conv = layers[: layers.index(convs[0])] if convs else []
-    ranges = [layer.number(2) for layer in before_conv if layer.kind == "BinaryOp" and layer.integer(0) == 2]
-    return _Facts(
-        convs=len(convs),
-        slope=slope,
-        nearest=sum(layer.integer(0) == NEAREST for layer in of("Interp")),
-        shuffle=next((layer.integer(0, 1) for layer in of("PixelShuffle")), 0),
-        unshuffle=next((layer.integer(0, 1) for layer in of("Reorg")), 1),
-        adds=any(layer.kind == "Eltwise" or (layer.kind == "BinaryOp" and layer.integer(0) == 0) for layer in layers),
-        mean=bool(of("MemoryData")),
-        img_range=ranges[0] if ranges else 1.0,
-    )
+
+def _factor(layers: Sequence[NcnnLayer], kind: str) -> int:
+    """Return the factor of the first pixel shuffle, or of its inverse; 1: there is none."""
+    return max(1, next((layer.integer(0, 1) for layer in _of(layers, kind)), 1))
+
+
+def _slope(layers: Sequence[NcnnLayer]) -> float | None:
+    """Return the slope of the first activation; None: PReLU."""
+    for layer in layers:
+        if layer.kind == "ReLU":
+            return layer.number(0)
+        if layer.kind == "Convolution" and layer.integer(9) in (RELU, LEAKY_RELU):
+            return (*layer.numbers(10), 0.0)[0]
+    return None
 
 
 def _with_inputs(last: int, expressions: Expressions) -> set[int]:
@@ -168,25 +145,26 @@ def _with_inputs(last: int, expressions: Expressions) -> set[int]:
     return found
 
 
-def _compact(facts: _Facts, of: Expressions) -> tuple[int, int, dict[str, object]]:
+def _compact(layers: Sequence[NcnnLayer], of: Expressions) -> tuple[int, int, dict[str, object]]:
     x = of("input")
-    image, last = x, 2 * (facts.convs - 1)
+    image, slope, scale = x, _slope(layers), _factor(layers, "PixelShuffle")
+    last = 2 * (len(_of(layers, "Convolution")) - 1)
     for index in range(0, last, 2):
         x = of.conv(f"body.{index}", x)
-        x = of("prelu", x, name=f"body.{index + 1}") if facts.slope is None else of.leaky(x, facts.slope)
+        x = of("prelu", x, name=f"body.{index + 1}") if slope is None else of.leaky(x, slope)
     x = of.conv(f"body.{last}", x)
-    scale = max(facts.shuffle, 1)
-    if facts.shuffle:
+    if _of(layers, "PixelShuffle"):
         x = of("shuffle", x, constants=(scale, 0))
-    if facts.adds:
+    adds = bool(_of(layers, "Eltwise") or _of(layers, "BinaryOp"))
+    if adds:
         x = of("add", x, image if scale == 1 else of.enlarged(image, scale))
-    act = "prelu" if facts.slope is None else LEAKY_SLOPES.get(round(facts.slope, 6))
+    act = "prelu" if slope is None else LEAKY_SLOPES.get(round(slope, 6))
     if act is None:
-        raise SrkdError(f"its LeakyReLU has slope {facts.slope:g}: Compact has 0.1")
-    return x, scale, {"act": act, "residual": facts.adds}
+        raise SrkdError(f"its LeakyReLU has slope {slope:g}: Compact has 0.1")
+    return x, scale, {"act": act, "residual": adds}
 
 
-def _rrdbnet(facts: _Facts, of: Expressions) -> tuple[int, int, dict[str, object]]:
+def _rrdbnet(layers: Sequence[NcnnLayer], of: Expressions) -> tuple[int, int, dict[str, object]]:
     def dense(x: int, name: str) -> int:
         features = [x]
         for index in range(1, 5):
@@ -197,31 +175,34 @@ def _rrdbnet(facts: _Facts, of: Expressions) -> tuple[int, int, dict[str, object
     def part(branch: int, skip: int) -> int:
         return of("add", of("mul", branch, constants=(0.2,)), skip)
 
-    x = of("input")
-    if facts.unshuffle > 1:
-        x = of("unshuffle", x, constants=(facts.unshuffle, 0))
+    x, unshuffle = of("input"), _factor(layers, "Reorg")
+    ups = sum(layer.integer(0) == NEAREST for layer in _of(layers, "Interp"))
+    if unshuffle > 1:
+        x = of("unshuffle", x, constants=(unshuffle, 0))
     x = first = of.conv("conv_first", x)
-    for block in range((facts.convs - 4 - facts.nearest) // 15):
+    for block in range((len(_of(layers, "Convolution")) - 4 - ups) // 15):
         before = x
         for index in (1, 2, 3):
             x = dense(x, f"body.{block}.rdb{index}")
         x = part(x, before)
     x = of("add", of.conv("conv_body", x), first)
-    for index in range(facts.nearest):
+    for index in range(ups):
         x = of.leaky(of.conv(f"conv_up{index + 1}", of.enlarged(x, 2)), 0.2)
     x = of.leaky(of.conv("conv_hr", x), 0.2)
-    return of.conv("conv_last", x), 2**facts.nearest // max(facts.unshuffle, 1), {}
+    return of.conv("conv_last", x), 2**ups // unshuffle, {}
 
 
-def _span(facts: _Facts, of: Expressions) -> tuple[int, int, dict[str, object]]:
-    x = of("input")
-    if facts.mean:
+def _span(layers: Sequence[NcnnLayer], of: Expressions) -> tuple[int, int, dict[str, object]]:
+    x, convs, scale = of("input"), _of(layers, "Convolution"), _factor(layers, "PixelShuffle")
+    if _of(layers, "MemoryData"):
         x = of("sub", x, of("memory"))
-    if facts.img_range != 1:
-        x = of("mul", x, constants=(facts.img_range,))
+    before = _of(layers[: layers.index(convs[0])] if convs else (), "BinaryOp")
+    img_range = next((layer.number(2) for layer in before if layer.integer(0) == MULTIPLY), 1.0)
+    if img_range != 1:
+        x = of("mul", x, constants=(img_range,))
     outputs = [of.conv("conv_1.eval_conv", x)]
     activated = outputs[0]
-    for block in range(1, (facts.convs - 4) // 3 + 1):
+    for block in range(1, (len(convs) - 4) // 3 + 1):
         activated = of("swish", of.conv(f"block_{block}.c1_r.eval_conv", outputs[-1]))
         second = of("swish", of.conv(f"block_{block}.c2_r.eval_conv", activated))
         third = of.conv(f"block_{block}.c3_r.eval_conv", second)
@@ -230,10 +211,9 @@ def _span(facts: _Facts, of: Expressions) -> tuple[int, int, dict[str, object]]:
     end = of.conv("conv_2.eval_conv", outputs[-1])
     x = of("concat", outputs[0], end, outputs[min(1, len(outputs) - 1)], activated, constants=(0,))
     x = of.conv("upsampler.0", of.conv("conv_cat", x, 1))
-    scale = max(facts.shuffle, 1)
-    if facts.shuffle:
+    if _of(layers, "PixelShuffle"):
         x = of("shuffle", x, constants=(scale, 0))
-    return x, scale, {"img_range": facts.img_range, "mean": (0.0, 0.0, 0.0)}
+    return x, scale, {"img_range": img_range, "mean": (0.0, 0.0, 0.0)}
 
 
 def _number(layers: Sequence[NcnnLayer], of: Expressions) -> list[tuple[int, ...]]:

@@ -70,10 +70,10 @@ def command(console: Console, options: DemoOptions) -> None:
         console.report("demo", served, lambda console, _: _show_addresses(console, addresses, models))
         if options.open_browser:
             webbrowser.open(addresses[0].url)
-        from demo.server import serve
+        from demo.server import serve, site_app
 
         hosts = {options.host.lower(), *(urlsplit(address.url).hostname or "" for address in addresses)}
-        serve(site, listening, hosts, certificate, console.detail)
+        serve(site_app(site, hosts, console.detail), listening, certificate)
 
 
 def _write_site(console: Console, options: DemoOptions, app: Path, folder: Path) -> tuple[int, Sequence[Model]]:
