@@ -141,9 +141,11 @@ class CacheFolder:
 
     def free_space(self, size: int) -> bool:
         """Remove the least recently used entries until `size` more bytes fit; if they cannot, remove none: False."""
-        self._remove_abandoned()
+        for folder in [path for path in self.path.glob("*.*-*") if path.is_dir()]:
+            if not is_locked(_lock_of(folder)):  # an unfinished entry of a killed process
+                shutil.rmtree(folder, ignore_errors=True)
         entries = []
-        for entry in self._entries():
+        for entry in [path for path in self.path.iterdir() if path.is_dir() and "." not in path.name]:
             with suppress(FileNotFoundError):  # another process may remove it meanwhile
                 entries.append((entry.stat().st_mtime_ns, sum(_sizes(entry).values()), entry))
         excess = sum(entry_bytes for _, entry_bytes, _ in entries) + size - self.limit
@@ -181,15 +183,6 @@ class CacheFolder:
             return read(entry)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-    def _entries(self) -> list[Path]:
-        return [path for path in self.path.iterdir() if path.is_dir() and "." not in path.name]
-
-    def _remove_abandoned(self) -> None:
-        """Remove unfinished entries of killed processes."""
-        for folder in [path for path in self.path.glob("*.*-*") if path.is_dir()]:
-            if not is_locked(_lock_of(folder)):
-                shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _lock_entry(self, key: str, note: Note) -> Iterator[None]:

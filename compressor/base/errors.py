@@ -14,12 +14,9 @@ class SrkdError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(_printable(" ".join(message.split())))
-
-
-def _printable(text: str) -> str:
-    """Return `text` with control characters escaped: a name from a file must not send commands to the terminal."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+        text = " ".join(message.split())
+        # Control characters are escaped: a name from a file must not send commands to the terminal.
+        super().__init__("".join(each if each.isprintable() else ascii(each)[1:-1] for each in text))
 
 
 class TookTooLong(SrkdError):

@@ -46,7 +46,7 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
 def model_facts(model: onnx.ModelProto, path: Path) -> tuple[str, dict[str, str]]:
     """The same facts as `read_facts` for a model that was read from `path`."""
     with one_line(f"{path} is not an ONNX file", first=True):
-        facts = weight_precision(model), read_srkd_keys(model)
+        facts = weight_precision(model), srkd_keys({prop.key: prop.value for prop in model.metadata_props})
     if not model.graph.node:
         raise SrkdError(f"{path} is not an ONNX file: it holds no nodes")
     return facts
@@ -58,10 +58,6 @@ def load_onnx(path: Path, *, external_weights: bool = True) -> onnx.ModelProto:
         raise SrkdError(f"{path}: no such file")
     with one_line(f"{path} is not an ONNX file", first=True):
         return onnx.load_model(str(path), load_external_data=external_weights)
-
-
-def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
-    return srkd_keys({prop.key: prop.value for prop in model.metadata_props})
 
 
 def read_whole(path: Path) -> bytes:

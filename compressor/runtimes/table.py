@@ -139,10 +139,6 @@ def missing_modules(modules: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in modules if importlib.util.find_spec(name) is None)
 
 
-def _not_macos() -> str | None:
-    return None if sys.platform == "darwin" else "Core ML's packages run on macOS only"
-
-
 RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
     "runtime",
     (
@@ -218,7 +214,7 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             needs=("coremltools",),
             extra="coreml",
             devices={"cpu": "", "coreml": "gpu|ane"},
-            obstacle=_not_macos,
+            obstacle=lambda: None if sys.platform == "darwin" else "Core ML's packages run on macOS only",
         ),
         RuntimeEntry(
             name="libplacebo",

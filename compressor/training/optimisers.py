@@ -84,16 +84,13 @@ def _as_modes(weight: Tensor) -> Tensor:
     return weight.flatten(2) if weight.dim() > 2 else weight
 
 
-def _turned_modes(weight: Tensor) -> list[tuple[int, int]]:
-    """Return the modes that get bases, with their sides."""
-    return [(mode, side) for mode, side in enumerate(weight.shape) if weight.dim() > 1 and 1 < side <= LARGEST_BASIS]
-
-
 def _begin(state: dict[str, Any], gradient: Tensor) -> None:
     state["step"] = 0
     state["first"], state["second"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+    sides = enumerate(gradient.shape if gradient.dim() > 1 else ())
+    turned = [(mode, side) for mode, side in sides if 1 < side <= LARGEST_BASIS]
     for name in ("moments", "bases"):
-        state[name] = {mode: gradient.new_zeros(side, side) for mode, side in _turned_modes(gradient)}
+        state[name] = {mode: gradient.new_zeros(side, side) for mode, side in turned}
 
 
 def _renew_bases(states: Iterable[dict[str, Any]]) -> None:

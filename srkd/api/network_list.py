@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,23 +71,17 @@ def run_networks(options: NetworksOptions, context: Context) -> NetworkList:
 
 
 def _chosen(names: tuple[str, ...], scale: int) -> dict[str, Spec]:
-    """The specs by name, those of the given networks or sizes only; unknown names are refused."""
-    specs = dict(_named_specs(scale))
+    """Each named size, or a network with its published defaults if it has none; of the given names only."""
+    specs: dict[str, Spec] = {}
+    for family in architectures():
+        for name, fields in (family.sizes or {"": {}}).items():
+            with suppress(UsageError):  # a size of other scales
+                specs["-".join(filter(None, (family.name, name)))] = family.spec(scale).with_options(fields)
     known = {*specs, *(spec.arch for spec in specs.values())}
     for name in names:
         if name not in known:
             raise UsageError(f"{name!r} is no network or size at x{scale}; {nearest(name, sorted(known))}")
     return {name: spec for name, spec in specs.items() if not names or {name, spec.arch} & set(names)}
-
-
-def _named_specs(scale: int) -> Iterator[tuple[str, Spec]]:
-    """Yield each named size, or the network with its published defaults if it has none; not those of other scales."""
-    for family in architectures():
-        for name, fields in (family.sizes or {"": {}}).items():
-            try:
-                yield "-".join(filter(None, (family.name, name))), family.spec(scale).with_options(fields)
-            except UsageError:
-                continue
 
 
 networks = public(NetworksOptions, NetworksOptions, run_networks, "networks")

@@ -23,12 +23,11 @@ def read_rows(run: Path) -> tuple[MetricsRow, ...]:
     """The rows of a run folder in the order of their steps; anything else in the file is left out."""
     rows = []
     for _, values in read_metrics(run):
-        numbers = {printable(name): value for name, value in values.items() if _is_usable(value)}
+        numbers = {  # without NaN, of which each comparison is False
+            printable(name): value
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+        }
         if "step" in numbers:
             rows.append(MetricsRow(str(values.get("kind")), values["step"], numbers))
     return tuple(sorted(rows, key=lambda row: row.step))
-
-
-def _is_usable(value: object) -> bool:
-    # The comparison is False for NaN as well.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER

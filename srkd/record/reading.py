@@ -32,11 +32,9 @@ class Entry(BaseModel):
 EntryT = TypeVar("EntryT", bound=Entry)
 
 
-def _infinite(value: object) -> object:
-    return math.inf if value is None else value
-
-
-Decibels = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_infinite)]
+Decibels = Annotated[
+    float, Field(allow_inf_nan=True), BeforeValidator(lambda value: math.inf if value is None else value)
+]
 """A PSNR or a difference of two, in dB. JSON has no infinity: there it is null."""
 
 

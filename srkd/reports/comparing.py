@@ -173,16 +173,12 @@ def _gains(groups: Sequence[MethodRuns], scores: SetScores) -> tuple[ComparedGai
     """The gains of methods over the baselines of their plans; if there are none, of the best method over each other."""
     gains = [_gain(method, other, scores, _is_baseline) for other in groups for method in groups]
     if not any(gain.seeds for gain in gains):
-        gains = [_gain(groups[0], other, scores, _has_seed) for other in groups[1:]]
+        gains = [_gain(groups[0], other, scores, lambda one, run: one.seed == run.seed) for other in groups[1:]]
     return tuple(gain for gain in gains if gain.seeds)
 
 
 def _is_baseline(other: Trained, run: Trained) -> bool:
     return (other.plan, other.seed) == (run.plan, run.seed) and other.method in run.baselines
-
-
-def _has_seed(other: Trained, run: Trained) -> bool:
-    return other.seed == run.seed
 
 
 def _gain(

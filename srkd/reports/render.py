@@ -17,7 +17,8 @@ from srkd.version import __version__
 
 def render_page(**values: object) -> str:
     """The page of `values`, with style and script inside. It fetches nothing and runs only this script."""
-    style, script = (_own(name) for name in ("report.css", "report.js"))
+    own_files = [files("srkd.reports") / "templates" / name for name in ("report.css", "report.js")]
+    style, script = (Markup(file.read_text(encoding="utf-8")) for file in own_files)  # noqa: S704
     script_hash = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     page = _environment().get_template("page.html")
     own = {"style": style, "script": script, "script_hash": script_hash}
@@ -36,11 +37,6 @@ def _environment() -> Environment:
     environment.tests["numeric"] = is_numeric
     environment.filters |= {"data_url": _data_url, "figure": _figure, "threads": count_threads}
     return environment
-
-
-def _own(name: str) -> Markup:
-    """srkd's own style or script, which is not escaped."""
-    return Markup((files("srkd.reports") / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
 
 
 def _figure(value: float | None, text: str, unit: float = 1.0) -> str:

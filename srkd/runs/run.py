@@ -188,7 +188,9 @@ class TrainingRun:
         worse = None if stages[-1].is_later else _below_its_start(student.scores.by(run.goal), untrained)
         if worse and state.role == "student":
             # Not the trained student but the best one, which may be the start.
-            trained.load_state_dict(processes.from_leader(self._best_weights))
+            trained.load_state_dict(
+                processes.from_leader(lambda: load_checkpoint(self.folder.best).network.state_dict())
+            )
             student = self._quality(trained)
             self.folder.log(worse)
         if state.role == "joint":
@@ -202,9 +204,6 @@ class TrainingRun:
 
     def _quality(self, network: Network) -> Quality:
         return Quality.of(self.run.validation.score_sets(network), cost(network.spec))
-
-    def _best_weights(self) -> dict[str, torch.Tensor]:
-        return load_checkpoint(self.folder.best).network.state_dict()
 
     def _judge(self, network: ImageModel) -> float:
         """The Y-PSNR in dB by which a student is judged."""

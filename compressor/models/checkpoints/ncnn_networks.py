@@ -278,10 +278,6 @@ def _interp(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, 
     return (of("interp", *inputs, constants=(layer.integer(0), layer.number(1, 1.0), layer.number(2, 1.0), *fixed)),)
 
 
-def _relu(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
-    return (of("relu", *inputs, constants=(layer.number(0),)),)
-
-
 Maker = Callable[[NcnnLayer, list[int], Expressions], tuple[int, ...]]
 
 
@@ -297,7 +293,7 @@ _LAYERS: Mapping[str, tuple[Collection[int], Maker]] = {
     "MemoryData": ((0, 1, 2), _plain("memory")),
     "Convolution": ((0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19), _convolution),
     "PReLU": ((0,), _plain("prelu")),
-    "ReLU": ((0,), _relu),
+    "ReLU": ((0,), lambda layer, inputs, of: (of("relu", *inputs, constants=(layer.number(0),)),)),
     "Swish": ((), _plain("swish")),
     "Sigmoid": ((), _plain("sigmoid")),
     "BinaryOp": ((0, 1, 2), _binary),

@@ -139,7 +139,7 @@ class GraphWalk:
         stored = torch.from_numpy(graph.constants[layer.weight].copy())
         own_bias = layer.bias is not None and graph.nodes[index].op_type != "MatMul"
         bias = torch.from_numpy(graph.constants[layer.bias].copy()) if layer.bias is not None and own_bias else None
-        matrix = _matrix(layer, stored)
+        matrix = stored.T if layer.kind == "columns" else stored.flatten(1)  # rows, columns
         x, target = torch.from_numpy(inputs), self._target(index, exact)
         shared = len(graph.users[layer.weight]) > 1
         rows_of_group = len(matrix) // layer.groups
@@ -204,11 +204,6 @@ class GraphWalk:
                     return torch.from_numpy((value + (beside.exact - present)) / factor)
             break
         return torch.from_numpy(exact)
-
-
-def _matrix(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
-    """The weight as (rows, columns)."""
-    return weight.T if layer.kind == "columns" else weight.flatten(1)
 
 
 def _from_matrix(layer: Layer, matrix: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
