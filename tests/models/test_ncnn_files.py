@@ -26,7 +26,7 @@ from export.formats.conversion import Conversion
 from srkd.cli.main import run
 from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
-from tests.support.ncnn_files import compact_file, raw, rrdbnet_file, run_ncnn, span_file
+from tests.support.ncnn_files import compact_file, raw, rrdbnet_file, span_file
 from tests.support.ncnn_mutants import misread, mutants
 from tests.support.shared import needs_shared, shared
 
@@ -76,17 +76,6 @@ def test_a_file_is_the_network_that_it_was_written_from(name: str, tmp_path: Pat
         torch.testing.assert_close(
             loaded.network.state_dict()[key], tensor.half().float() if fp16 and is_kernel else tensor, rtol=0, atol=0
         )
-
-
-@pytest.mark.extras
-@pytest.mark.parametrize("name", FILES)
-def test_ncnn_computes_the_same_from_that_file(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("ncnn")
-    spec, fp16 = FILES[name]
-    path = write(build(spec, seed=1), tmp_path, fp16=fp16)
-    with torch.no_grad():
-        sr = load_checkpoint(path).network(IMAGE[None])[0]
-    torch.testing.assert_close(sr, run_ncnn(path, IMAGE), rtol=0, atol=2e-5)
 
 
 @pytest.mark.extras
