@@ -36,6 +36,8 @@ class MethodEntry:
     """Whether its only loss is L1 to the label: such methods differ in the student's start."""
     for_films: bool = False
     """Whether it is added to a recipe whose images are frames of a film, or look like ones."""
+    for_looks: bool = False
+    """Whether it is for teachers that are trained for looks."""
 
     def __post_init__(self) -> None:
         if self.needs not in TEACHER_NEEDS:
@@ -69,7 +71,7 @@ BUILTIN: Mapping[str, MethodEntry] = {
     "csd": MethodEntry("recipes.methods.csd:Csd", "network"),
     "csd-lite": MethodEntry("recipes.methods.csd:CsdLite", "outputs"),
     "dckd": MethodEntry("recipes.methods.dckd:DCKD", "outputs"),
-    "perceptual": MethodEntry("recipes.methods.perceptual:Perceptual", "outputs"),
+    "perceptual": MethodEntry("recipes.methods.perceptual:Perceptual", "outputs", for_looks=True),
     "dukd": MethodEntry("recipes.methods.dukd:DUKD", "outputs"),
     "calm": MethodEntry("recipes.methods.calm:Calm", "nothing", for_films=True),
     "pams": MethodEntry("recipes.methods.pams:Pams", "network"),
@@ -79,6 +81,7 @@ BUILTIN: Mapping[str, MethodEntry] = {
 
 PIXEL_ONLY = frozenset(name for name, entry in BUILTIN.items() if entry.pixel_only)
 (FOR_FILMS,) = (name for name, entry in BUILTIN.items() if entry.for_films)
+(FOR_LOOKS,) = (name for name, entry in BUILTIN.items() if entry.for_looks)
 
 
 @dataclass(frozen=True)

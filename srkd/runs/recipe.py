@@ -13,7 +13,7 @@ from compressor.models.networks.base import ImageModel, Spec
 from compressor.models.networks.registry import linear_plan
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method
-from recipes.catalogue import FOR_FILMS, PIXEL_ONLY, RECIPES, teacher_needs
+from recipes.catalogue import FOR_FILMS, FOR_LOOKS, PIXEL_ONLY, RECIPES, teacher_needs
 from recipes.composition import refusals
 from recipes.config.by_class import is_class
 from recipes.config.options import make_method
@@ -31,7 +31,7 @@ RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
 """Keys of a schedule that decide the learning rate; if the user sets one, srkd does not change the rate."""
 
 
-LOOKS_REACH, WITHIN_REACH, BEYOND_REACH = 40, "perceptual", "logits"
+LOOKS_REACH, WITHIN_REACH, BEYOND_REACH = 40, FOR_LOOKS, "logits"
 """Recipes for a teacher that is trained for looks, by how many times the student's parameters it has: Compact 32x8 drew
 the texture of realesr-general-x4v3 (14 times), and not that of ESRGANs (50 and 190 times)."""
 
