@@ -21,30 +21,42 @@ import srkd
 from benchmarks.evidence import Cell, add_variant_option
 from benchmarks.kept_runs import StepClock
 from compressor.assets import embedded_teacher
-from compressor.base.context import Progress, no_progress
+from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
 from compressor.models.checkpoints.header import ncnn_files
 from recipes.config.reading import is_recipe_file, load_preset
-from srkd import compress, resume
 from srkd.options.compress import CompressOptions
-from srkd.record.trials import Gain, Spread
+from srkd.record.paired import PairedDifference
+from srkd.record.trials import Spread
+from srkd.runs.compression import run_compress
 from srkd.runs.recipe import load_recipe
 
-SETS = ("Set5", "Set14", "B100")
+SETS = ("Set5", "Set14", "B100", "Urban100-20")
 SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")
 FIRST_SEED = 10
 LOOK_STEPS = 24
 """Steps by which the time of a step is measured."""
+SECONDS = "seconds.json"
+"""A file of each run folder: the processor time of its training."""
 Start = Literal["fit", "inherit", "random"]
+Select = Literal["leading", "l1", "principal"]
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+SHARED = Context(note=say)
+"""What all runs of a command share: teachers, images, and for each seed the solved student."""
 
 
 @dataclass(frozen=True)
 class Contender:
     """One row of a comparison: a recipe (or preset file) and a student; `name` begins the names of its run folders.
 
-    None is the embedded teacher, the recipe's own `init`, and the budget's steps.
+    None is the embedded teacher, the recipe's own `init` and `select`, and the budget's steps.
     """
 
     name: str
@@ -53,6 +65,7 @@ class Contender:
     width: float | None = None
     student: str | None = None
     init: Start | None = None
+    select: Select | None = None
     teacher: Path | None = None
     settings: tuple[str, ...] = ()
     steps: int | None = None
@@ -64,13 +77,13 @@ class Contender:
 
 @dataclass(frozen=True)
 class Published:
-    """Published gains over the table's own scratch row, ×4, in dB on Set5, Set14 and B100."""
+    """Published gains over the source's own baseline, ×4, in dB on Set5, Set14 and B100."""
 
     gains: tuple[float, float, float]
-    source: str = ""
+    source: str
 
     def __str__(self) -> str:
-        return f"{statistics.fmean(self.gains):+.3f}" + (f" ({self.source})" if self.source else "")
+        return f"{statistics.fmean(self.gains):+.3f} ({self.source})"
 
 
 @dataclass(frozen=True)
@@ -90,8 +103,8 @@ class Budget:
         return self.out / f"{name}-seed{seed}"
 
 
-Scores = Mapping[str, Sequence[Mapping[str, float]]]
-"""Y-PSNR in dB by contender, seed and set."""
+Scores = Mapping[str, Sequence[Mapping[str, Sequence[float]]]]
+"""Y-PSNR in dB by contender, seed, set and image."""
 
 
 def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.ArgumentParser:
@@ -113,15 +126,9 @@ def budget_of(options: argparse.Namespace, settings: tuple[str, ...] = SETTINGS)
     return Budget(options.train, options.steps, options.out, options.seeds, settings, options.device, sets)
 
 
-def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scores:
-    """Return the scores; runs are trained seed by seed, so that a command that is stopped early has compared all."""
-    if missing := [name for name in budget.sets if not (data / name).is_dir()]:
-        raise SystemExit(f"--data {data}: it has no folder {missing[0]}; give the folder with {', '.join(budget.sets)}")
-    scores: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
-    for seed in seeds_of(budget):
-        for one in contenders:
-            scores[one.name].append(scored(trained(one, seed, budget), data, budget.sets))
-    return scores
+def require_sets(data: Path, sets: Sequence[str]) -> None:
+    if missing := [name for name in sets if not (data / name).is_dir()]:
+        raise SystemExit(f"--data {data}: it has no folder {missing[0]}; give the folder with {', '.join(sets)}")
 
 
 def possible(contenders: Sequence[Contender], budget: Budget) -> tuple[list[Contender], list[str]]:
@@ -139,40 +146,52 @@ def possible(contenders: Sequence[Contender], budget: Budget) -> tuple[list[Cont
 
 
 def step_seconds(one: Contender, budget: Budget) -> float:
-    """Return the processor time of a step, in seconds, of a short run of a contender."""
-    clock, look = StepClock(), replace(budget, steps=LOOK_STEPS, out=budget.out / "looks")
+    """Return the processor time, in seconds, that a short run takes for each step of its student, all stages
+    together.
+    """
+    look = replace(budget, steps=LOOK_STEPS, out=budget.out / "looks")
     shutil.rmtree(look.folder(one.name), ignore_errors=True)  # a finished run takes no steps
-    trained(one, FIRST_SEED, look, clock)
-    return clock.step_seconds()
+    return training_seconds(trained(replace(one, steps=None), FIRST_SEED, look)) / LOOK_STEPS
 
 
-def trained(one: Contender, seed: int, budget: Budget, progress: Progress = no_progress) -> Path:
+def trained(one: Contender, seed: int, budget: Budget) -> Path:
     """Return the run folder of a contender and seed; train it, continue it or reuse a finished run."""
-    folder = budget.folder(one.name, seed)
+    folder, clock = budget.folder(one.name, seed), StepClock()
     settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings)
     if (folder / "run.json").is_file():
         facts = facts_of(folder)
         _require_same(folder, facts, one, budget, settings)
-        if "result" not in facts:
-            resume(folder, announce=say)
-        return folder
+        if "result" in facts and (folder / SECONDS).is_file():
+            return folder
+        shutil.rmtree(folder)  # its time would be that of a part
     say(f"{one.label}, seed {seed}")
-    compress(
-        one.teacher,
+    options = CompressOptions.of(
+        teacher=one.teacher,
         recipe=one.recipe,
         data=budget.train,
         width=one.width,
         student=one.student,
         init=one.init,
+        select=one.select,
         steps=one.steps or budget.steps,
         seed=seed,
         settings=settings,
         device=budget.device,
         out=folder,
-        announce=say,
-        progress=progress,
     )
+    run_compress(options, replace(SHARED, progress=clock))
+    (folder / SECONDS).write_text(json.dumps(clock.training_seconds()), encoding="utf-8")
     return folder
+
+
+def training_seconds(folder: Path) -> float:
+    """Return the processor time of all training steps of a run, in seconds."""
+    return float(json.loads((folder / SECONDS).read_text(encoding="utf-8")))
+
+
+def validated(folder: Path) -> float:
+    """Return the Y-PSNR in dB of a run's student on its own validation images."""
+    return float(facts_of(folder)["result"]["student"]["psnr_y"])
 
 
 def _require_same(
@@ -189,7 +208,7 @@ def _require_same(
             del before["schedule"][key], now["schedule"][key]
     options = {
         "data": None if budget.train is None else str(budget.train.resolve()),
-        **{key: getattr(one, key) for key in ("width", "student", "init")},
+        **{key: getattr(one, key) for key in ("width", "student", "init", "select")},
     }
     now, before = now | options, before | {key: facts["options"][key] for key in options}
     if facts["teacher"] is not None:
@@ -206,12 +225,14 @@ def _require_same(
         )
 
 
-def scored(folder: Path, data: Path, sets: Sequence[str] = SETS) -> dict[str, float]:
-    """Return the Y-PSNR in dB of a run by set; what was measured before is read from the folder."""
+def scored(folder: Path, data: Path, sets: Sequence[str] = SETS) -> dict[str, list[float]]:
+    """Return the Y-PSNR in dB of a run by set and image; what was measured before is read from the folder."""
     file = folder / "benchmarks.json"
-    known: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if missing := [name for name in sets if name not in known]:
-        known |= {name: srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y for name in missing}
+        for name in missing:
+            images = srkd.evaluate([folder], data=data / name).models[folder.name][name].images
+            known[name] = [images[stem].psnr_y for stem in sorted(images)]
         with atomic_path(file) as temporary:
             temporary.write_text(json.dumps(known), encoding="utf-8")
     return {name: known[name] for name in sets}
@@ -230,15 +251,6 @@ def conditions(folder: Path, *, shared: str = "") -> str:
     )
 
 
-def schedule_line(folder: Path) -> str:
-    """Return start, steps and rate of a run, such as `fit, 300 at 0.0002`."""
-    facts = facts_of(folder)
-    rule, start = facts["preset"]["schedule"], facts["start"]
-    chosen = start["init"] if start["select"] == "leading" else start["select"]
-    rate = rule["rate"] if chosen in ("inherit", "random") else rule["fit_rate"] or rule["rate"]
-    return f"{chosen}, {rule['steps']:,} at {rate:g}"
-
-
 def teacher_line(folder: Path) -> str:
     """Return the teacher of a run: the name of its file, or `the embedded EDSR`."""
     teacher = facts_of(folder)["teacher"]
@@ -254,34 +266,20 @@ def student_line(folder: Path) -> str:
     return f"{spec['arch'].upper()} {size}, ×{spec['scale']}"
 
 
-def gain(scores: Scores, ours: str, theirs: str) -> str:
-    """Return the gain of one contender over another as text, from means over the sets by seed."""
-    return Gain.between(theirs, means(scores[ours]), means(scores[theirs])).line().split(": ", 1)[1]
+def paired(scores: Scores, name: str, control: str) -> PairedDifference:
+    """Return the gain of one contender over another on all images of all sets."""
+    both = zip(scores[name], scores[control], strict=True)
+    return PairedDifference.of(
+        [[a - b for set_ in own for a, b in zip(own[set_], other[set_], strict=True)] for own, other in both]
+    )
 
 
-def leaders(contenders: Sequence[Contender], scores: Scores) -> list[str]:
-    """Return a line with the best contender by its mean, and one on its gain over each of the others.
-
-    Of two contenders the table itself says it.
-    """
-    if len(contenders) == 2:
-        return []
-    ordered = sorted(contenders, key=lambda one: -statistics.fmean(means(scores[one.name])))
-    best = ordered[0]
-    lines = [f"Best by mean over the sets: {best.label}."]
-    return lines + [f"- over {one.label}: {gain(scores, best.name, one.name)}" for one in ordered[1:]]
-
-
-def means(runs: Sequence[Mapping[str, float]]) -> list[float]:
-    """Return the mean over the sets for each seed."""
-    return [statistics.fmean(run.values()) for run in runs]
-
-
-def cells_of(runs: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
-    """Return the spread on each set, and the scores of each seed."""
+def cells_of(runs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Cell]:
+    """Return mean and spread of the means on each set, and the mean of each seed."""
+    means = [{name: statistics.fmean(images) for name, images in run.items()} for run in runs]
     return {
-        **{name: str(Spread.of([run[name] for run in runs])) for name in runs[0]},
-        **{f"{name}, seed {seed}": score for seed, run in enumerate(runs, FIRST_SEED) for name, score in run.items()},
+        **{name: str(Spread.of([run[name] for run in means])) for name in means[0]},
+        **{f"{name}, seed {seed}": score for seed, run in enumerate(means, FIRST_SEED) for name, score in run.items()},
     }
 
 
@@ -306,7 +304,3 @@ def preset_contender(file: Path, options: Mapping[str, Sequence[str]], *, width:
         if option.split("=")[0] not in rule.options
     )
     return Contender(file.stem, str(file.resolve()), preset.title, width=width, settings=added)
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -30,6 +30,12 @@ class StepClock:
         if title == "training":
             self.ends.setdefault(done, time.process_time())
 
+    def training_seconds(self) -> float:
+        """Return the processor time of all steps, in seconds: as many as there were, at the mean of those that were
+        seen.
+        """
+        return self.step_seconds() * max(self.ends)
+
     def step_seconds(self) -> float:
         """Return the processor time of a step, in seconds."""
         first, last = min(self.ends), max(self.ends)

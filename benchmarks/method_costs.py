@@ -22,7 +22,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.evidence import Benchmark, Column, Row, Table, save
-from benchmarks.methods_compared import OPTIONS, TITLES, all_methods
+from benchmarks.methods import OPTIONS, TITLES, all_methods
 from benchmarks.own_practice import OwnLoop
 from compressor.assets import embedded_teacher
 from compressor.base.machine import peak_resident_bytes

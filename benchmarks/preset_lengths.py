@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
-from benchmarks.methods_compared import OPTIONS
+from benchmarks.methods import OPTIONS
 from compressor.base.precision import computes_bf16
 from compressor.training.events import RunEvents
 from compressor.training.losses import Losses

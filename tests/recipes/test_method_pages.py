@@ -12,7 +12,7 @@ from benchmarks import methods_compared
 from benchmarks.equal_budget import SETS
 from benchmarks.evidence import Result, results_folder
 from benchmarks.method_costs import Cost
-from benchmarks.methods_compared import all_contenders, all_methods, ranking
+from benchmarks.methods import all_contenders, all_methods, ranking
 from benchmarks.pages import with_results
 from benchmarks.preset_lengths import all_recipes
 from recipes.catalogue import METHODS, RECIPES
