@@ -56,6 +56,7 @@ from recipes.config.listing import list_recipes
 from recipes.config.options import options_model
 from recipes.config.preset import Preset
 from recipes.config.reading import load_preset
+from srkd.record.trials import EQUAL_WITHIN
 
 BENCHMARK = Benchmark(
     "Which method is better than L1 from the same start in the same time?",
@@ -231,7 +232,7 @@ def table_of(contenders: Sequence[Contender], scores: Scores, budget: Budget, sh
         }
         if one in rows:
             gain = paired(scores, one.name, control.name)
-            verdict = gain.verdict(budget.seeds, BOUND, len(rows))
+            verdict = gain.verdict(budget.seeds, EQUAL_WITHIN, len(rows))
             entry |= {
                 "control": control.label,
                 "gain": f"{gain.mean:+.3f}" + ("" if gain.error is None else f" ± {gain.error:.3f}"),
@@ -253,11 +254,8 @@ def table_of(contenders: Sequence[Contender], scores: Scores, budget: Budget, sh
     caption = (
         f"Teacher: {teacher_line(first)}; student {student_line(first)}; {conditions(first, shared=shared)} "
         f"Gains are means over {images} images and {budget.seeds} seeds ± the standard error; p is two-sided, times "
-        f"{len(rows)} rows; no difference: within ±{BOUND} dB by two one-sided tests; not settled: neither is shown. "
+        f"{len(rows)} rows; no difference: within ±{EQUAL_WITHIN} dB by two one-sided tests; not settled: neither is "
+        "shown. "
         "Time is that of the row's training, logits = 1. [The rules](README.md#rules-of-a-methods-table)."
     )
     return Table(columns, entries, caption)
-
-
-BOUND = 0.02
-"""A gain in dB that nobody needs: differences within it are none."""

@@ -229,7 +229,6 @@ def _write_labels(axes: Axes, points: Sequence[ScatterPoint]) -> None:
 
 
 def _make_logarithmic(axis: Axis, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers at round values."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compressor.base.choices import Goal
@@ -21,6 +22,14 @@ LANCZOS = "lanczos"
 def both_goals(goal: Goal) -> tuple[Goal, Goal]:
     """The goal, then the other one: the order in which figures are shown."""
     return ("original", "teacher") if goal == "original" else ("teacher", "original")
+
+
+def set_mean(figures: Sequence[float]) -> float:
+    """The mean of the figures that there are (others are NaN); beside others, equal images count as `EQUAL_DB`."""
+    known = [figure for figure in figures if not math.isnan(figure)]
+    if any(map(math.isfinite, known)):
+        known = [EQUAL_DB if figure == math.inf else figure for figure in known]
+    return sum(known) / len(known) if known else math.nan
 
 
 def without_network(scale: int | None) -> str:

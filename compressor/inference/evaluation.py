@@ -11,7 +11,7 @@ from typing import Any
 from compressor.base.errors import SrkdError
 from compressor.images.metrics import finite_or_none
 from compressor.images.protocol import Protocol
-from compressor.images.scores import EQUAL_DB, LANCZOS, without_network
+from compressor.images.scores import LANCZOS, set_mean, without_network
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Metric, Reference
 from compressor.inference.numbers import Numbers
 
@@ -66,20 +66,12 @@ class SetScore(ImageScore):
     @classmethod
     def of(cls, images: Mapping[str, ImageScore], name: str, lr: str) -> SetScore:
         keys = next(iter(images.values())).figures
-        return cls({key: _mean([score[key] for score in images.values()]) for key in keys}, name, lr, images)
+        return cls({key: set_mean([score[key] for score in images.values()]) for key in keys}, name, lr, images)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of `srkd evaluate --json`."""
         images = {stem: score.to_dict() for stem, score in self.images.items()}
         return {**super().to_dict(), "lr": self.lr, "images": images}
-
-
-def _mean(figures: Sequence[float]) -> float:
-    """Return the mean of the figures that there are; beside others, equal images (inf dB) count as `EQUAL_DB`."""
-    known = [figure for figure in figures if not math.isnan(figure)]
-    if any(map(math.isfinite, known)):
-        known = [EQUAL_DB if figure == math.inf else figure for figure in known]
-    return sum(known) / len(known) if known else math.nan
 
 
 @dataclass(frozen=True)

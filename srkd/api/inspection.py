@@ -135,7 +135,6 @@ def _inspect_open(model: ImageModel, options: InspectOptions, context: Context) 
 
 
 def quantised_size(network: Network) -> QuantisedSize | None:
-    """The size of a quantised network; None for a float one."""
     if network.quantisation is None:
         return None
     return QuantisedSize(

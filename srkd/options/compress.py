@@ -80,7 +80,6 @@ DECIDED_BY = {
 
 
 def recipe_as_text(recipe: object) -> object:
-    """A method, or the class of one, as the text of a recipe."""
     from recipes.config.by_class import recipe_of  # imports yaml
 
     return recipe if recipe is None or isinstance(recipe, str) else recipe_of(recipe)
@@ -251,7 +250,6 @@ class TrainingOptions(Group):
 
     @property
     def own_settings(self) -> tuple[str, ...]:
-        """The settings of `recipe` from `--set`."""
         return tuple(setting for setting in self.settings if not setting.startswith(THEN))
 
     @property

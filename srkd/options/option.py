@@ -266,7 +266,6 @@ def from_json(cls: type[OptionsT], values: Any, where: str, **others: Any) -> Op
 
 
 def _by_group(cls: type[Group], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords sorted into groups."""
     group_by_name = {row.name: row.group for row in declarations(cls) if row.group}
     groups: dict[str, dict[str, Any]] = {name: {} for name in groups_of(cls)}
     own: dict[str, Any] = {}

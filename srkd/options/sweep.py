@@ -123,7 +123,6 @@ def _split(listed: str, *, has_fields: bool) -> list[str]:
 
 
 def _free_name(text: str, taken: dict[str, Point]) -> str:
-    """A name for a folder that no other point has."""
     name = re.sub(r"[^\w.+=-]+", "-", text)[:MOST_NAME].strip("-.")
     numbers = itertools.count(2)
     free = name

@@ -49,7 +49,6 @@ def output_file(out: Path | None, runs: Sequence[Path], name: str, require: Call
 
 
 def run_folders(runs: object) -> list[Path]:
-    """The run folders that are named; refuse none."""
     folders = [Path(run) for run in as_tuple(runs)]
     if not folders:
         raise UsageError("no run folder: name at least one")
@@ -141,7 +140,6 @@ def read_cluster(value: object) -> str:
 
 
 def read_settings(value: object) -> dict[str, object]:
-    """Read words KEY=VALUE, or a mapping."""
     return dict(value) if isinstance(value, Mapping) else dict(map(parse_setting, as_tuple(value)))
 
 
@@ -168,7 +166,6 @@ def read_model(value: object) -> Any:
 
 
 def read_picture(value: object) -> Any:
-    """Check a picture: a path, or one in memory."""
     if not isinstance(value, (str, os.PathLike)) and not any(hasattr(value, name) for name in ("getbands", "shape")):
         raise UsageError(f"{reprlib.repr(value)} is not a picture: give a path, a PIL image, a NumPy array or a tensor")
     return value

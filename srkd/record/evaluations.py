@@ -19,16 +19,16 @@ from srkd.terminal.console import json_value
 from srkd.version import __version__
 
 EVALUATIONS = "evaluations.json"
-SCHEMA = "srkd.evaluations/2"
+SCHEMA = "srkd.evaluations/3"
 BICUBIC = "bicubic"
 """Stands for the SHA-256 of the model that has no file."""
 
 
 class KeptScores(Entry):
-    """The mean scores of a model on a set, by their keys in JSON, and whether the set's LR images were made."""
+    """The scores of a model on each image of a set, by their keys in JSON, and whether the LR images were made."""
 
     lr: Literal["made", "stored"]
-    figures: dict[str, Decibels]
+    images: dict[str, list[Decibels]]
 
 
 class EvaluationsFile(Entry):
@@ -48,7 +48,6 @@ def scores_key(model: str, images: str, conditions: Mapping[str, object]) -> str
 
 
 def images_digest(files: Iterable[Path | None]) -> str:
-    """The digest of the contents of files, in their order."""
     hashes = [None if file is None else file_sha256(file) for file in files]
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 

@@ -77,12 +77,12 @@ class PairedDifference:
         return max(self.p_value(bound), self.p_value(-bound)) / 2
 
     def verdict(self, seeds: int, bound: float, rows: int) -> GainVerdict:
-        """What `seeds` show at `ALPHA` in a table of so many rows (Bonferroni)."""
-        if seeds < FEWEST_SEEDS:
+        """What `seeds` show at `ALPHA` in a table of so many rows (Bonferroni); no difference: within ±`bound`."""
+        if seeds < FEWEST_SEEDS or math.isnan(self.mean):
             return "not settled"
-        if self.p_value() * rows < ALPHA:
-            return "better" if self.mean > 0 else "worse"
-        return "no difference" if self.p_equal(bound) * rows < ALPHA else "not settled"
+        if self.p_equal(bound) * rows < ALPHA:
+            return "no difference"
+        return "not settled" if self.p_value() * rows >= ALPHA else "better" if self.mean > 0 else "worse"
 
 
 def two_sided(t: float, freedom: float) -> float:

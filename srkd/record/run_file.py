@@ -86,7 +86,6 @@ class RunFile(RunSpec):
         return written
 
     def updated(self, **entries: object) -> RunFile:
-        """The contents with other entries, which are checked."""
         own = {name: getattr(self, name) for name in self.model_fields_set}
         return RunFile(**{**own, **entries})
 
@@ -132,7 +131,6 @@ def _parse(file: Path, values: dict[str, Any]) -> RunFile:
 
 
 def find_run_file(run: Path) -> RunFile | None:
-    """run.json of a folder; None if it has none."""
     return read_run_file(run) if (run / RUN_FOLDER_FACTS).exists() else None
 
 

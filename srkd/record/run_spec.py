@@ -171,7 +171,6 @@ class RunSpec(Entry):
         return "original" if self.data.labels == "HR" else "teacher"
 
     def changed(self, **entries: object) -> RunSpec:
-        """The spec with other entries, which are checked."""
         return RunSpec(**{**self.entries(), **entries})
 
     def with_seed(self, seed: int) -> RunSpec:

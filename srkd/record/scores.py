@@ -39,7 +39,6 @@ class Score:
 
 
 def of_role(scores: Sequence[Score], role: ScoreRole) -> Score | None:
-    """The first score of a role."""
     return next((score for score in scores if score.role == role), None)
 
 

@@ -1,6 +1,6 @@
 """The result of a plan of runs: a row per variant, the gains over the baselines, and evidence of equal batches.
 
-The verdict on a gain compares the paired differences over seeds with their spread.
+The verdict on a gain is that of the paired differences (`paired.py`).
 """
 
 from __future__ import annotations
@@ -8,21 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
-from compressor.images.scores import GOAL_WORDS, Scores
+from compressor.images.scores import EQUAL_DB, GOAL_WORDS, Scores
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from compressor.models.networks.image_cost import Cost
+from srkd.record.paired import FEWEST_SEEDS, GainVerdict, PairedDifference
 from srkd.record.reading import Decibels
 
-GainVerdict = Literal["better", "worse", "no difference", "spread unknown"]
-
-DEVIATIONS = 2.0
-"""A mean difference below this many standard deviations counts as no difference."""
-RESOLUTION = 0.0005
-"""Smallest difference in dB that counts; three digits do not show smaller ones."""
+EQUAL_WITHIN = 0.02
+"""A gain in dB that nobody needs: only where it is shown to be smaller is there no difference."""
 
 
 @dataclass(frozen=True)
@@ -47,38 +43,42 @@ class Spread:
 
 @dataclass(frozen=True)
 class Gain:
-    """The gain of a recipe over a baseline in dB: one difference per seed, from runs on the same batches."""
+    """The gain of a recipe over a baseline in dB, from runs on the same batches."""
 
     over: str
     differences: tuple[Decibels, ...]
+    """One for each seed, the means over its images."""
     mean: Decibels
     sd: float | None
+    """The standard deviation over seeds."""
     verdict: GainVerdict
     point: str | None = None
     """The point of a sweep whose gain it is."""
+    p: float = 1.0
+    """The chance of such a gain without a true one, times the rows of the table."""
 
     @classmethod
     def between(
         cls,
         over: str,
-        recipe: Sequence[float],
-        baseline: Sequence[float],
+        recipe: Sequence[Sequence[float]],
+        baseline: Sequence[Sequence[float]],
         *,
         point: str | None = None,
-        resolution: float = RESOLUTION,
+        rows: int = 1,
+        equal_within: float = EQUAL_WITHIN,
     ) -> Gain:
-        """Compare the PSNRs of a recipe and a baseline, both in the same order of seeds. `resolution` is the smallest
-        difference that counts.
+        """Compare the PSNRs of a recipe and a baseline by seed and image, both in the same order; the mean over images
+        alone counts as one image. `rows` is how many gains the table has.
         """
-        # Two infinite figures are equal.
-        differences = tuple(0.0 if a == b else a - b for a, b in zip(recipe, baseline, strict=True))
-        spread = Spread.of(differences)
-        verdict: GainVerdict = "better" if spread.mean > 0 else "worse"
-        if spread.sd is None or math.isnan(spread.mean):
-            verdict = "spread unknown"
-        elif abs(spread.mean) < max(DEVIATIONS * spread.sd, resolution):
-            verdict = "no difference"
-        return cls(over, differences, spread.mean, spread.sd, verdict, point)
+        differences = [
+            [min(a, EQUAL_DB) - min(b, EQUAL_DB) for a, b in zip(own, other, strict=True)]
+            for own, other in zip(recipe, baseline, strict=True)
+        ]
+        by_seed = tuple(math.fsum(row) / len(row) for row in differences)
+        paired, spread = PairedDifference.of(differences), Spread.of(by_seed)
+        verdict = paired.verdict(len(differences), equal_within, rows)
+        return cls(over, by_seed, spread.mean, spread.sd, verdict, point, min(1.0, rows * paired.p_value()))
 
     @property
     def above_zero(self) -> int:
@@ -89,12 +89,10 @@ class Gain:
         if self.point is not None:
             name = f"{self.point}: gain over {self.over.removesuffix(f', {self.point}')}"
         if self.sd is None:
-            return f"{name}: {self.mean:+.3f} dB (one seed, spread unknown: --seeds 3)"
-        figures = f"{self.mean:+.3f} ± {self.sd:.3f} dB"
-        seeds = f"{len(self.differences)} seeds"
-        if self.verdict == "no difference":
-            return f"{name}: no difference ({figures}, {seeds})"
-        return f"{name}: {figures} ({'worse, ' if self.verdict == 'worse' else ''}{seeds})"
+            return f"{name}: {self.mean:+.3f} dB (one seed, spread unknown: --seeds {FEWEST_SEEDS})"
+        count = len(self.differences)
+        shown = f"p {self.p:.2g}" if count >= FEWEST_SEEDS else f"a verdict takes {FEWEST_SEEDS}"
+        return f"{name}: {self.mean:+.3f} ± {self.sd:.3f} dB ({self.verdict}; {count} seeds, {shown})"
 
 
 @dataclass(frozen=True)
@@ -189,14 +187,14 @@ class TrialsReport:
         first, *others = groups
         points = {first: others} if baselines_of is None else baselines_of
         is_sweep = len(points) > 1
-        judged = {name: [outcome.by(goal) for outcome in group] for name, group in groups.items()}
+        pairs = [(point, name) for point, baselines in points.items() for name in baselines]
+        judged = {name: [[outcome.by(goal)] for outcome in group] for name, group in groups.items()}
         return cls(
             seeds=tuple(dict.fromkeys(outcome.seed for outcome in outcomes)),
             rows=tuple(VariantScores.of(name, groups[name], goal) for name in dict.fromkeys([*points, *groups])),
             gains=tuple(
-                Gain.between(name, judged[point], judged[name], point=point if is_sweep else None)
-                for point, baselines in points.items()
-                for name in baselines
+                Gain.between(name, judged[point], judged[name], point=point if is_sweep else None, rows=len(pairs))
+                for point, name in pairs
             ),
             chosen=max((outcome for point in points for outcome in groups[point]), key=lambda each: each.by(goal)),
             runs=tuple(outcomes),

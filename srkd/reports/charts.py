@@ -33,7 +33,6 @@ def curve_figures(runs: Sequence[Metrics]) -> list[Figure]:
 
 
 def point_figures(charts: Sequence[Scatter | None]) -> list[Figure]:
-    """Those of the charts of points that there are."""
     return [(chart.title, draw_scatter(replace(chart, title=""), "svg")) for chart in charts if chart is not None]
 
 

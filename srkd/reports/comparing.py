@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.scores import GOAL_WORDS, both_goals, without_network
+from compressor.images.scores import GOAL_WORDS, both_goals, set_mean, without_network
 from compressor.inference.metric_table import METRICS
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 from compressor.models.networks.image_cost import Cost
@@ -87,12 +87,10 @@ def compare_contents(runs: Sequence[Contents], score: Scorer | None = None) -> C
 
 
 def _validation_scores(trained: Sequence[Trained], first: Contents) -> SetScores:
-    """The scores that the runs themselves measured."""
-
     def figures(quality: Quality) -> SetFigures:
         sets = quality.sets or {VALIDATION: quality.scores}
         return {
-            name: {key: each for key, each in asdict(row).items() if each is not None} for name, row in sets.items()
+            name: {key: [each] for key, each in asdict(row).items() if each is not None} for name, row in sets.items()
         }
 
     result, images = trained[0].result, list(first.validation)
@@ -159,10 +157,8 @@ def _method_row(group: MethodRuns, scores: SetScores) -> ComparedNetwork:
 
 
 def _over_seeds(runs: Sequence[SetFigures]) -> dict[str, dict[str, OverSeeds]]:
-    """The figures of the runs of one method, set by set."""
-
     def over(name: str, key: str) -> OverSeeds:
-        values = tuple(run[name][key] for run in runs)
+        values = tuple(set_mean(run[name][key]) for run in runs)
         spread = Spread.of(values)
         return OverSeeds(spread.mean, spread.sd, values)
 
@@ -171,34 +167,43 @@ def _over_seeds(runs: Sequence[SetFigures]) -> dict[str, dict[str, OverSeeds]]:
 
 def _gains(groups: Sequence[MethodRuns], scores: SetScores) -> tuple[ComparedGain, ...]:
     """The gains of methods over the baselines of their plans; if there are none, of the best method over each other."""
-    gains = [_gain(method, other, scores, _is_baseline) for other in groups for method in groups]
-    if not any(gain.seeds for gain in gains):
-        gains = [_gain(groups[0], other, scores, lambda one, run: one.seed == run.seed) for other in groups[1:]]
-    return tuple(gain for gain in gains if gain.seeds)
+    pairs = [(method, other, _pairs(method, other, _is_baseline)) for other in groups for method in groups]
+    if not any(runs for _, _, runs in pairs):
+        pairs = [(groups[0], other, _pairs(groups[0], other, _has_seed)) for other in groups[1:]]
+    pairs = [each for each in pairs if each[-1]]
+    return tuple(_gain(*each, scores, rows=len(pairs)) for each in pairs)
 
 
 def _is_baseline(other: Trained, run: Trained) -> bool:
     return (other.plan, other.seed) == (run.plan, run.seed) and other.method in run.baselines
 
 
+def _has_seed(other: Trained, run: Trained) -> bool:
+    return other.seed == run.seed
+
+
+def _pairs(
+    method: MethodRuns, over: MethodRuns, is_pair: Callable[[Trained, Trained], bool]
+) -> list[tuple[Trained, Trained]]:
+    return [(run, other) for run in method.runs for other in over.runs if is_pair(other, run)]
+
+
 def _gain(
-    method: MethodRuns, over: MethodRuns, scores: SetScores, is_pair: Callable[[Trained, Trained], bool]
+    method: MethodRuns, over: MethodRuns, pairs: Sequence[tuple[Trained, Trained]], scores: SetScores, rows: int
 ) -> ComparedGain:
-    pairs = [(run, other) for run in method.runs for other in over.runs if is_pair(other, run)]
     figures = [(scores.students[run.folder], scores.students[other.folder]) for run, other in pairs]
+    # Of SSIM too, what nobody needs are twenty units of the last digit that tables show.
     digits = {row.key_to(reference): row.digits for row in METRICS.values() for reference in GOAL_WORDS}
 
     def gain(name: str, key: str) -> Gain:
         own, others = zip(*((one[name][key], two[name][key]) for one, two in figures), strict=True)
-        # Smaller gains than tables show do not count.
-        return Gain.between(over.name, own, others, resolution=0.5 * 10 ** -digits[key])
+        return Gain.between(over.name, own, others, rows=rows, equal_within=20 * 10 ** -digits[key])
 
-    sets = figures[0][0] if figures else {}
     return ComparedGain(
         name=method.name,
         over=over.name,
         seeds=tuple(run.seed for run, _ in pairs),
-        sets={name: {key: gain(name, key) for key in keys} for name, keys in sets.items()},
+        sets={name: {key: gain(name, key) for key in keys} for name, keys in figures[0][0].items()},
     )
 
 

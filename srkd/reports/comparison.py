@@ -6,7 +6,7 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -29,8 +29,8 @@ MAIN = (
 )
 """The settings that the line above a table states, if all rows have them with one value."""
 
-SetFigures: TypeAlias = Mapping[str, Mapping[str, float]]
-"""The figures of a network by set and key, such as `psnr_y` in dB."""
+SetFigures: TypeAlias = Mapping[str, Mapping[str, Sequence[float]]]
+"""The figures of a network by set and key, such as `psnr_y` in dB: those of all images, or their mean alone."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,6 @@ class Comparison:
 
     @property
     def methods(self) -> tuple[ComparedNetwork, ...]:
-        """The rows of methods, the best first."""
         return tuple(row for row in self.rows if row.seeds)
 
     @property

@@ -42,7 +42,6 @@ class Contents:
 
     @property
     def validation(self) -> tuple[str, ...]:
-        """The names of the validation images."""
         return self.file.data.validation
 
     @property
@@ -60,12 +59,10 @@ class Contents:
         return f"{self.unfinished} {resume_command(folder)} continues it."
 
     def score(self, role: ScoreRole) -> Score | None:
-        """The first row of a role."""
         return of_role(self.scores, role)
 
 
 def read_contents(run: Path) -> Contents:
-    """Read a run folder, or the folder of a plan of runs."""
     file = read_for_display(run)
     folders = [run / name for name in file.run_names]
     metrics = tuple(rows for folder in (run, *folders) if (rows := Metrics.read(folder)) is not None)
@@ -85,7 +82,6 @@ def read_contents(run: Path) -> Contents:
 
 
 def _unfinished(file: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
-    """A line with the progress of an unfinished run."""
     if file.is_finished:
         return f"The run is finished, but {RUN_FOLDER_WEIGHTS} is missing from its folder."
     done = max((rows.last_step for rows in metrics), default=0)

@@ -72,7 +72,6 @@ def named_apart(runs: Sequence[Metrics]) -> list[Metrics]:
 
 
 def charts_of(runs: Sequence[Metrics]) -> list[Chart]:
-    """The charts of one run, or of several over one another."""
     return _charts_of_one(runs[0]) if len(runs) == 1 else _charts_of_several(runs)
 
 

@@ -85,7 +85,6 @@ class Trained:
 
     @property
     def versions(self) -> dict[str, str]:
-        """The version of each package that took part."""
         return {} if self.file.code is None else self.file.code.versions
 
     @property
@@ -172,7 +171,6 @@ def _differing(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def shared_settings(methods: Sequence[MethodRuns]) -> dict[str, str]:
-    """The settings that all methods have with one value."""
     first, *others = (method.runs[0].labels for method in methods)
     return {
         key: value for key, value in first.items() if value != "none" and all(each.get(key) == value for each in others)

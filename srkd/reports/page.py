@@ -37,7 +37,6 @@ Tile: TypeAlias = tuple[str, str, str]
 
 
 def report_page(sections: Sequence[Section], comparison: Comparison | None) -> str:
-    """The page of one run, or of several with their comparison."""
     runs, title, shown = [_show_run(section) for section in sections], f"{len(sections)} runs side by side", None
     if comparison is None:
         title = f"{sections[0].contents.name}: what was gained"
@@ -47,14 +46,12 @@ def report_page(sections: Sequence[Section], comparison: Comparison | None) -> s
 
 
 def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> dict[str, object]:
-    """The values of the template comparison.html."""
     by_work = point_figures([against_macs(comparison.scores, comparison.goal)])
     curves = curve_figures([rows for run in runs for rows in run.metrics])
     return {"scores": comparison.table(comparison.goal), "lines": comparison.lines(), "charts": [*by_work, *curves]}
 
 
 def _show_run(section: Section) -> dict[str, object]:
-    """The values of the template run.html."""
     contents, speed = section.contents, section.speed
     file = contents.file
     licence = None if file.teacher is None else file.teacher.licence

@@ -97,7 +97,7 @@ class Scoring:
             self._keep(kept, known)
         kept_of = {model: [known.get(self._key(model, name)) for name in self.digests] for model in models}
         figures: dict[str, SetFigures] = {
-            model: {name: entry.figures for name, entry in zip(self.digests, entries, strict=True) if entry is not None}
+            model: {name: entry.images for name, entry in zip(self.digests, entries, strict=True) if entry is not None}
             for model, entries in kept_of.items()
             if None not in entries
         }
@@ -146,7 +146,6 @@ class Scoring:
                     self.context.note(f"scores are not kept for the next time: {obstacle}")
 
     def _evaluate(self, models: Sequence[str], image_set: ImageSet) -> dict[str, KeptScores]:
-        """Score those of the models that are there on a set."""
         from compressor.inference.evaluate import EvaluationSettings, evaluate
 
         # The teacher is run for its images, also if its own scores are known.
@@ -169,7 +168,8 @@ class Scoring:
         for model, scores in zip((BICUBIC, *runtimes), rows, strict=True):
             score = scores[image_set.name]
             entries[self._key(model, image_set.name)] = KeptScores(
-                lr="stored" if score.lr == "stored" else "made", figures=dict(score.figures)
+                lr="stored" if score.lr == "stored" else "made",
+                images={key: [image[key] for image in score.images.values()] for key in score.figures},
             )
         return entries
 

@@ -147,7 +147,6 @@ class ResumeOptions:
 
 
 def run_resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport:
-    """Continue a run with all of its processes."""
     with _all_processes(context) as context:
         return _resume(run, context, given)
 

@@ -167,12 +167,10 @@ def solve(run: OpenRun, teacher: Teacher, context: Context) -> tuple[Network, st
 
 
 def student_shape(spec: RunSpec) -> Spec:
-    """The spec of the run's student, as networks are built from."""
     return spec_from_dict(spec.student.model_dump())
 
 
 def phi_source(spec: RunSpec) -> PhiSource | None:
-    """The φ of the run; None if no method uses one."""
     return None if spec.phi is None else PhiSource(**spec.phi.model_dump())
 
 

@@ -54,7 +54,6 @@ class RunPlan:
         return self.contents.options.training.then is not None
 
     def train(self) -> CompressReport:
-        """Train the unfinished runs, and return the report of all."""
         group, results, how = self.context.processes, list[RunFile](), self.contents.options.run
         group.from_leader(lambda: write_run_file(self.folder, self.contents))
         stop = group.stop_request

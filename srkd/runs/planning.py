@@ -107,7 +107,6 @@ def picture_of(options: PlanOptions) -> Path | None:
 
 
 def targets_of(target: TargetOptions) -> Targets:
-    """The targets of the options; refuse options without any."""
     return Targets(target.target_fps, target.target_ms, target.target_mb, target.target_macs)
 
 

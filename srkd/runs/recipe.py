@@ -147,7 +147,6 @@ def offsets_of(spec: Spec, start: StudentStart, teacher: Teacher | None) -> str 
 
 
 def schedule_settings(options: CompressOptions) -> set[str]:
-    """The keys of the schedule that the options set."""
     paths = [setting.partition("=")[0].split(".") for setting in options.training.recipe_settings]
     return {path[1] for path in paths if path[0] == "schedule" and len(path) > 1}
 

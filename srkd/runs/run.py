@@ -93,7 +93,6 @@ def train(
 
 
 def new_run_file(spec: RunSpec, **entries: Any) -> RunFile:
-    """run.json of a run that has not begun."""
     return RunFile(**{**spec.entries(), "srkd_version": __version__, "machine": machine_facts(), **entries})
 
 

@@ -254,7 +254,6 @@ def _given_spec(text: str, init: Init, options: CompressOptions, teacher: Teache
 
 
 def choose_quantisation(start: FirstStudent, methods: Sequence[Method], teacher: Teacher | None) -> Quantisation | None:
-    """The quantisation of the student, if a method trains a quantised one."""
     quantisation = quantisation_of(methods)
     if quantisation is None:
         return None

@@ -67,7 +67,6 @@ def plan_trials(options: CompressOptions, context: Context) -> RunFile:
 
 
 def _alone(spec: RunSpec) -> RunSpec:
-    """The spec with options that ask for this run alone."""
     run = replace(spec.options.run, with_baseline=False, baselines=(), seeds=1, sweep=(), jobs=None, on=None)
     return spec.changed(options=replace(spec.options, run=run))
 

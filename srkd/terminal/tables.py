@@ -77,7 +77,6 @@ class Table:
         return "\n".join([*lines, r"\hline", r"\end{tabular}"])
 
     def _render(self, widths: Sequence[int], gap: int) -> list[str]:
-        """The first columns as one table, in these widths."""
         # Imported late, as only tables need it.
         from rich.box import SIMPLE_HEAD
         from rich.console import Console

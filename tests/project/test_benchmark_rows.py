@@ -9,8 +9,7 @@ import pytest
 
 from benchmarks import (
     method_costs,
-    methods_compared,
-    methods_equal_time,
+    methods,
     network_sizes,
     profile_everywhere,
     quickstart,
@@ -70,10 +69,8 @@ def published_cells(name: str, table: str, key: str) -> dict[object, object]:
 
 
 def test_published_figures_of_the_results_are_those_of_the_code() -> None:
-    published = {key: str(gains) for key, gains in methods_compared.PUBLISHED.items()}
-    for name, table in (("methods_compared", ""), ("methods_equal_time", "rows")):
-        assert published_cells(name, table, "name") == published
-    hours = {methods_compared.TITLES.get(name, name): hours for name, hours in method_costs.PUBLISHED.items()}
+    assert published_cells("methods", "", "name") == {key: str(gains) for key, gains in methods.PUBLISHED.items()}
+    hours = {methods.TITLES.get(name, name): hours for name, hours in method_costs.PUBLISHED.items()}
     assert published_cells("method_costs", "", "method") == hours
     teacher, student = (f"edsr:width={width},depth=32,scale=4,res_scale=0.1" for width in (256, 64))
     speed = profile_everywhere.published_speed(teacher, student)
@@ -90,21 +87,3 @@ def test_published_speeds_are_of_networks_whose_sizes_are_published() -> None:
         assert {parse_student(row.teacher), parse_student(row.student)} <= counted
         ratio, *fps = map(float, re.findall(r"[\d.]+", row.text))
         assert not fps or ratio == round(fps[1] / fps[0], 1)
-
-
-def test_a_start_is_not_ranked_among_methods() -> None:
-    scores = {
-        name: [dict.fromkeys(("Set5", "Set14", "B100"), db)]
-        for name, db in (("inherit", 29.0), ("logits", 31.0), ("csd", 30.0))
-    }
-    lines = "\n".join(methods_compared.ranking(scores))
-    assert "published csd above logits" in lines and "inherit" not in lines
-
-
-def test_the_table_to_choose_a_method_by_has_the_gains_of_the_comparison() -> None:
-    tables = Result.read(results_folder() / "methods_equal_time.json").tables
-    shown = tables["by-method"]
-    names = {row["row"]: str(row["name"]) for row in tables["rows"].rows}
-    costs = {names[row["row"]]: float(str(row["step"])) for row in shown.rows}
-    assert methods_equal_time.by_method(tables["rows"], costs).render() == shown.render()
-    assert [row["row"] for row in shown.rows][:2] == ["logits", "fit + L1"]

@@ -136,7 +136,7 @@ def test_a_folder_without_run_json_is_named(tmp_path: Path) -> None:
 def test_infinite_scores_and_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
     skipped = {"photos/caf\udce9.png": "damaged"}
     outcome = {"run": "a", "variant": "logits", "seed": 10, "psnr_y": None, "seconds": 1.0}
-    gain = {"over": "scratch", "differences": [None], "mean": None, "sd": None, "verdict": "spread unknown"}
+    gain = {"over": "scratch", "differences": [None], "mean": None, "sd": None, "verdict": "not settled"}
     rows = [{"name": "logits", "psnr_y": [None], "mean": None, "sd": None}]
     trials = {"seeds": [10], "rows": rows, "gains": [gain], "chosen": outcome, "runs": [outcome], "batches": []}
     result = {**changed(RESULT, "student.psnr_y", None), "trials": trials}

@@ -89,7 +89,7 @@ def test_figures_are_those_of_evaluate(desk: Path) -> None:
                 assert figure.sd == pytest.approx(statistics.stdev(figure.values))
             gain, (own, other) = gains.sets[name][key], (rows[m].sets[name][key].values for m in ("inherit", "scratch"))
             by_hand = [mine - theirs for mine, theirs in zip(own, other, strict=True)]
-            assert gain.differences == tuple(by_hand) and gain.mean == pytest.approx(statistics.mean(by_hand))
+            assert gain.differences == pytest.approx(by_hand) and gain.mean == pytest.approx(statistics.mean(by_hand))
             assert gain.sd == pytest.approx(statistics.stdev(by_hand))
             assert gain.above_zero == sum(difference > 0 for difference in by_hand)
 
@@ -170,7 +170,7 @@ def test_files_of_scores_that_cannot_be_used(copy: Path) -> None:
     notes: list[str] = []
     assert table_of(copy, "first", announce=notes.append) == table
     assert sum("damaged" in note for note in notes) == 1 and sum("not kept" in note for note in notes) == 1
-    assert json.loads(damaged.read_text())["schema"] == "srkd.evaluations/2"
+    assert json.loads(damaged.read_text())["schema"] == "srkd.evaluations/3"
 
 
 def test_an_interrupted_call_keeps_the_finished_sets(copy: Path) -> None:

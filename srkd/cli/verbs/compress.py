@@ -147,7 +147,6 @@ def ways_to_look(report: CompressReport) -> list[str]:
 
 
 def set_line(report: CompressReport, name: str) -> str:
-    """The scores on one of several validation sets."""
     from compressor.images.scores import without_network
 
     networks = {"student": report.student, "teacher": report.teacher, without_network(report.scale): report.bicubic}

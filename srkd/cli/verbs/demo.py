@@ -77,7 +77,6 @@ def command(console: Console, options: DemoOptions) -> None:
 
 
 def _write_site(console: Console, options: DemoOptions, app: Path, folder: Path) -> tuple[int, Sequence[Model]]:
-    """Write the site; return its bytes and its models."""
     from demo.catalogue import load_samples, site_contents
     from demo.files import write_site
     from srkd.api.demonstration import demo_models, plan_to_time

@@ -65,7 +65,6 @@ def show(console: Console, options: UpscaleOptions, report: UpscaleReport) -> No
 
 
 def entry(written: Upscaled | UpscaledFilm) -> dict[str, object]:
-    """The entry of a picture or film under --json."""
     sizes = {"lr_size": format_size(written.lr_size), "sr_size": format_size(written.sr_size)}
     return {**vars(written), **sizes}
 
