@@ -69,7 +69,6 @@ def published_cells(name: str, table: str, key: str) -> dict[object, object]:
 
 
 def test_published_figures_of_the_results_are_those_of_the_code() -> None:
-    assert published_cells("methods", "", "name") == {key: str(gains) for key, gains in methods.PUBLISHED.items()}
     hours = {methods.TITLES.get(name, name): hours for name, hours in method_costs.PUBLISHED.items()}
     assert published_cells("method_costs", "", "method") == hours
     teacher, student = (f"edsr:width={width},depth=32,scale=4,res_scale=0.1" for width in (256, 64))

@@ -124,6 +124,6 @@ def test_results_keys_of_recipes_and_pictures_are_on_the_site(site: Path) -> Non
     assert "schedule.milestones" in (site / "recipe-reference.html").read_text(encoding="utf-8")
     assert "<svg" in (site / "design" / "house.html").read_text(encoding="utf-8")
     results = (site / "results" / "index.html").read_text(encoding="utf-8")
-    assert "methods.html" in results and "settled.html" in results
-    for name in ("methods", "settled"):
+    assert "tour.html" in results and "settled.html" in results
+    for name in ("tour", "settled"):
         assert "<table>" in (site / "results" / f"{name}.html").read_text(encoding="utf-8")
