@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from compressor.base.errors import SrkdError
     from compressor.models.networks.base import ImageModel, Network
     from compressor.teachers.teacher import Teacher
-    from compressor.training.method import PlainMethod
+    from compressor.training.method import Method as PlainMethod
     from recipes.catalogue import Contribution, MethodEntry
     from srkd.api.compare import compare
     from srkd.api.compress import compress, resume
