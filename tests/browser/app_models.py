@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from PIL import Image
 
 from compressor.assets import embedded_student, embedded_teacher
@@ -187,41 +187,21 @@ def upscaled(model: Model, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(to_u8(super_resolve(runtime, lr, tile=0).sr)[0].permute(1, 2, 0).numpy(), dtype=np.uint8)
 
 
-def graph(
-    nodes: list[onnx.NodeProto],
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-    weights: list[onnx.TensorProto] | None = None,
-) -> onnx.ModelProto:
-    proto = helper.make_graph(nodes, "foreign", inputs, outputs, weights or [])
-    model: onnx.ModelProto = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return model
-
-
-def images(name: str, *shape: int | str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, list(shape))
-
-
-def _classifier() -> onnx.ModelProto:
-    node = helper.make_node("GlobalAveragePool", ["x"], ["y"])
-    return graph([node], [images("x", "n", 3, "h", "w")], [images("y", "n", 3, 1, 1)])
-
-
-def _bytes_in() -> onnx.ModelProto:
-    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
-    return graph([node], [images("x", "n", "h", "w", 3, kind=TensorProto.UINT8)], [images("y", "n", "h", "w", 3)])
-
-
-def _unknown_operation() -> onnx.ModelProto:
-    node = helper.make_node("Sharpen", ["x"], ["y"], domain="elsewhere")
-    model = graph([node], [images("x", "n", 3, "h", "w")], [images("y", "n", 3, "h", "w")])
-    model.opset_import.append(helper.make_opsetid("elsewhere", 1))
-    return model
+def _graph(text: str, opsets: str = '"" : 18') -> Callable[[], onnx.ModelProto]:
+    return lambda: onnx.parser.parse_model(f"<ir_version: 9, opset_import: [{opsets}]> foreign {text}")
 
 
 FOREIGN: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
-    "classifier": (_classifier, "not an enlarged picture"),
-    "bytes": (_bytes_in, "takes uint8"),
-    "unknown-operation": (_unknown_operation, "cannot be opened by ONNX Runtime"),
+    "classifier": (
+        _graph("(float[n, 3, h, w] x) => (float[n, 3, 1, 1] y) { y = GlobalAveragePool(x) }"),
+        "not an enlarged picture",
+    ),
+    "bytes": (_graph("(uint8[n, h, w, 3] x) => (float[n, h, w, 3] y) { y = Cast <to = 1> (x) }"), "takes uint8"),
+    "unknown-operation": (
+        _graph(
+            "(float[n, 3, h, w] x) => (float[n, 3, h, w] y) { y = elsewhere.Sharpen(x) }", '"" : 18, "elsewhere" : 1'
+        ),
+        "cannot be opened by ONNX Runtime",
+    ),
 }
 """Models to be refused, by name, with the page's message."""

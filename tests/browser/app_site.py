@@ -100,21 +100,19 @@ def app_files(app: Path, prefix: str = "") -> dict[str, bytes | Path]:
     return {prefix + path.relative_to(app).as_posix(): path for path in app.rglob("*") if path.is_file()}
 
 
-def site_of(app: Path, models: Sequence[Model], samples: Mapping[str, bytes], prefix: str = "") -> Site:
-    """Return a site with a built app, its models and its samples, under `prefix` (a sub-path of a host)."""
-    files = app_files(app, prefix)
+def site_of(app: Path, models: Sequence[Model], samples: Mapping[str, bytes]) -> Site:
+    """Return a site with a built app, its models and its samples."""
+    files = app_files(app)
     rows = []
     for model in models:
         url = f"models/{model.path.name}"
-        files[prefix + url] = model.path
+        files[url] = model.path
         rows.append(model.row(url))
     sample_entries = []
     for name, content in samples.items():
-        files[f"{prefix}samples/{name}"] = content
+        files[f"samples/{name}"] = content
         sample_entries.append({"name": Path(name).stem, "url": f"samples/{name}"})
-    files[f"{prefix}api/models.json"] = json.dumps({"models": rows, "samples": sample_entries}).encode()
-    if prefix:
-        files[prefix] = files[f"{prefix}index.html"]
+    files["api/models.json"] = json.dumps({"models": rows, "samples": sample_entries}).encode()
     return Site(files)
 
 

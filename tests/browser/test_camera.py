@@ -8,14 +8,11 @@ from dataclasses import replace
 import pytest
 
 from tests.browser.app_models import Models
-from tests.browser.visits import PHONE, App, Visit
+from tests.browser.visits import PHONE, SIZES, App, Visit
 
 pytestmark = pytest.mark.browser
 
 PAINTED = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
-SIZES = (
-    "['left', 'right'].map((s) => document.querySelector(`#sheet-${s} canvas`)).map((c) => c && [c.width, c.height])"
-)
 # A camera that answers when the test calls `answer`: a delay in milliseconds would race with a slow machine.
 WAITING = """(trouble) => {
     window.streams = [];

@@ -13,7 +13,7 @@ from PIL import Image
 
 from demo.catalogue import load_samples
 from tests.browser.app_models import Models
-from tests.browser.visits import DESKTOP, PHONE, ROOT, App, Visit, violations
+from tests.browser.visits import DESKTOP, PHONE, ROOT, SIZES, App, Visit, violations
 
 pytestmark = pytest.mark.browser
 
@@ -266,9 +266,7 @@ def test_a_network_that_keeps_the_size_shows_before_and_after(app: App, models: 
     with app.visit([models.restoring], **DESKTOP) as visit:
         assert visit.titles() == ["Before", "After"]
         visit.enlarge()
-        left, right = visit.page.evaluate(
-            "['left', 'right'].map((s) => document.querySelector(`#sheet-${s} canvas`)).map((c) => [c.width, c.height])"
-        )
+        left, right = visit.page.evaluate(SIZES)
         assert left == right
         assert "pixels instead of" not in visit.text("result")
         assert not re.search("enlarg|sharpen|bicubic", visit.page.inner_text("main").lower())

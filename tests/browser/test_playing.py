@@ -10,13 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.browser.app_models import Models
-from tests.browser.visits import DESKTOP, App, Visit, drop
+from tests.browser.visits import DESKTOP, SIZES, App, Visit, drop
 
 pytestmark = pytest.mark.browser
 
-SIZES = (
-    "['left', 'right'].map((s) => document.querySelector(`#sheet-${s} canvas`)).map((c) => c && [c.width, c.height])"
-)
 PAUSED = "document.querySelector('#pause').textContent === 'Play'"
 PIXELS = """(name) => {
     const shown = document.querySelector(`#sheet-${name} canvas`);

@@ -49,6 +49,10 @@ PHONE: dict[str, Any] = {
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}}
 PATIENCE_MS = 60_000
 OFFLINE = "document.querySelector('#offline').textContent.startsWith('Works offline')"
+SIZES = (
+    "['left', 'right'].map((s) => document.querySelector(`#sheet-${s} canvas`)).map((c) => c && [c.width, c.height])"
+)
+"""Widths and heights of the pictures of both sides."""
 
 
 @dataclass
@@ -189,31 +193,29 @@ class App:
     folder: Path
     browser: Browser
 
-    def site(self, models: Sequence[Model], samples: Mapping[str, bytes] | None = None, prefix: str = "") -> Site:
+    def site(self, models: Sequence[Model], samples: Mapping[str, bytes] | None = None) -> Site:
         """Return a site with models; without `samples` it has one photo, of 72 x 72 pixels."""
         default = {"cat.png": png(sample_rgb("chelsea", 72))}
-        return site_of(self.folder, models, default if samples is None else samples, prefix)
+        return site_of(self.folder, models, default if samples is None else samples)
 
     def visit(self, site: Site | Sequence[Model], **options: Any) -> AbstractContextManager[Visit]:
         """Open a site, or one with these models, in a new context (see `visiting`)."""
         return visiting(self.browser, site if isinstance(site, Site) else self.site(site), **options)
 
 
-def drop(visit: Visit, *files: tuple[str, bytes], kind: str = "drop") -> None:
-    """Drop all files at once, or paste them, with a browser's events."""
+def drop(visit: Visit, *files: tuple[str, bytes]) -> None:
+    """Drop all files at once, with a browser's events."""
     visit.page.evaluate(
-        """([kind, files]) => {
+        """(files) => {
             const data = new DataTransfer();
             for (const [name, text] of files) {
                 const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
                 data.items.add(new File([bytes], name, { type: name.endsWith("png") ? "image/png" : "" }));
             }
-            const args = { bubbles: true, cancelable: true };
-            document.body.dispatchEvent(kind === "paste"
-                ? new ClipboardEvent("paste", { ...args, clipboardData: data })
-                : new DragEvent("drop", { ...args, dataTransfer: data }));
+            const args = { bubbles: true, cancelable: true, dataTransfer: data };
+            document.body.dispatchEvent(new DragEvent("drop", args));
         }""",
-        [kind, [[name, base64.b64encode(content).decode()] for name, content in files]],
+        [[name, base64.b64encode(content).decode()] for name, content in files],
     )
 
 

@@ -18,7 +18,8 @@ from compressor.degradation.steps import STEPS, Blur, Draws, Mode, interpolate, 
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import embedded_photos
-from tests.support.shared import needs_shared, shared
+from tests.support.shared import golden_of, needs_shared
+from tests.support.small_runs import degradation_of
 
 WITHOUT_EXTRA = tuple(name for name in names() if name != "h264")
 
@@ -31,12 +32,8 @@ def photo(height: int = 96, width: int = 112) -> Tensor:
 @needs_shared
 @pytest.mark.parametrize("case", ["realesrgan_chain_order1", "realesrgan_chain_order2"])
 def test_the_chain_of_real_esrgan_stage_by_stage(case: str) -> None:
-    folder = shared() / "golden" / "losses" / case
-    draws = json.loads((folder / "meta.json").read_text())["draws"]
-    given, made = (
-        {key: torch.from_numpy(file[key])[0] for key in file}
-        for file in (np.load(folder / name) for name in ("input.npz", "output.npz"))
-    )
+    meta, *arrays = golden_of(f"losses/{case}")
+    draws, (given, made) = meta["draws"], ({key: value[0] for key, value in each.items()} for each in arrays)
 
     def close(ours: Tensor, stage: str) -> Tensor:
         assert float((ours - made[stage]).abs().max()) <= 1e-4, stage
@@ -62,7 +59,7 @@ def test_the_chain_of_real_esrgan_stage_by_stage(case: str) -> None:
 
 
 def test_kernels_are_drawn_as_in_real_esrgan() -> None:
-    blur = read_degradation("realesrgan").steps[1]  # type: ignore[union-attr]
+    blur = degradation_of("realesrgan").steps[1]
     assert isinstance(blur, Blur)
     numbers = np.random.default_rng(0).random((4_000, 9))
     kernels = [blur.kernel(row, 4) for row in numbers]
@@ -77,8 +74,8 @@ def test_kernels_are_drawn_as_in_real_esrgan() -> None:
 @pytest.mark.ci
 @needs_shared
 def test_the_population_of_kernels_is_that_of_basicsr() -> None:
-    made = np.load(shared() / "golden" / "losses" / "realesrgan_kernel_population" / "output.npz")
-    blur = read_degradation("realesrgan").steps[1]  # type: ignore[union-attr]
+    _, _, made = golden_of("losses/realesrgan_kernel_population")
+    blur = degradation_of("realesrgan").steps[1]
     assert isinstance(blur, Blur)
     kernels = [blur.kernel(row, 4) for row in np.random.default_rng(1).random((20_000, 9))]
     sizes = np.array([kernel.shape[0] for kernel in kernels])
@@ -91,8 +88,7 @@ def test_the_population_of_kernels_is_that_of_basicsr() -> None:
 @pytest.mark.parametrize("name", WITHOUT_EXTRA)
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_an_image_depends_on_seed_step_and_sample_alone(name: str, scale: int) -> None:
-    degradation = read_degradation(name)
-    assert degradation is not None
+    degradation = degradation_of(name)
     image = photo()
     first = degradation.apply(image, scale, Draws(3, 5, 7))
     assert first.dtype == torch.uint8
@@ -106,8 +102,7 @@ def test_an_image_depends_on_seed_step_and_sample_alone(name: str, scale: int) -
 
 @pytest.mark.parametrize("name", WITHOUT_EXTRA)
 def test_threads_change_no_byte(name: str) -> None:
-    degradation, image, before = read_degradation(name), photo(), torch.get_num_threads()
-    assert degradation is not None
+    degradation, image, before = degradation_of(name), photo(), torch.get_num_threads()
     made = []
     try:
         for threads in (1, 2):
@@ -124,8 +119,7 @@ def test_a_skipped_step_changes_no_other_draw(tmp_path: Path) -> None:
     for share in (0, 1):  # noise of no strength, of either kind
         file = tmp_path / f"noise{share}.yaml"
         file.write_text(text.format(share))
-        degradation = read_degradation(str(file))
-        assert degradation is not None
+        degradation = degradation_of(str(file))
         made.append(degradation.apply(photo(), 2, Draws(0, 0, 0)))
     assert torch.equal(*made)
 
@@ -133,20 +127,16 @@ def test_a_skipped_step_changes_no_other_draw(tmp_path: Path) -> None:
 def test_a_line_of_steps_is_what_it_says() -> None:
     image = photo()
     clean = downscale_u8((image * 255).round().to(torch.uint8), 4)
-    nothing = read_degradation("noise=0")
-    assert nothing is not None
+    nothing = degradation_of("noise=0")
     # MATLAB's bicubic once, without its rounding to 8 bit between rows and columns.
     assert int((nothing.apply(image, 4, Draws(0, 0, 0)).int() - clean.int()).abs().max()) <= 1
-    noisy = read_degradation("noise=10")
-    assert noisy is not None
+    noisy = degradation_of("noise=10")
     fields = [noisy.apply(image, 4, Draws(0, 0, sample)).float() - clean for sample in range(40)]
     assert float(torch.stack(fields).std()) == pytest.approx(10, rel=0.05)
-    blurred = read_degradation("blur=1.5")
-    assert blurred is not None
+    blurred = degradation_of("blur=1.5")
     steps = [made.float().diff(dim=-1).square().mean() for made in (blurred.apply(image, 4, Draws(0, 0, 0)), clean)]
     assert float(steps[0]) < 0.4 * float(steps[1])
-    chain = read_degradation("jpeg=40..60,blur=0..1,noise=3")
-    assert chain is not None
+    chain = degradation_of("jpeg=40..60,blur=0..1,noise=3")
     assert [step.name for step in chain.steps] == ["blur", "shrink", "noise", "jpeg"]
 
 
@@ -154,12 +144,11 @@ def test_every_named_one_is_a_file_and_survives_json() -> None:
     assert set(names()) >= {"jpeg", "noise", "blur", "video", "h264", "realesrgan", "realesrgan1"}
     assert set(short_steps()) == {"blur", "noise", "blocks", "h264", "jpeg"}
     for name in names():
-        degradation = read_degradation(name)
-        assert degradation is not None
+        degradation = degradation_of(name)
         assert read_degradation(str(NAMED / f"{name}.yaml")) == degradation
         assert Degradation.from_json(json.loads(json.dumps(degradation.to_json()))) == degradation
     assert read_degradation("none") is None
-    used = {step.name for name in names() for step in read_degradation(name).steps}  # type: ignore[union-attr]
+    used = {step.name for name in names() for step in degradation_of(name).steps}
     assert used == set(STEPS)
 
 
@@ -208,8 +197,7 @@ def test_all_mistakes_of_a_file_are_said_with_their_lines(tmp_path: Path) -> Non
 
 
 def test_the_real_codec_names_its_extra() -> None:
-    degradation = read_degradation("h264=30")
-    assert degradation is not None
+    degradation = degradation_of("h264=30")
     image = photo()
     try:
         made = degradation.apply(image, 1, Draws(0, 0, 0))

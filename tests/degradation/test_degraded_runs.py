@@ -25,21 +25,16 @@ from compressor.models.students.students import parse_student
 from export.int8.calibration import calibration_patches
 from srkd.cli.main import run
 from tests.support.shared import needs_shared, shared
-from tests.support.small_runs import save_photos
+from tests.support.small_runs import degradation_of, save_photos
 
 STEPS = "blur=0..1,noise=2..8,jpeg=40..80"
-
-
-def steps() -> Degradation:
-    degradation = read_degradation(STEPS)
-    assert degradation is not None
-    return degradation
+DEGRADATION = degradation_of(STEPS)
 
 
 def store_of(folder: Path, *, lr_only: bool = False) -> ImageStore:
     save_photos(folder)
     data, frames = (None, folder) if lr_only else (folder, None)
-    choice = DataChoice(data=data, lr_only=frames, cache_size=0, degradation=steps())
+    choice = DataChoice(data=data, lr_only=frames, cache_size=0, degradation=DEGRADATION)
     return prepare_data(choice, scale=2, lr_patch=12).train
 
 
@@ -70,7 +65,7 @@ def test_patches_are_those_of_the_originals_and_labels_stay_clean(tmp_path: Path
 
 
 def test_a_teacher_that_sees_more_sees_the_same_degraded_pixels() -> None:
-    store = prepare_data(DataChoice(degradation=steps()), scale=2, lr_patch=12).train
+    store = prepare_data(DataChoice(degradation=DEGRADATION), scale=2, lr_patch=12).train
     plain = Batches.for_store(store, batch=4, lr_patch=12, seed=4)
     wider = replace(plain, teacher_side=28).at(0)
     assert wider.wider is not None
@@ -97,14 +92,14 @@ def test_a_fit_is_made_on_degraded_patches_chosen_by_the_clean_ones(tmp_path: Pa
 
 def test_images_that_are_degraded_once_have_one_draw_for_all_patches(tmp_path: Path) -> None:
     save_photos(tmp_path / "photos")
-    choice = DataChoice(data=tmp_path / "photos", cache_size=0, degradation=steps())
+    choice = DataChoice(data=tmp_path / "photos", cache_size=0, degradation=DEGRADATION)
     anew, once = (
         prepare_data(replace(choice, degrades_once=kept), scale=2, lr_patch=12).train for kept in (False, True)
     )
     assert torch.equal(once.clean_lr.flat, anew.lr.flat)
     for index, name in enumerate(once.names):
         assert once.hr is not None
-        assert torch.equal(once.lr.image(index), steps().of_image(once.hr.image(index), 2, name))
+        assert torch.equal(once.lr.image(index), DEGRADATION.of_image(once.hr.image(index), 2, name))
     assert once.digest() != anew.digest()
     batches = Batches.for_store(once, batch=6, lr_patch=12, seed=4)
     draw = batches.sampler.draw(3, range(6))
@@ -131,7 +126,7 @@ def test_a_teachers_images_of_degraded_photos_are_kept(
 
 def test_validation_has_a_degraded_set_before_each_clean_one(tmp_path: Path) -> None:
     save_photos(tmp_path / "photos")
-    choice = DataChoice(val=(ValidationFolder(tmp_path / "photos", "mine"),), cache_size=0, degradation=steps())
+    choice = DataChoice(val=(ValidationFolder(tmp_path / "photos", "mine"),), cache_size=0, degradation=DEGRADATION)
     sets = prepare_data(choice, scale=2, lr_patch=12).validation
     assert [each.name for each in sets] == [f"mine ({STEPS})", "mine"]
     for degraded, clean in zip(sets[0].images, sets[1].images, strict=True):
@@ -139,7 +134,7 @@ def test_validation_has_a_degraded_set_before_each_clean_one(tmp_path: Path) -> 
         assert not torch.equal(degraded.lr, clean.lr)
         assert torch.equal(degraded.hr, clean.hr)  # type: ignore[arg-type]
         # By its name alone, also in another set.
-        assert torch.equal(degraded.lr[0], steps().of_image(clean.hr[0], 2, clean.name))  # type: ignore[index]
+        assert torch.equal(degraded.lr[0], DEGRADATION.of_image(clean.hr[0], 2, clean.name))  # type: ignore[index]
 
 
 @pytest.mark.ci
@@ -189,13 +184,13 @@ def test_a_changed_file_of_steps_ends_a_continued_run(tmp_path: Path, monkeypatc
 def test_every_second_patch_of_int8s_calibration_is_degraded() -> None:
     descriptor = build(parse_student("compact:width=8,depth=1", scale=2), seed=0).descriptor
     clean = calibration_patches(descriptor)
-    degraded = calibration_patches(descriptor, None, steps())
+    degraded = calibration_patches(descriptor, None, DEGRADATION)
     assert degraded.source.endswith(f"every second one degraded by {STEPS}, flat colours")
     differs = (clean.patches != degraded.patches).flatten(1).any(1)
     assert 0.3 < float(differs.float().mean()) < 0.6
     assert Degradation.of_header({}) is None
     assert Degradation.of_header({"srkd.degradation": "{"}) is None
-    assert Degradation.of_header({"srkd.degradation": json.dumps(steps().to_json())}) == steps()
+    assert Degradation.of_header({"srkd.degradation": json.dumps(DEGRADATION.to_json())}) == degradation_of(STEPS)
 
 
 @pytest.mark.ci
@@ -212,8 +207,7 @@ def test_every_second_patch_of_int8s_calibration_is_degraded() -> None:
 def test_what_a_folder_suffers_is_measured(
     how: str, noise: tuple[float, float], blur: tuple[float, float], quality: int | None, tmp_path: Path
 ) -> None:
-    degradation = read_degradation(how)
-    assert degradation is not None
+    degradation = degradation_of(how)
     photos = sorted((shared() / "data" / "train" / "BSDS400").iterdir())[:12]
     for path in photos:
         lr_u8 = degradation.of_image(mod_crop(read_rgb_u8(path), 2), 2, path.stem)

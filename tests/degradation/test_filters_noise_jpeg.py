@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from io import BytesIO
 from typing import Any
 
@@ -19,16 +18,7 @@ from compressor.degradation.filters import bell_kernel, correlate, sharpen, sinc
 from compressor.degradation.jpeg import jpeg, luminance_steps
 from compressor.degradation.noise import add_gaussian, add_poisson, poisson_levels
 from compressor.degradation.steps import Mode, interpolate, interpolate_by
-from tests.support.shared import needs_shared, shared
-
-LOSSES = ("golden", "losses")
-
-
-def golden(case: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    folder = shared().joinpath(*LOSSES, case)
-    arrays = (np.load(folder / name) for name in ("input.npz", "output.npz"))
-    given, made = ({key: torch.from_numpy(file[key]) for key in file} for file in arrays)
-    return json.loads((folder / "meta.json").read_text()), given, made
+from tests.support.shared import golden_of, needs_shared
 
 
 def kernel_of(row: dict[str, Any]) -> Tensor:
@@ -43,7 +33,7 @@ def kernel_of(row: dict[str, Any]) -> Tensor:
 
 @needs_shared
 def test_kernels_and_what_they_blur_are_those_of_basicsr() -> None:
-    meta, given, made = golden("realesrgan_kernels")
+    meta, given, made = golden_of("losses/realesrgan_kernels")
     for row, kernel, blurred in zip(meta["kernels"], made["kernels"], made["blurred"], strict=True):
         ours = kernel_of(row)
         margin = (21 - row["size"]) // 2
@@ -76,13 +66,13 @@ def test_a_correlation_is_that_of_torch_on_any_size() -> None:
 
 @needs_shared
 def test_sharpening_is_that_of_basicsr() -> None:
-    _, given, made = golden("realesrgan_usm")
+    _, given, made = golden_of("losses/realesrgan_usm")
     torch.testing.assert_close(sharpen(given["image"][0]), made["sharp"][0], atol=1e-5, rtol=0)
 
 
 @needs_shared
 def test_changes_of_size_are_those_of_real_esrgan() -> None:
-    _, given, made = golden("realesrgan_resize")
+    _, given, made = golden_of("losses/realesrgan_resize")
     image = given["image"][0]
     for key, expected in made.items():
         name, _, by = key.partition("_")
@@ -97,7 +87,7 @@ def test_changes_of_size_are_those_of_real_esrgan() -> None:
 
 @needs_shared
 def test_the_jpeg_is_that_of_libjpeg() -> None:
-    meta, given, made = golden("realesrgan_jpeg")
+    meta, given, made = golden_of("losses/realesrgan_jpeg")
     image = given["image"][0]
     same_codec = meta["file"].endswith(f"Pillow {PIL.__version__} (libjpeg-turbo)")
     for quality in (30, 50, 75, 95):
@@ -129,7 +119,7 @@ def fields(add: Any, image: Tensor, amount: float, *, grey: bool, count: int = 6
 
 @needs_shared
 def test_noise_has_the_statistics_of_basicsr() -> None:
-    _, given, made = golden("realesrgan_noise")
+    _, given, made = golden_of("losses/realesrgan_noise")
     image = given["image"][0]
     for key, expected in made.items():
         kind, amount, grey, *_ = key.split("_")

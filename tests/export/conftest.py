@@ -1,4 +1,4 @@
-"""What the tests of int8 files share."""
+"""What tests of exports share."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from export.int8.calibration import calibration_patches
 from export.proof import speed
 from export.writing.exporting import FileReport
 from tests.support.exports import export_file
+
+
+@pytest.fixture(scope="module")
+def network(request: pytest.FixtureRequest) -> Network:
+    """The network of a file of tests: that of its SPEC, otherwise a small EDSR."""
+    return build(getattr(request.module, "SPEC", EDSRSpec(width=8, depth=1, scale=2)), seed=0)
 
 
 @contextmanager

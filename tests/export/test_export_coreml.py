@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
 from export.convert import to_coreml
 from export.formats.conversion import Conversion, FileOptions
-from tests.support.exports import export_file
+from tests.support.exports import export_file, play_core_ml
 from tests.support.extras import extra
 
 coremltools = extra("coremltools")
@@ -31,17 +30,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # torch's tracer warns of sizes that are constants in the copies for one size
 ]
 
-EDSR = EDSRSpec(width=4, depth=1, scale=2)
+SPEC = EDSRSpec(width=4, depth=1, scale=2)
 SWINIR = SwinIRSpec(width=4, depths=(2,), heads=(2,), window=4, scale=2, features=4)
 
 
 def package(path: Path) -> Any:
     return coremltools.models.MLModel(str(path), skip_model_load=True)
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(EDSR, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -120,32 +114,20 @@ def test_where_it_cannot_be_run_one_line_says_so(good: Path) -> None:
 def test_the_runtime_asks_core_ml_as_it_is_to_be_asked(
     network: Network, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network stands in for `predict`; everything else is coremltools' own."""
-    real = coremltools.models.MLModel
-    opened: list[object] = []
+    """The network stands in for `predict`."""
 
-    def played(path: str, *, compute_units: object) -> object:
-        opened.append(compute_units)
-        model = real(path, skip_model_load=True)
+    def predict(source: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        (lr,) = source.values()
+        assert list(source) == ["input"] and lr.dtype == np.float32 and len(lr) == 1
+        with torch.no_grad():
+            return {"output": network(torch.from_numpy(lr)).numpy()}
 
-        def predict(source: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-            (lr,) = source.values()
-            assert list(source) == ["input"] and lr.dtype == np.float32 and len(lr) == 1
-            with torch.no_grad():
-                return {"output": network(torch.from_numpy(lr)).numpy()}
-
-        return SimpleNamespace(
-            get_spec=model.get_spec, user_defined_metadata=model.user_defined_metadata, predict=predict
-        )
-
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(coremltools.models, "MLModel", played)
+    opened = play_core_ml(monkeypatch, coremltools, predict)
     runtime = open_model(good)
     assert opened == [coremltools.ComputeUnit.CPU_ONLY] and runtime.label == "small"
-    assert runtime.spec == EDSR and runtime.descriptor == replace(network.descriptor, max_size=(2048, 2048))
+    assert runtime.spec == SPEC and runtime.descriptor == replace(network.descriptor, max_size=(2048, 2048))
     lr = torch.rand(2, 3, 5, 7)
-    with torch.no_grad():
-        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-6, rtol=0)
+    torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-6, rtol=0)
     with pytest.raises(UsageError, match="cpu, coreml"):
         open_model(good, OpenOptions(device="cuda"))
     with pytest.raises(UsageError, match="fp16"):

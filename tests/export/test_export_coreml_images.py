@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from export.convert.coreml_program import OPERATIONS, run_program
 from export.convert.to_coreml import read_back
 from export.formats.conversion import Conversion, FileOptions
 from export.writing.exporting import FileReport, Source
-from tests.support.exports import export_file
+from tests.support.exports import export_file, play_core_ml
 from tests.support.extras import extra
 from tests.support.hosts import export_for_hosts
 
@@ -162,31 +161,20 @@ def test_what_leaves_the_range_of_fp16_is_not_kept(tmp_path: Path) -> None:
 def test_the_runtime_gives_core_ml_pictures(package: tuple[Network, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The network stands in for `predict`, which takes and gives PIL images; Core ML's have an alpha channel."""
     network, path = package
-    channels, real = network.descriptor.channels, coremltools.models.MLModel
+    channels = network.descriptor.channels
 
-    def played(path: str, *, compute_units: object) -> object:
-        model = real(path, skip_model_load=True)
+    def predict(source: dict[str, Image.Image]) -> dict[str, Image.Image]:
+        picture = np.array(source["input"]).reshape(SIZE[1], SIZE[0], channels)
+        with torch.no_grad():
+            large = network(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255).clamp(0, 1) * 255
+        bytes_ = large.round().byte()[0].permute(1, 2, 0).numpy()
+        return {"output": Image.fromarray(bytes_).convert("RGBA") if channels == 3 else Image.fromarray(bytes_[..., 0])}
 
-        def predict(source: dict[str, Image.Image]) -> dict[str, Image.Image]:
-            picture = np.array(source["input"]).reshape(SIZE[1], SIZE[0], channels)
-            with torch.no_grad():
-                large = network(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255).clamp(0, 1) * 255
-            bytes_ = large.round().byte()[0].permute(1, 2, 0).numpy()
-            return {
-                "output": Image.fromarray(bytes_).convert("RGBA") if channels == 3 else Image.fromarray(bytes_[..., 0])
-            }
-
-        return SimpleNamespace(
-            get_spec=model.get_spec, user_defined_metadata=model.user_defined_metadata, predict=predict
-        )
-
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(coremltools.models, "MLModel", played)
+    play_core_ml(monkeypatch, coremltools, predict)
     runtime = open_model(path)
     assert runtime.precision == "fp16" and runtime.descriptor == replace(network.descriptor, fixed_size=SIZE)
     lr = torch.randint(0, 256, (2, channels, SIZE[1], SIZE[0]), generator=torch.Generator().manual_seed(1)) / 255
-    with torch.no_grad():
-        torch.testing.assert_close(runtime.run(lr), network(lr).clamp(0, 1), atol=0.51 / 255, rtol=0)
+    torch.testing.assert_close(runtime.run(lr), network(lr).clamp(0, 1), atol=0.51 / 255, rtol=0)
 
 
 def test_the_folder_for_apps(tmp_path: Path) -> None:

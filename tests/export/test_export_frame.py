@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -31,30 +29,12 @@ from export.convert import to_onnx
 from export.formats.conversion import Conversion, FileOptions
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import FORMATS
-from export.writing.exporting import ExportVerdict, FileReport, Source, export_model
+from export.writing.exporting import ExportVerdict, Source, export_model
 from srkd.cli.main import cli
+from tests.support.exports import export_file, new_format
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 SOURCE = Source("small")
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(SPEC, seed=0)
-
-
-def new_format(monkeypatch: pytest.MonkeyPatch, convert: object, **changes: object) -> None:
-    """Add a format called `new` with the converter `convert`."""
-    module = types.ModuleType("to_new")
-    module.convert = convert  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "to_new", module)
-    row = dataclasses.replace(FORMATS["onnx"], name="new", module="to_new", title="New, of its kind", **changes)  # type: ignore[arg-type]
-    monkeypatch.setitem(FORMATS.rows, "new", row)
-
-
-def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
-    (file,) = export_model(network, SOURCE, ["new"], folder, options=options).files
-    return file
 
 
 @pytest.mark.ci
@@ -128,7 +108,7 @@ def test_companions_and_sidecar_arrive_with_the_file(
     (tmp_path / "small.bin").write_bytes(b"older")
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra" / "old.txt").write_text("0")
-    file = exported(network, tmp_path)
+    file = export_file(network, "new", tmp_path)
     assert file.verdict == "passed" and file.path is not None
     assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.bin", "small.onnx.json", "extra"}
     assert (tmp_path / "small.bin").read_bytes() == b"weights"
@@ -150,7 +130,7 @@ def test_nothing_is_half_written(network: Network, tmp_path: Path, monkeypatch: 
 
     new_format(monkeypatch, fails, sidecar=True)
     (tmp_path / "small.bin").write_bytes(b"older")
-    file = exported(network, tmp_path)
+    file = export_file(network, "new", tmp_path)
     assert file.verdict == "failed" and str(tmp_path / "small.onnx") in str(file.reason), file.reason
     assert "\n" not in str(file.reason)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"small.bin": b"older"}

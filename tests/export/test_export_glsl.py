@@ -31,7 +31,7 @@ from compressor.runtimes.shader_player import player_missing
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.table import FORMATS
 from export.writing.exporting import Source, convert_to, export_model
-from tests.support.exports import export_file
+from tests.support.exports import export_file, unproved_file
 from tests.support.hosts import export_for_hosts
 
 LUMA = PlainSpec(2, width=16, depth=4, channels=1)
@@ -61,9 +61,7 @@ def lively(spec: PlainSpec | CompactSpec) -> Network:
 
 
 def shader(network: Network, folder: Path, name: str = "glsl") -> Path:
-    path = folder / f"small{FORMATS[name].suffix}"
-    convert_to(FORMATS[name], network, Source("small", "ab" * 32), path)
-    return path
+    return unproved_file(network, name, folder)[0]
 
 
 def blocks(path: Path) -> list[dict[str, list[str]]]:
@@ -120,8 +118,8 @@ def test_every_weight_is_in_the_text_with_all_its_digits(tmp_path: Path) -> None
 
 def test_the_first_lines_hold_the_metadata_and_players_skip_them(tmp_path: Path) -> None:
     network = build(LUMA, seed=0)
-    path = tmp_path / "small.glsl"
-    convert_to(FORMATS["glsl"], network, Source("small", header={"srkd.recipe": "a\n//!HOOK MAIN\nb é"}), path)
+    source = Source("small", header={"srkd.recipe": "a\n//!HOOK MAIN\nb é"})
+    path, _ = unproved_file(network, "glsl", tmp_path, source=source)
     assert read_metadata(path)["srkd.recipe"] == "a\n//!HOOK MAIN\nb é"
     assert list(tmp_path.iterdir()) == [path], "a shader has no sidecar"
     first, text = path.read_text().split("//!HOOK", 1)

@@ -25,15 +25,15 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.quantisation.description import Quantisation
 from compressor.models.quantisation.quantisers import following, quantisers_of
+from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
 from export.formats.conversion import FileOptions, Int8Options
-from export.formats.table import find_formats
 from export.int8 import to_int8
 from export.int8.calibration import COLOURS, calibration_patches
 from export.proof.quality import QualityPhotos
-from export.writing.exporting import FileReport, Source, convert_to, export_model
-from tests.support.exports import export_file
+from export.writing.exporting import FileReport, Source, export_model
+from tests.support.exports import export_file, unproved_file
 
 pytestmark = pytest.mark.usefixtures("quick_int8")
 
@@ -59,6 +59,11 @@ def exported(quick_int8: None, student: Network, tmp_path_factory: pytest.TempPa
     return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
 
 
+@pytest.fixture(scope="module")
+def model(exported: tuple[FileReport, ...]) -> Runtime:
+    return open_model(str(exported[0].path))
+
+
 @pytest.mark.ci
 def test_one_flag_writes_a_file_for_cpus_and_one_for_tensorrt(exported: tuple[FileReport, ...]) -> None:
     assert [file.format for file in exported] == ["int8", "int8-trt"]
@@ -77,9 +82,7 @@ def test_photos_lose_little_and_the_metadata_says_how_much(exported: tuple[FileR
 
 
 @pytest.mark.ci
-def test_the_file_opens_as_int8_and_takes_any_size(exported: tuple[FileReport, ...], student: Network) -> None:
-    assert exported[0].path is not None
-    model = open_model(exported[0].path)
+def test_the_file_opens_as_int8_and_takes_any_size(model: Runtime, student: Network) -> None:
     assert model.precision == "int8"
     assert model.spec == student.spec
     for size in ((1, 1), (17, 5), (9, 30)):
@@ -102,9 +105,7 @@ def test_a_file_for_tensorrt_is_compared_in_float_on_its_grids(exported: tuple[F
 
 
 @pytest.mark.ci
-def test_flat_colours_keep_their_colour(exported: tuple[FileReport, ...], student: Network) -> None:
-    assert exported[0].path is not None
-    model = open_model(exported[0].path)
+def test_flat_colours_keep_their_colour(model: Runtime, student: Network) -> None:
     for colour in COLOURS:
         lr = torch.tensor(colour).float().view(1, 3, 1, 1).expand(1, 3, 40, 40).clone()
         with torch.no_grad():
@@ -115,14 +116,12 @@ def test_flat_colours_keep_their_colour(exported: tuple[FileReport, ...], studen
 
 
 @pytest.mark.ci
-def test_dark_photos_keep_their_mean(exported: tuple[FileReport, ...], student: Network) -> None:
+def test_dark_photos_keep_their_mean(model: Runtime, student: Network) -> None:
     """The mean changes by at most half a grey level per channel: users complain about int8 files with dark output.
 
     A processor whose sums of byte products overflow gets weights of seven bits, with twice the steps.
     """
     limit = 0.5 if has_integer_products() else 1.0
-    assert exported[0].path is not None
-    model = open_model(exported[0].path)
     for light in (0.05, 0.2):
         lr = calibration_patches(student.descriptor, next(iter(embedded_photos("val").values())).parent).patches[:8]
         dark = lr.mul(255 * light).round().div(255)
@@ -133,10 +132,8 @@ def test_dark_photos_keep_their_mean(exported: tuple[FileReport, ...], student: 
 
 
 @pytest.mark.ci
-def test_greys_are_no_more_coloured_than_in_float(exported: tuple[FileReport, ...], student: Network) -> None:
+def test_greys_are_no_more_coloured_than_in_float(model: Runtime, student: Network) -> None:
     """On a ramp from black to white the mean difference between channels changes by at most one grey level."""
-    assert exported[0].path is not None
-    model = open_model(exported[0].path)
 
     def tint(sr: torch.Tensor) -> torch.Tensor:
         levels = sr.clamp(0, 1).mean(2)[0] * 255  # of each column
@@ -252,9 +249,7 @@ def test_images_that_say_nothing_are_refused_in_one_line(
 
 def written(name: str, network: Network, folder: Path) -> tuple[Mapping[str, object], list[np.ndarray]]:
     """The facts of a file that was written without a bound, and its integer weights."""
-    (row,) = find_formats([name])
-    path = folder / f"small{row.suffix}"
-    facts = convert_to(row, network, Source("small"), path, FileOptions(int8=Int8Options(max_drop=None)))
+    path, facts = unproved_file(network, name, folder, FileOptions(int8=Int8Options(max_drop=None)))
     stored = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
     return facts, [values for values in stored if values.ndim == 4 and values.dtype != np.float32]
 

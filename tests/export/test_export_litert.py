@@ -12,22 +12,13 @@ from compressor.base.context import no_progress
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from export.convert import to_litert
-from tests.support.exports import export_file
+from tests.support.exports import export_file, run_as_an_app
 from tests.support.extras import extra
 
 extra("litert_torch")
 interpreter = extra("ai_edge_litert.interpreter")
 pytestmark = pytest.mark.extras
-
-EDSR = EDSRSpec(width=8, depth=1, scale=2)
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(EDSR, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +31,11 @@ def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None:
-    """An app uses it without srkd: N,H,W,C, resized by the library's own call."""
-    model = interpreter.Interpreter(str(good))
-    (source,), (output,) = model.get_input_details(), model.get_output_details()
-    assert (source["name"], output["name"]) == ("input", "output") and list(source["shape_signature"]) == [
-        -1,
-        -1,
-        -1,
-        3,
-    ]
     image = np.random.default_rng(0).random((1, 6, 9, 3), dtype=np.float32)
-    model.resize_tensor_input(source["index"], image.shape)
-    model.allocate_tensors()
-    model.set_tensor(source["index"], image)
-    model.invoke()
+    (actual,) = run_as_an_app(interpreter, good, image)
     with torch.no_grad():
         expected = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(model.get_tensor(output["index"]), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from export.convert.litert_file import is_constant, kind_of, pack_model, read_mo
 from export.formats.conversion import FileOptions, Int8Options
 from export.int8 import search
 from export.writing.exporting import FileReport
-from tests.support.exports import export_file
+from tests.support.exports import export_file, run_as_an_app
 from tests.support.extras import extra
 from tests.support.formats_table import WINDOWS
 
@@ -98,24 +98,10 @@ def test_all_of_edsr_is_in_integers(good: FileReport, small_edsr: Network) -> No
 
 
 def test_an_app_gives_it_any_size(good: FileReport, small_edsr: Network) -> None:
-    """An app uses it without srkd: float images, resized by the library's own call."""
-    model = interpreter.Interpreter(str(good.path))
-    (source,), (output,) = model.get_input_details(), model.get_output_details()
-    assert (source["name"], output["name"]) == ("input", "output") and list(source["shape_signature"]) == [
-        -1,
-        -1,
-        -1,
-        3,
-    ]
-    for shape in ((1, 6, 9, 3), (2, 31, 17, 3)):
-        image = np.random.default_rng(0).random(shape, dtype=np.float32)
-        model.resize_tensor_input(source["index"], shape)
-        model.allocate_tensors()
-        model.set_tensor(source["index"], image)
-        model.invoke()
+    images = [np.random.default_rng(0).random(shape, dtype=np.float32) for shape in ((1, 6, 9, 3), (2, 31, 17, 3))]
+    for image, actual in zip(images, run_as_an_app(interpreter, good.path, *images), strict=True):
         with torch.no_grad():
             expected = small_edsr(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).clamp(0, 1).numpy()
-        actual = model.get_tensor(output["index"])
         assert actual.shape == expected.shape and float(np.square(actual - expected).mean()) < 1e-4
 
 
@@ -153,9 +139,8 @@ def test_windows_take_bytes_and_attend_in_float(tmp_path: Path) -> None:
     runtime = open_model(file.path)
     assert runtime.precision == "int8" and runtime.descriptor.fixed_size == (24, 16)
     lr = torch.rand(1, 3, 16, 24).mul(255).round().div(255)
-    with torch.no_grad():
-        expected = network(lr).clamp(0, 1)
-    assert float((runtime.run(lr) - expected).square().mean()) < 1e-3
+    expected = network(lr).clamp(0, 1)
+    assert (runtime.run(lr) - expected).square().mean() < 1e-3
     model = interpreter.Interpreter(str(file.path))
     for detail in (*model.get_input_details(), *model.get_output_details()):
         assert detail["dtype"] == np.uint8 and detail["quantization"] == (pytest.approx(1 / 255), 0)

@@ -41,8 +41,7 @@ def test_every_network_to_onnx(arch: str, scale: int, fixed: tuple[int, int] | N
     assert runtime.descriptor.fixed_size == fixed and runtime.descriptor.scale == scale
     width, height = fixed or (13, 9)
     lr = torch.rand(2, 3, height, width)
-    with torch.no_grad():
-        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
+    torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("arch", "format"), HALVES)

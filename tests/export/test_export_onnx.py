@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-import sys
-import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -27,20 +25,17 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.convert import to_onnx
 from export.formats.conversion import Conversion
 from export.formats.proof_inputs import ProofInput, proof_inputs
-from export.formats.table import FORMATS, FP32, Bounds
+from export.formats.table import FP32, Bounds
 from export.graph import onnx_graph
 from export.graph.onnx_graph import shared_graph
 from export.proof.verify import verify
-from export.writing.exporting import ExportReport, FileReport, Source, export_metadata, export_model
+from export.writing.exporting import Source, export_metadata, export_model
+from tests.support.exports import export_file, new_format
 from tests.support.onnx_files import scaled
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": "{}", "srkd.source_sha256": "teacher's"})
-SPECS = (EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=8, depth=1, scale=2, res_scale=0.1, mean_shift="file"))
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(SPECS[0], seed=0)
+SPEC = EDSRSpec(width=8, depth=2, scale=4)
+SPECS = (SPEC, EDSRSpec(width=8, depth=1, scale=2, res_scale=0.1, mean_shift="file"))
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +43,6 @@ def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("good") / "small.onnx"
     to_onnx.convert(Conversion(copy.deepcopy(network), path, export_metadata(network, SOURCE)))
     return path
-
-
-def only(report: ExportReport) -> FileReport:
-    (file,) = report.files
-    return file
 
 
 @pytest.mark.ci
@@ -64,7 +54,7 @@ def test_every_network_exports_and_equals_itself(
     report = export_model(network, SOURCE, (), tmp_path)
     assert capfd.readouterr() == ("", "")
     assert network.training and next(network.parameters()).requires_grad
-    file = only(report)
+    (file,) = report.files
     assert report.ok and file.verdict == "passed" and file.reason is None and file.path == tmp_path / "small.onnx"
     assert file.parity is not None and file.parity.max_abs <= 1e-5
     assert file.bytes == file.path.stat().st_size and file.facts["opset"] == 18
@@ -73,8 +63,7 @@ def test_every_network_exports_and_equals_itself(
     runtime = open_model(file.path)
     for batch, height, width in ((1, 1, 1), (1, 13, 7), (3, 5, 17)):
         lr = torch.rand(batch, 3, height, width)
-        with torch.no_grad():
-            torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-4, rtol=0)
+        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-4, rtol=0)
 
 
 def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
@@ -141,11 +130,7 @@ def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> N
         onnx.save_model(model, str(job.path))
         return {}
 
-    module = types.ModuleType("to_corrupt")
-    module.convert = convert  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "to_corrupt", module)
-    row = dataclasses.replace(FORMATS["onnx"], name="corrupt", module="to_corrupt")
-    monkeypatch.setitem(FORMATS.rows, "corrupt", row)
+    new_format(monkeypatch, convert, "corrupt")
 
 
 @pytest.mark.ci
@@ -167,7 +152,7 @@ def test_a_wrong_file_gets_no_name(
 ) -> None:
     corrupting(monkeypatch, good, change)
     report = export_model(network, SOURCE, ["corrupt"], tmp_path)
-    file = only(report)
+    (file,) = report.files
     assert not report.ok and file.verdict == "failed" and file.path is None and file.bytes is None
     assert file.reason is not None and re.search(message, file.reason) and "\n" not in file.reason
     assert "/.small." not in file.reason
@@ -191,7 +176,7 @@ def test_what_the_exporter_cannot_convert(network: Network, tmp_path: Path) -> N
             return super().forward(lr) if float(lr.sum()) > 0 else lr
 
     odd = Undecided(SPECS[0]).eval()
-    file = only(export_model(odd, SOURCE, (), tmp_path))
+    file = export_file(odd, "onnx", tmp_path)
     assert file.verdict == "failed" and "torch's exporter cannot convert edsr" in str(file.reason)
     assert "\n" not in str(file.reason) and list(tmp_path.iterdir()) == []
 
@@ -206,7 +191,7 @@ def test_a_network_that_is_constant_may_be_exported_and_one_that_is_not_finite_m
     for parameter in broken.parameters():
         parameter.data.mul_(1e20)
     assert export_model(flat, SOURCE, (), tmp_path / "flat").ok
-    file = only(export_model(broken, SOURCE, (), tmp_path / "broken"))
+    file = export_file(broken, "onnx", tmp_path / "broken")
     assert "the network itself gives values that are not finite" in str(file.reason)
 
 
@@ -244,7 +229,7 @@ def test_a_simplifier_that_damages_the_graph(format: str, tmp_path: Path, monkey
         return simpler, equal
 
     monkeypatch.setattr(onnxsim, "simplify", damaged)
-    file = only(export_model(build(SPECS[1], seed=0), SOURCE, [format], tmp_path))
+    file = export_file(build(SPECS[1], seed=0), format, tmp_path)
     assert file.verdict == "failed" and list(tmp_path.iterdir()) == []
 
 

@@ -11,8 +11,6 @@ from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from compressor.runtimes.table import OpenOptions
 from export.profile.models import open_models
 from export.profile.settings import ProfileSettings
@@ -23,13 +21,6 @@ from tests.support.onnx_files import enlarger
 
 openvino = extra("openvino")
 pytestmark = [pytest.mark.extras, pytest.mark.usefixtures("quick_int8")]
-
-EDSR = EDSRSpec(width=8, depth=1, scale=2)
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(EDSR, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 from pathlib import Path
@@ -13,7 +12,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from tests.support.commands import ROOT, python
-from tests.support.packages import install
+from tests.support.packages import SOURCES, install, names_in
 
 pytestmark = pytest.mark.ci
 
@@ -107,15 +106,13 @@ def test_a_format_inside_touches_its_files_and_the_tables() -> None:
     for name in owned:
         assert (ROOT / f"compressor/runtimes/{name}_runtime.py").is_file(), name
         assert (ROOT / f"export/convert/to_{name}.py").is_file(), name
-    for path in (
-        file for package in ("compressor", "recipes", "export", "srkd") for file in (ROOT / package).rglob("*.py")
-    ):
+    for path in SOURCES:
         place = path.relative_to(ROOT).as_posix()
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-        imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        texts, imports = names_in(path)
         for name, files in owned.items():
-            if place in {*files, *tables, "compressor/runtimes/onnx_providers.py"} or place.startswith("export/hosts/"):
+            if place in {*files, *tables, "compressor/runtimes/onnx_providers.py"} or place.startswith(
+                ("export/hosts/", "demo/")
+            ):
                 continue
             assert name not in texts, f"{place} names {name}: let its row in the table say what is needed"
             assert not {file.removesuffix(".py").replace("/", ".") for file in files} & imports, place

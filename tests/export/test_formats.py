@@ -56,6 +56,11 @@ def good(case: FormatCase, network: Network, tmp_path_factory: pytest.TempPathFa
     return file
 
 
+@pytest.fixture(scope="module")
+def good_file(good: FileReport) -> Path:
+    return Path(str(good.path))
+
+
 def expected(network: Network, lr: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return network(lr)
@@ -95,21 +100,19 @@ def test_more_networks_convert_for_any_size(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_file_describes_itself(case: FormatCase, good: FileReport, network: Network) -> None:
-    assert good.path is not None
-    runtime = open_model(good.path, OpenOptions(threads=1))
-    label = good.path.name.rpartition(".")[0]
+def test_a_file_describes_itself(case: FormatCase, good_file: Path, network: Network) -> None:
+    runtime = open_model(good_file, OpenOptions(threads=1))
+    label = good_file.name.rpartition(".")[0]
     assert (runtime.name, runtime.device, runtime.label) == (FORMATS[case.name].runtime, "cpu", label)
     assert (runtime.precision, runtime.layout, runtime.spec) == ("fp32", "runtime", network.spec)
     largest = runtime.descriptor.max_size
     assert runtime.descriptor == dataclasses.replace(network.descriptor, max_size=largest)
-    metadata = read_metadata(good.path)
+    metadata = read_metadata(good_file)
     assert runtime.metadata == metadata and metadata["srkd.source_sha256"] == "ab" * 32
     assert (metadata["srkd.scale"], metadata["srkd.scores"]) == ("2", '{"Set5 <Y>": "30 & more"}')
 
 
-def test_options_that_a_file_does_not_have(case: FormatCase, good: FileReport) -> None:
-    assert good.path is not None
+def test_options_that_a_file_does_not_have(case: FormatCase, good_file: Path) -> None:
     refused: list[tuple[OpenOptions, str]] = [
         (OpenOptions(scale=3), "is for scale 2, not 3"),
         (OpenOptions(device="mps"), case.wrong_device),
@@ -121,7 +124,7 @@ def test_options_that_a_file_does_not_have(case: FormatCase, good: FileReport) -
         refused.append((OpenOptions(precision="fp16"), "computes in fp32, not fp16"))
     for options, message in refused:
         with pytest.raises(SrkdError, match=message) as caught:
-            open_model(good.path, options)
+            open_model(good_file, options)
         assert "\n" not in str(caught.value)
 
 
@@ -167,11 +170,10 @@ def test_images_of_bytes(case: FormatCase, network: Network, tmp_path: Path) -> 
 
 
 def test_a_damaged_file_is_one_line(
-    case: FormatCase, good: FileReport, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    case: FormatCase, good_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert good.path is not None
     for number, (damage, message) in enumerate(case.damages):
-        path = copied(good.path, tmp_path / str(number))
+        path = copied(good_file, tmp_path / str(number))
         damage(path)
         with pytest.raises(SrkdError, match=message) as caught:
             open_model(path)
@@ -185,12 +187,11 @@ def copied(path: Path, folder: Path) -> Path:
 
 
 def test_a_foreign_model_is_known_by_its_shapes(
-    case: FormatCase, good: FileReport, network: Network, tmp_path: Path
+    case: FormatCase, good_file: Path, network: Network, tmp_path: Path
 ) -> None:
     if not case.opens_foreign:
         pytest.skip("a file without srkd's metadata does not open, or has tests of its own")
-    assert good.path is not None
-    path = copied(good.path, tmp_path / "foreign")
+    path = copied(good_file, tmp_path / "foreign")
     path.write_bytes(path.read_bytes().replace(b"srkd.", b"acme."))
     foreign = open_model(path)
     assert foreign.spec is None and foreign.metadata == {} and foreign.descriptor == Descriptor(scale=2)

@@ -11,21 +11,13 @@ import pytest
 import torch
 
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from export.formats.conversion import CannotConvert
 from export.formats.proof_inputs import ProofInput, proof_inputs
 from export.graph.headroom import FP16_MAX, measure_graph, require_headroom
 from export.graph.onnx_graph import build_graph
 from tests.support.exports import export_file
 
-SPEC = EDSRSpec(width=8, depth=1, scale=2)
 OPSET = 18
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(SPEC, seed=0)
 
 
 def changed(network: Network, change: Callable[[dict[str, torch.Tensor]], None]) -> Network:

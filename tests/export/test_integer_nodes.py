@@ -8,7 +8,6 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
@@ -27,7 +26,8 @@ from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
 from export.proof.speed import Int8Speed
 from export.timing.turns import SpeedUp
 from export.writing import exporting
-from export.writing.exporting import Source, convert_to, prove
+from export.writing.exporting import prove
+from tests.support.exports import unproved_file
 
 RELU, PRELU = EDSRSpec(width=8, depth=2, scale=2), CompactSpec(scale=2, width=8, depth=3)
 UNBOUNDED = FileOptions(int8=Int8Options(max_drop=None))
@@ -36,10 +36,7 @@ MIXED = IntegerNodes(29, 8, {"PRelu": 17, "Softmax": 4}, 12)
 
 
 def written(spec: Spec, folder: Path, name: str = "int8") -> Path:
-    (row,) = find_formats([name])
-    path = folder / f"small{row.suffix}"
-    convert_to(row, build(spec, seed=1), Source("small"), path, UNBOUNDED)
-    return path
+    return unproved_file(build(spec, seed=1), name, folder, UNBOUNDED)[0]
 
 
 def counted(path: Path, runtime: str | None = None) -> IntegerNodes:
@@ -78,26 +75,20 @@ def test_students_for_phones_compute_in_integers_from_end_to_end(spec: Spec, tmp
 
 def test_moving_bytes_and_sizes_is_no_computation(tmp_path: Path) -> None:
     """Integer sizes and operators that only move values are not counted; a cast to bytes is a conversion."""
-    nodes = [
-        helper.make_node("Shape", ["lr"], ["shape"]),
-        helper.make_node("Mul", ["shape", "factors"], ["size"]),
-        helper.make_node("Mul", ["lr", "scale"], ["large"]),
-        helper.make_node("Cast", ["large"], ["bytes"], to=TensorProto.UINT8),
-        helper.make_node("Transpose", ["bytes"], ["turned"], perm=[0, 1, 3, 2]),
-        helper.make_node("Max", ["turned", "dark"], ["raised"]),
-        helper.make_node("Transpose", ["raised"], ["back"], perm=[0, 1, 3, 2]),
-        helper.make_node("Cast", ["back"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Resize", ["floats", "", "", "size"], ["sr"], mode="nearest"),
-    ]
-    image = helper.make_tensor_value_info("lr", TensorProto.FLOAT, ["n", 3, "h", "w"])
-    output = helper.make_tensor_value_info("sr", TensorProto.FLOAT, ["n", 3, "H", "W"])
-    stored = [
-        helper.make_tensor("factors", TensorProto.INT64, [4], [1, 1, 2, 2]),
-        helper.make_tensor("scale", TensorProto.FLOAT, [], [255.0]),
-        helper.make_tensor("dark", TensorProto.UINT8, [1], [3]),
-    ]
-    graph = helper.make_graph(nodes, "mixed", [image], [output], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]> mixed (float[n, 3, h, w] lr) => (float[n, 3, H, W] sr)
+        <int64[4] factors = {1, 1, 2, 2}, float[1] scale = {255.0}, uint8[1] dark = {3}> {
+            shape = Shape(lr)
+            size = Mul(shape, factors)
+            large = Mul(lr, scale)
+            bytes = Cast <to = 2> (large)
+            turned = Transpose <perm = [0, 1, 3, 2]> (bytes)
+            raised = Max(turned, dark)
+            back = Transpose <perm = [0, 1, 3, 2]> (raised)
+            floats = Cast <to = 1> (back)
+            sr = Resize <mode = "nearest"> (floats, , , size)
+        }"""
+    )
     path = tmp_path / "mixed.onnx"
     onnx.save_model(model, str(path))
     assert counted(path) == IntegerNodes(3, 1, {"Mul": 1, "Resize": 1}, 2)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from export.plan import runner
+from tests.support.clock import Clock
 from tests.support.onnx_files import enlarger
 
 
@@ -47,31 +47,13 @@ def test_it_runs_alone_beside_its_files(folder: Path) -> None:
         assert list(rows[name]) == ["failed"] and f"{name}.onnx" in rows[name]["failed"]
 
 
-class Clock:
-    """A clock that only calls move forward."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.calls: list[str] = []
-
-    def perf_counter(self) -> float:
-        return self.seconds
-
-    def call(self, name: str, milliseconds: float) -> Callable[[], None]:
-        def run() -> None:
-            self.calls.append(name)
-            self.seconds += milliseconds / 1000
-
-        return run
-
-
 def test_files_take_turns_in_alternating_order_for_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of a second a round: eleven runs of a, four of b and one of c count, after one that warms up."""
     clock = Clock()
     monkeypatch.setattr(runner, "time", clock)
-    calls = {name: clock.call(name, ms) for name, ms in (("a", 9.5), ("b", 30), ("c", 500))}
+    calls = {name: clock.work(name, ms / 1000) for name, ms in (("a", 9.5), ("b", 30), ("c", 500))}
     rounds = runner.take_turns(calls, seconds=1.0)
     forward = "a" * 12 + "b" * 5 + "c" * 2
-    assert "".join(clock.calls) == (forward + forward[::-1]) * 5
+    assert clock.calls == (forward + forward[::-1]) * 5
     assert {name: {len(times) for times in rounds[name]} for name in calls} == {"a": {11}, "b": {4}, "c": {1}}
     np.testing.assert_allclose(np.concatenate(rounds["b"]), 30)

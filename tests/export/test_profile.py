@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from export.profile.report import ProfileReport, ProfileRow, profile_models
 from export.profile.settings import ProfileSettings
 from export.proof.verify import Proof
 from export.timing.turns import MIN_ROUNDS, CallTimes, TurnTimes, compare, measure_turns, take_turns
+from tests.support.clock import Clock
 
 SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=3, scale=4)
 QUICK = {"lr_sizes": ((32, 24),), "seconds": 0.15, "memory": False, "quality": False, "threads": 1}
@@ -95,23 +96,14 @@ def test_the_interval_covers_the_median_with_99_percent(rounds: int, outside: in
     assert missed <= 0.01 or outside == 0
 
 
-class Clock:
-    """A fake clock that advances only by work."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.calls = 0.0, ""
-        monkeypatch.setattr(export.timing.turns.time, "perf_counter", lambda: self.now)
-
-    def work(self, name: str, seconds: float, first_seconds: float) -> Callable[[], None]:
-        def call() -> None:
-            self.now += first_seconds if name not in self.calls else seconds
-            self.calls += name
-
-        return call
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(export.timing.turns.time, "perf_counter", clock.perf_counter)
+    return clock
 
 
-def test_everyone_has_a_turn_in_each_round_and_warm_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
+def test_everyone_has_a_turn_in_each_round_and_warm_up_does_not_count(clock: Clock) -> None:
     slow, quick = take_turns([clock.work("s", 0.5, 9.0), clock.work("q", 0.01, 0.0101)], seconds_each=1.0)
     assert slow.samples == pytest.approx([500.0] * 8) and quick.samples == pytest.approx([10.0] * 40)
     assert len(slow.rounds) == len(quick.rounds) == MIN_ROUNDS
@@ -122,10 +114,8 @@ def test_everyone_has_a_turn_in_each_round_and_warm_up_does_not_count(monkeypatc
     assert (slow.warm_up_calls, quick.warm_up_calls) == (3, 6) and slow.is_steady and quick.is_steady
 
 
-def test_a_model_that_keeps_getting_faster_is_warmed_up_for_as_long_as_it_is_measured(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock, count = Clock(monkeypatch), 0
+def test_a_model_that_keeps_getting_faster_is_warmed_up_for_as_long_as_it_is_measured(clock: Clock) -> None:
+    count = 0
 
     def hasten() -> None:
         nonlocal count
@@ -160,10 +150,10 @@ def test_one_that_fails_is_lost_alone_and_the_others_go_on() -> None:
         measure_turns([lambda calls: turn("late", calls)], seconds_each=0.001)
 
 
-def test_the_budget_is_kept_and_progress_moves_forward(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, counts = Clock(monkeypatch), list[tuple[str, int, int]]()
+def test_the_budget_is_kept_and_progress_moves_forward(clock: Clock) -> None:
+    counts: list[tuple[str, int, int]] = []
     timings = take_turns(
-        [clock.work("a", 0.1, 0.1), clock.work("b", 0.1, 0.1)],
+        [clock.work("a", 0.1), clock.work("b", 0.1)],
         seconds_each=10.0,
         progress=lambda *event: counts.append(event),
     )

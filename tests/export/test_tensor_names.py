@@ -7,28 +7,14 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
-import pytest
 import torch
 
 import srkd
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from demo.catalogue import read_model
-from export.formats.conversion import FileOptions
 from tests.support.exports import export_file
 
 NOW, BEFORE = ("input", "output"), ("lr", "sr")
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
-
-
-def names_in_onnx(path: Path) -> tuple[str, str]:
-    graph = onnx.load_model(str(path)).graph
-    return graph.input[0].name, graph.output[0].name
 
 
 def rename_onnx(path: Path, new: Mapping[str, str]) -> None:
@@ -60,8 +46,3 @@ def test_a_file_of_before_in_the_verbs(network: Network, tmp_path: Path) -> None
     session = onnxruntime.InferenceSession(shown.content)
     (sr,) = session.run([shown.output], {shown.input: picture[None].numpy()})
     assert sr.shape == (1, 3, 60, 82)
-
-
-def test_bytes_have_the_same_names(network: Network, tmp_path: Path) -> None:
-    path = export_file(network, "onnx", tmp_path, FileOptions(io="uint8")).path
-    assert path is not None and names_in_onnx(path) == NOW

@@ -16,8 +16,6 @@ from compressor.base.errors import UsageError
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from compressor.runtimes.tensorrt import installation
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from export.convert import to_onnx
@@ -27,14 +25,8 @@ from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import srkd
 from tests.support.nvidia import Nvidia, needs_linux, nvidia
 
-SPEC = EDSRSpec(width=8, depth=1, scale=2)
 pytestmark = pytest.mark.usefixtures("quick_int8")
 TRACED: dict[FileOptions, tuple[Path, dict[str, object]]] = {}
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(SPEC, seed=0)
 
 
 @pytest.fixture(autouse=True)
@@ -82,11 +74,10 @@ def test_an_engine_is_proved_and_named_after_its_machine(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {file.path.name, onnx}
     assert file.facts["built_from"] == onnx and file.facts["gpu"] == "NVIDIA H200"
     runtime = open_model(file.path)
-    assert runtime.spec == SPEC and runtime.precision == precision
+    assert runtime.spec == network.spec and runtime.precision == precision
     assert runtime.descriptor == dataclasses.replace(network.descriptor, max_size=(512, 512))
     lr = torch.rand(2, 3, 9, 7)
-    with torch.no_grad():
-        far = float((runtime.run(lr) - network(lr)).abs().max())
+    far = (runtime.run(lr) - network(lr)).abs().max()
     assert 1e-5 < far < 0.05
 
 

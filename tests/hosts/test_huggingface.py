@@ -191,8 +191,7 @@ def test_another_programs_checkpoint_is_fetched_by_its_name(local_hub: Path, tmp
     with pytest.raises(SrkdError, match=r"no model.safetensors: name a file of it, as in hf://you/zoo/FILE"):
         srkd.load("hf://you/zoo")
     lr = photo()
-    with torch.no_grad():
-        assert torch.equal(srkd.load("hf://you/zoo/4x.safetensors").forward(lr), network(lr))
+    assert torch.equal(srkd.load("hf://you/zoo/4x.safetensors").forward(lr), network(lr))
     with pytest.raises(SrkdError, match=r"no other\.pth"):
         srkd.load("hf://you/zoo/other.pth")
     with pytest.raises(SrkdError, match=r"hf://you/none cannot be fetched: 404 Client Error"):

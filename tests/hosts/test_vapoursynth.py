@@ -13,6 +13,7 @@ import torch
 
 from compressor.base.metadata import srkd_keys
 from export.writing.exporting import Source
+from tests.support.films import make_film, require_av
 from tests.support.hosts import STUDENTS, enlarged, export_for_hosts, host_python, photo, run_host
 
 CLIP = """
@@ -56,19 +57,13 @@ def test_the_script_for_luma_enlarges_a_film(tmp_path: Path) -> None:
     """As its README says: vspipe with -a film=. An untrained network with an anchor keeps the picture's brightness.
 
     tests/hosts/test_strangers.py runs the script for colours."""
-    av = pytest.importorskip("av")
+    require_av()
     python = host_python("vapoursynth")
     network = STUDENTS["plain-luma-x2"]().eval()
     for parameter in network.parameters():
         parameter.data *= 0.1
     (folder,) = export_for_hosts(network, Source("small"), ["vapoursynth"], tmp_path)
-    with av.open(str(tmp_path / "film.mkv"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=24)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for _ in range(3):
-            picture = (255 * photo(64, 48)[0]).byte().permute(1, 2, 0).contiguous().numpy()
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+    make_film(tmp_path / "film.mkv", [photo(64, 48)] * 3)
     script = next(path for path in folder.also if path.suffix == ".vpy")
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     subprocess.run([python.with_name("vapoursynth"), "config"], env=environment, check=True, capture_output=True)

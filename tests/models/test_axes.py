@@ -54,18 +54,6 @@ def test_the_published_depth_rule() -> None:
     assert [inherited_index(j, 1, 3) for j in range(1)] == [1]
 
 
-def test_blocks_of_a_shorter_student_come_from_the_middle_of_the_teachers() -> None:
-    parameters = {"blocks.*.w": ("width",), "tail.w": ("width",)}
-    long = AxisPlan({"width": Axis(4)}, parameters, (Repeat("blocks", 6),))
-    short = AxisPlan({"width": Axis(4)}, parameters, (Repeat("blocks", 2),))
-    result = cuts(long, short, ["blocks.0.w", "blocks.1.w", "tail.w"])
-    assert {name: cut.source for name, cut in result.items()} == {
-        "blocks.0.w": "blocks.1.w",
-        "blocks.1.w": "blocks.4.w",
-        "tail.w": "tail.w",
-    }
-
-
 @pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS, CARNMSpec(3, width=12, groups=3)], ids=label)
 def test_the_plan_declares_every_axis_of_every_parameter(spec: Spec) -> None:
     declared = architecture(spec.arch).axes(spec)

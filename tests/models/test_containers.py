@@ -82,7 +82,7 @@ def test_archives_without_checksums(plain: tuple[State, Network], tmp_path: Path
     assert same_network(load_checkpoint(path).network, network)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_load_as_fp32(dtype: torch.dtype, plain: tuple[State, Network], tmp_path: Path) -> None:
     state, _ = plain
     loaded = load_checkpoint(save_state({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path))

@@ -73,8 +73,7 @@ def composable(depth: int = 3, seed: int = 5, scale: int = 2) -> Network:
 def inner_error(student: Network, teacher: ImageModel, lr: torch.Tensor | None = None) -> float:
     """Return the largest difference of the images inside their borders, where layers read zeros."""
     lr = patches(4, seed=9) if lr is None else lr
-    with torch.no_grad():
-        return float((student(lr) - teacher(lr))[..., 16:-16, 16:-16].abs().max())
+    return (student(lr) - teacher(lr))[..., 16:-16, 16:-16].abs().max().item()
 
 
 def across(source: Network, spec: Spec, lr: torch.Tensor, share: float) -> Network:
@@ -199,8 +198,7 @@ def test_a_solved_student_is_nearer_than_random_weights(name: str, spec: Spec) -
     source, merges = source_for(teacher, spec), name == "edsr"
     student = AcrossFit(source, teacher, spec, lr, stream_share=0.4, merges_units=merges).solve()
     apart = patches(6, seed=11)
-    with torch.no_grad():
-        error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
+    error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
     # The nearest upsampler of an RRDBNet tells pixels apart by their neighbours only, CARN-M's reads a stream in
     # quarters, and the first SwinIR is linear.
     assert error < random / {RRDBNetSpec: 3, CARNMSpec: 2, SwinIRSpec: 2}.get(type(spec), 4)
@@ -242,8 +240,7 @@ def test_more_patches_never_hurt() -> None:
     errors = []
     for count in (16, 32, 64):
         student = across(teacher, spec, patches(count), 0.4)
-        with torch.no_grad():
-            errors.append(float((student(apart) - teacher(apart)).square().mean()))
+        errors.append((student(apart) - teacher(apart)).square().mean())
     assert all(later < 1.02 * earlier for earlier, later in pairwise(errors)), errors
 
 
@@ -262,8 +259,7 @@ def test_outputs_alone_are_enough_at_any_scale(scale: int) -> None:
     assert source_for(teacher, spec).spec.scale == 4
     torch.manual_seed(1)
     student, apart = fit(teacher, spec, lr), patches(4, seed=13)
-    with torch.no_grad():
-        error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
+    error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
     assert error < random / 2
     torch.manual_seed(2)
     assert fit(teacher, spec, lr).fingerprint() == student.fingerprint()
@@ -280,8 +276,7 @@ def test_every_shape_is_solved_for(spec: Spec) -> None:
     teacher, lr = Outputs(build(spec, seed=1)), patches(8)[..., :16, :16]
     require_solvable(teacher, spec)
     student = AcrossFit(source_for(teacher, spec), teacher, spec.deployed, lr, stream_share=0.4).solve()
-    with torch.no_grad():
-        assert student(lr).isfinite().all()
+    assert student(lr).isfinite().all()
 
 
 @pytest.mark.ci

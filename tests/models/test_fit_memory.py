@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +15,8 @@ from compressor.models.fitting.feature_store import FeatureStore
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.same_kind import SameKindFit
 from compressor.models.networks.registry import architecture
-from tests.support.commands import ROOT
+from tests.support.commands import python
+from tests.support.fit_patches import patches
 from tests.support.slices import lively
 
 GROWTH = """
@@ -37,15 +37,9 @@ print(peaks[1] - peaks[0])
 """
 
 
-def patches(count: int) -> torch.Tensor:
-    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(2))
-
-
 def growth(bound: int) -> int:
     """Return the growth of a process's peak memory in bytes from 16 patches to 64."""
-    code = GROWTH.format(bound=bound)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return int(done.stdout)
+    return int(python("-c", GROWTH.format(bound=bound)).out)
 
 
 @pytest.mark.ci

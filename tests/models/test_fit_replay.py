@@ -12,11 +12,8 @@ from compressor.models.fitting.fit import fit
 from compressor.models.fitting.replay import Replay
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import architecture
+from tests.support.fit_patches import patches
 from tests.support.slices import lively
-
-
-def patches(count: int) -> torch.Tensor:
-    return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(6))
 
 
 @pytest.mark.ci
@@ -24,9 +21,9 @@ def patches(count: int) -> torch.Tensor:
 def test_a_student_is_the_same_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = lively(architecture(name).small)
     spec = teacher.spec.narrowed(0.5)
-    expected = fit(teacher, spec, patches(9))
+    expected = fit(teacher, spec, patches(9, side=12))
     monkeypatch.setattr(Replay, "_forward", lambda _self, _name, forward, *inputs: forward(*inputs))
-    assert fit(teacher, spec, patches(9)).fingerprint() == expected.fingerprint()
+    assert fit(teacher, spec, patches(9, side=12)).fingerprint() == expected.fingerprint()
     # The wrapping leaves no trace.
     assert not any("forward" in vars(module) for module in expected.modules())
 
@@ -41,7 +38,7 @@ def test_a_stage_of_twice_the_blocks_takes_twice_the_time(monkeypatch: pytest.Mo
     def count(blocks: int) -> int:
         teacher = lively(RCANSpec(2, width=8, groups=1, depth=blocks, hidden=2))
         calls[0] = 0
-        fit(teacher, teacher.spec.narrowed(0.5), patches(1))
+        fit(teacher, teacher.spec.narrowed(0.5), patches(1, side=12))
         return calls[0]
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", counted)

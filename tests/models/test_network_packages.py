@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import sys
@@ -19,7 +18,7 @@ from compressor.models.networks.registry import NETWORKS, architecture, architec
 from compressor.models.students.students import parse_student
 from recipes.config.published import published_options
 from tests.support.commands import ROOT, python
-from tests.support.packages import install
+from tests.support.packages import SOURCES, install, names_in
 
 install_network = partial(install, module="plainsr", group="srkd.networks")
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_networks" / "plainsr.py"
@@ -71,8 +70,7 @@ def test_a_network_of_another_package_does_all_that_srkds_own_do(tmp_path: Path,
     touched = {path.name: path.read_text() for path in site.rglob("*") if path.is_file() and path.name != "METADATA"}
     assert set(touched) == {"plainsr.py", "entry_points.txt"}, "one file, and one registration"
     assert touched["entry_points.txt"].splitlines() == ["[srkd.networks]", "plainsr = plainsr:ARCHITECTURE"]
-    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    assert not any("plainsr" in path.read_text(encoding="utf-8") for path in sources)
+    assert not any("plainsr" in path.read_text(encoding="utf-8") for path in SOURCES)
     done = python("-c", WORK, tmp_path, photos, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
     assert done.code == 0, done.err
     facts = json.loads(done.out.splitlines()[-1])
@@ -142,7 +140,6 @@ def test_wrong_published_settings_are_one_line_that_names_the_network(
         published_options("fakd", parse_student("plainsr:width=4,depth=4,scale=2"))
 
 
-PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 MAY_NAME = {
     "recipes/methods/dukd.py": "the settings of DUKD's released option files, by student",
     "recipes/methods/fakd.py": "the blocks that FAKD's code reads of the published RCAN",
@@ -150,18 +147,11 @@ MAY_NAME = {
 }
 
 
-def names_in(path: Path) -> tuple[set[str], set[str]]:
-    """Return the text literals of a file, and the modules that it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return texts, {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-
-
 @pytest.mark.ci
 def test_a_network_inside_touches_its_file_and_the_registry() -> None:
     """With its test, its row in the table of networks and possibly golden outputs, this is at most five files."""
     registered = architecture.__module__.replace(".", "/") + ".py"
-    for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
+    for path in SOURCES:
         texts, imports = names_in(path)
         place = path.relative_to(ROOT).as_posix()
         if place == registered or place in MAY_NAME:

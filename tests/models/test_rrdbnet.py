@@ -24,12 +24,6 @@ def state_of(spec: RRDBNetSpec, name: str = "esrgan-old") -> State:
 SMALL = RRDBNetSpec(4, width=8, depth=1, growth=4)
 
 
-def test_half_precision_is_read_and_computed_in_single(tmp_path: Path) -> None:
-    halves = {name: tensor.half() for name, tensor in state_of(SMALL).items()}
-    network = load_checkpoint(save_state(halves, tmp_path)).network
-    assert network.spec == SMALL and {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-
-
 def test_an_old_file_for_x3_has_the_tensors_of_one_for_x2(tmp_path: Path) -> None:
     path = save_state(state_of(RRDBNetSpec(3, width=8, depth=1, growth=4)), tmp_path)
     assert [load_checkpoint(path, scale=scale).network.spec.scale for scale in (None, 2, 3)] == [2, 2, 3]

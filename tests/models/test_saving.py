@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +18,8 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from tests.support import official
+from tests.support.commands import python
 from tests.support.networks import same_network, save_state, tiny_networks
-from tests.support.shared import ROOT
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
@@ -69,10 +66,8 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
         "save(load(sys.argv[1]).network, sys.argv[2], metadata={'srkd.scores': '{}', 'srkd.recipe': 'csd'});"
         "print(file_sha256(Path(sys.argv[2])))"
     )
-    command = [sys.executable, "-c", program, str(tmp_path / "a.safetensors"), str(tmp_path / "c.safetensors")]
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == here
+    done = python("-c", program, tmp_path / "a.safetensors", tmp_path / "c.safetensors", PYTHONHASHSEED="7")
+    assert done.out.strip() == here, done.err
 
 
 def test_half_precision_files(tmp_path: Path) -> None:

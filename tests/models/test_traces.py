@@ -46,8 +46,7 @@ def _exported_elsewhere(spec: Spec) -> bool:
 
 
 def same(first: Callable[[torch.Tensor], torch.Tensor], second: Network, lr: torch.Tensor) -> bool:
-    with torch.no_grad():
-        return torch.allclose(first(lr), second(lr), atol=TOLERANCE)
+    return torch.allclose(first(lr), second(lr), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=label)

@@ -21,7 +21,6 @@ from pathlib import Path
 from unittest import mock
 
 import click
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -42,6 +41,7 @@ from srkd.options.command_line import from_command_line
 from tests.support.commands import ROOT
 from tests.support.films import make_film, picture
 from tests.support.pages import COMMAND, FENCE, INDENTED
+from tests.support.small_runs import save_photos
 
 pytestmark = pytest.mark.ci
 
@@ -221,7 +221,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("student", "half"):
         srkd.save(student, folder / f"{name}.safetensors")
     for name in ("photos", "other-photos", "BSDS400", "CLIC2025-valid", "DIV2K_train_HR", "sets/Set5/HR"):
-        save_photos(folder / name)
+        save_photos(folder / name, times=2)
     shutil.copy(ROOT / "tests" / "example_recipes" / "mine.py", folder)
     (folder / "frames").mkdir()
     for photo in (folder / "photos").glob("*.png"):
@@ -236,14 +236,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["compress", "--teacher", str(folder / "edsr.pt"), "--data", str(folder / "photos"), *SHORTER["compress"]]
     assert run([*words, "--out", str(folder / "run"), "-q"]) == 0
     return folder
-
-
-def save_photos(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for index in range(3):
-        ramp = np.linspace(0, 255, 104)[:, None, None] + rng.normal(0, 9, (104, 96, 3))
-        Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8)).save(folder / f"{index}.png")
 
 
 @pytest.mark.parametrize("page", [page for page in with_commands("srkd") if page.name != "reference.md"], ids=named)

@@ -27,18 +27,12 @@ def fake_environment(folder: Path, *, torch: bool) -> Path:
     return folder
 
 
-def test_without_an_active_environment_it_uses_venv_of_the_clone() -> None:
-    assert where().stdout.strip() == str(ROOT / ".venv")
-
-
 @pytest.mark.parametrize(("variable", "torch"), [("VIRTUAL_ENV", True), ("CONDA_PREFIX", False)])
 def test_an_active_environment_is_used_if_it_has_torch(tmp_path: Path, variable: str, torch: bool) -> None:
-    active = fake_environment(tmp_path / "active", torch=torch)
-    assert where(**{variable: str(active)}).stdout.strip() == str(active if torch else ROOT / ".venv")
-
-
-def test_an_active_environment_that_was_deleted_is_not_used(tmp_path: Path) -> None:
-    assert where(VIRTUAL_ENV=str(tmp_path / "gone")).stdout.strip() == str(ROOT / ".venv")
+    """Without one, or with one that was deleted, it is that of the clone."""
+    own, active = str(ROOT / ".venv"), fake_environment(tmp_path / "active", torch=torch)
+    assert where(**{variable: str(active)}).stdout.strip() == (str(active) if torch else own)
+    assert where().stdout.strip() == where(**{variable: str(tmp_path / "gone")}).stdout.strip() == own
 
 
 def test_an_older_python_is_refused_in_one_line(tmp_path: Path) -> None:

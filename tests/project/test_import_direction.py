@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
-FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+from tests.support.commands import ROOT
+from tests.support.packages import SOURCES
 
 
 def test_the_direction_holds() -> None:
@@ -28,7 +27,7 @@ def test_the_direction_holds() -> None:
 def test_nothing_outside_the_console_prints() -> None:
     printing = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in FILES
+        for path in SOURCES
         if path.name not in ("console.py", "runner.py")  # the latter is copied and runs alone
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
@@ -52,7 +51,7 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {module_of(path): path for path in FILES}
+MODULES = {module_of(path): path for path in SOURCES}
 
 
 def test_no_import_cycles() -> None:
@@ -77,6 +76,6 @@ def test_no_test_imports_another() -> None:
 
 
 def test_every_file_has_a_docstring() -> None:
-    texts = {path: path.read_text() for path in FILES}
+    texts = {path: path.read_text() for path in SOURCES}
     bare = [path for path, text in texts.items() if text.strip() and not ast.get_docstring(ast.parse(text))]
     assert bare == []

@@ -7,9 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from tests.support.commands import ROOT
+from tests.support.packages import SOURCES
 
-PACKAGES = ("srkd", "recipes", "export", "demo", "compressor")
-FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SHARED: dict[str, str] = {}
 """Class names that several modules may define, each with its reason: one meaning, as of a protocol and its class."""
 
@@ -29,7 +28,7 @@ def doubled(files: list[Path]) -> dict[str, set[str]]:
 
 
 def test_no_two_modules_define_a_class_of_the_same_name() -> None:
-    found = doubled(FILES)
+    found = doubled(SOURCES)
     assert {name: sorted(modules) for name, modules in found.items() if name not in SHARED} == {}
     assert sorted(set(SHARED) - set(found)) == [], "these names are no longer shared"
 

@@ -19,11 +19,10 @@ import pytest
 from PIL import Image
 
 import srkd
+from tests.support.commands import ROOT
+from tests.support.packages import PACKAGES, SOURCES
 
 pytestmark = pytest.mark.ci
-
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +58,12 @@ def run_python(python: Path, folder: Path, program: str) -> str:
     return done.stdout.strip()
 
 
+def run_srkd(python: Path, folder: Path, *words: str) -> None:
+    command = [str(python.parent / "srkd"), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def package_files() -> Iterator[str]:
     listed = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode != 0 or not listed.stdout:
@@ -90,10 +95,8 @@ def test_it_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
         run_python(installed, tmp_path, f"import {names}, json; print(json.dumps([m.__file__ for m in ({names})]))")
     )
     assert all(Path(file).is_relative_to(installed.parent.parent) for file in files)
-    script = installed.parent / "srkd"
     for arguments in (["--version"], ["--help"], ["inspect", "--help"]):
-        done = subprocess.run([str(script), *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        run_srkd(installed, tmp_path, *arguments)
     assert run_python(installed, tmp_path, "import srkd; print(all(getattr(srkd, n) for n in srkd.__all__))") == "True"
 
 
@@ -101,23 +104,17 @@ def test_a_student_is_made_exported_and_used_from_another_folder(installed: Path
     """With the teacher and the photos that come with srkd, as a user does after `pip install srkd`."""
     Image.new("RGB", (20, 12), "olive").save(tmp_path / "photo.png")
     small = ["--width", "0.25", "--init", "inherit", "--steps", "2", "--batch", "2", "--lr-patch", "12"]
-    for words in (
-        ["compress", *small, "--out", "small"],
-        ["export", "small", "--onnx"],
-        ["upscale", "small/student.onnx", "photo.png"],
-        ["report", "small"],
-    ):
-        command = [str(installed.parent / "srkd"), *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    run_srkd(installed, tmp_path, "compress", *small, "--out", "small")
+    run_srkd(installed, tmp_path, "export", "small", "--onnx")
+    run_srkd(installed, tmp_path, "upscale", "small/student.onnx", "photo.png")
+    run_srkd(installed, tmp_path, "report", "small")
     with Image.open(tmp_path / "photo_x4.png") as large:
         assert large.size == (80, 48)
     assert (tmp_path / "small" / "report.html").stat().st_size > 10_000
     app = run_python(installed, tmp_path, "from demo.files import APP; print(APP.exists())")
     if app == "True":
-        command = [str(installed.parent / "srkd"), "demo", "small", "--build", "site"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0 and (tmp_path / "site" / "index.html").is_file(), done.stderr
+        run_srkd(installed, tmp_path, "demo", "small", "--build", "site")
+        assert (tmp_path / "site" / "index.html").is_file()
 
 
 def test_an_installation_says_in_one_line_how_its_app_is_built(installed: Path, tmp_path: Path) -> None:
@@ -149,17 +146,16 @@ def name_of(requirement: str) -> str:
 def third_party_imports() -> dict[str, str]:
     """Return every module outside the standard library that our packages import, and a file that imports it."""
     imports: dict[str, str] = {}
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Import):
-                    modules = [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                    modules = [node.module]
-                else:
-                    continue
-                for module in modules:
-                    imports[module.split(".")[0]] = str(path.relative_to(ROOT))
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                modules = [node.module]
+            else:
+                continue
+            for module in modules:
+                imports[module.split(".")[0]] = str(path.relative_to(ROOT))
     return {name: file for name, file in imports.items() if name not in sys.stdlib_module_names | set(PACKAGES)}
 
 

@@ -11,18 +11,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+import srkd
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from recipes.catalogue import METHODS
 from srkd.cli.main import VERBS
 from srkd.cli.main import run as run_verb
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, python
 from tests.support.demo_app import write_app
+from tests.support.small_runs import save_photos
 
 pytestmark = pytest.mark.ci
 
@@ -54,35 +54,14 @@ def commands(page: str) -> list[str]:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Create a reader's folder: edsr.pt with the names of EDSR-PyTorch, photos/, and `srkd` on the path."""
     folder = tmp_path_factory.mktemp("desk")
-    (folder / "photos").mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(3):
-        ramp = np.linspace(0, 255, 64)[:, None, None] + rng.normal(0, 9, (64, 60, 3))
-        Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8)).save(folder / "photos" / f"{index}.png")
+    save_photos(folder / "photos", times=2)
     write_app(folder / "app")
-    torch.save(edsr_pytorch(EDSRSpec(scale=2, width=8, depth=2)), folder / "edsr.pt")
+    srkd.convert(build(EDSRSpec(scale=2, width=8, depth=2), seed=3), to="edsr-pytorch", out=folder / "edsr.pt")
     (folder / "bin").mkdir()
     program = folder / "bin" / "srkd"
     program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m srkd "$@"\n')
     program.chmod(0o755)
     yield folder
-
-
-def edsr_pytorch(spec: EDSRSpec) -> dict[str, torch.Tensor]:
-    """Return a state dict with the names of EDSR-PyTorch."""
-    weights = build(spec, seed=3).state_dict()
-    names = {"head": "head.0", "body_end": f"body.{spec.depth}", "upsampler.convs.0": "tail.0.0", "tail": "tail.1"}
-    for block in range(spec.depth):
-        names |= {f"blocks.{block}.conv{k}": f"body.{block}.body.{2 * k - 2}" for k in (1, 2)}
-    state = {
-        f"{official}.{kind}": weights[f"{name}.{kind}"]
-        for name, official in names.items()
-        for kind in ("weight", "bias")
-    }
-    mean = 255 * torch.tensor(spec.mean)
-    for side, sign in (("sub_mean", -1.0), ("add_mean", 1.0)):
-        state |= {f"{side}.weight": torch.eye(3).reshape(3, 3, 1, 1), f"{side}.bias": sign * mean}
-    return state
 
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -149,18 +128,11 @@ def test_the_ten_python_lines_run(desk: Path) -> None:
     for full, short in SHORTER_PYTHON.items():
         assert program.count(full) == 1
         program = program.replace(full, short)
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=desk,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-c", program, cwd=desk)
+    assert done.code == 0, done.err
     for text in ("Cost(params=", "\nedsr, photos ", "\nsmall, photos ", "small-teacher torch ", "small onnxruntime "):
-        assert text in done.stdout
-    assert max(map(len, done.stdout.splitlines())) < 200
+        assert text in done.out
+    assert max(map(len, done.out.splitlines())) < 200
     with Image.open(desk / "enlarged.png") as enlarged, Image.open(desk / "photos" / "0.png") as photo:
         assert enlarged.size == (2 * photo.width, 2 * photo.height)
     assert (desk / "runs" / "small" / "student.onnx").is_file()
@@ -169,22 +141,15 @@ def test_the_ten_python_lines_run(desk: Path) -> None:
 def test_the_make_commands_are_targets_and_quickstart_is_srkd_commands(desk: Path) -> None:
     targets = [line.split()[1] for line in commands(README) if line.startswith("make ")]
     assert targets == ["quickstart", "test"]
-    done = subprocess.run(
-        ["make", "-n", f"PYTHON={sys.executable}", *targets], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    steps = quickstart_lines(done.stdout)
+    steps = quickstart_lines(*targets)
     assert [shlex.split(step)[1] for step in steps] == ["compress", "compress", "export", "profile", "report"]
 
 
 @pytest.mark.slow
 def test_quickstart_runs_on_the_embedded_teacher_and_photos(desk: Path) -> None:
-    dry_run = subprocess.run(
-        ["make", "-n", f"PYTHON={sys.executable}", "quickstart"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
     shutil.rmtree(desk / "runs" / "quickstart", ignore_errors=True)
     printed = ""
-    for step in quickstart_lines(dry_run.stdout):
+    for step in quickstart_lines("quickstart"):
         done = run(shortened(step), desk)
         assert done.returncode == 0, f"{step}\n{done.stdout}{done.stderr}"
         printed += done.stdout
@@ -193,8 +158,10 @@ def test_quickstart_runs_on_the_embedded_teacher_and_photos(desk: Path) -> None:
     assert "runs/quickstart/report.html" in printed.strip().splitlines()[-1]
 
 
-def quickstart_lines(dry_run: str) -> list[str]:
-    """Return the srkd commands of a dry run, without the environment's folder."""
-    lines = re.findall(r"^\S*/bin/(srkd .*)$", dry_run, flags=re.MULTILINE)
+def quickstart_lines(*targets: str) -> list[str]:
+    """Return the srkd commands of a dry run of make, without the environment's folder."""
+    command = ["make", "-n", f"PYTHON={sys.executable}", *targets]
+    dry_run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = re.findall(r"^\S*/bin/(srkd .*)$", dry_run.stdout, flags=re.MULTILINE)
     assert lines
     return lines

@@ -7,8 +7,6 @@ import html
 import inspect
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -18,7 +16,7 @@ import srkd
 from export.writing.exporting import ExportReport, FileReport
 from srkd.api.compress import CompressReport
 from srkd.cli.main import VERBS, cli
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, python
 
 pytestmark = pytest.mark.ci
 
@@ -31,15 +29,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocstrings")
     pytest.importorskip("mkdocs_click")
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    words = ("-m", "mkdocs", "build", "--quiet", "--site-dir", folder)
+    done = python(*words, cwd=ROOT, timeout=1200, NO_MKDOCS_2_WARNING="1")
+    assert (done.code, done.err) == (0, "")
     return folder
 
 
