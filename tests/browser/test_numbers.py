@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,9 +25,6 @@ from export.writing.exporting import Source, export_model
 from tests.browser.app_models import FOREIGN, Models, png, sample_rgb, upscaled
 from tests.browser.app_site import Model, Site
 from tests.browser.visits import DESKTOP, OFFLINE, PHONE, App, Visit
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = pytest.mark.browser
 

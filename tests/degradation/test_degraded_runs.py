@@ -31,6 +31,13 @@ STEPS = "blur=0..1,noise=2..8,jpeg=40..80"
 DEGRADATION = degradation_of(STEPS)
 
 
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that a test runs in, with photos."""
+    save_photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+
+
 def store_of(folder: Path, *, lr_only: bool = False) -> ImageStore:
     save_photos(folder)
     data, frames = (None, folder) if lr_only else (folder, None)
@@ -108,10 +115,8 @@ def test_images_that_are_degraded_once_have_one_draw_for_all_patches(tmp_path: P
 
 @pytest.mark.ci
 def test_a_teachers_images_of_degraded_photos_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], teacher: Path
+    desk: None, capsys: pytest.CaptureFixture[str], teacher: Path
 ) -> None:
-    save_photos(tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
     line = ["compress", "--teacher", str(teacher), "--recipe", "logits", "--width", "0.5", "--init", "inherit"]
     line += ["--steps", "4", "--batch", "2", "--lr-patch", "12", "--data", "photos", "--degrade", STEPS]
     assert run([*line, "--teacher-cache", "--out", "run"]) == 0
@@ -139,10 +144,8 @@ def test_validation_has_a_degraded_set_before_each_clean_one(tmp_path: Path) -> 
 
 @pytest.mark.ci
 def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    desk: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_photos(tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
     line = ["compress", "--student", "compact:width=8,depth=1,scale=2", "--recipe", "scratch", "--steps", "2"]
     line += ["--batch", "2", "--lr-patch", "12", "--data", "photos", "--val", "photos", "--degrade", STEPS]
     assert run([*line, "--cache-size", "0", "--out", "run"]) == 0
@@ -167,9 +170,7 @@ def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
     assert f"degraded: {STEPS}" in Path("report.html").read_text()
 
 
-def test_a_changed_file_of_steps_ends_a_continued_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_photos(tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
+def test_a_changed_file_of_steps_ends_a_continued_run(desk: None) -> None:
     Path("mine.yaml").write_text("steps:\n- noise: {sigma: 4}\n")
     line = ["compress", "--student", "compact:width=8,depth=1,scale=2", "--recipe", "scratch", "--steps", "2"]
     line += ["--batch", "2", "--lr-patch", "12", "--data", "photos", "--degrade", "mine.yaml", "--cache-size", "0"]
@@ -255,11 +256,7 @@ def test_pictures_that_cannot_be_measured_are_named(tmp_path: Path) -> None:
         measure_like(tmp_path, "--degrade like:")
 
 
-def test_srkd_data_tells_and_shows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_photos(tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
+def test_srkd_data_tells_and_shows(desk: None, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["data", "photos", "--scale", "2", "--lr-patch", "12"]
     assert run([*line, "--degrade", "jpeg=30", "--show", "look", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

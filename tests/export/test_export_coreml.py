@@ -119,8 +119,7 @@ def test_the_runtime_asks_core_ml_as_it_is_to_be_asked(
     def predict(source: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         (lr,) = source.values()
         assert list(source) == ["input"] and lr.dtype == np.float32 and len(lr) == 1
-        with torch.no_grad():
-            return {"output": network(torch.from_numpy(lr)).numpy()}
+        return {"output": network(torch.from_numpy(lr)).numpy()}
 
     opened = play_core_ml(monkeypatch, coremltools, predict)
     runtime = open_model(good)

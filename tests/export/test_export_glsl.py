@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import srkd
@@ -33,6 +32,7 @@ from export.formats.table import FORMATS
 from export.writing.exporting import Source, convert_to, export_model
 from tests.support.exports import export_file, unproved_file
 from tests.support.hosts import export_for_hosts
+from tests.support.slices import lively
 
 LUMA = PlainSpec(2, width=16, depth=4, channels=1)
 RGB = CompactSpec(2, width=8, depth=1)
@@ -47,17 +47,6 @@ def player() -> None:
     missing = player_missing()
     if missing is not None:
         pytest.skip(missing)
-
-
-def lively(spec: PlainSpec | CompactSpec) -> Network:
-    """Return a network whose first layer sees much of the border, and whose slopes differ."""
-    network = build(spec, seed=0).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.PReLU):
-                module.weight.copy_(torch.rand(module.weight.shape, generator=generator) - 0.5)
-    return network
 
 
 def shader(network: Network, folder: Path, name: str = "glsl") -> Path:

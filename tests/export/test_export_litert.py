@@ -33,8 +33,7 @@ def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None:
     image = np.random.default_rng(0).random((1, 6, 9, 3), dtype=np.float32)
     (actual,) = run_as_an_app(interpreter, good, image)
-    with torch.no_grad():
-        expected = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    expected = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     np.testing.assert_allclose(actual, expected.numpy(), atol=1e-5)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +34,14 @@ to_litert_int8 = pytest.importorskip("export.int8.to_litert_int8")
 litert_quantiser = extra("export.int8.litert_quantiser")
 pytestmark = [pytest.mark.extras, pytest.mark.usefixtures("quick_int8")]
 
-EDSR = EDSRSpec(width=8, depth=1, scale=4)
+SPEC = EDSRSpec(width=8, depth=1, scale=4)
 
 
-@pytest.fixture
-def good(int8_file: Callable[[str], tuple[FileReport, list[str]]]) -> FileReport:
-    return int8_file("litert-int8")[0]
+@pytest.fixture(scope="module")
+def good(quick_int8: None, network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
+    file = export_file(network, "litert-int8", tmp_path_factory.mktemp("good"))
+    assert file.verdict == "passed", file.reason
+    return file
 
 
 def test_it_is_near_the_network_and_timed_against_float(good: FileReport) -> None:
@@ -50,11 +51,11 @@ def test_it_is_near_the_network_and_timed_against_float(good: FileReport) -> Non
     assert good.speed.runtime == "litert" and good.speed.ms > 0
 
 
-def test_the_file_says_what_it_is(good: FileReport, small_edsr: Network) -> None:
+def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
     assert good.path is not None and good.quality is not None
     runtime = open_model(good.path, OpenOptions(precision="int8"))
-    assert (runtime.name, runtime.precision, runtime.spec) == ("litert", "int8", small_edsr.spec)
-    assert runtime.descriptor == small_edsr.descriptor
+    assert (runtime.name, runtime.precision, runtime.spec) == ("litert", "int8", network.spec)
+    assert runtime.descriptor == network.descriptor
     assert runtime.metadata["srkd.source_sha256"] == "ab" * 32
     quant = json.loads(runtime.metadata["srkd.quant"])
     assert (quant["flavour"], quant["bits"], quant["in_float"]) == ("litert", 8, "nothing")
@@ -65,17 +66,17 @@ def test_the_file_says_what_it_is(good: FileReport, small_edsr: Network) -> None
 
 
 def test_too_much_loss_is_refused_with_its_figures(
-    small_edsr: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "ends_of", lambda layers: iter(()))
     options = FileOptions(int8=Int8Options(max_drop=-1.0))  # no file gains a dB
-    file = export_file(small_edsr, "litert-int8", tmp_path, options)
+    file = export_file(network, "litert-int8", tmp_path, options)
     assert file.verdict == "unavailable" and file.reason is not None
     assert file.reason.startswith("in int8 (ai-edge-quantizer) it loses ") and "on 2 photos" in file.reason
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_of_edsr_is_in_integers(good: FileReport, small_edsr: Network) -> None:
+def test_all_of_edsr_is_in_integers(good: FileReport, network: Network) -> None:
     """The mean shift, each layer, sum and shuffle are in integers; two more operations convert images."""
     facts = good.facts
     assert (facts["operations"], facts["in_int8"], facts["conversions"], facts["sizes"]) == (12, 12, 2, "any")
@@ -86,7 +87,7 @@ def test_all_of_edsr_is_in_integers(good: FileReport, small_edsr: Network) -> No
     weights = [tensor for tensor in stored if tensor.shape[1] == 3]
     assert {tensor.type for tensor in stored} == {schema.TensorType.INT8}
     assert sum(int(np.prod(tensor.shape)) for tensor in weights) == sum(
-        weight.numel() for weight in small_edsr.parameters() if weight.ndim == 4
+        weight.numel() for weight in network.parameters() if weight.ndim == 4
     )
     for tensor in weights:
         assert len(tensor.quantization.scale) == tensor.shape[0] and not np.any(tensor.quantization.zeroPoint)
@@ -97,11 +98,10 @@ def test_all_of_edsr_is_in_integers(good: FileReport, small_edsr: Network) -> No
         assert image.scale[0] == pytest.approx(1 / 255) and image.zeroPoint[0] == -128
 
 
-def test_an_app_gives_it_any_size(good: FileReport, small_edsr: Network) -> None:
+def test_an_app_gives_it_any_size(good: FileReport, network: Network) -> None:
     images = [np.random.default_rng(0).random(shape, dtype=np.float32) for shape in ((1, 6, 9, 3), (2, 31, 17, 3))]
     for image, actual in zip(images, run_as_an_app(interpreter, good.path, *images), strict=True):
-        with torch.no_grad():
-            expected = small_edsr(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).clamp(0, 1).numpy()
+        expected = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).clamp(0, 1).numpy()
         assert actual.shape == expected.shape and float(np.square(actual - expected).mean()) < 1e-4
 
 
@@ -158,7 +158,7 @@ def _operators(path: Path) -> list[tuple[str, set[int]]]:
 
 
 def test_four_bits_are_no_integer_file(tmp_path: Path) -> None:
-    network = quantise(build(EDSR, seed=0), Quantisation("pams", 4, "all"))
+    network = quantise(build(SPEC, seed=0), Quantisation("pams", 4, "all"))
     file = export_file(network, "litert-int8", tmp_path)
     assert file.path is None and "trained at 4 bits" in (file.reason or "")
 
@@ -166,7 +166,7 @@ def test_four_bits_are_no_integer_file(tmp_path: Path) -> None:
 def test_what_can_stay_in_float(tmp_path: Path) -> None:
     """The layers and sums of our networks are found in the graph (mean shifts are no sums), and can stay in float."""
     for spec, upsampler, sums in (
-        (EDSR, ["conv_2d_7", "conv_2d_9"], ["add_4", "add_6"]),
+        (SPEC, ["conv_2d_7", "conv_2d_9"], ["add_4", "add_6"]),
         (CompactSpec(width=8, depth=1, scale=4), [], ["concatenation_6", "output"]),
     ):
         network = build(spec, seed=0)

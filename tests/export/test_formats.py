@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from export.formats.table import FORMATS
 from export.writing.exporting import FileReport
 from tests.support.exports import export_file
 from tests.support.formats_table import WINDOWS, FormatCase, cases, networks
+from tests.support.networks import changed
 
 DENORMAL = 2.0**-140
 
@@ -204,14 +203,6 @@ def test_a_missing_package_names_the_command() -> None:
         lacking = dataclasses.replace(row, needs=("no_such_module",), obstacle=lambda: None)
         command = MissingExtra.command(row.extra) if row.extra else "pip install --force-reinstall srkd"
         assert lacking.missing_requirement() == f"no_such_module is not installed: {command}"
-
-
-def changed(network: Network, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Network:
-    other = copy.deepcopy(network)
-    state = other.state_dict()
-    state[name] = change(state[name].clone())
-    other.load_state_dict(state)
-    return other
 
 
 @pytest.mark.parametrize(("name", "value"), [("tail.weight", math.nan), ("blocks.0.conv1.bias", -math.inf)])

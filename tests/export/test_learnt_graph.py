@@ -24,7 +24,6 @@ from compressor.models.networks.registry import build, quantise
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.quantisation.description import Placement, Quantisation
 from compressor.models.quantisation.quantisers import (
-    following,
     quantised_layers,
     quantisers_of,
     round_biases,
@@ -34,6 +33,7 @@ from export.int8.learnt_graph import build_learnt_graph
 from export.int8.quantise.grids import U8
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour
 from export.writing.exporting import Source, export_model
+from tests.support.networks import find_ranges
 from tests.support.onnx_files import run_graph
 
 LR = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(3))
@@ -67,13 +67,8 @@ each_case = pytest.mark.parametrize(
 @cache
 def network_of(spec: Spec, method: Method, placement: Placement, bits: int = 8) -> Network:
     network = quantise(build(spec, seed=1), Quantisation(method, bits, placement))
-    with torch.no_grad(), following(network, lambda _, peaks: peaks.mean()) as followed:
-        network(LR)
-    with torch.no_grad():
-        for alpha, value in followed.items():
-            # Some features lie outside the range, so that clipping is compared, too.
-            alpha.copy_(0.7 * value)
-    return network.eval().requires_grad_(False)
+    # Some features lie outside the range, so that clipping is compared, too.
+    return find_ranges(network, LR, margin=0.7).eval().requires_grad_(False)
 
 
 @cache
@@ -178,8 +173,7 @@ def test_float_files_hold_the_fake_quantisation_and_half_ones_are_refused(tmp_pa
     report = export_model(network, Source("student"), ["onnx", "fp16", "bf16"], tmp_path)
     exact, *half = report.files
     assert exact.verdict == "passed" and exact.path is not None
-    with torch.no_grad():
-        difference = run(onnx.load(exact.path), LR) - network(LR)
+    difference = run(onnx.load(exact.path), LR) - network(LR)
     assert float(difference.square().mean()) <= 10**-5
     metadata = {entry.key: entry.value for entry in onnx.load(exact.path).metadata_props}
     assert Quantisation.from_json(metadata["srkd.quant"]) == network.quantisation

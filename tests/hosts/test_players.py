@@ -11,7 +11,16 @@ import torch
 
 from compressor.inference.open import open_model
 from export.writing.exporting import Source
-from tests.support.hosts import STUDENTS, as_without, enlarged, export_for_hosts, needs_libplacebo, photo, refusal
+from tests.support.hosts import (
+    STUDENTS,
+    as_without,
+    enlarged,
+    export_for_hosts,
+    needs_libplacebo,
+    paths_of,
+    photo,
+    refusal,
+)
 
 NAMES = ("input", "output")
 
@@ -29,9 +38,8 @@ def test_libplacebo_gives_the_networks_image(student: str, tmp_path: Path) -> No
         assert not list(tmp_path.rglob("*.glsl"))
         return
     lr = photo(24, 18, channels=network.descriptor.channels)
-    for file in folder.files:
-        assert file.path is not None
-        sr = open_model(file.path).run(lr)[0].permute(1, 2, 0).numpy()
+    for path in paths_of(folder).values():
+        sr = open_model(path).run(lr)[0].permute(1, 2, 0).numpy()
         assert np.abs(sr - enlarged(network, lr)).max() <= 1.5 / 255
     assert len(folder.files) == 2
 

@@ -15,8 +15,8 @@ from compressor.models.networks.registry import architecture, build
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.formats.conversion import FileOptions
 from export.hosts.qnn import qnn_refusals
-from export.writing.exporting import HostFolder, Source
-from tests.support.hosts import STUDENTS, enlarged, export_for_hosts, host_python, photo, run_host
+from export.writing.exporting import Source
+from tests.support.hosts import STUDENTS, enlarged, export_for_hosts, host_python, paths_of, photo, run_host
 
 SIZE = (48, 32)
 OTHERS = ("rcan",)
@@ -39,11 +39,6 @@ np.save(target, session.run(None, {session.get_inputs()[0].name: np.load(source)
 """
 
 
-def files_of(folder: HostFolder) -> dict[str, Path]:
-    assert folder.verdict == "written", folder.reason
-    return {file.format: file.path for file in folder.files if file.path is not None}
-
-
 @pytest.mark.extras
 @pytest.mark.parametrize("student", (*STUDENTS, *OTHERS))
 def test_the_npu_runs_every_node(student: str, tmp_path: Path) -> None:
@@ -51,7 +46,7 @@ def test_the_npu_runs_every_node(student: str, tmp_path: Path) -> None:
     host_python("onnxruntime-qnn")
     network = (build(architecture(student).small, seed=1) if student in OTHERS else STUDENTS[student]()).eval()
     (folder,) = export_for_hosts(network, Source(student), ["qnn"], tmp_path, options=FileOptions(lr_size=SIZE))
-    files = files_of(folder)
+    files = paths_of(folder)
     assert set(files) == {"qnn-w8a8", "qnn-w8a16"}
     lr = photo(*SIZE, channels=network.descriptor.channels)
     np.save(tmp_path / "lr.npy", lr.numpy())
@@ -72,7 +67,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder,) = export_for_hosts(
         network, Source("it"), ["qnn"], tmp_path_factory.mktemp("qnn"), options=FileOptions(lr_size=SIZE)
     )
-    return files_of(folder)
+    return paths_of(folder)
 
 
 def test_types_are_those_that_qnn_takes(written: dict[str, Path]) -> None:

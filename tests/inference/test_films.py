@@ -182,18 +182,6 @@ def test_a_turned_or_mirrored_film_is_written_as_it_is_shown(
     assert largest_difference(source, enlarge(source).output) < 2 / 255
 
 
-def raw_film(path: Path, codec: str, pixel_format: str, content: bytes, **options: str) -> Path:
-    """Write a film of one frame, all of whose planes are filled with some bytes."""
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate=25, width=64, height=48, pix_fmt=pixel_format, options=options)
-        frame = av.VideoFrame(64, 48, pixel_format)
-        for plane in frame.planes:
-            plane.update(content * (plane.buffer_size // len(content)))
-        out.mux(stream.encode(frame))
-        out.mux(stream.encode())
-    return path
-
-
 def test_an_encoder_that_does_not_start_leaves_nothing(tmp_path: Path) -> None:
     film = make_film(tmp_path / "film.mkv", [picture(1)[..., :4, :4]])
     failed = reason(upscale([film], nearest_model(2), UpscaleSettings(codec="hevc")))
@@ -215,8 +203,8 @@ def test_odd_sizes_gain_a_row_and_a_column(tmp_path: Path) -> None:
 
 
 def test_interlaced_and_transparent_films_are_told(tmp_path: Path) -> None:
-    alpha = raw_film(tmp_path / "alpha.mkv", "ffv1", "yuva420p", b"\x80")
-    fields = raw_film(tmp_path / "fields.mkv", "mpeg2video", "yuv420p", b"\x80", flags="+ildct")
+    alpha = make_film(tmp_path / "alpha.mkv", [picture(1)], pixel_format="yuva420p")
+    fields = make_film(tmp_path / "fields.mkv", [picture(1)], codec="h264", **{"x264-params": "interlaced=1"})
     assert "its transparency is left out" in enlarge(alpha).notes
     assert any("it is interlaced" in line for line in enlarge(fields).notes)
 
@@ -298,22 +286,9 @@ def test_the_output_of_a_film_is_a_film(tmp_path: Path, out: str) -> None:
         upscale([film], nearest_model(2), UpscaleSettings(output=tmp_path / out))
 
 
-def copied(film: Path, path: Path, kind: str, change: Callable[[int, bytes], bytes] | None = None) -> Path:
-    """Write a film's streams, with the packets of one kind only."""
-    with av.open(str(film)) as source, av.open(str(path), "w") as out:
-        streams = {stream.index: out.add_stream_from_template(stream, opaque=True) for stream in source.streams}
-        for number, packet in enumerate(source.demux()):
-            if packet.size and packet.stream.type == kind:
-                written = packet_of(bytes(packet) if change is None else change(number, bytes(packet)))
-                written.pts, written.dts, written.time_base = packet.pts, packet.dts, packet.time_base
-                written.stream = streams[packet.stream_index]
-                out.mux(written)
-    return path
-
-
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     film = make_film(tmp_path / "film.mkv", [picture(number) for number in range(9)], sound_seconds=0.5)
-    copied(film, tmp_path / "none.mkv", "audio")
+    remux(film, tmp_path / "none.mkv", kind="audio")
     (tmp_path / "text.mp4").write_text("no film")
     (tmp_path / "empty.mp4").write_bytes(b"")
     whole = film.read_bytes()
@@ -326,7 +301,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 def test_a_damaged_film_gives_what_can_be_read(tmp_path: Path) -> None:
     film = make_film(tmp_path / "film.mkv", [picture(number) for number in range(9)])
     damage = lambda number, content: bytes(range(256)) if number in (4, 5) else content  # noqa: E731
-    done = enlarge(copied(film, tmp_path / "damaged.mkv", "video", damage))
+    done = enlarge(remux(film, tmp_path / "damaged.mkv", kind="video", change=damage))
     assert done.frames == 7 and done.notes == ("2 damaged packets gave no frame",)
     kept = [moment for number, moment in enumerate(times_of(film)) if number not in (4, 5)]
     assert times_of(done.output) == kept

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.base.errors import UsageError
@@ -37,6 +34,7 @@ from tests.support.published_counts import (
     SCALES,
     SPANF3_PARAMS,
 )
+from tests.support.tensors import PeakMemory
 
 
 def test_the_table_of_counts() -> None:
@@ -118,21 +116,6 @@ def test_a_network_costs_what_its_spec_costs_without_mean_shift() -> None:
     assert cost(CARNSpec(4, 8)) == cost(CARNSpec(4, 8, mean_shift="file"))
 
 
-class OnlyMeta(TorchDispatchMode):
-    """A mode that records the largest tensor with memory of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in (item for item in tree_leaves(result) if isinstance(item, torch.Tensor)):
-            if tensor.device.type != "meta":
-                self.largest = max(self.largest, tensor.numel())
-        return result
-
-
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("spec", "params"),
@@ -145,11 +128,11 @@ def test_large_networks_take_no_time_and_no_memory(spec: Spec, params: int) -> N
     rng, seconds = torch.random.get_rng_state(), []
     for size in ((3840, 2160), (3838, 2158)):  # the faster of two: a busy machine slows processor time, too
         before = time.process_time()
-        with OnlyMeta() as mode:
+        with PeakMemory() as memory:
             assert cost(spec, size).params == params
         seconds.append(time.process_time() - before)
     assert min(seconds) < 5  # the image itself would take minutes
-    assert mode.largest < 100_000
+    assert memory.peak_bytes < 400_000
     assert torch.equal(rng, torch.random.get_rng_state())
 
 

@@ -139,11 +139,10 @@ def test_compact_is_its_definition(
     # Without slopes the file is of ReLU or LeakyReLU: an option says which, or the assumption is reported.
     assert [(entry.field, entry.value) for entry in loaded.assumed] == ([("act", "relu")] if act is nn.ReLU else [])
     lr = torch.rand(2, 3, 7, 5)
-    with torch.no_grad():
-        sr = nn.PixelShuffle(scale)(body(lr))
-        if options.get("residual", True):
-            sr = sr + lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-        assert torch.allclose(loaded.network(lr), sr, atol=1e-6)
+    sr = nn.PixelShuffle(scale)(body(lr))
+    if options.get("residual", True):
+        sr = sr + lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    assert torch.allclose(loaded.network(lr), sr, atol=1e-6)
 
 
 @pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
@@ -151,10 +150,9 @@ def test_any_size_works_and_the_parts_make_the_whole(spec: Spec) -> None:
     network = build(spec, seed=0)
     for height, width in ((1, 1), (2, 1), (7, 13)):
         lr = noise(spec, height, width, batch=2)
-        with torch.no_grad():
-            sr, alone, shallow = network(lr), network(lr[1:]), network.stem(lr)
-            parts = network.finish(network.body(shallow), shallow, lr)
-            unused = network.finish(torch.zeros_like(shallow), shallow, lr)
+        sr, alone, shallow = network(lr), network(lr[1:]), network.stem(lr)
+        parts = network.finish(network.body(shallow), shallow, lr)
+        unused = network.finish(torch.zeros_like(shallow), shallow, lr)
         assert sr.shape == unused.shape == (2, lr.shape[1], height * spec.scale, width * spec.scale)
         assert sr.isfinite().all() and torch.allclose(sr[1:], alone, atol=1e-5) and torch.equal(parts, sr)
     assert not torch.equal(unused, sr), "the tail reads the feature"

@@ -31,22 +31,20 @@ def test_plain_is_compact_with_relu_and_a_clip() -> None:
         compact = build(CompactSpec(scale, width=6, depth=2, act="relu"), seed=2)
         compact.load_state_dict(plain.state_dict())
         lr = 4 * torch.rand(2, 3, 7, 5) - 2
-        with torch.no_grad():
-            torch.testing.assert_close(plain(lr), compact(lr).clamp(0, 1), atol=1e-6, rtol=0)
-            torch.testing.assert_close(plain.train()(lr), compact(lr), atol=1e-6, rtol=0)
+        torch.testing.assert_close(plain(lr), compact(lr).clamp(0, 1), atol=1e-6, rtol=0)
+        torch.testing.assert_close(plain.train()(lr), compact(lr), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("identity", [True, False])
 def test_a_layer_is_the_sum_of_its_branches_up_to_the_border(identity: bool) -> None:
     torch.manual_seed(0)
     conv, x = BranchedConv(5, 5, identity=identity), torch.rand(2, 5, 6, 7)
-    with torch.no_grad():
-        chain = conv.project(conv.middle(conv.expand(F.pad(x, [1] * 4))))
-        expected = conv.main(x) + conv.point(x) + chain + (x if identity else 0)
-        torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=0)
-        weight, bias = conv.collapsed()
-        assert weight.dtype == torch.float64
-        torch.testing.assert_close(F.conv2d(x.double(), weight, bias, padding=1).float(), expected, atol=1e-5, rtol=0)
+    chain = conv.project(conv.middle(conv.expand(F.pad(x, [1] * 4))))
+    expected = conv.main(x) + conv.point(x) + chain + (x if identity else 0)
+    torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=0)
+    weight, bias = conv.collapsed()
+    assert weight.dtype == torch.float64
+    torch.testing.assert_close(F.conv2d(x.double(), weight, bias, padding=1).float(), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("act", ["relu", "prelu"])
@@ -61,9 +59,8 @@ def test_a_trained_student_is_deployed_without_branches(act: str) -> None:
     assert deployed.spec == PlainSpec(2, width=6, depth=2, act=act) and deployed.deployed() is deployed
     other = build(network.spec, seed=5)
     other.fill(deployed)
-    with torch.no_grad():
-        for same in (network, other, other.deployed()):
-            torch.testing.assert_close(same(lr), deployed(lr), atol=1e-5, rtol=0)
+    for same in (network, other, other.deployed()):
+        torch.testing.assert_close(same(lr), deployed(lr), atol=1e-5, rtol=0)
 
 
 def test_files_keep_branches_and_what_runs_has_none(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from torch import nn
 
 from compressor.base.errors import UsageError
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build, quantise
@@ -28,22 +27,12 @@ from compressor.models.quantisation.quantisers import (
     symmetric_levels,
     weight_levels,
 )
-from tests.support.networks import SMALL
+from tests.support.networks import SMALL, find_ranges
 from tests.support.shared import golden_of, needs_shared, shared
 
 VALUES = torch.linspace(-3.0, 3.0, 601)
 SMALL_EDSR = EDSRSpec(2, width=8, depth=2)
 every_network = pytest.mark.parametrize("arch", sorted(NETWORKS))
-
-
-def find_ranges(network: Network, lr: torch.Tensor, margin: float = 1.0) -> Network:
-    """Set every range to the largest feature for these images."""
-    with torch.no_grad(), following(network, lambda _, peaks: peaks.mean()) as followed:
-        network(lr)
-    with torch.no_grad():
-        for alpha, value in followed.items():
-            alpha.copy_(value * margin)
-    return network
 
 
 def images(channels: int = 3, seed: int = 0) -> torch.Tensor:
@@ -257,8 +246,7 @@ def test_in_every_layer_everything_that_is_read_is_quantised(arch: str) -> None:
             place.register_forward_pre_hook(lambda _, inputs, name=name: count(name, inputs[0]))
         else:
             place.register_forward_hook(lambda _, __, output, name=name: count(name, output))
-    with torch.no_grad():
-        quantised(images()[:1])
+    quantised(images()[:1])
     for name, layer in quantised_layers(quantised).items():
         assert 1 < counts[name] <= 2**layer.bits, name
 
@@ -271,8 +259,7 @@ def test_conv1_reads_what_the_skip_adds_unless_it_is_pamss_code() -> None:
         conv_inputs: list[torch.Tensor] = []
         conv = quantised.get_submodule("blocks.0.conv1")
         conv.register_forward_pre_hook(lambda _, inputs, kept=conv_inputs: kept.extend(inputs))
-        with torch.no_grad():
-            quantised(images())
+        quantised(images())
         assert (len(conv_inputs[0].unique()) <= 7) == is_quantised
 
 

@@ -149,17 +149,15 @@ def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
 def test_no_trace_is_left() -> None:
     network = edsr()
     before = set(vars(network)), set(network.state_dict())
-    with torch.no_grad():
-        plain = network(torch.ones(1, 3, 4, 4))
-        with read_taps(network, ["head", "pre_up"]) as features:
-            watched = network(torch.ones(1, 3, 4, 4))
-            assert hooks(network) == 3  # the two taps, and the size of the input
+    plain = network(torch.ones(1, 3, 4, 4))
+    with read_taps(network, ["head", "pre_up"]) as features:
+        watched = network(torch.ones(1, 3, 4, 4))
+        assert hooks(network) == 3  # the two taps, and the size of the input
     assert torch.equal(plain, watched)
     assert hooks(network) == 0
     assert (set(vars(network)), set(network.state_dict())) == before
     copy = features["head"].clone()
-    with torch.no_grad():
-        network(torch.zeros(1, 3, 4, 4))
+    network(torch.zeros(1, 3, 4, 4))
     assert torch.equal(features["head"], copy)
     with pytest.raises(RuntimeError, match="must match"), read_taps(network, ["head", "body[1]"]):
         network(torch.rand(1, 5, 4, 4))

@@ -63,10 +63,9 @@ def test_one_strict_graph_serves_every_size(spec: Spec) -> None:
 def test_channels_last_changes_nothing_but_the_memory(spec: Spec) -> None:
     network = lively(spec)
     lr = noise(spec, 7, 13, batch=2)
-    with torch.no_grad():
-        expected = network(lr)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        actual = network(lr.to(memory_format=torch.channels_last))
+    expected = network(lr)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    actual = network(lr.to(memory_format=torch.channels_last))
     assert torch.allclose(actual, expected, atol=TOLERANCE)
 
 
@@ -120,6 +119,5 @@ def test_onnx_of_any_size_says_the_same(spec: Spec, tmp_path: Path) -> None:
     runtime = OnnxRuntime(tmp_path / "network.onnx")
     for batch, height, width in ((1, 1, 1), (1, 2, 13), (1, 7, 13), (2, 16, 8), (1, 17, 33), (3, 9, 4)):
         lr = noise(spec, height, width, batch)
-        with torch.no_grad():
-            difference = runtime.run(lr) - network(lr)
+        difference = runtime.run(lr) - network(lr)
         assert float(difference.abs().max()) <= 1e-4, (batch, height, width)

@@ -12,11 +12,9 @@ import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import srkd
@@ -58,7 +56,8 @@ def program_of(page: str) -> str:
     return program
 
 
-def test_every_program_is_run_by_a_test_below() -> None:
+def test_every_program_is_run_by_a_test() -> None:
+    """By one below, and that of formats/hosts.md by tests/hosts/test_huggingface.py."""
     assert {page for page, text in PAGES.items() if programs(text)} == {
         *("formats/hosts.md", "formats/onnx.md", "formats/openvino.md", "formats/tensorrt.md", "methods/csd.md"),
         "use/evaluate.md",
@@ -82,16 +81,6 @@ def test_a_program_with_bytes_in_onnx_runtime(desk: Path) -> None:
         ours = srkd.upscale("student.safetensors", photo)
         assert isinstance(ours, Image.Image)
         assert np.abs(np.asarray(picture).astype(int) - np.asarray(ours)).max() <= 1
-
-
-def test_a_network_from_a_folder_of_the_hub(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(["export", "student.safetensors", "--for", "huggingface", "-q"]) == 0
-    monkeypatch.chdir(desk / "huggingface")
-    names: dict[str, Any] = {}
-    exec(program_of("formats/hosts.md"), names)
-    weights = srkd.load(desk / "student.safetensors").require_network("weights").state_dict()
-    assert names["network"].state_dict().keys() == weights.keys()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in names["network"].state_dict().items())
 
 
 def test_a_program_in_openvino(desk: Path) -> None:

@@ -38,13 +38,10 @@ def test_its_figures_are_those_of_the_quickstart_and_its_commands_are_verbs(text
     assert commands == {"compress", "export", "profile", "evaluate"} and commands <= set(VERBS)
 
 
-def test_imports_lie_on_one_side_of_the_diagonal_and_siblings_have_none() -> None:
+def test_imports_lie_on_one_side_of_the_diagonal() -> None:
     matrix = imports()
     assert len(matrix.dots) > 40
     assert all(matrix.rows.index(row) < matrix.columns.index(column) for row, column in matrix.dots)
-    siblings = {"recipes", "export", "demo"}
-    packages = [{name.partition(".")[0] for name in dot} for dot in matrix.dots]
-    assert not [pair for pair in packages if len(pair) == 2 and pair <= siblings]
 
 
 def test_the_picture_of_methods_knows_what_the_catalogue_does() -> None:

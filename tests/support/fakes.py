@@ -42,7 +42,7 @@ def convolutions(scale: int, layers: int = 3, channels: int = 3) -> nn.Module:
     for _ in range(layers - 2):
         body += [nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.1)]
     body += [nn.Conv2d(8, channels * scale**2, 3, padding=1), nn.PixelShuffle(scale)]
-    return nn.Sequential(*body).eval()
+    return nn.Sequential(*body).eval().requires_grad_(False)
 
 
 def nearest_model(scale: int, label: str = "nearest") -> Fake:

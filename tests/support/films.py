@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -95,15 +95,26 @@ def decoded(path: Path) -> list[Any]:
         return list(film.decode(video=0))
 
 
-def remux(source: Path, path: Path, **options: str) -> Path:
-    """Copy all streams to another container."""
+def remux(
+    source: Path,
+    path: Path,
+    *,
+    kind: str | None = None,
+    change: Callable[[int, bytes], bytes] | None = None,
+    **options: str,
+) -> Path:
+    """Copy all streams to another container, or the packets of one kind only; `change` gives each other bytes."""
     av = require_av()
     with av.open(str(source)) as film, av.open(str(path), "w", options=options) as out:
         copies = {stream.index: out.add_stream_from_template(stream, opaque=True) for stream in film.streams}
-        for packet in film.demux():
-            if packet.size:
-                packet.stream = copies[packet.stream_index]
-                out.mux(packet)
+        for number, packet in enumerate(film.demux()):
+            if packet.size and kind in (None, packet.stream.type):
+                written = packet
+                if change is not None:
+                    written = packet_of(change(number, bytes(packet)))
+                    written.pts, written.dts, written.time_base = packet.pts, packet.dts, packet.time_base
+                written.stream = copies[packet.stream_index]
+                out.mux(written)
     return path
 
 

@@ -142,6 +142,12 @@ def enlarged(network: Network, lr: Tensor) -> np.ndarray:
     return image
 
 
+def paths_of(folder: HostFolder) -> dict[str, Path]:
+    """Return the files that were written for a host, by format."""
+    assert folder.verdict == "written", folder.reason
+    return {file.format: file.path for file in folder.files if file.path is not None}
+
+
 def refusal(folder: HostFolder) -> str:
     """Return the line in which a host refused a network; it names a student that runs there."""
     assert folder.verdict == "unavailable" and folder.folder is None and folder.reason is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.axes import Cut
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import NETWORKS, architecture, build
+from compressor.models.quantisation.quantisers import following
 
 SMALL: dict[str, Spec] = {name: architecture(name).small for name in NETWORKS}
 """A spec of each network with three blocks, and enough channels for cuts at any width."""
@@ -79,6 +82,23 @@ def noise(spec: Spec, height: int, width: int, batch: int = 1) -> torch.Tensor:
 
 def same_network(one: Network, other: Network) -> bool:
     return one.fingerprint() == other.fingerprint()
+
+
+def find_ranges(network: Network, lr: torch.Tensor, margin: float = 1.0) -> Network:
+    """Set every range of a quantised network to the largest feature for these images, times `margin`."""
+    with torch.no_grad(), following(network, lambda _, peaks: peaks.mean()) as followed:
+        network(lr)
+    with torch.no_grad():
+        for alpha, value in followed.items():
+            alpha.copy_(value * margin)
+    return network
+
+
+def changed(network: Network, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Network:
+    """Return a copy of a network with one tensor changed."""
+    other = copy.deepcopy(network)
+    other.load_state_dict(other.state_dict() | {name: change(other.state_dict()[name].clone())})
+    return other
 
 
 def save_new(spec: Spec, folder: Path) -> Path:

@@ -39,7 +39,7 @@ def close(actual: Tensor, expected: Tensor, relative: float = 1e-5) -> bool:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Peak bytes of the tensors created inside the context."""
+    """Peak bytes of the tensors created inside the context, without those that have no memory of their own."""
 
     def __init__(self, *existing: Tensor) -> None:
         super().__init__()
@@ -49,7 +49,9 @@ class PeakMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.storages:
+            if not isinstance(tensor, Tensor) or tensor.is_meta:
+                continue
+            if tensor.untyped_storage()._cdata not in self.storages:
                 storage = tensor.untyped_storage()
                 self.storages.add(storage._cdata)
                 self.live_bytes += storage.nbytes()
