@@ -60,7 +60,7 @@ def graph_bytes(spec: Spec, size: tuple[int, int] | None) -> bytes:
 
 
 def graph_of(spec: Spec, size: tuple[int, int] | None = None) -> tuple[Network, FloatGraph]:
-    return build(spec, seed=1), meet_image(onnx.load_model_from_string(graph_bytes(spec, size)))
+    return build(spec, seed=1).requires_grad_(False), meet_image(onnx.load_model_from_string(graph_bytes(spec, size)))
 
 
 def quantised(
@@ -218,8 +218,7 @@ def test_the_image_itself_meets_the_first_layer_and_nothing_changes(spec: Spec) 
     network, graph = graph_of(spec, size_for(spec))
     width, height = size_for(spec) or (9, 21)
     lr = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert np.abs(run(graph.model, lr) - network(lr).numpy()).max() < 2e-4
+    assert np.abs(run(graph.model, lr) - network(lr).numpy()).max() < 2e-4
 
 
 def test_the_image_reaches_the_first_layer_without_its_mean() -> None:
@@ -236,8 +235,7 @@ def test_a_sum_with_the_image_is_bytes_from_end_to_end(spec: Spec) -> None:
     """The copied image is exact, the sum is rounded to the image's bytes, and nothing is left to compute in float."""
     network, graph = graph_of(spec)
     lr = photos_like(2)
-    with torch.no_grad():
-        assert np.abs(run(graph.model, lr) - network.eval()(lr).numpy()).max() < 1e-5
+    assert np.abs(run(graph.model, lr) - network.eval()(lr).numpy()).max() < 1e-5
     plan, walk, _ = quantised(graph, lr)
     assert [walk.grids[name] for name in sorted(graph.images)] == [BYTES] * len(graph.images)
     computing = [index for index, node in enumerate(graph.nodes) if node.op_type in ("Conv", "Add", "Resize")]
@@ -274,8 +272,7 @@ def test_equalised_channels_compute_the_same(spec: Spec) -> None:
     network, graph = graph_of(spec, size_for(spec))
     patches = photos_like()[:1]
     equal = equalise_channels(graph, patches)
-    with torch.no_grad():
-        assert np.abs(run(equal.model, patches) - network(patches).numpy()).max() < 2e-4
+    assert np.abs(run(equal.model, patches) - network(patches).numpy()).max() < 2e-4
 
 
 @pytest.mark.ci

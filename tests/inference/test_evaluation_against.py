@@ -16,9 +16,9 @@ from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import LrSet, find_lr_images, find_sets
 from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.inference.metric_table import METRICS
-from compressor.inference.super_resolve import Bicubic
+from compressor.models.networks.base import Descriptor
 from srkd.api.evaluate import worse_than_lanczos
-from tests.support.fakes import nearest_model
+from tests.support.fakes import Fake, nearest_model
 
 LOOKS = EvaluationSettings(2, metrics=("psnr", "ssim", "sharpness", "spectrum", "high"))
 
@@ -98,7 +98,7 @@ def test_images_too_small_for_a_metric_are_refused_before_the_work(photos: Path)
 def test_a_student_behind_lanczos_by_most_measures_is_told(photos: Path) -> None:
     """Bicubic itself is softer than Lanczos; the teacher, and a student that is its equal, are not worse."""
     sets, teacher = find_sets(photos, scale=2), nearest_model(2, "teacher")
-    blurred = Blurred(2)
+    blurred = Fake(blurred_enlargement, Descriptor(scale=2, receptive_radius=0), "blurred")
     settings = EvaluationSettings(2, metrics=("psnr", "sharpness", "spectrum", "gradient"))
     result = evaluate([teacher, nearest_model(2, "equal"), blurred], sets, settings, teacher=teacher)
     (line,) = worse_than_lanczos(result)
@@ -108,13 +108,6 @@ def test_a_student_behind_lanczos_by_most_measures_is_told(photos: Path) -> None
     assert worse_than_lanczos(alone) == [] and alone.lanczos is None
 
 
-class Blurred(Bicubic):
-    """A student whose images are blurred enlargements."""
-
-    def __init__(self, scale: int) -> None:
-        super().__init__(scale)
-        self.label = "blurred"
-
-    def run(self, lr: torch.Tensor) -> torch.Tensor:
-        large = torch.nn.functional.pad(super().run(lr), (4, 4, 4, 4), mode="reflect")
-        return torch.nn.functional.avg_pool2d(large, 9, 1)
+def blurred_enlargement(lr: torch.Tensor) -> torch.Tensor:
+    large = torch.nn.functional.pad(upscale_bicubic(lr, 2), (4, 4, 4, 4), mode="reflect")
+    return torch.nn.functional.avg_pool2d(large, 9, 1)

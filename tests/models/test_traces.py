@@ -120,4 +120,4 @@ def test_onnx_of_any_size_says_the_same(spec: Spec, tmp_path: Path) -> None:
     for batch, height, width in ((1, 1, 1), (1, 2, 13), (1, 7, 13), (2, 16, 8), (1, 17, 33), (3, 9, 4)):
         lr = noise(spec, height, width, batch)
         difference = runtime.run(lr) - network(lr)
-        assert float(difference.abs().max()) <= 1e-4, (batch, height, width)
+        assert difference.abs().max() <= 1e-4, (batch, height, width)
