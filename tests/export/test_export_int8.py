@@ -171,9 +171,6 @@ def test_a_bound_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path) 
     assert all(any(words in note for note in tries) for words in ("solved weights", "last layer"))
 
 
-# --- photos
-
-
 def test_photos_of_the_bound_are_others_than_those_of_the_calibration() -> None:
     assert not set(embedded_photos("val")) & {*embedded_photos("train"), *embedded_photos("calibration")}
 
@@ -252,9 +249,6 @@ def test_weights_have_seven_bits_where_the_processor_overflows(tmp_path: Path, m
     facts, weights = written("int8", build(EDSRSpec(width=4, depth=1, scale=2), seed=0), tmp_path)
     assert facts["weight_bits"] == 7 and {weight.dtype for weight in weights} == {np.dtype(np.int8)}
     assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 63
-
-
-# --- a network that was trained quantised
 
 
 @pytest.mark.ci

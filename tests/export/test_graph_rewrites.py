@@ -15,8 +15,6 @@ from onnx import helper, numpy_helper
 from export.int8.quantise.ends import meet_image
 from tests.support.onnx_files import run_graph
 
-# --- graphs
-
 Step = tuple[str, object]
 """An operation and its constant; `c-x` and `c/x` have the constant first."""
 
@@ -85,9 +83,6 @@ def run(model: onnx.ModelProto) -> NDArray[np.float32]:
 
 def operations(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
-
-
-# --- ends
 
 
 def behind(steps: Sequence[Step], *, pad: int = 1, bias: bool = True) -> onnx.ModelProto:
@@ -209,9 +204,6 @@ def test_other_steps_on_the_output_stay(steps: tuple[Step, ...]) -> None:
     drawing = before(steps)
     rewritten = same_numbers(drawing.model(drawing.nodes[-1].output[0]))
     assert operations(rewritten)[-1] == drawing.nodes[-2].op_type
-
-
-# --- anchors
 
 
 def anchored(*, scale: int, enlarged: bool, order: Sequence[int] | None = None, clip: bool = False) -> onnx.ModelProto:

@@ -38,9 +38,6 @@ def task(network: Network, notes: list[str], *, max_drop: float | None = 0.1) ->
     return Int8Task(job, network, network.descriptor, calibration, QualityPhotos.of(network, Int8Options()))
 
 
-# --- the parts
-
-
 def test_parts_grow_from_the_ends() -> None:
     steps = list(ends_of(LAYERS))
     assert [(parts.words, parts.layers, parts.sums) for parts in steps] == [
@@ -66,9 +63,6 @@ def test_a_graph_without_sums_has_none_to_keep_in_float() -> None:
     layers = LayerNames(LAYERS.names, LAYERS.before_shuffle, has_sums=False)
     assert not any(parts.sums for parts in ends_of(layers))
     assert list(choices_of(layers)) == ["last layer", "first layer", "upsampler"]
-
-
-# --- a tool whose order is fixed
 
 
 class Noisy(TorchRuntime):
@@ -149,9 +143,6 @@ def test_nothing_within_the_bound_is_told_with_its_figures(network: Network) -> 
     )
     with pytest.raises(CannotConvert, match=message):
         search(network, {}, [], max_drop=0).run()
-
-
-# --- a tool that is timed
 
 
 class FakePhotos:

@@ -112,9 +112,6 @@ def test_a_runtime_that_shows_no_graph_is_not_guessed(tmp_path: Path, monkeypatc
     assert count_integer_nodes(model, path) is None
 
 
-# --- the verdict and the report
-
-
 @pytest.mark.parametrize("native", [True, False])
 def test_a_file_that_is_not_faster_says_what_runs_in_float(native: bool) -> None:
     slower, faster = SpeedUp(0.5, 0.4, 0.6), SpeedUp(2.0, 1.9, 2.1)

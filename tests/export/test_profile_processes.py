@@ -123,15 +123,8 @@ def test_several_precisions_sizes_and_batches_are_rows(folder: Path) -> None:
     report = profile_models([folder / "small.safetensors"], teacher=folder / "small.safetensors", settings=settings)
     assert len(report.rows) == 2 * 7 and not report.lost
     first = [(row.verdict == "reference", row.runtime, row.precision) for row in report.rows[:7]]
-    assert first == [
-        (True, "torch", "fp32"),
-        (True, "torch", "bf16"),
-        (True, "onnxruntime", "fp32"),
-        (False, "torch", "fp32"),
-        (False, "torch", "bf16"),
-        (False, "onnxruntime", "fp32"),
-        (False, "onnxruntime", "int8"),
-    ]
+    of_both, in_int8 = [("torch", "fp32"), ("torch", "bf16"), ("onnxruntime", "fp32")], (False, "onnxruntime", "int8")
+    assert first == [*((is_teacher, *row) for is_teacher in (True, False) for row in of_both), in_int8]
     assert [(row.lr_size, row.batch) for row in report.rows[::7]] == [("8x8", 1), ("8x8", 2)]
     for row in report.rows:
         assert row.fps == pytest.approx(1000 * row.batch / row.latency_ms.p50)

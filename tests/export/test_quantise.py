@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn_m import CARNMSpec
@@ -76,9 +76,6 @@ def size_for(spec: Spec) -> tuple[int, int] | None:
     return (16, 16) if spec.arch == "swinir" else None
 
 
-# --- grids
-
-
 def test_a_covariance_that_rounding_left_with_a_negative_eigenvalue_takes_more_damping() -> None:
     covariance = torch.diag(torch.tensor([1.0, 1.0, -0.5], dtype=torch.float64))
     weight = torch.tensor([[0.31, -0.72, 0.5]], dtype=torch.float64)
@@ -138,9 +135,6 @@ def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself_i
     assert error(fed_back) < 0.6 * plain
     for unit in (1e-12, 1e6):
         assert torch.equal(round_with_feedback(weight, scales, unit * covariance, levels), fed_back)
-
-
-# --- the basis of a stream
 
 
 @pytest.mark.parametrize("size", [1, 12, 31, 64])
@@ -208,9 +202,6 @@ def test_the_basis_is_the_same_every_time() -> None:
     assert all(torch.equal(once[name], again[name]) for name in once)
 
 
-# --- ends
-
-
 @pytest.mark.ci
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
 def test_the_image_itself_meets_the_first_layer_and_nothing_changes(spec: Spec) -> None:
@@ -264,9 +255,6 @@ def test_without_a_zero_point_the_sum_with_the_image_stays_in_float_and_says_why
     assert others <= plan.integer
 
 
-# --- equalising
-
-
 @pytest.mark.parametrize("spec", first_in_make_test(SPECS), ids=lambda spec: str(spec.arch))
 def test_equalised_channels_compute_the_same(spec: Spec) -> None:
     network, graph = graph_of(spec, size_for(spec))
@@ -296,20 +284,19 @@ def test_a_stream_with_activations_has_one_factor_a_channel_for_all_that_write_a
     for name in ("a", "b"):
         weights[name][3] *= 30
     weights["b"][:, 3] /= 30
-    nodes = [
-        helper.make_node("Conv", ["lr", "a"], ["begin"], name="first", kernel_shape=[1, 1]),
-        helper.make_node("Conv", ["begin", "b"], ["branch"], name="second", kernel_shape=[1, 1]),
-        helper.make_node("Add", ["begin", "branch"], ["sum"]),
-        helper.make_node("Relu", ["sum"], ["stream"]),
-        helper.make_node("Conv", ["stream", "c"], ["sr"], name="third", kernel_shape=[1, 1]),
-    ]
-    ends_of_graph = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", channels, "h", "w"])
-        for name, channels in (("lr", 3), ("sr", 8))
-    ]
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 18]> stream (float[n, 3, h, w] lr) => (float[n, 8, h, w] sr) {
+            begin = Conv <kernel_shape = [1, 1]> (lr, a)
+            branch = Conv <kernel_shape = [1, 1]> (begin, b)
+            sum = Add(begin, branch)
+            stream = Relu(sum)
+            sr = Conv <kernel_shape = [1, 1]> (stream, c)
+        }"""
+    )
     stored = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
-    stream = helper.make_graph(nodes, "stream", ends_of_graph[:1], ends_of_graph[1:], stored)
-    model = helper.make_model(stream, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model.graph.initializer.extend(stored)
+    for node in model.graph.node:
+        node.name = node.output[0]
     graph, patches = FloatGraph(model), photos_like()
     equal = equalise_channels(graph, patches)
     before, after = (measure_graph(either.model, [ProofInput("patches", patches)])[0] for either in (graph, equal))
@@ -325,9 +312,6 @@ def test_a_stream_of_sums_alone_is_left_to_its_basis() -> None:
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     blocks = {name for name in before if name.startswith("blocks.")}
     assert changed and changed <= blocks and not any(name.endswith("conv2.bias") for name in changed)
-
-
-# --- files
 
 
 @pytest.mark.ci

@@ -39,9 +39,6 @@ def images(channels: int = 3, seed: int = 0) -> torch.Tensor:
     return torch.rand(2, channels, 16, 20, generator=torch.Generator().manual_seed(seed))
 
 
-# Values.
-
-
 @pytest.mark.parametrize(("bits", "alpha"), [(2, 2.0), (4, 0.7), (8, 2.0)])
 def test_features_lie_on_the_grid_and_stay_there(bits: int, alpha: float) -> None:
     limit = torch.tensor(alpha)
@@ -185,9 +182,6 @@ def test_a_network_of_pamss_code(tmp_path_factory: pytest.TempPathFactory) -> No
     # A processor's order of sums moves a feature to the next level here and there, and the pixels around it with it.
     assert float((difference <= 2e-3).float().mean()) > 0.7
     assert float(difference.max()) < 0.5
-
-
-# Networks.
 
 
 @every_network
