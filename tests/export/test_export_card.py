@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from onnx import TensorProto, helper
+from onnx import helper
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -24,6 +24,7 @@ from compressor.runtimes.onnx_file import read_facts
 from compressor.teachers.licence import licence_of
 from export.writing.card import MARK, CardFacts, write_card
 from srkd.cli.main import run
+from tests.support.onnx_files import model_of
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 FORBIDS = "CC-BY-NC-4.0"
@@ -138,8 +139,7 @@ def test_names_cannot_become_yaml_or_markup(tmp_path: Path) -> None:
 def test_licences_of_files(tmp_path: Path) -> None:
     assert licence_of(embedded_teacher()) == licence_of(embedded_student()) == "Apache-2.0"
     path = tmp_path / "x.onnx"
-    info = helper.make_tensor_value_info("a", TensorProto.FLOAT, [1])
-    model = helper.make_model(helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "g", [info], [info]))
+    model = model_of("g (float[1] a) => (float[1] b) { b = Identity(a) }")
     helper.set_model_props(model, {"license": "MIT"})
     onnx.save(model, path)
     assert licence_of(path) == "MIT"

@@ -28,8 +28,7 @@ from compressor.runtimes import shader_player
 from compressor.runtimes.libplacebo_runtime import CHECKSUM, format_shader
 from compressor.runtimes.shader_player import player_missing
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export.formats.table import FORMATS
-from export.writing.exporting import Source, convert_to, export_model
+from export.writing.exporting import Source, export_model
 from tests.support.exports import export_file, unproved_file
 from tests.support.hosts import export_for_hosts
 from tests.support.slices import lively

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 
@@ -16,6 +15,7 @@ from export.formats.proof_inputs import ProofInput, proof_inputs
 from export.graph.headroom import FP16_MAX, measure_graph, require_headroom
 from export.graph.onnx_graph import build_graph
 from tests.support.exports import export_file
+from tests.support.onnx_files import model_of
 
 OPSET = 18
 
@@ -81,9 +81,7 @@ def test_a_stream_without_room_is_refused_and_the_layer_is_named(network: Networ
 
 
 def test_values_that_are_not_finite_have_no_headroom() -> None:
-    head = '<ir_version: 8, opset_import: ["" : 18]> g'
-    image = "float[n, 3, h, w]"
-    model = onnx.parser.parse_model(f"{head} ({image} x) => ({image} y) {{ z = Log(x) w = Mul(z, x) y = Exp(w) }}")
+    model = model_of("g (float[n, 3, h, w] x) => (float[n, 3, h, w] y) { z = Log(x) w = Mul(z, x) y = Exp(w) }")
     for index, node in enumerate(model.graph.node):
         node.name = f"node{index}"
     peaks, _ = measure_graph(model, [ProofInput("black", torch.zeros(1, 3, 4, 4))])

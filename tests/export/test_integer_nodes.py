@@ -28,6 +28,7 @@ from export.timing.turns import SpeedUp
 from export.writing import exporting
 from export.writing.exporting import prove
 from tests.support.exports import unproved_file
+from tests.support.onnx_files import model_of
 
 RELU, PRELU = EDSRSpec(width=8, depth=2, scale=2), CompactSpec(scale=2, width=8, depth=3)
 UNBOUNDED = FileOptions(int8=Int8Options(max_drop=None))
@@ -75,8 +76,8 @@ def test_students_for_phones_compute_in_integers_from_end_to_end(spec: Spec, tmp
 
 def test_moving_bytes_and_sizes_is_no_computation(tmp_path: Path) -> None:
     """Integer sizes and operators that only move values are not counted; a cast to bytes is a conversion."""
-    model = onnx.parser.parse_model(
-        """<ir_version: 9, opset_import: ["" : 18]> mixed (float[n, 3, h, w] lr) => (float[n, 3, H, W] sr)
+    model = model_of(
+        """mixed (float[n, 3, h, w] lr) => (float[n, 3, H, W] sr)
         <int64[4] factors = {1, 1, 2, 2}, float[1] scale = {255.0}, uint8[1] dark = {3}> {
             shape = Shape(lr)
             size = Mul(shape, factors)

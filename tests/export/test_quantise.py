@@ -31,6 +31,7 @@ from export.int8.quantise.grids import S8, U8, choose_grid, round_rows, round_wi
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, make_plan
 from export.int8.quantise.qdq import write_qdq
 from export.int8.quantise.walk import GraphWalk
+from tests.support.onnx_files import model_of
 from tests.support.onnx_files import run_graph as run
 
 SMALL = EDSRSpec(width=8, depth=2, scale=2)
@@ -284,17 +285,16 @@ def test_a_stream_with_activations_has_one_factor_a_channel_for_all_that_write_a
     for name in ("a", "b"):
         weights[name][3] *= 30
     weights["b"][:, 3] /= 30
-    model = onnx.parser.parse_model(
-        """<ir_version: 10, opset_import: ["" : 18]> stream (float[n, 3, h, w] lr) => (float[n, 8, h, w] sr) {
+    model = model_of(
+        """stream (float[n, 3, h, w] lr) => (float[n, 8, h, w] sr) {
             begin = Conv <kernel_shape = [1, 1]> (lr, a)
             branch = Conv <kernel_shape = [1, 1]> (begin, b)
             sum = Add(begin, branch)
             stream = Relu(sum)
             sr = Conv <kernel_shape = [1, 1]> (stream, c)
-        }"""
+        }""",
+        **{name: values.astype(np.float32) for name, values in weights.items()},
     )
-    stored = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
-    model.graph.initializer.extend(stored)
     for node in model.graph.node:
         node.name = node.output[0]
     graph, patches = FloatGraph(model), photos_like()

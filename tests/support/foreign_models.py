@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+
+from tests.support.onnx_files import model_of
 
 KINDS = {"TorchScript": "twin.pt", "ONNX": "twin.onnx", "torch.export": "twin.pt2"}
 
@@ -70,20 +70,15 @@ def save_onnx(
     conv = module[0]
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     scale = int((conv.out_channels // 3) ** 0.5)
-    sides = ["h", "w"] if size is None else [size[1], size[0]]
-    shape = ["n" if batch is None else batch, 3, *sides]
-    weights = {"weight": conv.weight, "bias": conv.bias}
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["lr", "weight", "bias"], ["features"], pads=[1, 1, 1, 1]),
-            helper.make_node("DepthToSpace", ["features"], ["sr"], blocksize=scale, mode="CRD"),
-        ],
-        "twin",
-        [helper.make_tensor_value_info("lr", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("sr", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value.detach()), name) for name, value in weights.items()],
+    height, width = ("h", "w") if size is None else (size[1], size[0])
+    model = model_of(
+        f"""twin (float[{"n" if batch is None else batch}, 3, {height}, {width}] lr) => (float[] sr) {{
+            features = Conv <pads = [1, 1, 1, 1]> (lr, weight, bias)
+            sr = DepthToSpace <blocksize = {scale}, mode = "CRD"> (features)
+        }}""",
+        weight=conv.weight.detach().numpy(),
+        bias=conv.bias.detach().numpy(),
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, str(path))
     return path
 

@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from compressor.runtimes.tensorrt import device, installation
+from tests.support.onnx_files import model_of
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
 DOUBLED = ("tensorrt", "pycuda", "double_device", "double_torch")
@@ -79,22 +80,18 @@ def nvidia(folder: Path, *, torch_cuda: bool = True) -> Iterator[Nvidia]:
 def small_onnx(path: Path, *, fixed: tuple[int, int] | None = None, half: int | None = None) -> Path:
     """Write a 3x3 convolution and a shuffle for scale 2. `half` is the type of 16-bit weights; images are float."""
     weights = np.random.default_rng(0).normal(0, 0.2, (12, 3, 3, 3)).astype(np.float32)
-    height, width = (fixed[1], fixed[0]) if fixed else ("h", "w")
-    initialiser = numpy_helper.from_array(weights, "weights")
-    nodes = [
-        helper.make_node("Conv", ["lr", "weights"], ["wide"], "conv", pads=[1, 1, 1, 1]),
-        helper.make_node("DepthToSpace", ["wide"], ["sr"], "shuffle", blocksize=2, mode="CRD"),
-    ]
-    if half is not None:
-        initialiser = helper.make_tensor("half", half, weights.shape, weights.flatten())
-        nodes.insert(0, helper.make_node("Cast", ["half"], ["weights"], "cast", to=TensorProto.FLOAT))
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("lr", TensorProto.FLOAT, [1 if fixed else "n", 3, height, width])],
-        [helper.make_tensor_value_info("sr", TensorProto.FLOAT, None)],
-        [initialiser],
+    batch, height, width = (1, fixed[1], fixed[0]) if fixed else ("n", "h", "w")
+    model = model_of(
+        f"""small (float[{batch}, 3, {height}, {width}] lr) => (float[] sr) {{
+            {"weights = Cast <to = 1> (half)" if half else ""}
+            wide = Conv <pads = [1, 1, 1, 1]> (lr, weights)
+            sr = DepthToSpace <blocksize = 2, mode = "CRD"> (wide)
+        }}""",
+        ir_version=10,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    for node, name in zip(reversed(model.graph.node), ("shuffle", "conv", "cast"), strict=False):
+        node.name = name
+    stored = helper.make_tensor("half", half, weights.shape, weights.flatten()) if half else None
+    model.graph.initializer.append(stored or numpy_helper.from_array(weights, "weights"))
     onnx.save_model(model, str(path))
     return path

@@ -9,37 +9,34 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
+
+
+def model_of(text: str, ir_version: int = 9, **weights: np.ndarray) -> onnx.ModelProto:
+    """Return a model from a graph in ONNX's text, with these initializers."""
+    model: onnx.ModelProto = onnx.parser.parse_model(f'<ir_version: {ir_version}, opset_import: ["" : 18]> {text}')
+    model.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in weights.items())
+    return model
 
 
 def enlarger(
     path: Path, *, scale: int = 4, kind: int = TensorProto.FLOAT, outside: bool = False, int8: bool = False
 ) -> Path:
-    """Write an ONNX file that enlarges by repeating pixels, as another tool might have written it."""
-    layout = ["n", 3, "h", "w"] if kind == TensorProto.FLOAT else ["n", "h", "w", 3]
-    weights = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
-    factors = helper.make_tensor("factors", TensorProto.FLOAT, [4], [1.0, 1.0, scale, scale])
-    nodes = [helper.make_node("Resize", ["mixed", "", "factors"], ["out"], mode="nearest")]
-    initializers = [factors]
-    if int8:
-        initializers += [
-            onnx.numpy_helper.from_array(weights.astype(np.int8), "weights8"),
-            helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
-        ]
-        nodes.insert(0, helper.make_node("DequantizeLinear", ["weights8", "one"], ["weights"]))
-    else:
-        initializers.append(onnx.numpy_helper.from_array(weights, "weights"))
-    nodes.insert(len(nodes) - 1, helper.make_node("Conv", ["image", "weights"], ["mixed"]))
-    if kind != TensorProto.FLOAT:
-        nodes = [helper.make_node("Identity", ["image"], ["out"])]
-    graph = helper.make_graph(
-        nodes,
-        "enlarger",
-        [helper.make_tensor_value_info("image", kind, layout)],
-        [helper.make_tensor_value_info("out", kind, ["n", 3, "H", "W"] if kind == TensorProto.FLOAT else layout)],
-        initializers if kind == TensorProto.FLOAT else [],
+    """Write an ONNX file that enlarges by repeating pixels, or one for bytes, as another tool might have done it."""
+    mix = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+    weights = {"weights8": mix.astype(np.int8), "one": np.array(1, np.float32)} if int8 else {"weights": mix}
+    read = "weights = DequantizeLinear(weights8, one)" if int8 else ""
+    model = model_of(
+        f"""enlarger (float[n, 3, h, w] image) => (float[n, 3, H, W] out) {{
+            {read}
+            mixed = Conv(image, weights)
+            out = Resize <mode = "nearest"> (mixed, , factors)
+        }}""",
+        factors=np.array([1, 1, scale, scale], np.float32),
+        **weights,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    if kind == TensorProto.UINT8:
+        model = model_of("enlarger (uint8[n, h, w, 3] image) => (uint8[n, h, w, 3] out) { out = Identity(image) }")
     onnx.save_model(model, str(path), save_as_external_data=outside, location=f"{path.stem}.data", size_threshold=0)
     return path
 
