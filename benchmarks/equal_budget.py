@@ -207,7 +207,7 @@ def _require_same(
         for key in ("optimiser", "rate", "fit_rate"):
             del before["schedule"][key], now["schedule"][key]
     options = {
-        "data": None if budget.train is None else str(budget.train.resolve()),
+        "data": None if budget.train is None else [str(budget.train.resolve())],
         **{key: getattr(one, key) for key in ("width", "student", "init", "select")},
     }
     now, before = now | options, before | {key: facts["options"][key] for key in options}

@@ -137,7 +137,8 @@ def decide_for_minutes(options: CompressOptions, context: Context) -> RunSpec:
 
     once = replace(context, note=note)
     spec = decide(replace(options, training=replace(training, minutes=None)), once)
-    for _ in range(ROUNDS):
+    rounds = 0
+    while True:
         opening = time.monotonic()
         run = open_run(spec, once)
         opening = time.monotonic() - opening
@@ -150,7 +151,8 @@ def decide_for_minutes(options: CompressOptions, context: Context) -> RunSpec:
                 cost.seconds(()) + sum(stage.ms + stage.first_ms for stage in cost.stages) / 1e3, left, "a step"
             )
         decided = decide(replace(options, training=replace(training, minutes=None, steps=max(1, steps))), once)
-        if _mode(decided) == _mode(spec):
+        rounds += 1
+        if rounds == ROUNDS or _mode(decided) == _mode(spec):
             break
         spec = decided
     each = ", ".join(f"{stage.ms:.0f} ms" for stage in cost.stages)

@@ -202,7 +202,7 @@ def test_the_command_writes_what_it_can_and_exits_1(network: Network, tmp_path: 
     if FORMATS["trt"].missing_requirement() is None:
         pytest.skip("this machine has TensorRT and a driver")
     save_network(network, tmp_path / "small.safetensors")
-    done = srkd("export", tmp_path / "small.safetensors", "--trt", "--json")
+    done = srkd("export", tmp_path / "small.safetensors", "--trt", "--json", "-q")
     assert done.code == 1 and done.err.strip().count("\n") == 0
     files = {file["format"]: file for file in json.loads(done.out)["files"]}
     assert files["trt"]["verdict"] == "unavailable" and files["fp16"]["verdict"] == "passed"

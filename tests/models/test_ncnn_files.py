@@ -90,7 +90,7 @@ def test_a_changed_file_is_refused_or_read_as_ncnn_computes_it(spec: Spec, tmp_p
     convert(Conversion(build(spec, seed=1), tmp_path / f"{spec.arch}.param", {}))
     read, wrong = misread(mutants(tmp_path / f"{spec.arch}.param", 400, tmp_path), IMAGE)
     assert not wrong
-    assert read > 10
+    assert read > 5
 
 
 def rrdbnet_state(ups: int, inputs: int = 3, width: int = 6, growth: int = 3) -> dict[str, Tensor]:

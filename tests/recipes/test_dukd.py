@@ -278,7 +278,8 @@ def test_a_teacher_of_one_size_is_known_before_the_first_image(
 ) -> None:
     """No image is read and no folder created; the dry run reports the same."""
     line = ["compress", "--recipe", "dukd", "--student", "compact:width=4,depth=1", "--steps", "1"]
-    line += ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    (tmp_path / "empty").mkdir()
+    line += ["--data", str(tmp_path / "empty"), "--out", str(tmp_path / "run")]
     line += ["--teacher", str(save_onnx(twin(), tmp_path / "fixed.onnx", size=(20, 20)))]
     for side, options, message in (
         (20, ["--set", "zoom_out=on"], "10x10 (schedule.lr_patch=20)"),

@@ -245,7 +245,8 @@ def test_every_recipe_that_a_refusal_names_takes_a_foreign_teacher(files: dict[s
 def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, nowhere = files["ONNX"], tmp_path / "no such data"
+    path, nowhere = files["ONNX"], tmp_path / "empty"
+    nowhere.mkdir()
     offered = ", ".join(recipes_for_outputs())
     assert {"scratch", "logits", "logits-paper"} <= set(recipes_for_outputs())
     assert "inherit" not in recipes_for_outputs()

@@ -55,7 +55,7 @@ class NcnnLayer:
 
     def _real(self, key: int, value: Value) -> float:
         """ncnn takes the bits of a whole number as a float: 2 would be 3e-45."""
-        if isinstance(value, float) or value == 0:
+        if isinstance(value, float) or (isinstance(value, int) and value == 0):
             return float(value)
         raise SrkdError(f"layer {self.name[:60]!r}: parameter {key} is {str(value)[:40]}, not a number with a point")
 
