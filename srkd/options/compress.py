@@ -277,7 +277,9 @@ class RunOptions(Group):
     """Run folder to write, required for a run; must not exist yet."""
     with_baseline: bool = False
     """Also train the same student on the same batches without distillation, and by logits."""
-    baselines: Annotated[tuple[BaselineName, ...], names_of(*get_args(BaselineName)), Option(unset="none")] = ()
+    baselines: Annotated[
+        tuple[BaselineName, ...], names_of(*get_args(BaselineName)), Option(unset="none", rare=True)
+    ] = ()
     """The baselines to train, some of scratch, inherit, fit, init-from, logits."""
     seeds: Annotated[int, Field(ge=1)] = 1
     """Number of runs with different seeds, for mean and spread."""

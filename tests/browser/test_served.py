@@ -22,6 +22,7 @@ from PIL import Image
 from tests.browser.app_models import Models, png, sample_rgb
 from tests.browser.app_site import Site, app_files
 from tests.browser.visits import OFFLINE, PHONE, PHONE_HOST, ROOT, App
+from tests.support.demo_server import running
 
 pytestmark = pytest.mark.browser
 
@@ -84,11 +85,23 @@ def test_a_fresh_page_from_srkd_demo(app: App, site: Site, tmp_path: Path) -> No
         assert visit.page.title() != "written inline"
 
 
-def test_plain_http_from_another_machine_says_what_is_missing_and_works(app: App, site: Site, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def phone_site(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """What the server shows to who opens one of its printed addresses."""
+    folder = tmp_path_factory.mktemp("phone") / "site"
+    command = [sys.executable, "-m", "srkd", "demo", str(models.tiny.path), "--build", str(folder), "--quiet"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    with running(folder, {PHONE_HOST}) as port:
+        yield Site({}, port=port)
+
+
+def test_plain_http_from_another_machine_says_what_is_missing_and_works(
+    app: App, phone_site: Site, tmp_path: Path
+) -> None:
     """Like a phone that opens this machine's address in the local network."""
-    address = f"http://{PHONE_HOST}:{site.port}/"
+    address = f"http://{PHONE_HOST}:{phone_site.port}/"
     # The browser says that it ignores the header here.
-    with app.visit(site, address=address, expected=("Cross-Origin-Opener-Policy",), **PHONE) as visit:
+    with app.visit(phone_site, address=address, expected=("Cross-Origin-Opener-Policy",), **PHONE) as visit:
         secure = "[isSecureContext, crossOriginIsolated, 'serviceWorker' in navigator]"
         assert visit.page.evaluate(secure) == [False] * 3
         assert visit.text("engine") == "WebAssembly · 1 thread"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,13 +11,12 @@ import pytest
 pytest.importorskip("starlette", reason="the extra demo is not installed: starlette")
 pytest.importorskip("uvicorn", reason="the extra demo is not installed: uvicorn")
 
-import uvicorn
 
 from compressor.base.errors import SrkdError
 from demo import files
 from demo.addresses import listen
-from demo.server import site_app
 from tests.support.demo_app import HASHED_SCRIPT, write_app
+from tests.support.demo_server import running
 
 NOWHERE = """
 /../secret.txt /icons/../../secret.txt /%2e%2e/secret.txt /..%2fsecret.txt /..%5csecret.txt /secret.txt /icons
@@ -41,17 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ask(site: Path) -> Iterator[Ask]:
     """A function that puts one request to the server and returns the answer and its body."""
-    with listen("127.0.0.1", 0) as listening:
-        port = listening.getsockname()[1]
-        server = uvicorn.Server(
-            uvicorn.Config(
-                site_app(site, {"192.168.0.7", "fd00::7", "phone.lan"}), log_level="critical", lifespan="off"
-            )
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
+    with running(site, {"192.168.0.7", "fd00::7", "phone.lan"}) as port:
 
         def ask(path: str, method: str = "GET", **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -61,8 +48,6 @@ def ask(site: Path) -> Iterator[Ask]:
             return answer, answer.read()
 
         yield ask
-        server.should_exit = True
-        thread.join()
 
 
 def test_a_file_has_its_type_and_the_headers_of_isolation(ask: Ask, site: Path) -> None:
