@@ -235,14 +235,15 @@ def test_building_reports_what_was_written(
 
 def test_errors_are_one_line(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(desk)
+    app = ("--app", "app")
     for arguments, code, words in (
-        (["nowhere.onnx"], 1, "nowhere.onnx"),
+        (["nowhere.onnx", *app], 1, "nowhere.onnx"),
         (["student.onnx", "--app", "."], 1, "holds no built app"),
-        (["student.onnx", "--host", "192.0.2.77"], 1, "cannot listen on 192.0.2.77"),
-        (["student.onnx", "--tls-cert", "cert.pem"], 2, "--tls-cert and --tls-key belong together"),
-        (["student.onnx", "--build", "app"], 2, "--build app"),
+        (["student.onnx", *app, "--host", "192.0.2.77"], 1, "cannot listen on 192.0.2.77"),
+        (["student.onnx", *app, "--tls-cert", "cert.pem"], 2, "--tls-cert and --tls-key belong together"),
+        (["student.onnx", *app, "--build", "app"], 2, "--build app"),
     ):
-        assert run(["demo", "--app", "app", *arguments]) == code
+        assert run(["demo", *arguments]) == code
         output = capsys.readouterr()
         (line,) = output.err.splitlines()
         assert output.out == "" and line.startswith("srkd: ") and words in line
