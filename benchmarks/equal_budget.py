@@ -56,7 +56,7 @@ SHARED = Context(note=say)
 class Contender:
     """One row of a comparison: a recipe (or preset file) and a student; `name` begins the names of its run folders.
 
-    None is the embedded teacher, the recipe's own `init` and `select`, and the budget's steps.
+    None is the embedded teacher, the recipe's own `init`, `select` and rate, and the budget's steps.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Contender:
     teacher: Path | None = None
     settings: tuple[str, ...] = ()
     steps: int | None = None
+    rate: float | None = None
 
     @property
     def label(self) -> str:
@@ -132,12 +133,12 @@ def require_sets(data: Path, sets: Sequence[str]) -> None:
 
 
 def possible(contenders: Sequence[Contender], budget: Budget) -> tuple[list[Contender], list[str]]:
-    """Train each once; return those that srkd trains, and for each other one its name with the reason."""
+    """Train each for a moment; return those that srkd trains, and for each other one its name with the reason."""
     can: list[Contender] = []
     reasons: list[str] = []
     for one in contenders:
         try:
-            trained(one, FIRST_SEED, budget)
+            look(one, budget)
         except UsageError as error:
             reasons.append(f"{one.label} is not among the rows: {error}.")
         else:
@@ -145,19 +146,21 @@ def possible(contenders: Sequence[Contender], budget: Budget) -> tuple[list[Cont
     return can, reasons
 
 
+def look(one: Contender, budget: Budget) -> Path:
+    """Return the run folder of a short run, by which the time of a step is measured."""
+    return trained(replace(one, steps=None), FIRST_SEED, replace(budget, steps=LOOK_STEPS, out=budget.out / "looks"))
+
+
 def step_seconds(one: Contender, budget: Budget) -> float:
-    """Return the processor time, in seconds, that a short run takes for each step of its student, all stages
-    together.
-    """
-    look = replace(budget, steps=LOOK_STEPS, out=budget.out / "looks")
-    shutil.rmtree(look.folder(one.name), ignore_errors=True)  # a finished run takes no steps
-    return training_seconds(trained(replace(one, steps=None), FIRST_SEED, look)) / LOOK_STEPS
+    """Return the processor time in seconds that a short run takes for each step of its student, all stages counted."""
+    return training_seconds(look(one, budget)) / LOOK_STEPS
 
 
 def trained(one: Contender, seed: int, budget: Budget) -> Path:
     """Return the run folder of a contender and seed; train it, continue it or reuse a finished run."""
     folder, clock = budget.folder(one.name, seed), StepClock()
-    settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings)
+    rates = () if one.rate is None else (f"schedule.rate={one.rate:g}", f"schedule.fit_rate={one.rate:g}")
+    settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings, *rates)
     if (folder / "run.json").is_file():
         facts = facts_of(folder)
         _require_same(folder, facts, one, budget, settings)

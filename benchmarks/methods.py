@@ -51,12 +51,12 @@ from benchmarks.equal_budget import (
 )
 from benchmarks.evidence import Benchmark, Column, Row, Rows, Table, save
 from compressor.assets import embedded_teacher
+from compressor.inference.metric_table import METRICS
 from recipes.catalogue import METHODS
 from recipes.config.listing import list_recipes
 from recipes.config.options import options_model
 from recipes.config.preset import Preset
 from recipes.config.reading import load_preset
-from srkd.record.trials import EQUAL_WITHIN
 
 BENCHMARK = Benchmark(
     "Which method is better than L1 from the same start in the same time?",
@@ -68,6 +68,7 @@ BENCHMARK = Benchmark(
     ),
 )
 
+BOUND_DB = METRICS["psnr"].equal_within
 WIDTH = 0.5
 """Width of the student, which is not shorter than the teacher because joint training takes no shorter student."""
 STEPS = 600
@@ -116,11 +117,10 @@ def main() -> None:
     options = parser_with_methods(__doc__, out="runs/methods").parse_args()
     budget = budget_from(options)
     require_sets(options.data, budget.sets)
-    contenders, left_out = possible(contenders_of(options), replace(budget, steps=1, out=budget.out / "tried"))
+    contenders, left_out = possible(contenders_of(options), budget)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.out / "rows.json")
-    logits = next(one for one in contenders if one.name == "logits")
-    seconds = {one.name: rows.get(one.name, partial(step_seconds, one, budget)) for one in (logits, *contenders)}
+    seconds = {one.name: step_seconds(one, budget) for one in contenders}
     timed = [with_steps(one, seconds[one.name], options.steps * seconds["logits"]) for one in contenders]
     chosen = [with_rate(one, rows, budget) for one in timed]
     scores: dict[str, list[dict[str, list[float]]]] = {one.name: [] for one in chosen}
@@ -191,7 +191,7 @@ def with_rate(one: Contender, rows: Rows, budget: Budget) -> Contender:
     """Return a contender with the best of its recipe's rate, half and double of it, and so on while an end is best."""
 
     def at(rate: float) -> Contender:
-        return replace(one, settings=(*one.settings, f"schedule.rate={rate:g}", f"schedule.fit_rate={rate:g}"))
+        return replace(one, rate=rate)
 
     def measure(rate: float) -> float:
         folder = budget.out / "rates" / f"{rate:g}"
@@ -226,13 +226,13 @@ def table_of(contenders: Sequence[Contender], scores: Scores, budget: Budget, sh
             "row": one.label,
             **cells_of(scores[one.name]),
             "steps": one.steps,
-            "rate": one.settings[-1].split("=")[1],
+            "rate": one.rate,
             "time": fmean(seconds) / of_logits,
             "published": str(PUBLISHED.get(one.name, "")),
         }
         if one in rows:
             gain = paired(scores, one.name, control.name)
-            verdict = gain.verdict(budget.seeds, EQUAL_WITHIN, len(rows))
+            verdict = gain.verdict(budget.seeds, BOUND_DB, len(rows))
             entry |= {
                 "control": control.label,
                 "gain": f"{gain.mean:+.3f}" + ("" if gain.error is None else f" ± {gain.error:.3f}"),
@@ -247,14 +247,14 @@ def table_of(contenders: Sequence[Contender], scores: Scores, budget: Budget, sh
     entries.sort(key=lambda entry: -float(entry.get("mean") or -9))
     columns = [
         Column("row", ""), Column("control", "beside"), Column("gain", "gain, dB"), Column("p", "p", ".3f"),
-        Column("verdict", "verdict"), Column("steps", "steps", ",d"), Column("rate", "rate"),
+        Column("verdict", "verdict"), Column("steps", "steps", ",d"), Column("rate", "rate", "g"),
         Column("time", "time", ".2f"), *(Column(name, name) for name in budget.sets), Column("published", "published"),
     ]  # fmt: skip
     images = sum(len(scores[contenders[0].name][0][name]) for name in budget.sets)
     caption = (
         f"Teacher: {teacher_line(first)}; student {student_line(first)}; {conditions(first, shared=shared)} "
         f"Gains are means over {images} images and {budget.seeds} seeds ± the standard error; p is two-sided, times "
-        f"{len(rows)} rows; no difference: within ±{EQUAL_WITHIN} dB by two one-sided tests; not settled: neither is "
+        f"{len(rows)} rows; no difference: within ±{BOUND_DB:g} dB by two one-sided tests; not settled: neither is "
         "shown. "
         "Time is that of the row's training, logits = 1. [The rules](README.md#rules-of-a-methods-table)."
     )

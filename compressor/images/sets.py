@@ -52,7 +52,6 @@ class ImageSet:
 
     @property
     def sources(self) -> tuple[ImagePair, ...]:
-        """The images of the set, as `LrSet.sources`."""
         return self.pairs
 
 

@@ -64,7 +64,6 @@ class ExecutionMode:
         return module.to(memory_format=memory_format(layout))  # type: ignore[call-overload, no-any-return]
 
     def line(self) -> str:
-        """Return the choice as one line."""
         mode = f"{self.precision}, {self.layout.replace('_', ' ')}" + (", compiled" if self.compiled else "")
         return f"training in {mode}" + (f": {self.reason}" if self.reason else "")
 

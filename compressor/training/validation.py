@@ -186,7 +186,6 @@ SHEET_SIDE = 480
 
 
 def middle_of(image_u8: torch.Tensor) -> torch.Tensor:
-    """The middle of an image, for a picture."""
     height, width = (min(length, SHEET_SIDE) for length in image_u8.shape[-2:])
     return centre_crop(image_u8, height, width)
 

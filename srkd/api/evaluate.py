@@ -117,7 +117,8 @@ def _sets(options: EvaluateOptions, scale: int, note: Note) -> tuple[AnySet, ...
         if folders or lr is not None:
             raise UsageError(f"--lr-only {lr_only} takes the place of --data and --lr-images: leave these out")
         return (LrSet(lr_only.resolve().name, lr_images(lr_only, note=note)),)
-    for data in folders:
+    if folders:
+        (data,) = folders
         without_originals = find_lr_set(data, scale=scale) if lr is None and options.against is not None else None
         return find_sets(data, scale=scale, lr=lr) if without_originals is None else (without_originals,)
     if lr is not None:

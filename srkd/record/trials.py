@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
 from compressor.images.scores import EQUAL_DB, GOAL_WORDS, Scores
+from compressor.inference.metric_table import METRICS
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from compressor.models.networks.image_cost import Cost
 from srkd.record.paired import FEWEST_SEEDS, GainVerdict, PairedDifference
 from srkd.record.reading import Decibels
-
-EQUAL_WITHIN = 0.02
-"""A gain in dB that nobody needs: only where it is shown to be smaller is there no difference."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Gain:
         *,
         point: str | None = None,
         rows: int = 1,
-        equal_within: float = EQUAL_WITHIN,
+        equal_within: float = METRICS["psnr"].equal_within,
     ) -> Gain:
         """Compare the PSNRs of a recipe and a baseline by seed and image, both in the same order; the mean over images
         alone counts as one image. `rows` is how many gains the table has.

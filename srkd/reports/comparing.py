@@ -192,12 +192,11 @@ def _gain(
     method: MethodRuns, over: MethodRuns, pairs: Sequence[tuple[Trained, Trained]], scores: SetScores, rows: int
 ) -> ComparedGain:
     figures = [(scores.students[run.folder], scores.students[other.folder]) for run, other in pairs]
-    # Of SSIM too, what nobody needs are twenty units of the last digit that tables show.
-    digits = {row.key_to(reference): row.digits for row in METRICS.values() for reference in GOAL_WORDS}
+    equal_within = {row.key_to(reference): row.equal_within for row in METRICS.values() for reference in GOAL_WORDS}
 
     def gain(name: str, key: str) -> Gain:
         own, others = zip(*((one[name][key], two[name][key]) for one, two in figures), strict=True)
-        return Gain.between(over.name, own, others, rows=rows, equal_within=20 * 10 ** -digits[key])
+        return Gain.between(over.name, own, others, rows=rows, equal_within=equal_within[key])
 
     return ComparedGain(
         name=method.name,

@@ -150,7 +150,8 @@ def decide_for_minutes(options: CompressOptions, context: Context) -> RunSpec:
             _require_time(
                 cost.seconds(()) + sum(stage.ms + stage.first_ms for stage in cost.stages) / 1e3, left, "a step"
             )
-        decided = decide(replace(options, training=replace(training, minutes=None, steps=max(1, steps))), once)
+            steps = 1
+        decided = decide(replace(options, training=replace(training, minutes=None, steps=steps)), once)
         rounds += 1
         if rounds == ROUNDS or _mode(decided) == _mode(spec):
             break

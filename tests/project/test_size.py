@@ -12,7 +12,7 @@ MOST_LINES = {
     "compressor": 26681,
     "recipes": 4638,
     "export": 10109,
-    "srkd": 13162,
+    "srkd": 13161,
     "demo": 527,
     "tests": 45792,
 }

@@ -48,7 +48,6 @@ class QuantisedFile:
         return ", ".join(fact for fact in (f"{self.precision} for {self.flavour}", self.loss(), self.source()) if fact)
 
     def loss(self) -> str | None:
-        """Return the loss in words, or None."""
         if self.drop_db is None:
             return None
         on = "" if self.photos is None else f" on {self.photos} photo{'s' * (self.photos != 1)}"

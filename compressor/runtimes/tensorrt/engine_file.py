@@ -65,7 +65,6 @@ HEADER = TypeAdapter(EngineHeader)
 
 
 def write_engine(path: Path, header: EngineHeader, plan: bytes) -> None:
-    """Write the file, with the checksum of the plan."""
     text = HEADER.dump_json(replace(header, plan_sha256=hashlib.sha256(plan).hexdigest()))
     start = -(-(16 + len(text)) // ALIGNMENT) * ALIGNMENT
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
