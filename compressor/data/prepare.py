@@ -122,8 +122,8 @@ class DataChoice:
         if self.lr_only is not None and (self.data or self.lr):
             raise UsageError("--lr-only takes neither --data nor --lr-images: its images have no HR partners")
         if self.lr is not None and len(self.folders) != 1:
-            given = f"{len(self.folders)} folders" if self.folders else "no --data"
-            raise UsageError(f"--lr-images names the LR images of one --data, and {given} is given")
+            given = f"{len(self.folders)} folders are" if self.folders else "no --data is"
+            raise UsageError(f"--lr-images names the LR images of one --data, and {given} given")
         if self.lr is not None and self.degradation is not None:
             raise UsageError("--degrade makes LR images from the originals, and --lr-images has others: leave one out")
 
