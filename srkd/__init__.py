@@ -50,6 +50,7 @@ from typing import TYPE_CHECKING
 
 from srkd.version import __version__
 
+import_module("compressor")  # sets how long OpenMP's threads spin, which torch reads when it is loaded
 if TYPE_CHECKING:
     from compressor.base.errors import SrkdError
     from compressor.models.networks.base import ImageModel, Network

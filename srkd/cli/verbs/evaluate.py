@@ -94,7 +94,6 @@ def lines_about_flicker(evaluation: Evaluation) -> list[str]:
 
 
 def rows(evaluation: Evaluation, *, per_image: bool) -> list[dict[str, object]]:
-    """A row for each model and set; `per_image` adds one for each image."""
     return [
         {
             "protocol": str(evaluation.protocol),
