@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,35 +13,13 @@ from compressor.images.metrics import as_in_a_file
 from compressor.models.networks.base import Descriptor
 from compressor.training.method import LaterStage
 from compressor.training.stage import with_other_stages
-from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from recipes.methods.calm import Calm, normal_noise
-from tests.support.method_runs import BATCH, LR_SIDE, StubMethod, Waves, step_of
+from tests.support.method_runs import BATCH, LR_SIDE, StubMethod, Upscaler, Waves, step_of
 
 SCALE = 2
-
-
-def calm(**options: Any) -> Calm:
-    method = make_method("calm", options)
-    assert isinstance(method, Calm)
-    return method
-
-
-class Enlarger(nn.Module):
-    """A student of one parameter: its input with repeated pixels, times it, and what a function adds."""
-
-    network = None
-    descriptor = Descriptor(scale=SCALE, receptive_radius=0)
-
-    def __init__(self, gain: float = 1.0, added: Callable[[Tensor], Tensor] = torch.zeros_like) -> None:
-        super().__init__()
-        self.gain, self.added = nn.Parameter(torch.tensor(gain)), added
-        self.inputs: list[Tensor] = []
-
-    def forward(self, lr: Tensor) -> Tensor:
-        self.inputs += lr.split(BATCH)
-        large = lr.repeat_interleave(SCALE, -2).repeat_interleave(SCALE, -1)
-        return self.gain * large + self.added(large)
+INNER = (..., slice(LR_SIDE // 4, -1 - LR_SIDE // 4), slice(LR_SIDE // 4, -1 - LR_SIDE // 4))
+"""The pixels of a patch that are compared."""
 
 
 def batch() -> Batch:
@@ -61,8 +38,7 @@ def columns(large: Tensor) -> Tensor:
 
 
 def test_a_student_that_ignores_noise_and_moves_is_calm() -> None:
-    value = term(calm(), Enlarger(gain=0.0))
-    assert value.item() == 0
+    assert term(Calm(), Upscaler(gain=0.0)).item() == 0
 
 
 def test_a_convolution_is_calm_when_pixels_move() -> None:
@@ -70,14 +46,14 @@ def test_a_convolution_is_calm_when_pixels_move() -> None:
     torch.manual_seed(1)
     student = nn.Sequential(nn.Conv2d(3, 3 * SCALE**2, 3, padding=1), nn.PixelShuffle(SCALE))
     student.network, student.descriptor = None, Descriptor(scale=SCALE, receptive_radius=1)  # type: ignore[assignment]
-    assert term(calm(noise=0.0), student).item() < 1e-6 < term(calm(), student).item()
+    assert term(Calm(noise=0.0), student).item() < 1e-6 < term(Calm(), student).item()
 
 
 def test_only_moves_by_hand() -> None:
     """Content that moves leaves no difference; what lies still in the frame leaves that of two columns."""
-    assert term(calm(noise=0.0), Enlarger()).item() == 0
-    student = Enlarger(added=columns)
-    value = term(calm(noise=0.0), student)
+    assert term(Calm(noise=0.0), Upscaler()).item() == 0
+    student = Upscaler(added=columns)
+    value = term(Calm(noise=0.0), student)
     lr, other = student.inputs
     # A patch moved right if its second column became its first, perhaps also a row up.
     went_right = [
@@ -85,16 +61,14 @@ def test_only_moves_by_hand() -> None:
         for before, after in zip(lr, other, strict=True)
     ]
     assert value.item() == pytest.approx(SCALE / 1000 * sum(went_right) / BATCH, abs=1e-7)
-    assert term(calm(noise=0.0, moves=False), Enlarger(added=columns)).item() == 0
+    assert term(Calm(noise=0.0, moves=False), Upscaler(added=columns)).item() == 0
 
 
 def test_only_noise_by_hand() -> None:
-    student = Enlarger(gain=0.5)
-    value = term(calm(moves=False), student)
+    student = Upscaler(gain=0.5)
+    value = term(Calm(moves=False), student)
     lr, other = student.inputs
-    border = LR_SIDE // 4
-    inner = slice(border, LR_SIDE - border - 1)
-    expected = 0.5 * (other - lr)[..., inner, inner].abs().mean()
+    expected = 0.5 * (other - lr)[INNER].abs().mean()
     assert value.item() == pytest.approx(expected.item(), rel=1e-5) and value.item() > 0
     assert torch.equal(other, as_in_a_file(other)) and other.min() >= 0 and other.max() <= 1
     deviations = (other - lr).std(dim=(1, 2, 3)) * 255
@@ -103,13 +77,11 @@ def test_only_noise_by_hand() -> None:
 
 def test_the_image_without_noise_is_the_target_and_gets_no_gradient() -> None:
     """d/dg mean|g·x' - sg(g·x)| = mean(sign(x' - x)·x'), not mean|x' - x|."""
-    student = Enlarger()
-    value = term(calm(moves=False), student)
+    student = Upscaler()
+    value = term(Calm(moves=False), student)
     value.backward()
     lr, other = student.inputs
-    border = LR_SIDE // 4
-    inner = (..., slice(border, LR_SIDE - border - 1), slice(border, LR_SIDE - border - 1))
-    expected = (torch.sign(other - lr) * other)[inner].mean()
+    expected = (torch.sign(other - lr) * other)[INNER].mean()
     assert student.gain.grad is not None and student.gain.grad.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
@@ -120,7 +92,7 @@ def test_draws_depend_on_seed_step_and_sample_alone() -> None:
     others = [normal_noise(lr, seed=seed, step=step, samples=range(4)) for seed, step in ((1, 3), (2, 2))]
     assert not any(torch.equal(first, other) for other in others)
     values = [
-        term(calm(), Enlarger(added=columns), number=number, seed=seed).item()
+        term(Calm(), Upscaler(added=columns), number=number, seed=seed).item()
         for number, seed in ((0, 0), (0, 0), (1, 0), (0, 1))
     ]
     assert values[0] == values[1] and len(set(values)) == 3
@@ -133,7 +105,7 @@ def test_it_stays_in_later_stages() -> None:
         def later_stages(self) -> Sequence[LaterStage]:
             return (LaterStage("later", 0.5, 1e-4, lambda began, steps: StubMethod(f"after {began}", "looks")),)
 
-    main = load_preset("scratch").with_steps(10).stage([Two("two", "looks"), StubMethod("other", "feature"), calm()])
+    main = load_preset("scratch").with_steps(10).stage([Two("two", "looks"), StubMethod("other", "feature"), Calm()])
     stages = with_other_stages(main)
     assert [[method.name for method in stage.methods] for stage in stages] == [
         ["two", "other", "calm"],
@@ -143,10 +115,10 @@ def test_it_stays_in_later_stages() -> None:
 
 def test_each_of_the_two_images_is_made_once_and_without_weight_neither() -> None:
     """The recipe's own loss asks for the first one, too. There is no teacher."""
-    student, method = Enlarger(), calm()
+    student, method = Upscaler(), Calm()
     step = step_of(method, student, None, batch())
     first = step.student().sr
     method.terms(step)
     assert len(student.inputs) == 2 and step.student().sr is first
-    idle, none = Enlarger(), calm(weight=0.0)
+    idle, none = Upscaler(), Calm(weight=0.0)
     assert none.weights == {} and none.terms(step_of(none, idle, None, batch())) == {} and not idle.inputs

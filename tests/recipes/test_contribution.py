@@ -5,8 +5,6 @@ A fifth is a row of the tests, if its terms do not scale with the image or read 
 
 from __future__ import annotations
 
-import ast
-import filecmp
 import os
 import shutil
 import subprocess
@@ -17,8 +15,8 @@ import pytest
 
 from recipes.catalogue import METHODS
 from tests.support.commands import ROOT
+from tests.support.packages import PACKAGES, SOURCES, names_in
 
-PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 WORDS = {"scratch", "inherit", "logits"}
 """Method names with another meaning, too: a student's initial weights, a term, the default recipe."""
 OTHER_MEANINGS = {
@@ -33,19 +31,14 @@ OTHER_MEANINGS = {
 """Code bases named like papers: checkpoints, options that follow their code, and quantiser forms mentioned in files."""
 
 
-def text_literals(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-
-
 def test_no_code_but_its_file_and_the_catalogue_names_a_method() -> None:
     mentions = {}
-    for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
+    for path in SOURCES:
         place = path.relative_to(ROOT).as_posix()
         methods = {
             name for name, entry in METHODS.items() if entry.where.startswith(place[:-3].replace("/", ".") + ":")
         }
-        methods_named = text_literals(path) & METHODS.keys() - WORDS - methods - OTHER_MEANINGS.get(place, set())
+        methods_named = names_in(path)[0] & METHODS.keys() - WORDS - methods - OTHER_MEANINGS.get(place, set())
         if methods_named and place != "recipes/catalogue.py":
             mentions[place] = methods_named
     assert mentions == {}, "let the method, its options or its preset say what is needed"
@@ -115,23 +108,6 @@ def run(tree: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
-
-
-@pytest.mark.ci
-def test_it_costs_a_file_a_line_a_preset_and_a_page(contributed: Path) -> None:
-    changed = {
-        place.relative_to(contributed).as_posix(): len(place.read_text().splitlines())
-        - (len(before.read_text().splitlines()) if before.is_file() else 0)
-        for place in contributed.rglob("*.*")
-        if place.suffix in (".py", ".yaml", ".md", ".toml")
-        and not ((before := ROOT / place.relative_to(contributed)).is_file() and filecmp.cmp(place, before, False))
-    }
-    assert changed.pop("recipes/catalogue.py") == changed.pop("tests/support/methods_table.py") == 1
-    assert set(changed) == {
-        "recipes/methods/charbonnier.py",
-        "recipes/presets/charbonnier.yaml",
-        "docs/methods/charbonnier.md",
-    }
 
 
 @pytest.mark.ci

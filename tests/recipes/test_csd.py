@@ -13,7 +13,6 @@ import recipes.terms.phi
 import srkd
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Processes
-from compressor.data.batches import Batch
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
@@ -36,15 +35,11 @@ from tests.support.downloads import UNREACHABLE
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.small_runs import SMALL
 from tests.support.tensors import contrast_ratio
-from tests.support.training import Recorder, stage
+from tests.support.training import OnePatch, Recorder, stage
 
 B = 4
-
-
-def batch(scale: int = 2, side: int = 8) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    lr = torch.rand(B, 3, side, side, generator=generator)
-    return Batch(lr, nn.functional.interpolate(lr, scale_factor=scale, mode="bilinear"))
+LR = torch.rand(B, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+PATCH = OnePatch(LR, nn.functional.interpolate(LR, scale_factor=2, mode="bilinear"))
 
 
 def teacher_of(width: int = 8, seed: int = 1) -> Network:
@@ -62,7 +57,7 @@ def played(method: CsdLite, teacher: Network, student: Network) -> tuple[State, 
 
 
 def terms_of(method: CsdLite, networks: StepNetworks, number: int = 0) -> dict[str, Tensor]:
-    return method.terms(Step(number, 3, batch(), networks))
+    return method.terms(Step(number, 3, PATCH.batch, networks))
 
 
 def contrast_of(method: CsdLite, networks: StepNetworks, number: int = 0) -> float:
@@ -76,9 +71,9 @@ def test_the_contrast_is_the_ratio_over_the_batch_with_k_of_its_images_as_negati
     teacher, student = teacher_of(), teacher_of(4, seed=0)
     method = CsdLite(phi="teacher", negatives=2, compat="csd")
     _, networks = played(method, teacher, student)
-    phi, lr = TeacherPhi(teacher), batch().lr
+    phi = TeacherPhi(teacher)
     with torch.no_grad():
-        levels = [phi(images) for images in (student(lr), teacher(lr), bicubic_negatives(lr[:2], 2))]
+        levels = [phi(images) for images in (student(LR), teacher(LR), bicubic_negatives(LR[:2], 2))]
     assert contrast_of(method, networks) == pytest.approx(float(contrast_ratio(*levels)), rel=1e-6)
 
 
@@ -107,11 +102,6 @@ def test_the_contrast_teaches_the_teacher_only_if_not_detached(detach: bool) -> 
     gradient = state.trained_network.get_parameter("blocks.0.conv1.weight").grad
     assert gradient is not None and gradient[:4, :4].ne(0).any()
     assert bool(gradient[4:].ne(0).any() or gradient[:, 4:].ne(0).any()) is not detach
-
-
-def test_weights_are_those_of_the_paper_in_0_1() -> None:
-    assert Csd().weights == pytest.approx({"pixel": 1.0, "contrast": 200 / 255, "teacher": 1.0}, abs=1e-6)
-    assert CsdLite(lam=0.5).weights == {"pixel": 1.0, "contrast": 0.5}
 
 
 def test_the_contrast_counts_the_same_with_fewer_negatives() -> None:
@@ -155,18 +145,13 @@ def test_phi_is_the_teacher_as_it_came_not_as_it_moves() -> None:
     method = Csd(phi="teacher")
     one = joint_stage(method, steps=3)
     state = State.fresh(build_student(teacher, width=0.5), teacher, one)
-    Trainer([one], state, Still(), teacher, Recorder(), seed=0).run()
+    Trainer([one], state, PATCH, teacher, Recorder(), seed=0).run()
     networks = build_networks(one, state, teacher, lambda line: None, Processes())
     phi, images = networks.helpers["csd"]["phi"], torch.rand(1, 3, 8, 8)
     loaded_phi, trained_phi = (one.mode.lay_out(TeacherPhi(network)) for network in (teacher, state.trained_network))
     assert all(torch.equal(a, b) for a, b in zip(phi(images), loaded_phi(images), strict=True))
     assert not torch.equal(phi(images)[0], trained_phi(images)[0])
     assert not any("phi" in name for name in state.state_dict()["modules"])
-
-
-class Still:
-    def at(self, step: int) -> Batch:
-        return batch()
 
 
 def test_several_widths_train_at_once_and_none_twice() -> None:
@@ -189,14 +174,13 @@ def test_several_widths_train_at_once_and_none_twice() -> None:
 
 def test_csds_slices_of_carn_are_contiguous_also_in_what_leaves_the_run() -> None:
     teacher = build(spec_from_dict({"arch": "carn", "scale": 2, "width": 8}), seed=1)
-    student, lr = build_student(teacher, width=0.5), batch().lr
-    outputs = {}
+    student, outputs = build_student(teacher, width=0.5), {}
     for compat in ("", "csd"):
         state, networks = played(Csd(phi="teacher", compat=compat), teacher, student)  # type: ignore[arg-type]
-        outputs[compat] = networks.students[0](lr, ()).sr
+        outputs[compat] = networks.students[0](LR, ()).sr
         with torch.no_grad():
-            torch.testing.assert_close(state.averaged_network()(lr), outputs[compat])
-    torch.testing.assert_close(outputs["csd"], StudentView(teacher, student.spec, "contiguous")(lr))
+            torch.testing.assert_close(state.averaged_network()(LR), outputs[compat])
+    torch.testing.assert_close(outputs["csd"], StudentView(teacher, student.spec, "contiguous")(LR))
     assert not torch.equal(outputs[""], outputs["csd"])
 
 
@@ -288,15 +272,17 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 
 @pytest.mark.ci
 @pytest.mark.usefixtures("offline")
-def test_csd_lite_compares_features_of_the_embedded_teacher_if_its_own_gives_outputs_only(
-    photos: Path, tmp_path: Path
+@pytest.mark.parametrize(("recipe", "settings"), [("csd-lite", ()), ("clsd", ("phi=teacher", "lam=0.1"))])
+def test_features_are_those_of_the_embedded_teacher_if_the_runs_own_gives_outputs_only(
+    recipe: str, settings: tuple[str, ...], photos: Path, tmp_path: Path
 ) -> None:
     foreign, notes = save_onnx(twin(), tmp_path / "foreign.onnx"), list[str]()
-    compress(
-        foreign, recipe="csd-lite", student="compact:width=8,depth=2,scale=2", announce=notes.append,
-        data=photos, steps=1, settings=SMALL, out=tmp_path / "run",
+    report = compress(
+        foreign, recipe=recipe, student="edsr:width=4,depth=3,scale=2", announce=notes.append,
+        data=photos, steps=1, settings=(*SMALL, *settings), out=tmp_path / "run",
     )  # fmt: skip
     assert "phi: the embedded teacher's first blocks, as the ONNX teacher gives outputs only" in notes
+    assert report.phi is not None and report.phi.startswith("the embedded teacher's own first blocks")
 
 
 @pytest.mark.ci
@@ -316,7 +302,5 @@ def test_csd_lite_takes_a_teacher_of_any_origin_with_vgg(photos: Path, tmp_path:
 
 
 def test_one_phi_a_run() -> None:
-    from recipes.terms.phi import find_phi
-
     with pytest.raises(UsageError, match="teacher in csd and vgg19"):
-        find_phi([Csd(phi="teacher"), CsdLite(phi="vgg19")], None)
+        recipes.terms.phi.find_phi([Csd(phi="teacher"), CsdLite(phi="vgg19")], None)

@@ -27,27 +27,10 @@ from recipes.methods.dukd import DUKD, zoom_in, zoom_in_cells
 from recipes.terms.symmetries import apply, draw_operations, invert
 from srkd.cli.main import run
 from tests.support.foreign_models import save_onnx, twin
-from tests.support.method_runs import Pair, Waves
+from tests.support.method_runs import Pair, Upscaler, Waves
 from tests.support.methods_table import STUDENT, TEACHER
 
 SWINIR = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=6)
-
-
-class Upscaler(nn.Module):
-    """A network that repeats each pixel, times a weight, and records its inputs."""
-
-    network = None
-
-    def __init__(self, gain: float = 1.0, scale: int = 2) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(gain))
-        self.descriptor = Descriptor(scale)
-        self.inputs: list[torch.Tensor] = []
-
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        self.inputs.append(lr)
-        scale = self.descriptor.scale
-        return self.gain * lr.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
 def played(

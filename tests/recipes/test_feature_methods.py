@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.data.batches import Batch
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network, Spec
@@ -20,16 +19,16 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, build
 from compressor.models.networks.taps import read_taps
 from compressor.training.state import State
-from compressor.training.step import Step
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
+from recipes.methods.ds import DeepSupervision
 from recipes.methods.facd import FACD, contrast
 from recipes.methods.fakd import FAKD
 from recipes.methods.lfd import LFD
 from recipes.terms.features import describe_taps
 from srkd import compress
 from tests.support import official
-from tests.support.method_runs import Pair, Waves, step_of
+from tests.support.method_runs import Pair, Waves, step_of, total
 from tests.support.methods_table import DEEPER, STUDENT, TEACHER
 from tests.support.networks import tiny
 from tests.support.tensors import affinity
@@ -41,15 +40,6 @@ named = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.nam
 
 def net(spec: Spec, seed: int = 0) -> Network:
     return build(spec, seed=seed).eval()
-
-
-def of_waves(method: Feature, teacher: Network | None = None, batch: Batch | None = None) -> Step:
-    return step_of(method, net(STUDENT), teacher or net(TEACHER, 1), batch or Waves(2).at(0))
-
-
-def weighed(method: Feature, step: Step) -> torch.Tensor:
-    weights: Any = method.weights
-    return torch.stack([weights[name] * term for name, term in method.terms(step).items()]).sum()
 
 
 # taps
@@ -160,19 +150,25 @@ def test_fakd_is_its_sum() -> None:
     term = sum(F.l1_loss(affinity(features[tap]), affinity(targets[tap])) for tap in features)
     assert batch.hr is not None
     expected = 0.5 * F.l1_loss(s, batch.hr) + 0.5 * F.l1_loss(s, t) + 10 / 255 * term
-    assert weighed(FAKD(), step).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert total(FAKD().terms(step), FAKD().weights).item() == pytest.approx(expected.item(), rel=1e-5)
     assert step.networks[0] is student
 
 
-def test_regressors_depend_on_the_runs_seed_alone() -> None:
+@pytest.mark.parametrize(
+    ("method", "student", "part", "shapes"),
+    [(LFD(), STUDENT, "weight", [(8, 4, 1, 1)] * 3), (DeepSupervision(), DEEPER, "tail.weight", [(3, 64, 3, 3)] * 2)],
+)
+def test_regressors_and_heads_depend_on_the_runs_seed_alone_and_differ(
+    method: LFD | DeepSupervision, student: Spec, part: str, shapes: list[tuple[int, ...]]
+) -> None:
     def weights(seed: int) -> list[torch.Tensor]:
-        pair = Pair.build(LFD(), STUDENT, TEACHER)
+        pair = Pair.build(method, student, TEACHER)
         torch.rand(7)
         state = State.fresh(pair.student, pair.teacher, pair.stages[0], seed)
-        return [value for name, value in state.modules.state_dict().items() if name.endswith("weight")]
+        return [value for name, value in state.modules.state_dict().items() if name.endswith(part)]
 
     once, again, other = weights(1), weights(1), weights(2)
-    assert [tuple(weight.shape) for weight in once] == [(8, 4, 1, 1)] * 3
+    assert [tuple(weight.shape) for weight in once] == shapes
     assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in zip(once, again, other, strict=True))
     assert not torch.equal(once[0], once[1])
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,8 +25,6 @@ from recipes.methods.ds import DeepSupervision, auxiliary_head
 from recipes.methods.scratch import Scratch
 from recipes.terms.contrast import bicubic_negatives
 from recipes.terms.phi import bind_phi, resolve_phi
-from srkd import compress
-from tests.support.foreign_models import save_onnx, twin
 from tests.support.method_runs import step_of
 from tests.support.networks import tiny
 from tests.support.tensors import noise
@@ -103,14 +99,6 @@ def test_a_head_is_five_blocks_of_64_channels_around_the_students_own_range() ->
     feature = noise(1, 64, 4, 4)
     mean = torch.tensor([0.4488, 0.4371, 0.4040]).reshape(1, 3, 1, 1)
     assert (head(feature, feature) - mean - 0.1).abs().max() < 1e-6
-
-
-def test_heads_are_drawn_from_the_seed_and_differ() -> None:
-    one = stage([DeepSupervision()], steps=1)
-    first, again, other = (State.fresh(student(), None, one, seed=seed).modules["ds"] for seed in (1, 1, 2))
-    weights = [[head.tail.weight for head in modules["heads"]] for modules in (first, again, other)]  # type: ignore[union-attr]
-    assert torch.equal(weights[0][0], weights[1][0]) and torch.equal(weights[0][1], weights[1][1])
-    assert not torch.equal(weights[0][0], weights[0][1]) and not torch.equal(weights[0][0], weights[2][0])
 
 
 # Sums
@@ -198,15 +186,3 @@ def test_without_a_teacher_phi_is_made_of_the_embedded_ones_blocks() -> None:
     assert all(p.device.type == "cpu" and not p.requires_grad for p in phi.parameters())
     embedded = network(5)
     assert method.helpers(embedded, one)["phi"].network.spec == embedded.spec
-
-
-@pytest.mark.ci
-def test_a_run_says_whose_blocks_it_looks_through(tmp_path: Path) -> None:
-    settings = ("phi=teacher", "schedule.batch=2", "schedule.lr_patch=8", "lam=0.1", "negatives=1")
-    foreign, out, notes = save_onnx(twin(), tmp_path / "teacher.onnx"), tmp_path / "run", list[str]()
-    shape = "edsr:width=4,depth=3,scale=2"
-    compress(foreign, recipe="clsd", student=shape, steps=1, out=out, settings=settings, announce=notes.append)
-    lines = [line for line in notes if line.startswith("phi: ")]
-    assert "the ONNX teacher gives outputs only" in lines[1]
-    phi = json.loads((out / "run.json").read_text())["phi"]
-    assert phi["how"] == "the embedded teacher's own first blocks (phi=teacher)"

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
@@ -41,7 +40,6 @@ PAIRS: list[tuple[Spec, Spec]] = [
         SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=6),
     ),
 ]
-PAIR_NAMES = [whole.arch for whole, _ in PAIRS]
 
 
 def patch(samples: int = 2, side: int = 8) -> Batch:
@@ -49,7 +47,7 @@ def patch(samples: int = 2, side: int = 8) -> Batch:
     return Batch(torch.rand(samples, 3, side, side), torch.rand(samples, 3, 2 * side, 2 * side))
 
 
-@pytest.mark.parametrize(("whole", "first"), PAIRS, ids=PAIR_NAMES)
+@pytest.mark.parametrize(("whole", "first"), PAIRS, ids=lambda spec: spec.arch)
 def test_an_intermediate_image_is_what_a_network_without_the_later_blocks_gives(whole: Spec, first: Spec) -> None:
     """The size is no multiple of a window."""
     network = build(whole, seed=0)
@@ -82,37 +80,6 @@ def test_a_student_inside_the_teacher_has_no_intermediate_images() -> None:
     inside = StudentView(build(EDSR), replace(EDSR, width=4))
     with pytest.raises(SrkdError, match=r"inside the teacher.*slice"):
         Runner(inside.skeleton, trains=True, forward=inside)(torch.rand(1, 3, 6, 6), (), ("body[0]",))
-
-
-class Echo(Network):
-    """A network whose every output, intermediate or not, is the given parameter."""
-
-    def __init__(self, image: torch.Tensor) -> None:
-        super().__init__()
-        self.spec, self.image = EDSR, nn.Parameter(image)
-        self.blocks = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
-        self.head = nn.Identity()
-
-    def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        return self.head(lr)  # type: ignore[no-any-return]
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        return self.blocks(feature)  # type: ignore[no-any-return]
-
-    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        return self.image
-
-    descriptor = property(lambda self: build(EDSR).descriptor)  # type: ignore[assignment]
-    taps = property(lambda self: build(EDSR).taps)  # type: ignore[assignment]
-
-
-@pytest.mark.parametrize("fsm", ["bands", "matrix"])
-def test_nothing_is_lost_where_student_teacher_and_label_agree(fsm: str) -> None:
-    method, batch = Hkdsr(fsm=fsm), patch()  # type: ignore[arg-type]
-    echo = Echo(batch.hr)
-    terms = method.terms(step_of(method, echo, echo, batch))
-    assert terms["pixel"] == 0 and terms["bands"] == 0
-    assert float(terms["fusion"].detach()) < 4e-7, "the shares of label and teacher sum to 1 but for rounding"
 
 
 def test_the_terms_are_the_formula() -> None:

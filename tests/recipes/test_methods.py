@@ -12,15 +12,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.base.processes import Processes
 from compressor.data.batches import Batch
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.cost import cost
 from compressor.models.networks.registry import build
 from compressor.training.calibration import Calibrated
-from compressor.training.networks import build_networks
-from compressor.training.state import State, learnt_parameters
+from compressor.training.state import learnt_parameters
 from compressor.training.step import Step, StepNetworks
 from recipes.catalogue import METHODS
 from tests.support.method_runs import Curve, Pair, Waves, numbers, total
@@ -55,13 +53,6 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Row], Run]:
     return lambda row: of_name(row.name)
 
 
-def networks_of(pair: Pair, state: State) -> StepNetworks:
-    """Return the networks of the first step of the last stage."""
-    for stage in pair.stages[1:]:
-        state.enter(stage, pair.teacher)
-    return build_networks(pair.stages[-1], state, pair.teacher, lambda line: None, Processes())
-
-
 def terms_of(pair: Pair, networks: StepNetworks, batch: Batch) -> Iterator[tuple[Step, dict[str, Tensor]]]:
     """Return the terms of each update of a step."""
     for part in range(pair.stages[-1].updates):
@@ -77,7 +68,7 @@ def test_every_method_has_a_row():
 @every
 def test_terms_are_finite_and_named_as_their_weights(row: Row):
     pair = Pair.from_row(row)
-    networks, names = networks_of(pair, pair.fresh()), set()
+    networks, names = pair.networks(pair.fresh()), set()
     for step, terms in terms_of(pair, networks, Waves(row.student.scale).at(0)):
         for name, term in terms.items():
             assert term.shape == () and torch.isfinite(term) and term.dtype == torch.float32, name
@@ -92,7 +83,7 @@ def test_terms_are_finite_and_named_as_their_weights(row: Row):
 def test_gradients_reach_the_learners_alone(row: Row):
     pair = Pair.from_row(row, **row.settled)
     state = pair.fresh()
-    networks = networks_of(pair, state)
+    networks = pair.networks(state)
     weights = pair.stages[-1].term_weights
     for _, terms in terms_of(pair, networks, Waves(row.student.scale).at(0)):
         total(terms, weights).backward()
@@ -170,7 +161,7 @@ def test_bf16_runs_in_bf16_and_stays_finite(row: Row):
     """Every convolution of the student computes in bf16, in each update, and so does the teacher."""
     pair = Pair.from_row(row, settings=("schedule.precision=bf16",), **row.settled)
     state = pair.fresh()
-    networks = networks_of(pair, state)
+    networks = pair.networks(state)
     students = [precisions(runner.network) for runner in networks.students]
     taught = precisions(networks.teacher.network) if networks.teacher else {}
     for _, terms in terms_of(pair, networks, Waves(row.student.scale).at(0)):

@@ -15,7 +15,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.published import hub_file
 from compressor.models.networks.registry import build
 from recipes.terms.perceptual import VGG19, TeacherPhi
-from recipes.terms.phi import FILE, SHA256, PhiSource, resolve_phi
+from recipes.terms.phi import FILE, SHA256, resolve_phi
 from tests.support.downloads import UNREACHABLE, file_server
 from tests.support.networks import tiny
 
@@ -79,18 +79,24 @@ def test_phi_is_downloaded_once_into_the_hub_cache(hub: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("kept", "announced"),
-    [(lambda content: content[:-1] + b"?", 0), (lambda content: content[:-1], 1), (lambda content: b"", 0)],
-    ids=["another file", "short", "empty"],
+    ("kept", "lost"),
+    [
+        pytest.param(lambda content: content[:-1] + b"?", 0, id="another file"),
+        pytest.param(lambda content: content[:-1], 1, id="short"),
+        pytest.param(lambda content: b"", 0, id="empty"),
+        pytest.param(lambda content: None, 0, id="a server that never answers"),
+    ],
 )
 def test_a_faulty_download_leaves_nothing_behind(
-    hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch, kept: Callable[[bytes], bytes], announced: int
+    hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch, kept: Callable[[bytes], bytes | None], lost: int
 ) -> None:
     content = kept(weights)
-    with file_server(content, announced=len(content) + announced) as server:
+    monkeypatch.setattr(recipes.terms.phi, "STALLS_AFTER_S", 0.2)
+    with file_server(content, announced=len(content or b"") + lost) as server:
         monkeypatch.setattr(recipes.terms.phi, "URL", server.url)
         source = resolve_phi()
     assert source.kind == "teacher" and "its download failed: " in source.how
+    assert ("timed out" in source.how) == (content is None)
     assert list(hub.parent.iterdir()) == []
 
 
@@ -103,15 +109,5 @@ def test_a_damaged_cache_is_fetched_again(hub: Path, weights: bytes, monkeypatch
     assert hub.read_bytes() == weights
 
 
-def test_a_server_that_never_answers_is_not_waited_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes.terms.phi, "STALLS_AFTER_S", 0.2)
-    with file_server(None) as server:
-        monkeypatch.setattr(recipes.terms.phi, "URL", server.url)
-        source = resolve_phi()
-    assert source.kind == "teacher" and not hub.exists()
-    assert "timed out" in source.how
-
-
 def test_the_file_is_torchvisions() -> None:
     assert SHA256 in recipes.terms.phi.URL
-    assert isinstance(PhiSource("teacher", "x").build(build(tiny("compact", 2))), TeacherPhi)

@@ -7,17 +7,16 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import SrkdError, UsageError
 from recipes import catalogue
-from recipes.catalogue import BUILTIN, Contribution, MethodEntry, PresetFile
+from recipes.catalogue import BUILTIN, METHODS, RECIPES, Contribution, MethodEntry
 from recipes.config.reading import load_preset
 from recipes.config.schema import COMMENT, preset_schema
 from srkd.cli.main import run
@@ -27,72 +26,61 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "example_recipes"
 PRESETS = ROOT / "recipes" / "presets"
 
 
-@pytest.fixture
-def point(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """A factory of entry points of a package that is not installed."""
-
-    def make(package: str, value: object) -> metadata.EntryPoint:
-        module = types.ModuleType(f"stranger_{package}")
-        module.IT = value  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        return metadata.EntryPoint(package, f"{module.__name__}:IT", "srkd.recipes")
-
-    yield make
-
-
 def of(**methods: str) -> Contribution:
     return Contribution({name: MethodEntry(where, "nothing") for name, where in methods.items()})
 
 
 @pytest.fixture
-def installed_points(
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[..., tuple[EntryPointTable[MethodEntry], EntryPointTable[PresetFile]]]:
-    """A factory of the tables of methods and recipes with these entry points installed."""
+def packages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that installs packages by name, each with what its entry point leads to."""
 
-    def install(*points: metadata.EntryPoint) -> tuple[EntryPointTable[MethodEntry], EntryPointTable[PresetFile]]:
+    def install(**values: object) -> None:
+        points = []
+        for package, value in values.items():
+            module = types.ModuleType(f"stranger_{package}")
+            module.IT = value  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            points.append(metadata.EntryPoint(package, f"{module.__name__}:IT", "srkd.recipes"))
         monkeypatch.setattr(metadata, "entry_points", lambda *, group: points if group == catalogue.GROUP else ())
-        for table in (catalogue.METHODS, catalogue.RECIPES):
+        for table in (METHODS, RECIPES):
             monkeypatch.setattr(table, "_all", None)
             monkeypatch.setattr(table, "_notes", [])
-        return catalogue.METHODS, catalogue.RECIPES
 
     return install
 
 
-def test_a_package_adds_names_says_whose_they_are_and_ours_stay_ours(point, installed_points):
-    methods, _ = installed_points(point("lab", of(logits="nowhere:Logits", echo="nowhere:Echo")))
-    assert methods.find("logits").where == BUILTIN["logits"].where
+def test_a_package_adds_names_says_whose_they_are_and_ours_stay_ours(packages):
+    packages(lab=of(logits="nowhere:Logits", echo="nowhere:Echo"))
+    assert METHODS.find("logits").where == BUILTIN["logits"].where
     assert catalogue.notes() == ("method logits of lab is refused: srkd has a method of that name",)
-    assert methods.find("echo").package == "lab"
+    assert METHODS.find("echo").package == "lab"
     with pytest.raises(SrkdError, match="nowhere:Echo of lab"):
-        methods.find("echo").load()
+        METHODS.find("echo").load()
 
 
-def test_a_name_of_two_packages_means_neither_whatever_their_order(point, installed_points):
-    points = [point("one", of(echo="a:A")), point("two", of(echo="b:B")), point("three", of(echo="c:C"))]
-    for order in (points, points[::-1]):
-        methods, _ = installed_points(*order)
-        with pytest.raises(UsageError, match="echo is in one and three and two"):
-            methods.find("echo")
+@pytest.mark.parametrize("order", [("one", "two", "three"), ("three", "two", "one")])
+def test_a_name_of_two_packages_means_neither_whatever_their_order(packages, order):
+    packages(**{package: of(echo=f"{package}:Echo") for package in order})
+    with pytest.raises(UsageError, match="echo is in one and three and two"):
+        METHODS.find("echo")
 
 
 @pytest.mark.parametrize(
     "value, message",
     [("no contribution", "is not a Contribution"), (Contribution(presets="json"), "has no folder presets/")],
 )
-def test_a_broken_package_is_a_note_and_reported_when_a_name_is_not_found(point, value, message, installed_points):
-    methods, recipes = installed_points(point("broken", value), point("lab", of(echo="nowhere:Echo")))
+def test_a_broken_package_is_a_note_and_reported_when_a_name_is_not_found(packages, value, message):
+    packages(broken=value, lab=of(echo="nowhere:Echo"))
     (note,) = catalogue.notes()
     assert "broken" in note and message in note
-    assert recipes.find("logits").package == "srkd" and methods.find("echo").package == "lab"
+    assert RECIPES.find("logits").package == "srkd" and METHODS.find("echo").package == "lab"
     with pytest.raises(UsageError, match=r"'mine'.*broken"):
-        recipes.find("mine")
+        RECIPES.find("mine")
 
 
 @pytest.mark.parametrize("name", ["Echo", "../x", ""])
-def test_names_are_plain_words(point, name, installed_points):
-    installed_points(point("lab", of(**{name: "a:B"})))
+def test_names_are_plain_words(packages, name):
+    packages(lab=of(**{name: "a:B"}))
     assert "small letters" in catalogue.notes()[0]
 
 
@@ -119,7 +107,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def beside(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Install the example package for this process."""
     monkeypatch.syspath_prepend(installed)
-    for table in (catalogue.METHODS, catalogue.RECIPES):
+    for table in (METHODS, RECIPES):
         monkeypatch.setattr(table, "_all", None)
 
 

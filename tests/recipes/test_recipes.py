@@ -28,18 +28,15 @@ class Constant(nn.Module):
     def __init__(self, value: torch.Tensor) -> None:
         super().__init__()
         self.value = nn.Parameter(value)
-        self.calls = 0
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
         return self.value
 
 
-def step_of(s: torch.Tensor, y: torch.Tensor, t: torch.Tensor | None = None) -> tuple[Step, Constant, Constant | None]:
-    student, teacher = Constant(s), None if t is None else Constant(t)
-    frozen = None if teacher is None else Runner(teacher, trains=False)
-    networks = StepNetworks([Runner(student, trains=True)], frozen)
-    return Step(0, 0, Batch(torch.zeros(1, 3, 1, 1), y), networks), student, teacher
+def step_of(s: torch.Tensor, y: torch.Tensor, t: torch.Tensor | None = None) -> tuple[Step, Constant]:
+    student, teacher = Constant(s), None if t is None else Runner(Constant(t), trains=False)
+    networks = StepNetworks([Runner(student, trains=True)], teacher)
+    return Step(0, 0, Batch(torch.zeros(1, 3, 1, 1), y), networks), student
 
 
 def total(name: str, step: Step, **options: object) -> torch.Tensor:
@@ -49,31 +46,22 @@ def total(name: str, step: Step, **options: object) -> torch.Tensor:
 
 def test_scratch_is_the_mean_absolute_difference():
     y = torch.tensor([0.0, 1.0, 0.5, 0.25]).reshape(1, 1, 2, 2)
-    step, *_ = step_of(torch.full((1, 1, 2, 2), 0.5), y)
+    step, _ = step_of(torch.full((1, 1, 2, 2), 0.5), y)
     assert total("scratch", step).item() == pytest.approx((0.5 + 0.5 + 0 + 0.25) / 4)
 
 
 def test_logits_forms_a_and_b():
     y, t, s = torch.tensor([0.2]), torch.tensor([0.6]), torch.tensor([0.3])
-    step, *_ = step_of(s, y, t)
+    step, _ = step_of(s, y, t)
     assert total("logits", step).item() == pytest.approx(0.1 + 0.3)
     assert total("logits", step, kappa=2.0).item() == pytest.approx(0.1 + 2 * 0.3)
     assert total("logits", step, form="B", alpha=0.25).item() == pytest.approx(0.75 * 0.1 + 0.25 * 0.3)
     assert total("logits", step).item() == pytest.approx(2 * total("logits", step, form="B").item())
 
 
-def test_logits_leaves_the_teacher_without_gradient_and_runs_each_network_once():
-    step, student, teacher = step_of(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4))
-    step.student(), step.teacher()
-    total("logits", step).backward()
-    assert teacher is not None and teacher.value.grad is None
-    assert student.value.grad is not None and student.value.grad.abs().sum() > 0
-    assert student.calls == 1 and teacher.calls == 1
-
-
 def test_logits_has_its_dead_zone_between_target_and_teacher():
     """A known weakness: with y and t on both sides of s the two sign gradients cancel."""
-    step, student, _ = step_of(torch.tensor([0.5]), torch.tensor([0.2]), torch.tensor([0.9]))
+    step, student = step_of(torch.tensor([0.5]), torch.tensor([0.2]), torch.tensor([0.9]))
     total("logits", step).backward()
     assert student.value.grad is not None and student.value.grad.item() == 0.0
 
@@ -85,7 +73,7 @@ def test_a_term_without_weight_is_refused():
         def terms(self, step):
             return {"pixel": step.student().sr.mean(), "forgotten": step.student().sr.sum()}
 
-    step, *_ = step_of(torch.zeros(1), torch.zeros(1))
+    step, _ = step_of(torch.zeros(1), torch.zeros(1))
     stage = load_preset("scratch").stage([Odd()])
     with pytest.raises(SrkdError, match="forgotten"):
         compute_losses(stage, State.fresh(build(EDSRSpec(scale=2, width=4, depth=1)), None, stage), step)

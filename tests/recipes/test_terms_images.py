@@ -105,16 +105,10 @@ def test_windows_of_the_matrix_form() -> None:
     # A rank with the last two samples computes the same for them as a single process.
     half = windowed_matrix_l1(student[2:], teacher[2:], label[2:], seed=1, step=2, samples=(9, 10), window=6)
     assert torch.equal(half, loss()[2:])
-    assert windowed_matrix_l1(teacher, teacher, label, seed=1, step=2, samples=range(4)).eq(0).all()
-    assert (
-        gradient_of(
-            lambda s: windowed_matrix_l1(s, teacher, label, seed=1, step=2, samples=range(4), window=6), student
-        )
-        .abs()
-        .amax((1, 2, 3))
-        .gt(0)
-        .all()
-    )
+    draw = {"seed": 1, "step": 2, "samples": range(4)}
+    assert windowed_matrix_l1(teacher, teacher, label, **draw).eq(0).all()
+    gradient = gradient_of(lambda s: windowed_matrix_l1(s, teacher, label, **draw, window=6), student)
+    assert gradient.abs().amax((1, 2, 3)).gt(0).all()
 
 
 # HKDSR: fusion

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,18 +15,20 @@ from compressor.base.processes import Processes
 from compressor.base.randomness import torch_seed, uniforms
 from compressor.data.batches import Batch
 from compressor.images.resize import imresize
-from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.students.students import student_of_spec
 from compressor.training.calibration import Calibrated
 from compressor.training.guard import SkippedStep
 from compressor.training.loop import Trainer
 from compressor.training.method import Kind, Method, fit_methods, quantisation_of
+from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
+from tests.support.fakes import nearest
 from tests.support.methods_table import ROWS, STUDENT, TEACHER, Row
 from tests.support.training import SavingRecorder
 
@@ -50,6 +52,25 @@ class Waves:
         across, down, phase, level = numbers_01.reshape(-1, 3, 4, 1, 1).mul(6).unbind(2)
         hr = 0.5 + 0.4 * torch.sin(across * along + down * along[:, None] + phase) * torch.cos(level)
         return Batch(imresize(hr, 1 / self.scale), hr)
+
+
+class Upscaler(nn.Module):
+    """A network that repeats each pixel, times its one parameter, and adds what a function makes of these pixels."""
+
+    network = None
+
+    def __init__(
+        self, gain: float = 1.0, scale: int = 2, added: Callable[[torch.Tensor], torch.Tensor] = torch.zeros_like
+    ) -> None:
+        super().__init__()
+        self.gain, self.added = nn.Parameter(torch.tensor(gain)), added
+        self.descriptor = Descriptor(scale, receptive_radius=0)
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        self.inputs.append(lr)
+        large = nearest(self.descriptor.scale)(lr)
+        return self.gain * large + self.added(large)
 
 
 class Curve(SavingRecorder):
@@ -89,6 +110,12 @@ class Pair:
 
     def fresh(self) -> State:
         return State.fresh(self.student, self.teacher, self.stages[0])
+
+    def networks(self, state: State) -> StepNetworks:
+        """Return the networks of the first step of the last stage, which the state enters."""
+        for stage in self.stages[1:]:
+            state.enter(stage, self.teacher)
+        return build_networks(self.stages[-1], state, self.teacher, lambda line: None, Processes())
 
     @property
     def steps(self) -> int:

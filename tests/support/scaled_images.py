@@ -13,11 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.base.processes import Processes
 from compressor.data.batches import Batch
 from compressor.images.metrics import as_in_a_file
 from compressor.models.networks.base import Network
-from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
 from recipes.methods import calm, dckd, perceptual
@@ -41,10 +39,7 @@ class ScaledStep:
         """Run the first step of the main stage of a row's method."""
         pair = Pair.from_row(row, **row.settled)
         state = pair.fresh()
-        for stage in pair.stages[1:]:
-            state.enter(stage, pair.teacher)
-        stage = pair.stages[-1]
-        networks = build_networks(stage, state, pair.teacher, lambda line: None, Processes())
+        networks, stage = pair.networks(state), pair.stages[-1]
         scale_networks(networks, top)
         monkeypatch.setattr(symmetries, "_invert_colours", lambda images, samples: invert_colours(images, samples, top))
         noisy = dckd.noisy_inputs
