@@ -163,16 +163,7 @@ def test_what_enlarges_no_image_is_no_teacher(tmp_path: Path) -> None:
             load_teacher(save_torchscript(module, tmp_path / "other.pt"), trust_code=True)
 
 
-def benchmarks_like(folder: Path) -> Path:
-    """Write an image set of one small image."""
-    from PIL import Image
-
-    (folder / "set").mkdir()
-    Image.linear_gradient("L").resize((40, 36)).convert("RGB").save(folder / "set" / "ramp.png")
-    return folder / "set"
-
-
-def test_the_public_functions_take_them(files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_public_functions_take_them(files: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.safetensors"
     save_network(build(EDSRSpec(2, 4, 1), seed=0), file)
     loaded = srkd.load(file)
@@ -188,9 +179,8 @@ def test_the_public_functions_take_them(files: dict[str, Path], tmp_path: Path) 
     for ask in (lambda: srkd.cost(foreign), lambda: srkd.build_student(foreign), lambda: srkd.save(foreign, file)):
         with pytest.raises(SrkdError, match="ONNX model"):
             ask()
-    photo = benchmarks_like(tmp_path)
-    by_file, by_object = (srkd.evaluate(model, data=photo).models for model in (files["ONNX"], foreign))
-    assert by_file["twin"]["set"].psnr_y == pytest.approx(by_object["unknown"]["set"].psnr_y, abs=1e-3)
+    by_file, by_object = (srkd.evaluate(model, data=photos).models for model in (files["ONNX"], foreign))
+    assert by_file["twin"]["photos"].psnr_y == pytest.approx(by_object["unknown"]["photos"].psnr_y, abs=1e-3)
     runtime = open_model(files["torch.export"], OpenOptions(trust_code=True))
     lr = torch.rand(1, 3, 5, 4)
     torch.testing.assert_close(runtime.run(lr), load_teacher(files["torch.export"], trust_code=True)(lr))
@@ -198,16 +188,6 @@ def test_the_public_functions_take_them(files: dict[str, Path], tmp_path: Path) 
         open_model(files["TorchScript"], OpenOptions(precision="bf16", trust_code=True))
     with pytest.raises(UsageError, match=r"\(1, 1, 5, 4\)"):
         runtime.run(torch.rand(1, 1, 5, 4))
-
-
-@pytest.fixture(scope="module", name="photos")
-def _photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(2):
-        Image.linear_gradient("L").resize((48, 40)).rotate(90 * index).convert("RGB").save(folder / f"{index}.png")
-    return folder
 
 
 @pytest.mark.ci
