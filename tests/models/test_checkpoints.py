@@ -12,13 +12,11 @@ from torch import nn
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import Loaded, load_checkpoint
-from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from tests.support import official
 from tests.support.networks import same_network, save_state
 from tests.support.shared import needs_shared, shared
@@ -147,7 +145,7 @@ def test_wrappers(wrap: Callable[[State], object], wrapping: str, plain: tuple[S
     assert not wrapping or loaded.wrapping == wrapping.replace("bare > ", "")
 
 
-def test_a_file_of_several_scales_asks_which(tmp_path: Path) -> None:
+def test_a_file_of_several_scales_asks_which_and_of_one_has_no_other(tmp_path: Path) -> None:
     path = save_state(official.carn((2, 3, 4), 8), tmp_path)
     with pytest.raises(UsageError, match="2, 3, 4: choose one"):
         load_checkpoint(path)
@@ -156,9 +154,6 @@ def test_a_file_of_several_scales_asks_which(tmp_path: Path) -> None:
     two, three = load_checkpoint(path, scale=2), load_checkpoint(path, scale=3)
     assert torch.equal(weights_of(two)["entry.weight"], weights_of(three)["entry.weight"])
     assert weights_of(three)["upsampler.convs.0.weight"].shape[0] == 9 * 8
-
-
-def test_a_scale_that_the_file_is_not_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="for scale 2, not 4"):
         load_checkpoint(save_state(official.edsr_pytorch(2, 8, 1), tmp_path), scale=4)
 
@@ -200,18 +195,6 @@ def test_published_files() -> None:
     assert sum(parameter.numel() for parameter in carn_m.network.parameters()) == 303_427
     recompressed = load_checkpoint(shared() / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
     assert recompressed.network.spec == CompactSpec(4, 64, 16) and recompressed.network.params == 621_424
-
-
-def test_a_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
-    """The header starts with the eight bytes of its length, and one in 32 begins with 0x80, as pickles do."""
-    network = build(EDSRSpec(2, 4, 1), seed=0)
-    begins = set()
-    for extra in range(0, 256, 8):
-        path = tmp_path / f"{extra}.safetensors"
-        save_network(network, path, metadata={"srkd.recipe": "x" * extra})
-        begins.add(path.read_bytes()[0])
-        assert load_checkpoint(path).network.spec == network.spec
-    assert 0x80 in begins
 
 
 def test_a_range_of_its_own_is_read_off_the_mean_shift(tmp_path: Path) -> None:

@@ -40,13 +40,6 @@ PAIRS = [
 """Each form for the first code base of a dialect; the others write the same files."""
 
 
-def stored(path: Path) -> dict[str, torch.Tensor]:
-    content = torch.load(path, weights_only=True)
-    for wrapper in ("params", "model_state_dict"):
-        content = content.get(wrapper, content)
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
 def test_every_network_has_a_way_home() -> None:
     assert {spec.arch for spec, _ in PAIRS} == set(NETWORKS) - {"plain"}, "plain is srkd's own"
     assert {to for _, to in PAIRS} == set(code_bases())
@@ -160,7 +153,10 @@ def test_to_srkd_keeps_what_the_header_says(tmp_path: Path) -> None:
 def test_official_files_come_home_as_they_left(state: official.State, to: str, tmp_path: Path) -> None:
     """Names, shapes and every bit, including mean shifts, as the official code would save them."""
     torch.save(state, tmp_path / "official.pth")
-    home = stored(convert_file(tmp_path / "official.pth", to).path)
+    content = torch.load(convert_file(tmp_path / "official.pth", to).path, weights_only=True)
+    for wrapper in ("params", "model_state_dict"):
+        content = content.get(wrapper, content)
+    home = {name.removeprefix("module."): tensor for name, tensor in content.items()}
     assert home.keys() == state.keys()
     assert [name for name, tensor in state.items() if not torch.equal(tensor, home[name])] == []
 

@@ -23,8 +23,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import architecture
 from compressor.models.students.students import build_student
 from compressor.models.students.unit_order import order_by_strength
-from tests.support.few_directions import in_few_directions
-from tests.support.fit_patches import patches
+from tests.support.fits import in_few_directions, patches
 from tests.support.networks import changed, pairs
 from tests.support.slices import lively, run
 
@@ -80,7 +79,7 @@ def test_what_lies_in_few_directions_is_reproduced() -> None:
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("axes", "share"),
-    [({"width": 0.5}, 0.75), pytest.param({"depth": 0.5}, 0.75, marks=pytest.mark.ci), ({"width": 0.25}, 0.2)],
+    [({"width": 0.5}, 0.75), ({"depth": 0.5}, 0.75), ({"width": 0.25}, 0.2)],
 )
 def test_the_embedded_teacher(axes: dict[str, Any], share: float) -> None:
     """Its student keeps this much of its gain over bicubic, on photos that were not used, without a gradient."""

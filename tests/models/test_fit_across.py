@@ -37,7 +37,7 @@ from compressor.models.networks.span import SPANSpec
 from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers.teacher import Teacher
-from tests.support.fit_patches import patches
+from tests.support.fits import patches
 from tests.support.shared import needs_shared, shared
 from tests.support.slices import lively
 

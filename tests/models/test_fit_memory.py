@@ -1,4 +1,4 @@
-"""A fit needs no more memory for more patches: the rest goes to a file, with the same result."""
+"""A fit needs no more memory for more patches, and no more time for each of more layers; with the same result."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from compressor.base.errors import SrkdError
 from compressor.models.fitting import feature_store
 from compressor.models.fitting.feature_store import FeatureStore
 from compressor.models.fitting.fit import fit
+from compressor.models.fitting.replay import Replay
 from compressor.models.fitting.same_kind import SameKindFit
+from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import architecture
 from tests.support.commands import python
-from tests.support.fit_patches import patches
+from tests.support.fits import patches
 from tests.support.slices import lively
 
 GROWTH = """
@@ -112,3 +114,33 @@ def test_a_disk_without_space_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(feature_store, "MEMORY_BYTES", 0)
     with FeatureStore() as store, pytest.raises(SrkdError, match=r"missing .*: set TMPDIR"):
         store["a"] = torch.rand(4)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["rcan", "carn_m", "swinir"])
+def test_outputs_that_are_given_again_change_no_student(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = lively(architecture(name).small)
+    spec = teacher.spec.narrowed(0.5)
+    expected = fit(teacher, spec, patches(9, side=12))
+    monkeypatch.setattr(Replay, "_forward", lambda _self, _name, forward, *inputs: forward(*inputs))
+    assert fit(teacher, spec, patches(9, side=12)).fingerprint() == expected.fingerprint()
+    # The wrapping leaves no trace.
+    assert not any("forward" in vars(module) for module in expected.modules())
+
+
+def test_a_stage_of_twice_the_blocks_takes_twice_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, calls = torch.nn.Conv2d.forward, [0]
+
+    def counted(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return forward(self, x)
+
+    def count(blocks: int) -> int:
+        teacher = lively(RCANSpec(2, width=8, groups=1, depth=blocks, hidden=2))
+        calls[0] = 0
+        fit(teacher, teacher.spec.narrowed(0.5), patches(1, side=12))
+        return calls[0]
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", counted)
+    few, some, many = (count(blocks) for blocks in (2, 4, 8))
+    assert many - some == 2 * (some - few)

@@ -10,7 +10,7 @@ from compressor.models.fitting.across import AcrossFit
 from compressor.models.fitting.merging import merge, places_of, predicted
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import architecture
-from tests.support.fit_patches import patches
+from tests.support.fits import patches
 from tests.support.slices import lively
 
 

@@ -26,6 +26,7 @@ from export.formats.conversion import Conversion
 from srkd.cli.main import run
 from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
+from tests.support.formats_table import Damage, becomes, of_weights, replaced
 from tests.support.ncnn_files import compact_file, raw, rrdbnet_file, span_file
 from tests.support.ncnn_mutants import misread, mutants
 from tests.support.shared import needs_shared, shared
@@ -175,26 +176,17 @@ def test_who_reads_the_scale_of_a_file_reads_what_is_left_out(
     assert "reduces the x4 image bicubically to x2: this reduction is left out, the network is x4" in printed
 
 
-def in_param(old: str, new: str) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-
-    return change
+def in_param(old: str, new: str) -> Damage:
+    return replaced(old.encode(), new.encode(), 1)
 
 
-def in_bin(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    return lambda path: none(path.with_suffix(".bin").write_bytes(change(path.with_suffix(".bin").read_bytes())))
+def in_bin(change: Callable[[bytes], bytes]) -> Damage:
+    return of_weights(lambda path: path.write_bytes(change(path.read_bytes())) and None)
 
 
-def none(_: object) -> None:
-    return None
-
-
-REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "binary": (lambda path: none(path.write_bytes((7767517).to_bytes(4, "little") * 9)), "binary"),
-    "a lost line": (lambda path: none(path.write_text(path.read_text().rpartition("Bin")[0])), "and claims"),
+REFUSED: dict[str, tuple[Damage, str]] = {
+    "binary": (becomes((7767517).to_bytes(4, "little") * 9), "binary"),
+    "a lost line": (in_param("BinaryOp l10 2 1 b8 b9 output 0=0\n", ""), "and claims"),
     "a billion layers": (in_param("\n12 ", "\n1000000000 "), "and claims"),
     "a huge size": (in_param("6=162", "6=1073741824"), "fit no 6 kernels"),
     "a negative size": (in_param("0=6", "0=-6"), "a size is 1 or more"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -84,22 +85,21 @@ def test_a_network_of_another_package_does_all_that_srkds_own_do(tmp_path: Path,
 
 
 @pytest.fixture
-def fresh_registry(monkeypatch: pytest.MonkeyPatch):
-    """Return a table that has not searched for packages yet; its results are discarded afterwards."""
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """A function that installs a package, for a table of networks that has not searched for packages yet."""
     table = EntryPointTable(NETWORKS.kind, [*NETWORKS.values()], NETWORKS.group, NETWORKS.read)
     monkeypatch.setattr(registry, "NETWORKS", table)
     registry.architecture.cache_clear()
-    yield
+    yield lambda program, entry_points: monkeypatch.syspath_prepend(
+        install_network(tmp_path / "site", program=program, entry_points=entry_points)
+    )
     registry.architecture.cache_clear()
     sys.modules.pop("plainsr", None)
 
 
-@pytest.mark.usefixtures("fresh_registry")
-def test_a_broken_package_harms_nobody_and_is_named_when_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    points = "plainsr = plainsr:ARCHITECTURE\nedsr = plainsr:ARCHITECTURE\nOther = plainsr:ARCHITECTURE"
-    monkeypatch.syspath_prepend(str(install_network(tmp_path / "site", program="import nowhere", entry_points=points)))
+def test_a_broken_package_harms_nobody_and_is_named_when_asked_for(beside: Callable[[str, str], None]) -> None:
+    names = ("plainsr", "edsr", "Other")
+    beside("import nowhere", "\n".join(f"{name} = plainsr:ARCHITECTURE" for name in names))
     assert tuple(registry.NETWORKS) == (*NETWORKS, "plainsr")
     assert [family.name for family in architectures()] == list(NETWORKS)
     with pytest.raises(SrkdError, match=r"plainsr of lab .*\(ModuleNotFound"):
@@ -109,17 +109,12 @@ def test_a_broken_package_harms_nobody_and_is_named_when_asked_for(
     assert architecture("edsr").spec.__module__ == "compressor.models.networks.edsr"
 
 
-@pytest.mark.usefixtures("fresh_registry")
-def test_an_entry_point_must_lead_to_an_architecture_of_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = install_network(tmp_path / "site", program=EXAMPLE.read_text(), entry_points="simple = plainsr:ARCHITECTURE")
-    monkeypatch.syspath_prepend(str(site))
+def test_an_entry_point_must_lead_to_an_architecture_of_its_name(beside: Callable[[str, str], None]) -> None:
+    beside(EXAMPLE.read_text(), "simple = plainsr:ARCHITECTURE")
     with pytest.raises(SrkdError, match="not an Architecture called 'simple'"):
         architecture("simple")
 
 
-@pytest.mark.usefixtures("fresh_registry")
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -128,14 +123,11 @@ def test_an_entry_point_must_lead_to_an_architecture_of_its_name(
     ],
 )
 def test_wrong_published_settings_are_one_line_that_names_the_network(
-    old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    old: str, new: str, message: str, beside: Callable[[str, str], None]
 ) -> None:
     source = EXAMPLE.read_text()
     assert source.count(old) == 1
-    site = install_network(
-        tmp_path / "site", program=source.replace(old, new), entry_points="plainsr = plainsr:ARCHITECTURE"
-    )
-    monkeypatch.syspath_prepend(str(site))
+    beside(source.replace(old, new), "plainsr = plainsr:ARCHITECTURE")
     with pytest.raises(SrkdError, match=message):
         published_options("fakd", parse_student("plainsr:width=4,depth=4,scale=2"))
 

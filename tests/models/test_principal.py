@@ -16,7 +16,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students.principal import order_by_principal_directions
 from compressor.models.students.students import build_student
-from tests.support.few_directions import in_few_directions
+from tests.support.fits import in_few_directions
 from tests.support.networks import TEACHERS
 from tests.support.slices import lively, run
 

@@ -116,11 +116,3 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
         save_network(broken, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_run_folder_is_its_student(tmp_path: Path) -> None:
-    network = build(EDSRSpec(2, 4, 1), seed=0)
-    save_network(network, tmp_path / "student.safetensors")
-    loaded = load_checkpoint(tmp_path)
-    assert same_network(loaded.network, network)
-    assert loaded.path == tmp_path / "student.safetensors"

@@ -29,10 +29,9 @@ def test_random_students_depend_on_the_seed_and_on_nothing_else() -> None:
     teacher = lively(replace(SMALL["edsr"], scale=2))
     before = torch.random.get_rng_state()
     first = build_student(teacher, width=0.5, init="random", seed=5)
+    assert torch.equal(before, torch.random.get_rng_state())
     torch.rand(3)
-    again = build_student(teacher, width=0.5, init="random", seed=5)
-    other = build_student(teacher, width=0.5, init="random", seed=6)
-    torch.random.set_rng_state(before)
+    again, other = (build_student(teacher, width=0.5, init="random", seed=seed) for seed in (5, 6))
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
     bound = 1 / (3 * 9) ** 0.5
     head = dict(first.named_parameters())["head.weight"]

@@ -37,10 +37,6 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _inner(value: type) -> list[tuple[str, type]]:
-    return [(name, inner) for name, inner in vars(value).items() if inspect.isclass(inner) and name[0] != "_"]
-
-
 def described(value: Any) -> dict[str, Any]:
     if not inspect.isclass(value):
         return {"kind": "function", "signatures": signatures(value)}
@@ -57,7 +53,7 @@ def described(value: Any) -> dict[str, Any]:
         "kind": "class",
         "members": sorted(getattr(value, "__members__", {})),
         "attributes": attributes,
-        "inner": {name: described(inner) for name, inner in _inner(value)},
+        "inner": {name: described(it) for name, it in vars(value).items() if inspect.isclass(it) and name[0] != "_"},
     }
 
 

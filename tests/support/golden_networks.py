@@ -32,28 +32,19 @@ IMAGES = ("y*", "testscript_y_*", "student_out2")
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: network, case, file, output and largest difference."""
+    """One comparison: case and file, output and largest difference."""
 
-    arch: str
     case: str
-    file: str
     output: str
     max_abs: float
 
-    @property
-    def equal(self) -> bool:
-        return self.max_abs <= TOLERANCE
 
-
-def rows(golden: Path, checkpoints: Path | None = None) -> Iterator[Row]:
+def rows(golden: Path, checkpoints: Path) -> Iterator[Row]:
     """Yield a row for every output of every case; `checkpoints` holds the published carn_m.pth."""
     for case in sorted((golden / "archs").iterdir()):
         if matches(case.name, SKIPPED):
             continue
-        files = [path for path in sorted(case.iterdir()) if path.suffix == ".pth"]
-        if not files and checkpoints is not None:
-            files = [checkpoints / "carn_m.pth"]
-        for file in files:
+        for file in sorted(case.glob("*.pth")) or [checkpoints / "carn_m.pth"]:
             yield from _rows_of_file(case, file)
 
 
@@ -69,7 +60,7 @@ def _rows_of_file(case: Path, file: Path) -> Iterator[Row]:
         expected = torch.from_numpy(outputs[name])
         actual = _output(network, torch.from_numpy(inputs[_input_of(name, inputs.files)]) / unit, name)
         difference = actual / unit - expected / unit if name in ADDRESSES else actual - expected / unit
-        yield Row(network.spec.arch, case.name, file.name, name, float(difference.abs().max()))
+        yield Row(f"{case.name}/{file.name}", name, float(difference.abs().max()))
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

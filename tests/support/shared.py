@@ -15,24 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 
 
-def shared_dir() -> Path | None:
-    """Return $SRKD_SHARED, or the folder `shared` beside the checkout; None if there is neither."""
-    variable = os.environ.get("SRKD_SHARED")
-    folder = Path(variable) if variable else ROOT.parent / "shared"
-    return folder if (folder / "data").is_dir() else None
-
-
+SHARED = Path(os.environ.get("SRKD_SHARED") or ROOT.parent / "shared")
 needs_shared = pytest.mark.skipif(
-    shared_dir() is None,
+    not (SHARED / "data").is_dir(),
     reason="no shared test images: set SRKD_SHARED to a folder that holds data/benchmarks, data/reference and golden",
 )
 
 
 def shared() -> Path:
     """Return that folder; only for tests marked `needs_shared`."""
-    folder = shared_dir()
-    assert folder is not None
-    return folder
+    return SHARED
 
 
 def benchmarks() -> Path:

@@ -1,4 +1,4 @@
-"""A teacher that a narrower student can reproduce exactly."""
+"""Patches for fits, and a teacher that a narrower student can reproduce exactly."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import torch
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from tests.support.slices import lively
+
+
+def patches(count: int = 8, side: int = 20, seed: int = 4) -> torch.Tensor:
+    """Return smooth low-resolution noise: neighbouring pixels are alike, as in photos."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, side // 4 + 2, side // 4 + 2, generator=generator)
+    fine = torch.rand(count, 3, side, side, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)
+    return (0.8 * smooth + 0.2 * fine).clamp(0, 1)
 
 
 def in_few_directions(spec: EDSRSpec, rank: int) -> Network:
