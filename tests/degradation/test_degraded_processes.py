@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -11,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from compressor.base.context import Progress, no_progress
 from compressor.base.interrupts import Interrupted
 from srkd import compress, resume
+from tests.support.run_files import read_json
 from tests.support.small_runs import save_photos, save_teacher
 from tests.support.torchrun import run_torchrun
 
@@ -25,9 +26,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("degraded")
     save_photos(folder / "photos")
     save_teacher(folder / "teacher.safetensors")
-    compress(folder / "teacher.safetensors", data=folder / "photos", steps=6, degrade=STEPS, settings=SETTINGS,
-             init="inherit", out=folder / "whole")  # fmt: skip
+    train(folder, folder / "whole")
     return folder
+
+
+def train(inputs: Path, out: Path, progress: Progress = no_progress) -> None:
+    options = {"data": inputs / "photos", "steps": 6, "degrade": STEPS, "settings": SETTINGS, "init": "inherit"}
+    compress(inputs / "teacher.safetensors", out=out, progress=progress, **options)
 
 
 def test_a_stop_in_the_middle_changes_no_byte(inputs: Path, tmp_path: Path) -> None:
@@ -37,8 +42,7 @@ def test_a_stop_in_the_middle_changes_no_byte(inputs: Path, tmp_path: Path) -> N
 
     run = tmp_path / "stopped"
     with pytest.raises(Interrupted, match="saved at step 4 of 6"):
-        compress(inputs / "teacher.safetensors", data=inputs / "photos", steps=6, degrade=STEPS, settings=SETTINGS,
-                 init="inherit", out=run, progress=preempted)  # fmt: skip
+        train(inputs, run, preempted)
     resume(run)
     for name in ("student.safetensors", "metrics.jsonl"):
         assert (run / name).read_bytes() == (inputs / "whole" / name).read_bytes()
@@ -54,10 +58,8 @@ def test_two_processes_train_the_same_student(inputs: Path, tmp_path: Path) -> N
     one, two = (load_file(folder / "student.safetensors") for folder in (inputs / "whole", tmp_path / "two"))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
-    results = [
-        json.loads((folder / "run.json").read_text())["result"] for folder in (inputs / "whole", tmp_path / "two")
-    ]
-    assert results[0]["student"]["psnr_y"] == pytest.approx(results[1]["student"]["psnr_y"], abs=1e-3)
+    results = [read_json(folder)["result"]["student"]["psnr_y"] for folder in (inputs / "whole", tmp_path / "two")]
+    assert results[0] == pytest.approx(results[1], abs=1e-3)
 
 
 @pytest.mark.ci
@@ -77,4 +79,4 @@ def test_of_two_processes_one_measures_what_images_suffer(inputs: Path, tmp_path
     code, _, err = run_torchrun(str(program), "compress", *words, *(f"--set={setting}" for setting in SETTINGS))
     assert code == 0, err
     assert measured.read_text() == "once "
-    assert json.loads((tmp_path / "two" / "run.json").read_text())["options"]["degrade"] == STEPS
+    assert read_json(tmp_path / "two")["options"]["degrade"] == STEPS

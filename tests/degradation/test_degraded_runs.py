@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from compressor.base.errors import UsageError
 from compressor.data.batches import Batches, draw_calibration_patches, gather
@@ -29,6 +31,8 @@ from tests.support.small_runs import degradation_of, save_photos
 
 STEPS = "blur=0..1,noise=2..8,jpeg=40..80"
 DEGRADATION = degradation_of(STEPS)
+SCRATCH = ["compress", "--student", "compact:width=8,depth=1,scale=2", "--recipe", "scratch", "--steps", "2"]
+SCRATCH += ["--batch", "2", "--lr-patch", "12", "--data", "photos", "--cache-size", "0"]
 
 
 @pytest.fixture
@@ -38,10 +42,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def store_of(folder: Path, *, lr_only: bool = False) -> ImageStore:
-    save_photos(folder)
-    data, frames = (None, folder) if lr_only else (folder, None)
-    choice = DataChoice(data=data, lr_only=frames, cache_size=0, degradation=DEGRADATION)
+def store_of(folder: Path, kind: str = "data", **choices: Any) -> ImageStore:
+    """Return the store of photos, or of the same files as LR images."""
+    choice = DataChoice(**{kind: save_photos(folder)}, cache_size=0, degradation=DEGRADATION, **choices)
     return prepare_data(choice, scale=2, lr_patch=12).train
 
 
@@ -58,13 +61,13 @@ def test_every_process_and_every_start_has_the_same_degraded_patches(tmp_path: P
     assert not torch.equal(Batches.for_store(store, batch=6, lr_patch=12, seed=5).at(3).lr, whole.at(3).lr)
 
 
-def test_patches_are_those_of_the_originals_and_labels_stay_clean(tmp_path: Path) -> None:
-    store = store_of(tmp_path / "photos")
+@pytest.mark.parametrize("kind", ["data", "lr_only"])
+def test_patches_are_those_of_the_originals_and_labels_stay_clean(kind: str, tmp_path: Path) -> None:
+    """LR images without originals are degraded again."""
+    store = store_of(tmp_path / "photos", kind)
     clean = Batches.for_store(store.with_degradation(None), batch=6, lr_patch=12, seed=4).at(0)
     batch = Batches.for_store(store, batch=6, lr_patch=12, seed=4).at(0)
-    assert batch.hr is not None
-    assert clean.hr is not None
-    assert torch.equal(batch.hr, clean.hr)
+    assert batch.hr is None if kind == "lr_only" else torch.equal(batch.hr, clean.hr)
     assert batch.lr.shape == clean.lr.shape
     difference = (batch.lr - clean.lr).abs().mean()
     assert 0.005 < float(difference) < 0.1  # noisy, but of the same places
@@ -75,18 +78,8 @@ def test_a_teacher_that_sees_more_sees_the_same_degraded_pixels() -> None:
     store = prepare_data(DataChoice(degradation=DEGRADATION), scale=2, lr_patch=12).train
     plain = Batches.for_store(store, batch=4, lr_patch=12, seed=4)
     wider = replace(plain, teacher_side=28).at(0)
-    assert wider.wider is not None
     assert wider.wider.lr.shape[-1] == 28
     assert torch.equal(wider.wider.crop(wider.wider.lr), wider.lr)
-
-
-def test_lr_images_alone_are_degraded_again(tmp_path: Path) -> None:
-    store = store_of(tmp_path / "frames", lr_only=True)
-    assert store.hr is None
-    batch = Batches.for_store(store, batch=3, lr_patch=12, seed=4).at(0)
-    clean = Batches.for_store(store.with_degradation(None), batch=3, lr_patch=12, seed=4).at(0)
-    assert batch.lr.shape == clean.lr.shape
-    assert float((batch.lr - clean.lr).abs().mean()) > 0.005
 
 
 def test_a_fit_is_made_on_degraded_patches_chosen_by_the_clean_ones(tmp_path: Path) -> None:
@@ -98,14 +91,9 @@ def test_a_fit_is_made_on_degraded_patches_chosen_by_the_clean_ones(tmp_path: Pa
 
 
 def test_images_that_are_degraded_once_have_one_draw_for_all_patches(tmp_path: Path) -> None:
-    save_photos(tmp_path / "photos")
-    choice = DataChoice(data=tmp_path / "photos", cache_size=0, degradation=DEGRADATION)
-    anew, once = (
-        prepare_data(replace(choice, degrades_once=kept), scale=2, lr_patch=12).train for kept in (False, True)
-    )
+    anew, once = (store_of(tmp_path / str(kept) / "photos", degrades_once=kept) for kept in (False, True))
     assert torch.equal(once.clean_lr.flat, anew.lr.flat)
     for index, name in enumerate(once.names):
-        assert once.hr is not None
         assert torch.equal(once.lr.image(index), DEGRADATION.of_image(once.hr.image(index), 2, name))
     assert once.digest() != anew.digest()
     batches = Batches.for_store(once, batch=6, lr_patch=12, seed=4)
@@ -146,9 +134,7 @@ def test_validation_has_a_degraded_set_before_each_clean_one(tmp_path: Path) -> 
 def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
     desk: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["compress", "--student", "compact:width=8,depth=1,scale=2", "--recipe", "scratch", "--steps", "2"]
-    line += ["--batch", "2", "--lr-patch", "12", "--data", "photos", "--val", "photos", "--degrade", STEPS]
-    assert run([*line, "--cache-size", "0", "--out", "run"]) == 0
+    assert run([*SCRATCH, "--val", "photos", "--degrade", STEPS, "--out", "run"]) == 0
     facts = json.loads(Path("run/run.json").read_text())
     assert facts["options"]["degrade"] == STEPS
     assert [next(iter(step)) for step in facts["degradation"]["steps"]] == ["blur", "shrink", "noise", "jpeg"]
@@ -172,9 +158,7 @@ def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
 
 def test_a_changed_file_of_steps_ends_a_continued_run(desk: None) -> None:
     Path("mine.yaml").write_text("steps:\n- noise: {sigma: 4}\n")
-    line = ["compress", "--student", "compact:width=8,depth=1,scale=2", "--recipe", "scratch", "--steps", "2"]
-    line += ["--batch", "2", "--lr-patch", "12", "--data", "photos", "--degrade", "mine.yaml", "--cache-size", "0"]
-    assert run([*line, "--out", "run"]) == 0
+    assert run([*SCRATCH, "--degrade", "mine.yaml", "--out", "run"]) == 0
     facts = json.loads(Path("run/run.json").read_text())
     del facts["result"]
     Path("run/run.json").write_text(json.dumps(facts))
@@ -215,7 +199,6 @@ def test_what_a_folder_suffers_is_measured(
         write_picture(Picture(lr_u8.float() / 255), tmp_path / f"{path.stem}.png")
     measured = [measure_picture(path) for path in sorted(tmp_path.iterdir())]
     middle = sorted(measured, key=lambda picture: picture.noise)[6]  # type: ignore[union-attr]
-    assert middle is not None
     assert noise[0] <= middle.noise <= noise[1]
     blurs = sorted(picture.blur for picture in measured if picture is not None)
     assert blur[0] <= blurs[6] <= blur[1]
@@ -227,8 +210,6 @@ def test_what_a_folder_suffers_is_measured(
 
 
 def test_a_jpeg_file_tells_its_own_quality(tmp_path: Path) -> None:
-    from PIL import Image
-
     photo = next(iter(embedded_photos("val").values()))
     for qualities, words in (((30, 60, 90), "jpeg=30..90"), ((100, 100, 100), "jpeg=100"), ((5, 100), "jpeg=5..100")):
         folder = tmp_path / words
