@@ -16,37 +16,32 @@ from tests.support import official
 from tests.support.networks import save_state
 
 State = official.State
+STATE = official.basicsr_edsr(2, 8, 1)
 
 
-@pytest.fixture(name="state", scope="module")
-def _state() -> State:
-    return official.basicsr_edsr(2, 8, 1)
-
-
-@pytest.fixture(name="expected", scope="module")
-def _wanted(state: State, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return load_checkpoint(save_state(state, tmp_path_factory.mktemp("plain"))).network.fingerprint()
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return load_checkpoint(save_state(STATE, tmp_path_factory.mktemp("plain"))).network.fingerprint()
 
 
 def under(prefix: str, state: State) -> State:
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
+OTHER = {name: tensor * 2 for name, tensor in STATE.items()}
 LOSS = {"loss.vgg.0.weight": torch.rand(4, 3, 3, 3), "loss.vgg.0.bias": torch.rand(4)}
 
 
 @pytest.mark.parametrize("prefix", ["model.", "net_g."])
 @pytest.mark.parametrize("lightning", [False, True])
-def test_attributes_of_a_training_module(
-    prefix: str, lightning: bool, state: State, expected: str, tmp_path: Path
-) -> None:
-    content: object = under(prefix, state)
+def test_attributes_of_a_training_module(prefix: str, lightning: bool, expected: str, tmp_path: Path) -> None:
+    content: object = under(prefix, STATE)
     if lightning:
         content = {
             "epoch": 3,
             "global_step": 100,
             "pytorch-lightning_version": "2.5.0",
-            "state_dict": {**under(prefix, state), **LOSS},
+            "state_dict": {**under(prefix, STATE), **LOSS},
             "loops": {"fit_loop": {"state_dict": {}}},
             "optimizer_states": [{"state": {0: {"exp_avg": torch.rand(3)}}}],
             "hyper_parameters": {"scale": 2, "lr": 1e-4},
@@ -67,16 +62,13 @@ def test_attributes_of_a_training_module(
         lambda state: under("_orig_mod.model.generator.", state),
     ],
 )
-def test_wrappings_inside_wrappings(
-    wrap: Callable[[State], object], state: State, expected: str, tmp_path: Path
-) -> None:
-    assert load_checkpoint(save_state(wrap(state), tmp_path)).network.fingerprint() == expected
+def test_wrappings_inside_wrappings(wrap: Callable[[State], object], expected: str, tmp_path: Path) -> None:
+    assert load_checkpoint(save_state(wrap(STATE), tmp_path)).network.fingerprint() == expected
 
 
 @pytest.mark.parametrize("averaged", ["params_ema", "ema"])
-def test_averaged_weights_come_first_and_are_said(averaged: str, state: State, expected: str, tmp_path: Path) -> None:
-    other = {name: tensor * 2 for name, tensor in state.items()}
-    path = save_state({"params": other, "model": other, averaged: state}, tmp_path)
+def test_averaged_weights_come_first_and_are_said(averaged: str, expected: str, tmp_path: Path) -> None:
+    path = save_state({"params": OTHER, "model": OTHER, averaged: STATE}, tmp_path)
     loaded = load_checkpoint(path)
     assert loaded.network.fingerprint() == expected
     message = loaded.assumed[0]
@@ -88,16 +80,15 @@ def test_averaged_weights_come_first_and_are_said(averaged: str, state: State, e
     }
 
 
-def test_averaged_weights_inside_one_module(state: State, expected: str, tmp_path: Path) -> None:
-    other = {name: tensor * 2 for name, tensor in state.items()}
-    content = {"state_dict": {**under("model.", other), **under("ema_model.module.", state), **LOSS}}
+def test_averaged_weights_inside_one_module(expected: str, tmp_path: Path) -> None:
+    content = {"state_dict": {**under("model.", OTHER), **under("ema_model.module.", STATE), **LOSS}}
     path = save_state(content, tmp_path)
     loaded = load_checkpoint(path)
     assert loaded.network.fingerprint() == expected
     assert (loaded.assumed[0].field, loaded.assumed[0].value) == ("weights", "ema_model.")
     assert "the file holds model. too; averaged weights (EMA) come first" in loaded.assumed[0].why
     selected = load_checkpoint(path, arch_options={"weights": "model."})
-    assert torch.equal(selected.network.head.weight.detach(), other["conv_first.weight"])  # type: ignore[union-attr, operator]
+    assert torch.equal(selected.network.head.weight.detach(), OTHER["conv_first.weight"])  # type: ignore[union-attr, operator]
     with pytest.raises(UsageError, match=r"'modle\.'; did you mean 'model\.'"):
         load_checkpoint(path, arch_options={"weights": "modle."})
 
@@ -128,8 +119,8 @@ def test_names_made_to_have_thousands_of_readings_take_no_time(tmp_path: Path) -
     assert time.process_time() - begin < 10
 
 
-def test_weights_that_are_no_numbers_are_refused_by_name(state: State, tmp_path: Path) -> None:
-    broken = {name: tensor.clone() for name, tensor in state.items()}
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path) -> None:
+    broken = {name: tensor.clone() for name, tensor in STATE.items()}
     broken["conv_after_body.weight"][3, 2, 1, 0] = float("nan")
     with pytest.raises(SrkdError, match=r"conv_after_body\.weight holds NaN"):
         load_checkpoint(save_state({"params": broken}, tmp_path))
@@ -145,7 +136,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(state: State, tmp_path:
     ],
 )
 def test_a_partly_matching_file_tells_the_likely_cause(
-    change: Callable[[State], State], cause: str, state: State, tmp_path: Path
+    change: Callable[[State], State], cause: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DoesNotFit, match=rf"recognised as edsr \(basicsr names\), but .*{cause}"):
-        load_checkpoint(save_state(change(dict(state)), tmp_path))
+        load_checkpoint(save_state(change(dict(STATE)), tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,10 +47,6 @@ def of_labels(method: Any, better: str) -> Step:
     return step_of(method, student, teacher, Batch(lr, hr))
 
 
-def ungated(method: Any) -> Any:
-    return type(method)(**{**vars(method), "gate": "off"})
-
-
 @named
 def test_a_teacher_that_is_worse_everywhere_teaches_nothing(name: str) -> None:
     step = of_labels(GATED[name], "SSSS")
@@ -63,7 +60,7 @@ def test_a_teacher_that_is_worse_everywhere_teaches_nothing(name: str) -> None:
 
 @named
 def test_a_teacher_that_is_better_everywhere_teaches_as_without_a_gate(name: str) -> None:
-    gated, plain = GATED[name], ungated(GATED[name])
+    gated, plain = GATED[name], replace(GATED[name], gate="off")
     gated_terms, plain_terms = gated.terms(of_labels(gated, "TTTT")), plain.terms(of_labels(plain, "TTTT"))
     assert gated_terms.keys() == {"gated_logits" if term == "logits" else term for term in plain_terms}
     for term, value in plain_terms.items():

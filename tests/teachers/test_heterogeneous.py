@@ -21,10 +21,6 @@ from tests.support.method_runs import Waves
 SETTINGS = ("schedule.batch=4", "schedule.lr_patch=8", "schedule.rate=1e-2", "pixel_weight=0", "augment=false")
 
 
-def onnx(folder: Path) -> Path:
-    return save_onnx(twin(), folder / "teacher.onnx")
-
-
 def rrdb(folder: Path) -> Path:
     """Return a small ESRGAN+, which spandrel knows and srkd does not."""
     if not is_spandrel_installed():
@@ -42,7 +38,7 @@ def rrdb(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "make", "student"),
     [
-        ("ONNX", onnx, "carn_m:width=8,groups=2,scale=2"),
+        ("ONNX", lambda folder: save_onnx(twin(), folder / "teacher.onnx"), "carn_m:width=8,groups=2,scale=2"),
         ("spandrel", rrdb, "compact:width=8,depth=2,scale=2"),
     ],
 )

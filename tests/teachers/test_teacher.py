@@ -98,7 +98,6 @@ def test_ranges_of_each_side_and_the_order_of_colours(files: dict[str, Path]) ->
         plain = load_teacher(path, trust_code=True)
         assert plain.fingerprint() != teacher.fingerprint()
         assert teacher.origin is not None and teacher.origin.assumed == ()
-        assert plain.origin is not None
         assert [(one.field, one.value) for one in plain.origin.assumed] == [("img_range", 1.0)]
 
 
