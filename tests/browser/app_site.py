@@ -80,39 +80,22 @@ class Model:
 
     def row(self, url: str) -> dict[str, object]:
         content = self.path.read_bytes()
-        return {
-            "name": self.name,
-            "role": self.role,
-            "precision": self.precision,
-            "url": url,
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "scale": self.scale,
-            "channels": self.channels,
-            "receptive_radius": self.receptive_radius,
-            "fixed_size": None,
-            "metadata": dict(self.metadata),
-        }
+        facts = {name: value for name, value in vars(self).items() if name != "path"}
+        digest = hashlib.sha256(content).hexdigest()
+        return {**facts, "url": url, "bytes": len(content), "sha256": digest, "fixed_size": None}
 
 
 def app_files(app: Path, prefix: str = "") -> dict[str, bytes | Path]:
-    """The files of a built app by address."""
     return {prefix + path.relative_to(app).as_posix(): path for path in app.rglob("*") if path.is_file()}
 
 
 def site_of(app: Path, models: Sequence[Model], samples: Mapping[str, bytes]) -> Site:
-    """Return a site with a built app, its models and its samples."""
     files = app_files(app)
-    rows = []
-    for model in models:
-        url = f"models/{model.path.name}"
-        files[url] = model.path
-        rows.append(model.row(url))
-    sample_entries = []
-    for name, content in samples.items():
-        files[f"samples/{name}"] = content
-        sample_entries.append({"name": Path(name).stem, "url": f"samples/{name}"})
-    files["api/models.json"] = json.dumps({"models": rows, "samples": sample_entries}).encode()
+    files |= {f"models/{model.path.name}": model.path for model in models}
+    files |= {f"samples/{name}": content for name, content in samples.items()}
+    rows = [model.row(f"models/{model.path.name}") for model in models]
+    entries = [{"name": Path(name).stem, "url": f"samples/{name}"} for name in samples]
+    files["api/models.json"] = json.dumps({"models": rows, "samples": entries}).encode()
     return Site(files)
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def app_folder() -> Path:
-    """Return the folder of the built app."""
     if not (APP / "dist" / "index.html").is_file():
         pytest.skip("the app is not built: make app")
     return APP / "dist"

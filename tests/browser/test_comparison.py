@@ -29,7 +29,6 @@ SAME = """(() => {
 
 
 def widths(visit: Visit) -> list[int]:
-    """Return the widths of the left and the right picture."""
     return list(visit.page.eval_on_selector_all(".sheet canvas", "all => all.map((each) => each.width)"))
 
 

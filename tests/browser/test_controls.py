@@ -57,7 +57,6 @@ def test_the_divider_is_a_slider_for_keys_and_fingers(desktop: Visit) -> None:
     for _ in range(5):
         page.keyboard.press("PageUp")
     box = page.locator("#stage").bounding_box()
-    assert box is not None
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] / 2, middle)
     page.mouse.down()
@@ -82,7 +81,6 @@ def test_zoom_pan_and_pinch(phone: Visit) -> None:
     assert page.evaluate(width) == pytest.approx(whole, rel=0.01)
     touch = page.context.new_cdp_session(page)
     box = page.locator("#stage").bounding_box()
-    assert box is not None
     x, y = box["x"] + box["width"] / 4, box["y"] + box["height"] / 3
 
     def fingers(kind: str, *spread: int) -> None:

@@ -325,7 +325,6 @@ def test_twelve_megapixels_become_forty_eight_in_strips(
 ) -> None:
     """With the buttons: the page asks first, then writes a PNG larger than the canvas, right at every checked place."""
     radius = models.tiny.receptive_radius
-    assert radius is not None
     boxes = ((0, 0), (PHOTO[0] - 300, PHOTO[1] - 60), (1830, 1470), (40, 2300))
     with app.visit(photo_site, **DESKTOP) as visit:
         with watched(visit) as peak:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -65,9 +64,7 @@ def page(app_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning_elsewhere, "spread_out", lambda candidates, targets: candidates[:3])
         srkd.plan(teacher, target_ms=10_000, lr_size=SIZE, emit=folder / "phone")
-    planned = plan_to_time(DemoOptions([folder / "phone"]), QUIET)
-    assert planned is not None
-    plan, models = planned
+    plan, models = plan_to_time(DemoOptions([folder / "phone"]), QUIET)
     broken = FOREIGN[REFUSED][0]().SerializeToString()
     models = (*models[:2], replace(models[2], content=broken, sha256=hashlib.sha256(broken).hexdigest()))
     files: dict[str, bytes | Path] = {**app_files(app_folder), **site_contents(models, (), plan)}
@@ -79,14 +76,6 @@ def timed(visit: Visit) -> None:
     visit.page.click("#time-plan")
     visit.until("!document.querySelector('#save-plan').hidden")
     visit.rest()
-
-
-def downloaded(visit: Visit, folder: Path) -> tuple[Path, dict[str, Any]]:
-    with visit.page.expect_download() as waiting:
-        visit.page.click("#save-plan")
-    path = folder / waiting.value.suggested_filename
-    waiting.value.save_as(path)
-    return path, json.loads(path.read_text())
 
 
 def test_the_files_of_a_plan_are_timed_in_turns_and_the_plan_reads_their_times(
@@ -111,9 +100,10 @@ def test_the_files_of_a_plan_are_timed_in_turns_and_the_plan_reads_their_times(
         assert [line[0] for line in lines] == ["best", "best", ""]
         assert lines[2][2].startswith("does not run: ") and "cannot be opened by ONNX Runtime" in lines[2][2]
         assert "2 of 3 were timed on WebAssembly (" in visit.text("plan-result")
-        file, measured = downloaded(visit, tmp_path)
+        file = visit.downloaded("#save-plan", tmp_path)
         threads = visit.page.evaluate("Math.min(4, navigator.hardwareConcurrency)")
     assert file.name == "measured.json"
+    measured = json.loads(file.read_text())
     assert (measured["schema"], measured["provider"], measured["threads"]) == (
         "srkd.plan-measured/1",
         "WebAssembly",

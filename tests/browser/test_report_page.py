@@ -60,7 +60,6 @@ def test_the_slider_by_mouse_and_keyboard(browser: Browser, report: Path) -> Non
     with opened(browser, report, **DESKTOP) as page:
         page.locator(".stage").scroll_into_view_if_needed()
         box = page.locator(".stage").bounding_box()
-        assert box is not None
         middle = box["y"] + box["height"] / 2
         page.mouse.move(box["x"] + box["width"] * 0.5, middle)
         page.mouse.down()
@@ -103,7 +102,6 @@ def test_a_phone_has_a_slider_by_touch_and_sharp_charts(browser: Browser, report
     with opened(browser, report, **PHONE) as page:
         page.locator(".stage").scroll_into_view_if_needed()
         box = page.locator(".stage").bounding_box()
-        assert box is not None
         page.touchscreen.tap(box["x"] + box["width"] * 0.8, box["y"] + box["height"] / 2)
         assert 75 <= divider(page) <= 85
         widths = page.eval_on_selector_all(".chart img", "(images) => images.map((image) => image.clientWidth)")

@@ -40,7 +40,6 @@ def demo(*arguments: object) -> Iterator[Site]:
         text=True,
     )
     try:
-        assert process.stdout is not None
         lines = []
         for line in process.stdout:
             lines.append(line)

@@ -76,7 +76,6 @@ def test_the_page_enlarges_a_picture_in_tiles_as_python_does(browser: Browser, p
     """A picture of several tiles, none of them whole, equals the whole picture's image."""
     network = build(CompactSpec(2, width=8, depth=2), seed=1).eval()
     folder = page_of(network, tmp_path).folder
-    assert folder is not None
     lr = torch.randint(0, 256, (1, 3, 201, 230), generator=torch.Generator().manual_seed(0)) / 255
     said, picture = enlarged_by_page(browser, folder, lr)
     assert said.startswith("460 × 402 in ") and said.endswith("by WebAssembly on the processor.")

@@ -142,8 +142,11 @@ class Visit:
     def saved(self, folder: Path) -> Path:
         """Save the result and return the file."""
         self.done()
+        return self.downloaded("#save", folder)
+
+    def downloaded(self, button: str, folder: Path) -> Path:
         with self.page.expect_download(timeout=PATIENCE_MS) as waiting:
-            self.page.click("#save")
+            self.page.click(button)
         path = folder / waiting.value.suggested_filename
         waiting.value.save_as(path)
         return path

@@ -48,7 +48,6 @@ STREAM, SHARE = WIDTH + 3, 0.6
 
 def one_tap(conv: nn.Module) -> None:
     """Leave a convolution only its middle and no bias: its composition with a 3×3 one is 3×3, also at borders."""
-    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     middle = conv.weight.detach()[:, :, 1:2, 1:2].clone()
     with torch.no_grad():
         conv.weight.zero_()
@@ -323,7 +322,6 @@ def test_students_that_no_stream_passes_are_refused_by_name(monkeypatch: pytest.
     """Networks of other packages may declare no layers, or activations without slopes."""
     teacher = lively(replace(architecture("rcan").small, scale=2))
     plan = linear_plan(CompactSpec(2))
-    assert plan is not None
     for other in (None, replace(plan, slopes={})):
         monkeypatch.setattr(following, "linear_plan", lambda _, other=other: other)
         with pytest.raises(UsageError, match="a compact cannot be solved for from a network of another kind"):

@@ -45,7 +45,6 @@ ACTIVATIONS = {"prelu": None, "relu": "9=1", "leakyrelu": "9=2 -23310=1,0.1"}
 
 
 def tensors_of(network: Network, dialect: str) -> dict[str, Tensor]:
-    """Return the tensors by a dialect's names."""
     spec, state = network.spec, network.state_dict()
     names = next(row for row in architecture(spec.arch).dialects if row.name == dialect).names(spec, set())
     return {there: state[here] for here, there in names.items()}
@@ -55,7 +54,6 @@ def write(network: Network, folder: Path, *, fp16: bool = False) -> Path:
     spec = network.spec
     if isinstance(spec, CompactSpec):
         return compact_file(tensors_of(network, SRVGG.name), spec.scale, ACTIVATIONS[spec.act], fp16=fp16).write(folder)
-    assert isinstance(spec, SPANSpec)
     mean = torch.tensor(spec.mean) if spec.has_norm else None
     return span_file(tensors_of(network, "span-collapsed"), spec.scale, mean, fp16=fp16).write(folder)
 

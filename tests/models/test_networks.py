@@ -169,7 +169,6 @@ def reach(network: Network, size: int) -> int:
 def test_the_receptive_radius_is_exact(spec: Spec) -> None:
     network = build(spec, seed=0)
     radius = network.descriptor.receptive_radius
-    assert radius is not None
     result = reach(network, 2 * (radius + network.descriptor.window) + 5)
     assert result <= radius, "tiling would not be exact"
     assert result >= radius - 1, "tiles would overlap more than they need"
@@ -213,7 +212,6 @@ def test_networks_without_a_radius_see_further_than_their_convolutions(arch: str
     assert network.descriptor.receptive_radius is None
     lr = torch.rand(1, 3, 61, 61, requires_grad=True)
     network(lr)[..., 60:62, 60:62].sum().backward()
-    assert lr.grad is not None
     positions = lr.grad.abs().sum(dim=(0, 1)).nonzero()
     assert int((positions - 30).abs().max()) > convolutions
 

@@ -16,7 +16,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.state import State
 from recipes.config.options import make_method
-from recipes.methods.dckd import DCKD, follow, noisy_inputs
+from recipes.methods.dckd import follow, noisy_inputs
 from recipes.terms.contrast import bicubic_negatives, ratio_of, sample_distances
 from recipes.terms.perceptual import LEVEL_WEIGHTS, Phi
 from recipes.terms.phi import PhiSource
@@ -28,10 +28,8 @@ from tests.support.tensors import close, golden
 DRAW: dict[str, Any] = {"seed": 7, "step": 4, "samples": range(4)}
 
 
-def dckd(**options: Any) -> DCKD:
-    method = make_method("dckd", {"phi": "teacher", **options})
-    assert isinstance(method, DCKD)
-    return method
+def dckd(**options: Any) -> Any:
+    return make_method("dckd", {"phi": "teacher", **options})
 
 
 def levels_of(case: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -83,7 +81,6 @@ def test_the_sum_is_that_of_the_formula() -> None:
     """The terms are computed again, with an earlier student that differs from the student."""
     pair = Pair.build(dckd(noisy=2), STUDENT, TEACHER)
     method, student, teacher, batch = pair.method, pair.student, pair.teacher, Waves(2).at(4)
-    assert isinstance(method, DCKD) and teacher is not None and batch.hr is not None
     step = step_of(method, student, teacher, batch, number=4, seed=7, phi_of=teacher)
     earlier = build(STUDENT, seed=5)
     step.modules.get_submodule("dckd.history").load_state_dict(earlier.state_dict())
@@ -116,7 +113,6 @@ def test_without_history_bicubic_images_of_the_same_inputs_are_the_negatives() -
     assert not list(step.modules.parameters())
     inputs = torch.cat([batch.lr, noisy_inputs(batch.lr, 1, (1.0, 30.0), 0.5, **DRAW)])
     phi = step.helpers["dckd"]["phi"]
-    assert pair.teacher is not None
     with torch.no_grad():
         anchors, positives = phi(pair.student(batch.lr)), phi(pair.teacher(batch.lr))
         expected = ratio_of(sample_distances(anchors, positives, phi(bicubic_negatives(inputs, 2)), own=True))
@@ -170,7 +166,6 @@ def test_transformations_of_the_official_code() -> None:
 
 def test_the_student_sees_the_patch_and_the_teacher_the_changed_one_too() -> None:
     pair, seen = Pair.build(dckd(lam=0), STUDENT, TEACHER), {"student": list[Tensor](), "teacher": list[Tensor]()}
-    assert pair.teacher is not None
     pair.student.register_forward_pre_hook(lambda _, inputs: seen["student"].append(inputs[0]))
     pair.teacher.register_forward_pre_hook(lambda _, inputs: seen["teacher"].append(inputs[0]))
     batch = Waves(2, range(8)).at(0)

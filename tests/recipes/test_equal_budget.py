@@ -28,7 +28,6 @@ def budget(tmp_path: Path, photos: Path) -> Budget:
 
 @pytest.fixture
 def sets(tmp_path: Path, budget: Budget) -> Path:
-    assert budget.train is not None
     for name in equal_budget.SETS:
         folder = tmp_path / "sets" / name / "HR"
         folder.mkdir(parents=True)

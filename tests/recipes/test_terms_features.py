@@ -28,7 +28,6 @@ def test_affinity_of_the_official_code() -> None:
     assert loss.item() == pytest.approx(case["out_loss_sa"].item(), rel=1e-5)
     loss.backward()
     for k, student in enumerate(students):
-        assert student.grad is not None
         assert close(student.grad, case[f"out_grad_student{k}"])
 
 
@@ -81,7 +80,6 @@ def test_epsilon_is_added_to_the_norm() -> None:
 def test_affinity_teaches_the_student_and_not_the_teacher() -> None:
     student, teacher = noise(2, 4, 3, 3).requires_grad_(), noise(2, 5, 3, 3, seed=1).requires_grad_()
     affinity_l1(student, teacher).mean().backward()
-    assert student.grad is not None
     assert student.grad.abs().max() > 0
     assert teacher.grad is None
     with pytest.raises(UsageError, match=r"\(1, 4, 3, 3\).*\(1, 4, 3, 4\)"):
@@ -118,7 +116,6 @@ def test_summed_distances_are_those_of_the_formula(layout: str, dtype: torch.dty
 def test_a_paired_distance_teaches_both_sides() -> None:
     one, other = noise(2, 3, 4, 4).requires_grad_(), noise(2, 3, 4, 4, seed=1).requires_grad_()
     sample_l1(one, other).mean().backward()
-    assert one.grad is not None and other.grad is not None
     assert torch.equal(one.grad, -other.grad) and close(one.grad, (one - other).detach().sign() / one.numel(), 1e-6)
 
 
@@ -207,7 +204,6 @@ def test_contrast_has_a_gradient_in_the_student_alone_and_a_finite_one() -> None
             student, teacher = start.clone().requires_grad_(), noise(3, 4, 2, 2, seed=1).requires_grad_()
             contrast([student], [teacher], form).mean().backward()
             assert teacher.grad is None
-            assert student.grad is not None
             assert student.grad.isfinite().all()
 
 

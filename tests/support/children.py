@@ -28,7 +28,6 @@ OF_LITERT = ("export.convert.to_litert:convert_checkpoint", "export.int8.litert_
 
 @contextmanager
 def quick_start() -> Iterator[StartChild]:
-    """Yield a way to start children quickly."""
     litert: list[Child] = []
     yield partial(_start, litert)
     for child in litert:

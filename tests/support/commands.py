@@ -31,7 +31,6 @@ class Outcome:
 
 
 def srkd(*arguments: object, cwd: Path | None = None, timeout: float = 240.0, **environment: str) -> Outcome:
-    """Run `srkd ARGUMENTS` and return its outcome."""
     return python("-m", "srkd", *arguments, cwd=cwd, timeout=timeout, **environment)
 
 

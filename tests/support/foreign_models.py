@@ -84,7 +84,6 @@ def save_onnx(
 
 
 def save_export(module: nn.Module, path: Path, *, dynamic: bool = True) -> Path:
-    """Write a torch.export program and return its path."""
     sizes = {0: torch.export.Dim("n", max=64), 2: torch.export.Dim("h", max=2048), 3: torch.export.Dim("w", max=2048)}
     example = torch.rand(2 if dynamic else 1, 3, 9, 12)
     program = torch.export.export(module, (example,), dynamic_shapes=(sizes,) if dynamic else None)

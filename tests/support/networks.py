@@ -112,14 +112,12 @@ def save_new(spec: Spec, folder: Path) -> Path:
 
 
 def save_state(content: object, folder: Path, **options: object) -> Path:
-    """Save anything with torch.save, as a checkpoint."""
     path = folder / "checkpoint.pth"
     torch.save(content, path, **options)  # type: ignore[arg-type]
     return path
 
 
 def zero_outside(cut: Cut, tensor: torch.Tensor) -> torch.Tensor:
-    """Return `tensor` with all values outside a cut set to zero."""
     inside = torch.ones_like(tensor, dtype=torch.bool)
     for dim, runs in enumerate(cut.runs):
         along = torch.zeros(tensor.shape[dim], dtype=torch.bool, device=tensor.device)

@@ -63,12 +63,10 @@ def save_run_file(folder: Path, **entries: Any) -> Path:
 
 
 def teacher_entry(path: Path, sha256: str, **options: Any) -> dict[str, Any]:
-    """Return the entry `teacher` for a file."""
     return {"path": str(path), "sha256": sha256, "kind": "srkd", "options": options}
 
 
 def read_json(folder: Path) -> dict[str, Any]:
-    """Return run.json of a folder as it is written."""
     contents: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return contents
 

@@ -32,7 +32,6 @@ def lively(spec: Spec) -> Network:
 
 
 def run(network: Network, seed: int = 0, size: tuple[int, int] = (6, 7)) -> torch.Tensor:
-    """Return the network's output for noise."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         sr: torch.Tensor = network(torch.rand(1, network.descriptor.channels, *size, generator=generator))

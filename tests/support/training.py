@@ -115,7 +115,6 @@ class Faulty(PlainMethod):
 
 
 def train_on_patch(stage: Stage, state: State | None = None, teacher: Network | None = None) -> tuple[State, Recorder]:
-    """Train on the smooth patch to the end of the stage."""
     recorder, state = Recorder(), state or State.fresh(network(0), teacher, stage)
     Trainer([stage], state, smooth_patch(), teacher, recorder, seed=0).run()
     return state, recorder

@@ -27,7 +27,6 @@ def coded(rgb: torch.Tensor, pixel_format: str, colours: Colours) -> Any:
 
 
 def planes_of(frame: Any) -> list[np.ndarray[Any, Any]]:
-    """Return the samples of a frame's planes."""
     dtype = np.uint16 if "le" in frame.format.name else np.uint8
     rows = [np.frombuffer(plane, dtype).reshape(plane.height, -1) for plane in frame.planes]
     return [row[:, : plane.width] for row, plane in zip(rows, frame.planes, strict=True)]
