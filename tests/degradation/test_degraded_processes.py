@@ -68,7 +68,7 @@ def test_of_two_processes_one_measures_what_images_suffer(inputs: Path, tmp_path
     program.write_text(
         "from compressor.degradation import like\n"
         "from srkd.cli.main import main\n"
-        "def counted(folder, option):\n"
+        "def counted(folder, option, context):\n"
         f"    open({str(measured)!r}, 'a').write('once ')\n"
         f"    return {STEPS!r}, 3\n"
         "like.measure_like = counted\n"
