@@ -27,6 +27,7 @@ from compressor.images.sets import ImagePair
 from srkd import compress
 from tests.support.commands import ROOT
 from tests.support.data_cache_cases import batches, entries, noise, read, write_photos
+from tests.support.run_files import read_json
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
     assert "1 image decoded in" in notes and f"kept in {default_folder()}" in notes
     apart, notes = trained("apart", cache_size="0")
     assert "decoded" not in notes and apart == first
-    facts = json.loads((tmp_path / "apart" / "run.json").read_text())
+    facts = read_json(tmp_path / "apart")
     assert facts["options"]["cache_size"] == 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from compressor.images.metrics import to_u8
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from tests.support.films import frames_of, make_film, picture, require_av
+from tests.support.run_files import read_json
 
 require_av()
 
@@ -85,7 +85,7 @@ def test_a_run_on_a_film(film: Path, tmp_path: Path) -> None:
     teacher = build(EDSRSpec(scale=2, width=8, depth=1), seed=1)
     out = tmp_path / "run"
     srkd.compress(teacher, data=film, width=0.5, steps=2, batch=2, lr_patch=8, out=out, announce=notes.append)
-    facts = json.loads((out / "run.json").read_text())
+    facts = read_json(out)
     assert facts["data"]["labels"] == "teacher" and facts["data"]["used"] == 6
     assert facts["options"]["data"] == [str(film.resolve())]
     assert any(line.startswith("film.mp4: 6 frames from") for line in notes)

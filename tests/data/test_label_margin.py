@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -29,6 +28,7 @@ from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.step import Runner, Step, StepNetworks
 from srkd import compress, resume
 from tests.support.deaths import death_after
+from tests.support.run_files import read_json
 from tests.support.teacher_cache_cases import PATCH, SCALE, SETTINGS, edsr, images
 
 SMALLEST = 25
@@ -152,7 +152,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
 def test_a_run_measures_its_margin_once_and_resumes_with_it_to_the_same_bytes(options: dict[str, Any], tmp_path: Path):
     notes: list[str] = []
     compress(**options, out=tmp_path / "whole", announce=notes.append)
-    margin = json.loads((tmp_path / "whole/run.json").read_text())["label_margin"]
+    margin = read_json(tmp_path / "whole")["label_margin"]
     assert margin["pixels"] > 0 and margin["psnr"] >= WANTED_DB
     assert [line for line in notes if line.startswith(f"labels: {margin['psnr']:.1f} dB")]
 
@@ -161,13 +161,13 @@ def test_a_run_measures_its_margin_once_and_resumes_with_it_to_the_same_bytes(op
     titles: list[str] = []
     resume(tmp_path / "stopped", progress=lambda title, done, total: titles.append(title))
     assert "measuring the labels" not in titles
-    assert json.loads((tmp_path / "stopped/run.json").read_text())["label_margin"] == margin
+    assert read_json(tmp_path / "stopped")["label_margin"] == margin
     students = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("whole", "stopped")]
     assert students[0] == students[1]
 
     compress(**options, out=tmp_path / "given", label_margin=margin["pixels"])
     compress(**options, out=tmp_path / "none", label_margin=0)
-    given, none = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("given", "none"))
+    given, none = (read_json(tmp_path / name) for name in ("given", "none"))
     assert (given["label_margin"]["side"], given["label_margin"]["psnr"]) == (margin["side"], None)
     assert (tmp_path / "given/student.safetensors").read_bytes() == students[0]
     assert none["label_margin"]["pixels"] == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from srkd import compress, resume
 from srkd.cli.main import run
+from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL
 
 
@@ -69,7 +69,7 @@ def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):
     report = compress(
         teacher, recipe=recipe, lr_only=lr_folder, width=0.5, steps=2, out=out, settings=SMALL, announce=notes.append
     )
-    facts = json.loads((out / "run.json").read_text())
+    facts = read_json(out)
     assert facts["data"]["labels"] == "teacher" and facts["data"]["used"] == 3
     assert facts["options"]["lr_only"] == str(lr_folder.resolve()) and report.teacher is not None
     assert facts["data"]["validation"] == ["astronaut", "chelsea"]

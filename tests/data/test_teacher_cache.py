@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -34,6 +33,7 @@ from recipes.methods.logits import Logits
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
 from tests.support.foreign_models import save_onnx, twin
+from tests.support.run_files import read_json
 from tests.support.teacher_cache_cases import (
     PATCH,
     SCALE,
@@ -304,7 +304,7 @@ def options(tmp_path, monkeypatch) -> dict[str, object]:
 @pytest.mark.ci
 def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(options, tmp_path):
     straight = compress(**options, steps=6, teacher_cache=True, out=tmp_path / "straight")
-    facts = json.loads((tmp_path / "straight/run.json").read_text())
+    facts = read_json(tmp_path / "straight")
     record = facts["teacher_cache"]
     assert facts["options"]["teacher_cache"] is True and record["precision"] == "fp32"
     assert (tmp_path / "cache" / record["entry"] / "outputs.fp16").stat().st_size == record["bytes"]
@@ -316,7 +316,7 @@ def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(options, tmp_path
     assert again.student_path.read_bytes() == straight.student_path.read_bytes()
     without = compress(**options, steps=6, out=tmp_path / "without")
     assert without.student_path.read_bytes() != straight.student_path.read_bytes()
-    assert json.loads((tmp_path / "without/run.json").read_text())["teacher_cache"] is None
+    assert read_json(tmp_path / "without")["teacher_cache"] is None
 
 
 def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(options, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from compressor.teachers.licence import licence_of
 from export.writing.card import MARK, CardFacts, write_card
 from srkd.cli.main import run
 from tests.support.onnx_files import model_of
+from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 FORBIDS = "CC-BY-NC-4.0"
@@ -58,7 +59,7 @@ def head_of(card: Path) -> dict[str, Any]:
 
 def test_the_card_is_what_hubs_read(small: Path) -> None:
     head = head_of(small / "student.md")
-    result = json.loads((small / "run.json").read_text())["result"]
+    result = read_json(small)["result"]
     assert (head["license"], head["library_name"]) == ("cc-by-nc-4.0", "srkd")
     assert "base_model" not in head, "the teacher is a file, which hubs would take for a repository"
     assert {"super-resolution", "x2", "edsr", "inherit"} <= set(head["tags"])
@@ -82,7 +83,7 @@ def test_the_licence_goes_with_the_student(small: Path, capsys: pytest.CaptureFi
     assert warning is not None
     assert licence_of(small / "student.safetensors") == FORBIDS
     assert read_facts(small / "student.onnx")[1]["srkd.license"] == FORBIDS
-    facts = json.loads((small / "run.json").read_text())
+    facts = read_json(small)
     assert facts["teacher"]["licence"] == FORBIDS and warning in facts["result"]["flags"]
     for model in (small, small / "student.onnx", small.parent / "big.safetensors"):
         assert run(["inspect", str(model)]) == 0

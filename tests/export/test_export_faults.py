@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -27,6 +24,7 @@ from export.graph.onnx_graph import ExportedGraph, build_graph
 from export.writing.exporting import FileReport, Source, export_model
 from export.writing.record import read_record
 from tests.support.commands import ROOT, python
+from tests.support.deaths import file_size_limit
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 NOBODY = 65534
@@ -55,17 +53,6 @@ def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-@contextmanager
-def no_more_than(size: int) -> Iterator[None]:
-    """Limit files to `size` bytes, like a full disk; Python ignores the signal of the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def refused(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
     (file,) = export_model(network, Source("small"), ["onnx"], folder, options=options).files
     assert file.verdict == "failed" and file.path is None and "\n" not in str(file.reason)
@@ -75,7 +62,7 @@ def refused(network: Network, folder: Path, options: FileOptions | None = None) 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")
 def test_no_room(network: Network, tmp_path: Path) -> None:
     (tmp_path / "small.onnx").write_bytes(b"older")
-    with no_more_than(3000):
+    with file_size_limit(3000):
         file = refused(network, tmp_path)
     assert "cannot write" in str(file.reason) and "small.onnx" in str(file.reason)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"small.onnx": b"older"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import struct
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from compressor.models.networks.base import Descriptor
 from compressor.video.reading import FULL, LIMITED, Colours, Film, is_cover
 from compressor.video.writing import CODECS, packet_of
 from tests.support.commands import ROOT
+from tests.support.deaths import file_size_limit
 from tests.support.fakes import Fake, nearest, nearest_model
 from tests.support.films import decoded, frames_of, make_film, packets_of, picture, remux, require_av, streams_of
 
@@ -434,13 +434,9 @@ def test_a_full_disk_is_one_line_and_loses_no_segment(tmp_path: Path, limit: str
     source = make_film(tmp_path / "film.mkv", [picture(number) for number in range(12)])
     whole = enlarge(source, output=tmp_path / "whole.mkv", codec="ffv1", segment=4)
     size = whole.output.stat().st_size
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // (6 if limit == "a segment" else 2), before[1]))
-    try:
-        settings = UpscaleSettings(output=tmp_path / "large.mkv", codec="ffv1", segment=4)
+    settings = UpscaleSettings(output=tmp_path / "large.mkv", codec="ffv1", segment=4)
+    with file_size_limit(size // (6 if limit == "a segment" else 2)):
         failed = reason(upscale([source], nearest_model(2), settings))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert re.match(r"cannot write .*large\.mkv(\.part/00000\.packets)?: File too large", failed)
     assert not (tmp_path / "large.mkv").exists() and not list(tmp_path.glob(".large*"))
     done = enlarge(source, output=tmp_path / "large.mkv", codec="ffv1", segment=4)

@@ -12,7 +12,8 @@ from export.profile.report import QualityRow, _note_below_bicubic
 from export.writing.exporting import Source, warning_about
 from srkd.cli.main import run
 from srkd.record.result import CompressReport, Quality
-from tests.support.small_runs import SMALL
+from tests.support.run_files import read_json
+from tests.support.small_runs import SET_SMALL
 
 WORDS = ["--recipe", "scratch", "--student", "edsr:width=4,depth=1,scale=2", "--steps", "1"]
 
@@ -21,8 +22,7 @@ WORDS = ["--recipe", "scratch", "--student", "edsr:width=4,depth=1,scale=2", "--
 def bad_run(photos, tmp_path):
     """Return a run of one step, whose student gives noise."""
     out = tmp_path / "run"
-    settings = [word for setting in SMALL for word in ("--set", setting)]
-    assert run(["compress", *WORDS, "--data", str(photos), "--out", str(out), *settings]) == 0
+    assert run(["compress", *WORDS, "--data", str(photos), "--out", str(out), *SET_SMALL]) == 0
     return out
 
 
@@ -30,7 +30,7 @@ def test_compress_ends_with_it(photos, tmp_path, capfd, bad_run):
     output = capfd.readouterr()
     last = output.err.strip().splitlines()[-1]
     assert last.startswith("srkd: warning: the student is BELOW BICUBIC, ") and "--steps" in last
-    result = json.loads((bad_run / "run.json").read_text())["result"]
+    result = read_json(bad_run)["result"]
     assert [flag for flag in result["flags"] if "BELOW BICUBIC" in flag]
     assert "BELOW BICUBIC" in (bad_run / "log.txt").read_text()
     assert "BELOW BICUBIC" not in output.out

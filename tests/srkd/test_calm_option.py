@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from recipes.catalogue import FOR_FILMS
 from srkd.options.compress import CompressOptions
 from srkd.runs.recipe import load_recipe
 from tests.support.films import make_film, picture, require_av
+from tests.support.run_files import read_metrics
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=12", "schedule.validate_every=100", "schedule.compile=off")
 
@@ -101,8 +101,7 @@ def test_a_run_on_a_film(tmp_path: Path) -> None:
         return tmp_path / name
 
     def terms(folder: Path) -> set[str]:
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return {key for row in rows for key in row if key.startswith("raw/")}
+        return {key for row in read_metrics(folder) for key in row if key.startswith("raw/")}
 
     calm, plain = run("calm"), run("plain", calm=0)
     assert terms(calm) - terms(plain) == {"raw/calm"}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from srkd.cli.main import run as srkd_in_process
 from srkd.record.run_file import read_run_file
 from tests.support.commands import ROOT
 from tests.support.deaths import death_after
-from tests.support.run_files import assert_read_as_written, read_json
+from tests.support.run_files import assert_read_as_written, change_run_file, read_json
 from tests.support.small_runs import SMALL
 
 pytestmark = pytest.mark.ci
@@ -64,12 +62,6 @@ def make_heavier(heavy: Path) -> None:
     heavy.write_text(METHOD.replace("1.0}", "100.0}"))
 
 
-def change_code(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    facts = read_json(run)
-    change(facts)
-    (run / "run.json").write_text(json.dumps(facts))
-
-
 def test_a_changed_file_is_refused_and_recorded_if_accepted(
     stopped: Path, heavy: Path, words: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -106,7 +98,7 @@ def test_changed_code_can_only_be_accepted_by_a_run_that_goes_on(tmp_path: Path)
 
 
 def test_another_version_goes_on_and_is_recorded(stopped: Path) -> None:
-    change_code(stopped, lambda facts: facts["code"]["packages"].update(srkd="0.0.1"))
+    change_run_file(stopped, lambda facts: facts["code"]["packages"].update(srkd="0.0.1"))
     notes: list[str] = []
     srkd.resume(stopped, announce=notes.append)
     assert sum("0.0.1" in note for note in notes) == 1
@@ -117,7 +109,7 @@ def test_another_version_goes_on_and_is_recorded(stopped: Path) -> None:
 def test_a_plan_does_not_mix_code(heavy: Path, words: dict[str, Any], tmp_path: Path) -> None:
     plan = srkd.compress(out=tmp_path / "plan", seeds=2, **words).run
     shutil.rmtree(plan / "Heavy-seed11")
-    change_code(plan, lambda facts: facts.pop("result"))
+    change_run_file(plan, lambda facts: facts.pop("result"))
     make_heavier(heavy)
     with pytest.raises(SrkdError, match=r"--resume \S*plan: .*heavy\.py"):
         srkd.resume(plan)

@@ -23,8 +23,8 @@ from srkd.options.option import declarations, from_json
 from srkd.record.result import Quality
 from srkd.runs.decide import decide
 from tests.support.foreign_models import save_onnx, twin
-from tests.support.run_files import save_run_file
-from tests.support.small_runs import SMALL, save_photos
+from tests.support.run_files import assert_whole, read_json, save_run_file
+from tests.support.small_runs import SET_SMALL, SMALL, save_photos
 
 
 @pytest.mark.ci
@@ -32,17 +32,8 @@ from tests.support.small_runs import SMALL, save_photos
 def test_every_recipe_leaves_a_whole_run_folder(recipe, teacher, photos, tmp_path):
     untouched = teacher.read_bytes()
     report = compress(teacher, recipe=recipe, data=photos, width=0.5, steps=4, out=tmp_path / "run", settings=SMALL)
-    run_folder = tmp_path / "run"
-    for name in (
-        "run.json",
-        "metrics.jsonl",
-        "log.txt",
-        "checkpoints/state-00000004.pt",
-        "comparison.png",
-        "student.safetensors",
-    ):
-        assert (run_folder / name).is_file(), name
-    facts = json.loads((run_folder / "run.json").read_text())
+    assert_whole(report.run, steps=4)
+    facts = read_json(report.run)
     assert facts["recipe"] == recipe and facts["data"]["used"] == 3 and facts["schema"] == "srkd.compress/3"
     assert facts["result"]["student"]["psnr_y"] == pytest.approx(report.student.psnr_y)
     student = load_checkpoint(report.student_path)
@@ -97,7 +88,7 @@ def test_scratch_without_a_teacher_takes_the_students_spec(photos, tmp_path):
 @pytest.mark.ci
 def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, capfd):
     words = ["compress", "--teacher", str(teacher), "--data", str(photos), "--steps", "2", "--out", str(tmp_path / "r")]
-    code = run([*words, *(word for setting in SMALL for word in ("--set", setting)), "--json"])
+    code = run([*words, *SET_SMALL, "--json"])
     out, err = capfd.readouterr()
     report = json.loads(out)
     assert code == 0 and report["schema"] == "srkd.compress/1" and report["machine"]
@@ -136,10 +127,10 @@ def test_several_folders_are_one_set(teacher, tmp_path):
     """As the folder that holds them; one that is named again counts once."""
     first, second = save_photos(tmp_path / "data" / "a"), save_photos(tmp_path / "data" / "b", 2)
     words = [f"--data={folder}" for folder in (first, second, first)]
-    words += ["--steps", "1", "--out", str(tmp_path / "several"), *(f"--set={setting}" for setting in SMALL)]
+    words += ["--steps", "1", "--out", str(tmp_path / "several"), *SET_SMALL]
     assert run(["compress", "--teacher", str(teacher), *words]) == 0
     compress(teacher, data=first.parent, steps=1, out=tmp_path / "one", settings=SMALL)
-    several, one = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("several", "one"))
+    several, one = (read_json(tmp_path / name) for name in ("several", "one"))
     assert several["options"]["data"] == [str(first), str(second)]
     assert several["data"] == one["data"] and several["data"]["used"] == 6
     assert len({(tmp_path / name / "student.safetensors").read_bytes() for name in ("several", "one")}) == 1
@@ -165,7 +156,7 @@ def test_without_teacher_and_data_the_embedded_ones_are_announced():
 def test_run_json_has_every_option(teacher, photos, tmp_path):
     fields = [declaration.name for declaration in declarations(CompressOptions)]
     report = compress(teacher, data=photos, steps=1, out=tmp_path / "run", settings=SMALL)
-    request = json.loads((report.run / "run.json").read_text())["options"]
+    request = read_json(report.run)["options"]
     assert set(request) == set(fields) - {"out"} and request["arch_options"] is None
     assert from_json(CompressOptions, request, "", out=report.run) == CompressOptions.of(
         teacher=teacher, data=photos, steps=1, out=report.run, settings=SMALL

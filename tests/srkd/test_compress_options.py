@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from srkd.options.command_line import from_command_line
 from srkd.options.compress import CompressOptions
 from srkd.options.option import declarations, to_json
 from srkd.runs.recipe import load_recipe
+from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL
 
 GROUPS = ["Teacher", "Student", "Target", "Data", "Training", "Run", "Output"]
@@ -118,7 +118,7 @@ def test_threads_are_those_of_the_run_alone(teacher: Path, photos: Path, tmp_pat
     threads = before + 1
     words = ["--teacher", str(teacher), "--data", str(photos), "--steps", "1", "--threads", str(threads)]
     assert run(["compress", *words, "-o", str(tmp_path / "run"), *(f"--set={text}" for text in SMALL)]) == 0
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    facts = read_json(tmp_path / "run")
     assert facts["machine"]["torch_threads"] == facts["options"]["threads"] == threads
     assert torch.get_num_threads() == before
 
@@ -130,5 +130,5 @@ def test_baselines_have_the_batch_of_the_recipe(teacher: Path, photos: Path, tmp
     )
     assert report.trials is not None and len(report.trials.runs) > 1
     for trial in report.trials.runs:
-        schedule = json.loads((tmp_path / "plan" / trial.run / "run.json").read_text())["preset"]["schedule"]
+        schedule = read_json(tmp_path / "plan" / trial.run)["preset"]["schedule"]
         assert (schedule["batch"], schedule["lr_patch"], schedule["rate"]) == (3, 8, 3e-4)

@@ -29,6 +29,7 @@ from srkd.cli.main import run
 from srkd.options.compress import CompressOptions
 from srkd.record.run_spec import StudentStart
 from srkd.runs.student import FirstStudent, choose_student, first_student, is_solved_across
+from tests.support.run_files import read_json
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
 """Settings with a rate that changes no weight: the written student equals the initial one."""
@@ -193,7 +194,7 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
         announce=notes.append,
     )
     assert any("took 14 of 16 tensors" in line for line in notes)
-    start = json.loads((tmp_path / "run" / "run.json").read_text())["start"]
+    start = read_json(tmp_path / "run")["start"]
     assert (start["init"], start["select"]) == ("inherit", "leading")
     assert start["init_from"]["misshaped"] == ["upsampler.convs.0.weight", "upsampler.convs.0.bias"]
     keys = "architecture copied differences misshaped missing path scale sha256 unused"
@@ -220,7 +221,7 @@ def test_the_strongest_heads_are_trained_and_written(
     assert student.spec == spec.narrowed(0.5)
     with torch.no_grad():
         assert student(torch.rand(1, 3, 7, 13)).shape == (1, 3, 14, 26)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["start"]["select"] == "l1"
+    assert read_json(tmp_path / "run")["start"]["select"] == "l1"
 
 
 def test_layers_are_listed_with_what_they_cost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

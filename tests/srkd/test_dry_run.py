@@ -98,19 +98,9 @@ def test_a_run_of_some_minutes_ends_within_a_tenth_of_them(
     clock: SimpleNamespace, teacher: Path, photos: Path, tmp_path: Path, recipe: str, cached: bool
 ) -> None:
     words = {"settings": (*SMALL, "phi=teacher") if recipe == "perceptual" else SMALL, "teacher_cache": cached}
-    student, lines = "edsr:width=4,depth=1,scale=2", list[str]()
-    report = srkd.compress(
-        teacher,
-        recipe=recipe,
-        goal="teacher",
-        data=photos,
-        student=student,
-        init="random",
-        minutes=30,
-        announce=lines.append,
-        out=tmp_path / "run",
-        **words,
-    )
+    words |= {"student": "edsr:width=4,depth=1,scale=2", "init": "random", "goal": "teacher", "minutes": 30}
+    lines: list[str] = []
+    report = srkd.compress(teacher, recipe=recipe, data=photos, announce=lines.append, out=tmp_path / "run", **words)
     assert clock.now == pytest.approx(1800, rel=0.1), lines
     spec = read_run_file(tmp_path / "run").spec
     assert spec.options.training.steps == report.steps and spec.options.training.minutes is None
@@ -163,7 +153,7 @@ def test_on_the_command_line_it_writes_nothing(
 ) -> None:
     before = sorted(path.name for path in tmp_path.rglob("*"))
     arguments = ["compress", "--teacher", str(teacher), "--data", str(photos), "--init", "inherit", "--steps", "9"]
-    arguments += [word for setting in SMALL for word in ("--set", setting)]
+    arguments += [f"--set={setting}" for setting in SMALL]
     assert run([*arguments, "--dry-run"]) == 0
     output = capfd.readouterr().out
     for word in ("edsr: ", "stage distil", "9 steps", "GMAC each", "peak", "photos: 3 for training"):

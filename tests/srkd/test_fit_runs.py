@@ -27,7 +27,7 @@ from srkd.options.compress import CompressOptions
 from srkd.options.models import spec_of
 from srkd.runs.decide import decide
 from tests.support.run_files import read_json
-from tests.support.small_runs import SMALL
+from tests.support.small_runs import SET_SMALL, SMALL
 from tests.support.torchrun import run_torchrun
 
 
@@ -87,7 +87,7 @@ def test_runs_of_a_plan_with_one_start_solve_for_it_once(
 @pytest.mark.slow
 def test_two_processes_start_from_the_fit_of_one(ground: Path, tmp_path: Path) -> None:
     teacher, photos = str(ground / "teacher.safetensors"), str(ground / "photos")
-    options = ["--recipe", "fit", "--steps", "2", *(word for setting in SMALL for word in ("--set", setting))]
+    options = ["--recipe", "fit", "--steps", "2", *SET_SMALL]
     run = ["compress", "--teacher", teacher, "--data", photos, *options, "--out", str(tmp_path / "two")]
     code, out, err = run_torchrun("-m", "srkd", *run)
     assert code == 0, err

@@ -21,7 +21,7 @@ from srkd.cli.main import run as srkd_in_process
 from tests.support.commands import srkd as in_shell
 from tests.support.deaths import death_after
 from tests.support.run_files import assert_read_as_written, read_json
-from tests.support.small_runs import SMALL
+from tests.support.small_runs import SET_SMALL, SMALL
 from tests.support.torchrun import run_torchrun
 
 MINE = """
@@ -140,10 +140,8 @@ def test_what_is_no_loss_is_one_line_before_a_folder_is_begun(
     before, _, _ = mine.read_text().partition('return {"pixel": F')
     mine.write_text(f"import sys\n{before}loss = F.l1_loss(sr, step.hr)\n        return {given}\n")
     out = tmp_path / "run"
-    settings = [word for setting in SMALL for word in ("--set", setting)]
-    line = last_line(
-        capsys, "compress", "--recipe", f"{mine}:SobelKD", "--teacher", teacher, "--out", out, "-q", *settings
-    )
+    words = ("--recipe", f"{mine}:SobelKD", "--teacher", teacher, "--out", out, "-q", *SET_SMALL)
+    line = last_line(capsys, "compress", *words)
     assert message in line
     assert not out.exists()
 

@@ -71,18 +71,20 @@ def run_paint(options: PaintOptions, context: Context) -> PaintOptions:
 paint = public(PaintKeywords, PaintOptions, run_paint, "paint")
 
 
+PAINTED: list[PaintOptions] = []
+
+
+@verb("paint", PaintOptions)
+@click.option("--twice", is_flag=True)
+def command(console: Console, options: PaintOptions, twice: bool) -> None:
+    """Paint."""
+    PAINTED.append(dataclasses.replace(options, layers=2) if twice else options)
+
+
 def painted(*words: str) -> PaintOptions:
-    calls: list[PaintOptions] = []
-
-    @verb("paint", PaintOptions)
-    @click.option("--twice", is_flag=True)
-    def command(console: Console, options: PaintOptions, twice: bool) -> None:
-        """Paint."""
-        calls.append(dataclasses.replace(options, layers=2) if twice else options)
-
     result = CliRunner().invoke(command, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return calls[0]
+    return PAINTED.pop()
 
 
 def test_python_and_the_command_line_give_the_same_options() -> None:
@@ -102,9 +104,9 @@ def test_python_and_the_command_line_give_the_same_options() -> None:
         frame=False,
         out="there",
     )
-    command = painted(*words.split(), "--dry", "--no-frame", "-o", "there")
-    assert [str(v) for v in to_json(command).values()] == [str(v) for v in to_json(python).values()]
-    assert str(command.out) == python.out and command.sizes == python.sizes and python.words == ("a", "b")
+    by_command = painted(*words.split(), "--dry", "--no-frame", "-o", "there")
+    assert [str(v) for v in to_json(by_command).values()] == [str(v) for v in to_json(python).values()]
+    assert str(by_command.out) == python.out and by_command.sizes == python.sizes and python.words == ("a", "b")
 
 
 def test_defaults_are_those_of_the_class_and_other_click_options_are_passed_by_name() -> None:
@@ -116,10 +118,6 @@ def test_defaults_are_those_of_the_class_and_other_click_options_are_passed_by_n
 
 
 def test_help_shows_types_ranges_and_defaults() -> None:
-    @verb("paint", PaintOptions)
-    def command(console: Console, options: PaintOptions) -> None:
-        """Paint."""
-
     text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
     for words in (
         "How many layers. [default: as many as fit; x>=1, x<=8]",
@@ -165,11 +163,6 @@ def test_callbacks_become_the_context() -> None:
 def test_wrong_values_are_refused_alike(value: dict[str, Any], words: list[str], parts: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as caught:
         paint("x.pt", **value)
-
-    @verb("paint", PaintOptions)
-    def command(console: Console, options: PaintOptions) -> None:
-        """Paint."""
-
     result = CliRunner().invoke(command, ["x.pt", *words])
     assert caught.value.exit_code == result.exit_code == 2
     for part in parts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from recipes.config.reading import load_preset
 from srkd.cli.main import run
 from srkd.runs.recipe import BEYOND_REACH, LOOKS_REACH, WITHIN_REACH, advice_for_looks
 from tests.support.commands import ROOT
+from tests.support.run_files import read_metrics
 from tests.support.small_runs import save_photos
 
 WHICH_METHOD = ROOT / "docs" / "which-method.md"
@@ -78,8 +78,7 @@ def test_a_run_has_two_stages_and_its_last_student_without_the_discriminator(
     assert PROPOSAL not in "".join(capsys.readouterr())
     student = load_checkpoint(out / "student.safetensors").network
     assert sum(value.numel() for value in student.state_dict().values()) < 2000
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    trained = [row for row in rows if row["kind"] == "train"]
+    trained = [row for row in read_metrics(out) if row["kind"] == "train"]
     assert "raw/wavelets" in trained[0] and "raw/wavelets" not in trained[-1]
     assert "raw/discriminator" in trained[-1] and "seen/guard_spectrum_db" in trained[-1]
     # The last averaged student counts, not that of the highest PSNR.

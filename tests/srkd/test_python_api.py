@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pydoc
 import re
@@ -20,7 +19,6 @@ import torch
 from PIL import Image
 
 import srkd
-from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.registry import build
 from srkd.options.values import SIZE
@@ -28,6 +26,7 @@ from srkd.options.verbs import ExportOptions, ProfileOptions
 from srkd.terminal import console
 from srkd.terminal.console import context_for_python
 from tests.support.foreign_models import save_onnx, twin
+from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL, TEACHER, save_photos, save_teacher
 
 KINDS = ("network", "text", "run")
@@ -154,7 +153,7 @@ def test_the_teacher_of_a_run_is_kept_beside_it(ground: Path) -> None:
     file = ground / "runs" / "small-teacher.safetensors"
     expected = srkd.load(ground / "teacher.safetensors")
     assert srkd.load(file).fingerprint() == expected.fingerprint()
-    assert json.loads((run / "run.json").read_text())["options"]["teacher"] == str(file)
+    assert read_json(run)["options"]["teacher"] == str(file)
     assert srkd.profile(run, runtime="torch", **QUICK).teacher == "small-teacher"
 
 
@@ -267,57 +266,43 @@ class Terminal(io.StringIO):
         return True
 
 
-def show_both(context: Context) -> None:
-    context.note("a note")
-    for done in range(4):
-        context.progress("work", done, 3)
-
-
 @pytest.fixture
-def stderr(monkeypatch: pytest.MonkeyPatch) -> Callable[[io.StringIO], io.StringIO]:
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A function that sends a note and progress to a stream, and returns what the stream got."""
     monkeypatch.setattr(console, "PROGRESS_AFTER_SECONDS", 0.0)
     monkeypatch.setattr(console, "STATUS_SECONDS_FIRST", 0.0)
 
-    def put(stream: io.StringIO) -> io.StringIO:
+    def shown(stream: io.StringIO, progress: Any = None) -> str:
         monkeypatch.setattr(sys, "stderr", stream)
-        return stream
+        with context_for_python(progress, None) as context:
+            context.note("a note")
+            for done in range(4):
+                context.progress("work", done, 3)
+        return stream.getvalue()
 
-    return put
+    return shown
 
 
 def test_a_terminal_shows_progress_and_notes_and_a_file_does_not(
-    stderr: Callable[[io.StringIO], io.StringIO], capsys: pytest.CaptureFixture[str]
+    shown: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watched = stderr(Terminal())
-    with context_for_python(None, None) as context:
-        show_both(context)
-    assert "a note\n" in watched.getvalue() and "work" in watched.getvalue()
+    watched = shown(Terminal())
+    assert "a note\n" in watched and "work" in watched
     for progress in (False, lambda *now: None):
-        silent = stderr(Terminal())
-        with context_for_python(progress, None) as context:  # type: ignore[arg-type]
-            show_both(context)
-        assert silent.getvalue() == ""
-    piped = stderr(io.StringIO())
-    with context_for_python(None, None) as context:
-        show_both(context)
-    assert piped.getvalue() == "" and capsys.readouterr().out == ""
+        assert shown(Terminal(), progress) == ""
+    assert shown(io.StringIO()) == "" and capsys.readouterr().out == ""
 
 
-def test_a_notebook_shows_lines(stderr: Callable[[io.StringIO], io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
-    in_notebook = stderr(io.StringIO())
+def test_a_notebook_shows_lines(shown: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object())))
-    with context_for_python(None, None) as context:
-        show_both(context)
-    assert "a note\n" in in_notebook.getvalue() and "work 1/3: " in in_notebook.getvalue()
+    in_notebook = shown(io.StringIO())
+    assert "a note\n" in in_notebook and "work 1/3: " in in_notebook
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
-    elsewhere = stderr(io.StringIO())
-    with context_for_python(None, None) as context:
-        show_both(context)
-    assert elsewhere.getvalue() == ""
+    assert shown(io.StringIO()) == ""
 
 
-def test_a_callback_replaces_what_is_shown(stderr: Callable[[io.StringIO], io.StringIO], ground: Path) -> None:
-    watched = stderr(Terminal())
+def test_a_callback_replaces_what_is_shown(monkeypatch: pytest.MonkeyPatch, ground: Path) -> None:
+    monkeypatch.setattr(sys, "stderr", watched := Terminal())
     lines: list[str] = []
     srkd.evaluate((), scale=2, data=ground / "photos", announce=lines.append, progress=False)
     srkd.evaluate((), scale=2, announce=lines.append)

@@ -30,7 +30,8 @@ from srkd.reports.render import render_page
 from srkd.reports.reproduction import given_options
 from srkd.terminal.tables import Table
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
-from tests.support.small_runs import SMALL, save_photos, save_teacher
+from tests.support.run_files import read_json
+from tests.support.small_runs import TWO_SEEDS, save_photos, save_teacher
 
 EVIL = '<script>alert("1")</script>&amp;'
 
@@ -40,20 +41,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a finished plan of two seeds and their baselines, with its teacher and exports."""
     folder = tmp_path_factory.mktemp("report")
     photos, teacher = save_photos(folder / "photos"), save_teacher(folder / "teacher.safetensors")
-    srkd.compress(
-        teacher,
-        recipe="inherit",
-        goal="original",
-        data=photos,
-        val=photos,
-        width=0.5,
-        steps=2,
-        settings=SMALL,
-        seeds=2,
-        with_baseline=True,
-        threads=1,
-        out=folder / "plan",
-    )
+    words: dict[str, Any] = {"data": photos, "val": photos, **TWO_SEEDS}
+    srkd.compress(teacher, recipe="inherit", with_baseline=True, out=folder / "plan", **words)
     srkd.export(folder / "plan", formats="onnx")
     return folder / "plan"
 
@@ -126,7 +115,7 @@ def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Pat
         for name in ("src", "href"):
             assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
     assert "url(" not in out.read_text().split("</style>")[0].split("<style>")[1]
-    student = json.loads((plan / "run.json").read_text())["result"]["student"]
+    student = read_json(plan)["result"]["student"]
     for words in ("smaller", "Quality", "Pictures", "Curves", "Formats", "student.onnx", "passed", "How to reproduce"):
         assert words in page.text, words
     assert f"{student['cost']['params']:,}" in page.text
@@ -151,7 +140,7 @@ def test_names_in_a_run_folder_are_text(plan: Path, copy: Path, tmp_path: Path) 
     """Text from run.json, exports.json, metrics.jsonl and profile.json never becomes markup."""
     change(copy, recipe=EVIL, preset__title=EVIL, data__validation=[EVIL], data__origin=EVIL, machine__cpu=EVIL)
     change(copy, result__flags=[EVIL], result__protocol=EVIL, result__recipe=EVIL, options__settings=[EVIL])
-    facts = json.loads((copy / "run.json").read_text())
+    facts = read_json(copy)
     for row in facts["result"]["trials"]["rows"]:
         row["name"] = EVIL
     for gain in facts["result"]["trials"]["gains"]:
@@ -297,12 +286,6 @@ def test_several_runs_are_one_page(plan: Path, copy: Path, tmp_path: Path) -> No
     assert "2 runs side by side" in text and text.count("How to reproduce") == 2
 
 
-def lines_of(capsys: pytest.CaptureFixture[str]) -> str:
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("srkd: ") and "\n" not in error, error
-    return error
-
-
 def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -319,7 +302,8 @@ def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: p
         (["compare", str(plan), "--device", "cuda"], 2, "--device: it is about the sets of --data"),
     ):
         assert run([*arguments, "-q"]) == code, arguments
-        assert words in lines_of(capsys), arguments
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("srkd: ") and "\n" not in error and words in error, error
     assert not Path(page).exists()
 
 
@@ -328,7 +312,7 @@ def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: p
 
 def test_compare_means_over_seeds(plan: Path) -> None:
     comparison = srkd.compare(plan)
-    facts = json.loads((plan / "run.json").read_text())["result"]["trials"]
+    facts = read_json(plan)["result"]["trials"]
     means = {row["name"]: (row["mean"], row["sd"]) for row in facts["rows"]}
     figures = {row.name: row.sets["validation"]["psnr_y"] for row in comparison.methods}
     assert {name: (figure.mean, figure.sd) for name, figure in figures.items()} == {

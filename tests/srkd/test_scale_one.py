@@ -29,7 +29,8 @@ from srkd.cli.main import run
 from srkd.runs.planning import PlanReport
 from tests.support.demo_app import write_app
 from tests.support.foreign_models import save_torchscript
-from tests.support.small_runs import SMALL
+from tests.support.run_files import read_json, read_metrics
+from tests.support.small_runs import SET_SMALL
 
 HEIGHT, WIDTH = 40, 48
 SPECS: dict[str, Spec] = {
@@ -73,8 +74,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(ground: Path, *more: object) -> list[str]:
-    settings = [word for setting in SMALL for word in ("--set", setting)]
-    own = ["--teacher", ground / "teacher.safetensors", "--recipe", "logits", "--steps", 1, "--width", 0.5, *settings]
+    own = ["--teacher", ground / "teacher.safetensors", "--recipe", "logits", "--steps", 1, "--width", 0.5, *SET_SMALL]
     return ["compress", *map(str, (*own, *more))]
 
 
@@ -87,18 +87,14 @@ def trained(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def psnr_of_files(first: Path, second: Path) -> float:
-    """Y-PSNR in dB without a border of one pixel, by its formula."""
-    planes = [
-        16 + np.asarray(Image.open(path), np.float64)[1:-1, 1:-1] @ [65.481, 128.553, 24.966] / 255
-        for path in (first, second)
-    ]
-    return float(10 * math.log10(255**2 / np.mean((planes[0] - planes[1]) ** 2)))
-
-
 def mean_psnr(first: Path, second: Path) -> float:
-    names = [path.name.removesuffix(".png") for path in sorted(first.iterdir())]
-    return sum(psnr_of_files(first / f"{name}.png", second / f"{name}.png") for name in names) / len(names)
+    """Mean Y-PSNR in dB of the images of two folders, without a border of one pixel, by its formula."""
+
+    def luma(path: Path) -> np.ndarray:
+        return 16 + np.asarray(Image.open(path), np.float64)[1:-1, 1:-1] @ [65.481, 128.553, 24.966] / 255
+
+    errors = [np.mean((luma(path) - luma(second / path.name)) ** 2) for path in first.iterdir()]
+    return float(np.mean([10 * math.log10(255**2 / error) for error in errors]))
 
 
 def test_the_inputs_figure_is_its_psnr(ground: Path, trained: Path, tmp_path: Path) -> None:
@@ -112,9 +108,9 @@ def test_the_inputs_figure_is_its_psnr(ground: Path, trained: Path, tmp_path: Pa
         (score,) = evaluation.models["input"].values()
         assert (score.psnr_y, score.psnr_y_teacher, score.lr) == (to_original, to_teacher, "stored")
         assert list(evaluation.models) == ["input", "teacher", "run"] and evaluation.references[0] == "original"
-    result = json.loads((trained / "run.json").read_text())["result"]
+    result = read_json(trained)["result"]
     assert (result["bicubic"]["psnr_y"], result["bicubic"]["psnr_y_teacher"]) == (to_original, to_teacher)
-    last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    last = read_metrics(trained)[-1]
     assert (last["input_psnr_y"], last["input_psnr_y_teacher"]) == (to_original, to_teacher)
     scores = json.loads(srkd.inspect(trained).metadata["srkd.scores"])
     assert (scores["input_psnr_y"], scores["input_psnr_y_teacher"]) == (to_original, to_teacher)
@@ -156,8 +152,8 @@ def test_a_run_with_pairs_is_judged_by_the_originals(ground: Path, tmp_path: Pat
 
 def test_a_student_below_its_input(ground: Path, tmp_path: Path, capfd: Any) -> None:
     own = ["--recipe", "scratch", "--student", "compact:width=4,depth=1,scale=1,residual=False", "--steps", "1"]
-    data, settings = str(ground / "pairs"), [word for setting in SMALL for word in ("--set", setting)]
-    assert run(["compress", *own, "--data", data, "--val", data, "--out", str(tmp_path / "run"), *settings]) == 0
+    data = str(ground / "pairs")
+    assert run(["compress", *own, "--data", data, "--val", data, "--out", str(tmp_path / "run"), *SET_SMALL]) == 0
     assert "BELOW INPUT" in capfd.readouterr().err
 
 

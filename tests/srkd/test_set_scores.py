@@ -23,10 +23,9 @@ from srkd.cli.main import run
 from srkd.record.evaluations import EVALUATIONS
 from srkd.reports.comparison import Comparison
 from srkd.terminal.tables import latex_text
-from tests.support.small_runs import SMALL, save_photos, save_teacher
+from tests.support.small_runs import TWO_SEEDS, save_photos, save_teacher
 
 SETS = ("A_1", "B%")
-SHARED: dict[str, Any] = {"settings": SMALL, "threads": 1, "goal": "original", "width": 0.5, "steps": 2, "seeds": 2}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with two plans of two seeds and a baseline, the second a sweep, and two sets in benchmarks/."""
     desk = tmp_path_factory.mktemp("sets")
     photos, teacher = save_photos(desk / "photos"), save_teacher(desk / "teacher.safetensors")
-    words: dict[str, Any] = {"data": photos, "val": photos, **SHARED}
+    words: dict[str, Any] = {"data": photos, "val": photos, **TWO_SEEDS}
     srkd.compress(teacher, recipe="inherit", baselines=("scratch",), out=desk / "first", **words)
     words |= {"sweep": ("rate=0.001,0.01",)}
     srkd.compress(teacher, recipe="inherit", baselines=("scratch",), out=desk / "second", **words)
@@ -188,7 +187,7 @@ def test_an_interrupted_call_keeps_the_finished_sets(copy: Path) -> None:
 
 
 def test_by_the_goal_teacher_its_images_come_first(copy: Path) -> None:
-    photos, words = copy / "photos", {**SHARED, "goal": "teacher"}
+    photos, words = copy / "photos", {**TWO_SEEDS, "goal": "teacher"}
     srkd.compress(copy / "teacher.safetensors", recipe="logits", data=photos, val=photos, out=copy / "third", **words)
     table = table_of(copy, "third")
     runs = sorted((copy / "third").glob("logits-seed*"))

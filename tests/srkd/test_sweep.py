@@ -21,8 +21,13 @@ from tests.support.small_runs import SMALL
 
 
 def options(ground: Path, **words: object) -> CompressOptions:
-    small = {"teacher": ground / "teacher.safetensors", "goal": "original", "data": ground / "photos", "steps": 2}
-    return CompressOptions.of(**{**small, "settings": SMALL, **words})
+    return CompressOptions.of(**small(ground, **words))
+
+
+def small(ground: Path, **words: object) -> dict[str, object]:
+    """The options of a run of two steps, and others."""
+    data = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "goal": "original"}
+    return {**data, "settings": SMALL, "steps": 2, **words}
 
 
 def test_points_are_the_product_of_all_values_in_their_order(ground) -> None:
@@ -76,9 +81,8 @@ def test_a_list_is_one_value_and_names_are_those_of_folders(ground) -> None:
     ],
 )
 def test_a_mistake_at_any_point_is_refused_before_anything_is_written(ground, tmp_path, sweep, words, named) -> None:
-    small = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, "steps": 1}
     with pytest.raises(UsageError, match=named):
-        compress(out=tmp_path / "run", sweep=sweep, **{**small, **words})
+        compress(**small(ground, out=tmp_path / "run", sweep=sweep, **words))
     assert not (tmp_path / "run").exists()
 
 
@@ -103,19 +107,8 @@ def test_baselines_with_equal_options_are_trained_once(ground, tmp_path) -> None
 @pytest.fixture(scope="module")
 def swept(ground, tmp_path_factory):
     """Return the report of two widths and two rates, over two seeds, with a baseline."""
-    out = tmp_path_factory.mktemp("swept") / "run"
-    return compress(
-        *(ground / "teacher.safetensors",),
-        data=ground / "photos",
-        goal="original",
-        settings=SMALL,
-        steps=2,
-        init="inherit",
-        sweep=("width=0.25,0.5", "rate=1e-4,1e-2"),
-        baselines="scratch",
-        seeds=2,
-        out=out,
-    )
+    words = {"sweep": ("width=0.25,0.5", "rate=1e-4,1e-2"), "baselines": "scratch", "seeds": 2}
+    return compress(**small(ground, init="inherit", out=tmp_path_factory.mktemp("swept") / "run", **words))
 
 
 @pytest.mark.ci
@@ -125,27 +118,14 @@ def test_a_sweep_has_a_run_for_each_point_and_seed(ground, swept, tmp_path) -> N
     assert [row.name for row in trials.rows[: trials.points]] == labels and trials.points == 4
     assert len(trials.runs) == 16 and {run.seed for run in trials.runs} == {10, 11}
     for row in trials.rows:
-        values = [
-            read_json(swept.run / run.run)["result"]["student"]["psnr_y"]
-            for run in trials.runs
-            if run.variant == row.name
-        ]
+        folders = [swept.run / run.run for run in trials.runs if run.variant == row.name]
+        values = [read_json(folder)["result"]["student"]["psnr_y"] for folder in folders]
         assert row.mean == pytest.approx(statistics.mean(values)) and row.sd == pytest.approx(statistics.stdev(values))
     widths = {read_json(swept.run / f"width-{width}-rate-1e-4-seed10")["student"]["width"] for width in ("0.25", "0.5")}
     assert widths == {2, 4}
     assert_read_as_written(swept.run)
-    alone = compress(
-        *(ground / "teacher.safetensors",),
-        data=ground / "photos",
-        goal="original",
-        settings=SMALL,
-        steps=2,
-        init="inherit",
-        width=0.5,
-        rate=1e-2,
-        seed=11,
-        out=tmp_path / "alone",
-    )
+    words = {"init": "inherit", "width": 0.5, "rate": 1e-2, "seed": 11}
+    alone = compress(**small(ground, out=tmp_path / "alone", **words))
     there = swept.run / "width-0.5-rate-1e-2-seed11" / "student.safetensors"
     assert alone.student_path.read_bytes() == there.read_bytes()
 
@@ -167,9 +147,8 @@ def test_the_best_point_and_each_points_gains_are_reported(swept) -> None:
         ]
         assert gain.differences == pytest.approx(pairs)
     shown = of_role(scores_of(swept), "student")
-    assert (
-        shown is not None and shown.name == best.variant and shown.params == load_checkpoint(swept.run).network.params
-    )
+    assert shown is not None
+    assert (shown.name, shown.params) == (best.variant, load_checkpoint(swept.run).network.params)
 
 
 def test_a_dry_run_shows_the_cost_of_each_point(ground) -> None:

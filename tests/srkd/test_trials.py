@@ -40,7 +40,7 @@ from srkd.runs.opened import open_run
 from srkd.runs.trials import compare_batches
 from srkd.terminal.console import Console
 from tests.support.deaths import death_after
-from tests.support.run_files import assert_read_as_written, read_json
+from tests.support.run_files import assert_read_as_written, assert_whole, change_run_file, read_json, read_metrics
 from tests.support.small_runs import save_photos
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
@@ -77,14 +77,7 @@ NAMES = [f"{variant}-seed{seed}" for seed in (10, 11) for variant in VARIANTS]
 def test_each_trial_is_a_run_folder_and_the_best_of_the_recipe_lies_on_top(plan) -> None:
     assert sorted(path.name for path in plan.run.iterdir() if path.is_dir()) == sorted(NAMES)
     for name in NAMES:
-        for file in (
-            "run.json",
-            "metrics.jsonl",
-            "student.safetensors",
-            "comparison.png",
-            "checkpoints/state-00000004.pt",
-        ):
-            assert (plan.run / name / file).is_file(), (name, file)
+        assert_whole(plan.run / name, steps=4)
     psnr_y = {o.run: o.psnr_y for o in plan.trials.runs if o.variant == "logits"}
     best = max(psnr_y, key=lambda name: psnr_y[name])
     assert plan.trials.chosen.run == best
@@ -120,8 +113,7 @@ def test_runs_of_one_seed_see_the_same_batches_and_other_seeds_others(plan) -> N
     first, second = plan.trials.batches
     assert (first.seed, second.seed) == (10, 11) and first.digest != second.digest
     assert first.runs == tuple(NAMES[:4]) and first.steps == 4 and first.rows == 4
-    rows = [json.loads(line) for line in (plan.run / NAMES[0] / "metrics.jsonl").read_text().splitlines()]
-    assert all("batches" in row for row in rows if row["kind"] == "train")
+    assert all("batches" in row for row in read_metrics(plan.run / NAMES[0]) if row["kind"] == "train")
 
 
 @pytest.mark.ci
@@ -133,7 +125,8 @@ def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
             assert other[key] == recipe[key], key
         assert other["preset"]["schedule"] == recipe["preset"]["schedule"]
         assert other["start"]["init"] == init
-        raw = {name for line in lines(plan, other["recipe"]) for name in line if name.startswith("raw/")}
+        rows = read_metrics(plan.run / f"{other['recipe']}-seed10")
+        raw = {name for row in rows for name in row if name.startswith("raw/")}
         assert raw == {"raw/pixel"}
 
 
@@ -152,13 +145,9 @@ def test_l1_from_a_fit_has_its_own_rate_unless_one_was_set(ground, plan, tmp_pat
     assert solved["fit_rate"] == load_preset("scratch").schedule.fit_rate < recipe["rate"]
 
 
-def lines(plan: CompressReport, variant: str) -> list[dict]:
-    text = (plan.run / f"{variant}-seed10" / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def with_baselines(**words: object) -> tuple[RunSpec, dict[str, RunSpec]]:
-    """Decide a run and its baselines."""
+def with_baselines(ground: Path, **options: object) -> tuple[RunSpec, dict[str, RunSpec]]:
+    """Decide a small run and its baselines."""
+    words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, **options}
     context = Context()
     spec = decide(CompressOptions.of(**words), context)
     return spec, baselines(spec, context)
@@ -167,8 +156,8 @@ def with_baselines(**words: object) -> tuple[RunSpec, dict[str, RunSpec]]:
 @pytest.mark.parametrize("student", ["span:width=8,depth=1,scale=2", "edsr:width=4,depth=1,scale=2"])
 def test_a_start_that_rests_on_offsets_lowers_its_own_rate_alone(ground: Path, student: str) -> None:
     """A tenth of the recipe's for the solved student, of L1's for its baseline; random weights keep the recipe's."""
-    words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "student": student, "lr_patch": 8}
-    spec, others = with_baselines(recipe="logits", steps=300, **words)
+    words = {"recipe": "logits", "student": student, "lr_patch": 8, "settings": ()}
+    spec, others = with_baselines(ground, steps=300, **words)
     share = 0.1 if student.startswith("span") else 1.0
     logits, l1 = (load_preset(name).schedule for name in ("logits", "scratch"))
     assert spec.preset.schedule.rate_of(is_fitted=True) == pytest.approx(share * logits.rate_of(is_fitted=True))
@@ -177,8 +166,7 @@ def test_a_start_that_rests_on_offsets_lowers_its_own_rate_alone(ground: Path, s
 
 
 def test_baselines_learn_the_originals_whatever_the_recipe_learns(ground: Path) -> None:
-    words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, "width": 0.5}
-    spec, others = with_baselines(recipe="logits", labels="teacher", **words)
+    spec, others = with_baselines(ground, recipe="logits", labels="teacher", width=0.5)
     assert spec.labels == "teacher" and {other.labels for other in others.values()} == {"original"}
 
 
@@ -193,8 +181,7 @@ def test_baselines_learn_the_originals_whatever_the_recipe_learns(ground: Path) 
 )
 def test_a_baseline_has_the_images_of_the_run_and_its_windows(ground: Path, options: dict, margins: dict) -> None:
     """Its images are degraded as those of the recipe, and its labels come from windows of the same size."""
-    words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, "width": 0.5}
-    spec, found = with_baselines(**{"recipe": "dukd", **words, **options})
+    spec, found = with_baselines(ground, **{"recipe": "dukd", "width": 0.5, **options})
     assert "logits" in found and "scratch" in found
     for name, own in found.items():
         opened = open_run(own, Context())
@@ -308,18 +295,12 @@ def test_a_plan_on_other_images_is_refused(ground, tmp_path, monkeypatch) -> Non
     save_photos(tmp_path / "photos")
     out = tmp_path / "run"
     compressed(ground, out, data=tmp_path / "photos", seeds=2, steps=1)
-    unfinish(out)
+    change_run_file(out, lambda facts: facts.pop("result"))
     shutil.rmtree(out / "logits-seed11")
     (tmp_path / "photos").rename(tmp_path / "before")
     save_photos(tmp_path / "photos", times=2)
     with pytest.raises(SrkdError, match=r"--resume .*/run: its data is not what it was when the run began"):
         resume(out)
-
-
-def unfinish(out: Path) -> None:
-    contents = read_json(out)
-    del contents["result"]
-    (out / "run.json").write_text(json.dumps(contents))
 
 
 @pytest.mark.ci
@@ -335,8 +316,7 @@ def names(report: CompressReport) -> list[str]:
 
 def test_baselines_that_the_recipe_itself_is_are_left_out(ground) -> None:
     def left(recipe: str, **options: object) -> list[str]:
-        words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, **options}
-        return list(with_baselines(recipe=recipe, **words)[1])
+        return list(with_baselines(ground, recipe=recipe, **options)[1])
 
     assert left("inherit") == ["scratch"]
     assert left("scratch", width=0.5) == ["inherit"]
@@ -348,25 +328,12 @@ def test_baselines_that_the_recipe_itself_is_are_left_out(ground) -> None:
 @pytest.mark.ci
 def test_what_has_no_slice_has_no_baseline_of_one_and_says_why(ground, tmp_path) -> None:
     notes: list[str] = []
-    report = compressed(
-        ground,
-        tmp_path / "run",
-        student="compact:width=4,depth=1,scale=2",
-        steps=1,
-        with_baseline=True,
-        announce=notes.append,
-    )
+    words = {"student": "compact:width=4,depth=1,scale=2", "with_baseline": True}
+    report = compressed(ground, tmp_path / "run", steps=1, announce=notes.append, **words)
     assert names(report) == ["logits", "scratch", "fit"]
     assert any("not inherited: " in line for line in notes)
     with pytest.raises(UsageError, match=r"--with-baseline: recipe scratch .*leave it out"):
-        compressed(
-            ground,
-            tmp_path / "alone",
-            teacher=None,
-            recipe="scratch",
-            student="compact:width=4,depth=1,scale=2",
-            with_baseline=True,
-        )
+        compressed(ground, tmp_path / "alone", teacher=None, recipe="scratch", **words)
     assert not (tmp_path / "alone").exists()
 
 

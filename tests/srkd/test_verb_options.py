@@ -14,7 +14,7 @@ from srkd.cli.main import VERBS, cli
 from srkd.cli.verb import VerbCommand
 from srkd.options import compress as compress_options
 from srkd.options import verbs as verb_options
-from srkd.options.option import Options, declarations, groups_of
+from srkd.options.option import declarations, groups_of
 
 CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "as_csv", "as_latex", "verbose", "quiet", "help"}
@@ -35,15 +35,11 @@ def command_of(verb: str) -> VerbCommand:
     return command
 
 
-def options_of(verb: str) -> type[Options]:
-    options = command_of(verb).options
-    assert options is not None
-    return options
-
-
 def test_the_command_line_has_the_declared_options_and_no_others() -> None:
     for verb in VERBS_WITH_OPTIONS:
-        options, command = options_of(verb), command_of(verb)
+        command = command_of(verb)
+        options = command.options
+        assert options is not None
         others = CONSOLE | COMMAND_LINE_ONLY.get(verb, set())
         parameters = [parameter for parameter in command.params if parameter.name not in others]
         names = [declaration.name for declaration in declarations(options)]

@@ -1,7 +1,8 @@
-"""The death of a process that trains, in a test that goes on."""
+"""The death of a process that trains, and a full disk, in a test that goes on."""
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,3 +30,14 @@ def death_after(saves: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
         patch.setattr(State, "save", mortal)
         yield
+
+
+@contextmanager
+def file_size_limit(most_bytes: int) -> Iterator[None]:
+    """Limit the files of this process, like a full disk; Python ignores the signal of the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

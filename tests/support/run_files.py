@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,25 @@ def teacher_entry(path: Path, sha256: str, **options: Any) -> dict[str, Any]:
 def read_json(folder: Path) -> dict[str, Any]:
     contents: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return contents
+
+
+def change_run_file(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Let `change` change the contents of a run.json."""
+    contents = read_json(folder)
+    change(contents)
+    (folder / "run.json").write_text(json.dumps(contents), encoding="utf-8")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl of a folder."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def assert_whole(folder: Path, steps: int) -> None:
+    """Assert that a run of so many steps has left all its files."""
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names >= {"run.json", "metrics.jsonl", "log.txt", "comparison.png", "student.safetensors"}
+    assert f"checkpoints/state-{steps:08}.pt" in names
 
 
 def assert_read_as_written(folder: Path) -> None:

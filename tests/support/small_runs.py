@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=8")
+SET_SMALL = tuple(word for setting in SMALL for word in ("--set", setting))
+TWO_SEEDS: dict[str, Any] = {"settings": SMALL, "threads": 1, "goal": "original", "width": 0.5, "steps": 2, "seeds": 2}
 TEACHER = EDSRSpec(scale=2, width=8, depth=4)
 
 

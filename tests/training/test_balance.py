@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from compressor.training.events import RunEvents
 from compressor.training.guard import BALANCE_ROWS, BALANCE_STEPS, Balance
 from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
+from tests.support.run_files import read_metrics
 from tests.support.training import smooth_patch, stage, validation_on
 
 
@@ -46,8 +46,7 @@ def test_it_is_reported_once_after_5000_steps_and_recorded(tmp_path: Path) -> No
     assert "over 3 times" in line and "--set weights.contrast=" in line
     (flag,) = folder.flags()
     assert flag.startswith(f"step {BALANCE_STEPS}: ") and flag in (tmp_path / "run" / "log.txt").read_text()
-    rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["kind"] == "flag"] == [BALANCE_STEPS]
+    assert [row["step"] for row in read_metrics(tmp_path / "run") if row["kind"] == "flag"] == [BALANCE_STEPS]
 
 
 def test_a_resumed_run_does_not_report_it_again_unless_the_flag_was_dropped(tmp_path: Path) -> None:

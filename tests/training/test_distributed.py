@@ -36,6 +36,7 @@ from tests.support.commands import ROOT
 from tests.support.distributed_run import measure
 from tests.support.method_runs import GAME, run_rows
 from tests.support.methods_table import ROWS
+from tests.support.run_files import change_run_file, read_json, read_metrics
 from tests.support.small_runs import save_photos
 from tests.support.torchrun import TWO_PROCESSES, run_torchrun, torchrun, workers
 
@@ -91,13 +92,10 @@ def error_line(err: str) -> str:
     return lines[0]
 
 
-def curve(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def outcome(run: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
     """Return the results that must not depend on the number of lost processes."""
-    return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), curve(run)
+    student, best = (run / name for name in ("student.safetensors", "checkpoints/best.safetensors"))
+    return student.read_bytes(), best.read_bytes(), read_metrics(run)
 
 
 def assert_continued(run: Path, undisturbed: Path) -> None:
@@ -122,14 +120,14 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_have_the_loss_curve_of_one(inputs, undisturbed, tmp_path):
     options = {"data": inputs / "photos", "steps": STEPS, "settings": SETTINGS, "out": tmp_path / "one"}
     one = compress(inputs / "teacher.safetensors", **options)
-    single, double = curve(one.run), curve(undisturbed)
+    single, double = read_metrics(one.run), read_metrics(undisturbed)
     rows = [[(line["kind"], line["step"], line.get("batches")) for line in lines] for lines in (single, double)]
     assert rows[0] == rows[1] and rows[0][0][2], "the same steps, and the same batches by their hashes"
     for mine, other in zip(single, double, strict=True):
         assert {key: value for key, value in mine.items() if key not in WORDS} == pytest.approx(
             {key: value for key, value in other.items() if key not in WORDS}, rel=TOLERANCE
         )
-    facts = json.loads((undisturbed / "run.json").read_text())
+    facts = read_json(undisturbed)
     assert facts["processes"] == 2 and facts["result"]["student"]["psnr_y"] == pytest.approx(one.student.psnr_y)
 
 
@@ -140,19 +138,17 @@ def test_a_plan_of_runs_is_run_and_continued_by_all_processes(inputs, tmp_path):
     words = ("--width", "0.5", "--init", "inherit", "--then", "pams", *SMALL_SECOND)
     code, _, err = run_torchrun("-m", "srkd", *new_run(inputs, plan, steps=4), *words)
     assert code == 0, err
-    facts = json.loads((plan / "run.json").read_text())
+    facts = read_json(plan)
     runs = [plan / run["name"] for run in facts["trials"]["runs"]]
-    assert len(runs) >= 2 and [json.loads((run / "run.json").read_text())["processes"] for run in runs] == [2] * len(
-        runs
-    )
+    assert len(runs) >= 2 and {read_json(run)["processes"] for run in runs} == {2}
     last = (runs[-1] / "student.safetensors").read_bytes()
     shutil.rmtree(runs[-1])
-    (plan / "run.json").write_text(json.dumps({key: value for key, value in facts.items() if key != "result"}))
+    change_run_file(plan, lambda contents: contents.pop("result"))
     code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(plan))
     assert code == 0, err
     assert out.count("(finished before)") == len(runs) - 1, "one process speaks"
     assert (runs[-1] / "student.safetensors").read_bytes() == last
-    again = json.loads((plan / "run.json").read_text())
+    again = read_json(plan)
     assert again["result"]["student"] == facts["result"]["student"] and again["trials"] == facts["trials"]
 
 

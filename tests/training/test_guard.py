@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from compressor.training.loop import Trainer
 from compressor.training.run_folder import RunFolder
 from compressor.training.state import State
 from compressor.training.step import Step
+from tests.support.run_files import read_metrics
 from tests.support.training import (
     Faulty,
     all_numbers,
@@ -111,8 +111,7 @@ def test_ten_in_a_row_end_the_run_and_say_what_is_safe(tmp_path: Path):
     )
     assert "state-00000012.pt" in message and f"srkd compress --resume {tmp_path / 'run'}" in message
     assert "a lower rate (--rate X" in message and "--init-from" in message
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    bad = [row for row in rows if row["kind"] == "skipped"]
+    bad = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "skipped"]
     assert [row["step"] for row in bad] == list(range(7, 17))
     assert bad[0]["terms"] == ["raw/pixel"] and bad[0]["loss"] is None
     assert "step 7 skipped: raw/pixel not finite" in (tmp_path / "run" / "log.txt").read_text()

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -25,6 +20,8 @@ from compressor.training.state import read_state_file, write_state_file
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
 from tests.support.commands import ROOT
+from tests.support.deaths import file_size_limit
+from tests.support.run_files import change_run_file, read_json
 from tests.support.small_runs import save_photos, save_teacher
 
 SETTINGS = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
@@ -160,14 +157,8 @@ def whole(inputs, tmp_path_factory) -> Path:
 def unfinished(whole, tmp_path) -> Path:
     """Return a run folder as left by a kill at the end."""
     run = shutil.copytree(whole, tmp_path / "run")
-    change_facts(run, lambda facts: facts.pop("result"))
+    change_run_file(run, lambda facts: facts.pop("result"))
     return run
-
-
-def change_facts(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    facts = json.loads((run / "run.json").read_text())
-    change(facts)
-    (run / "run.json").write_text(json.dumps(facts))
 
 
 def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(inputs, whole, tmp_path):
@@ -177,7 +168,7 @@ def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(inputs, whole, t
         if title == "training" and done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    run, folders = tmp_path / "pre-empted run", json.loads((whole / "run.json").read_text())["options"]["data"]
+    run, folders = tmp_path / "pre-empted run", read_json(whole)["options"]["data"]
     with pytest.raises(Interrupted, match="saved at step 2 of 4") as caught:
         compress(inputs[1], data=folders, steps=4, out=run, settings=SETTINGS, progress=preempted)
     assert caught.value.exit_code == 130 and str(caught.value).endswith(f"srkd compress --resume '{run}'")
@@ -204,20 +195,9 @@ def test_a_run_that_cannot_be_continued_is_refused(unfinished, tmp_path):
 
 
 def test_other_images_are_refused(unfinished):
-    change_facts(unfinished, lambda facts: facts["data"].update(digest="0123"))
+    change_run_file(unfinished, lambda facts: facts["data"].update(digest="0123"))
     with pytest.raises(SrkdError, match=r"its data .*put it back"):
         resume(unfinished)
-
-
-@contextmanager
-def file_size_limit(most_bytes: int) -> Iterator[None]:
-    """Limit the file size of this process, which has the effect of a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.ci

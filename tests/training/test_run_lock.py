@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.training.run_folder import LOCK, lock_run
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
-from tests.support.run_files import read_json
+from tests.support.run_files import change_run_file, read_json
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 
@@ -36,15 +35,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unfinished(whole: Path, tmp_path: Path) -> Path:
     """Return a run folder as left by a process that was killed at the end."""
     run = shutil.copytree(whole, tmp_path / "run")
-    change_facts(run)
+    change_run_file(run, lambda facts: facts.pop("result"))
     return run
-
-
-def change_facts(run: Path, **machine: object) -> None:
-    facts = json.loads((run / "run.json").read_text())
-    facts.pop("result", None)
-    facts["machine"] |= machine
-    (run / "run.json").write_text(json.dumps(facts))
 
 
 @contextmanager
@@ -116,8 +108,7 @@ def test_a_start_that_was_killed_before_run_json_can_be_repeated(teacher, photos
 @pytest.mark.ci
 def test_a_resumed_run_computes_with_the_threads_it_began_with(unfinished):
     before = torch.get_num_threads()
-    contents = read_json(unfinished)
-    (unfinished / "run.json").write_text(json.dumps({**contents, "threads": before + 1}))
+    change_run_file(unfinished, lambda facts: facts.update(threads=before + 1))
     lines: list[str] = []
     used: list[int] = []
 
@@ -133,7 +124,7 @@ def test_a_resumed_run_computes_with_the_threads_it_began_with(unfinished):
 
 
 def test_another_processor_or_torch_is_said_first(unfinished):
-    change_facts(unfinished, cpu="Z80", torch="0.1")
+    change_run_file(unfinished, lambda facts: facts["machine"].update(cpu="Z80", torch="0.1"))
     lines: list[str] = []
     resume(unfinished, announce=lines.append)
     assert "may differ in its bytes" in lines[0] and "cpu Z80, now " in lines[0] and "torch 0.1, now " in lines[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +37,7 @@ from srkd.options.compress import CompressOptions
 from srkd.runs import decide
 from srkd.runs.opened import speed_options
 from srkd.runs.run import TrainingRun
+from tests.support.run_files import read_json
 from tests.support.training import Recorder, smooth_patch
 
 CPU = torch.device("cpu")
@@ -141,12 +141,12 @@ def test_a_resumed_run_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         srkd.compress(recipe="scratch", student=student, steps=2, settings=small, out=run)
     monkeypatch.undo()
-    recorded = json.loads((run / "run.json").read_text())["execution_mode"]
+    recorded = read_json(run)["execution_mode"]
     assert recorded["precision"] == "bf16"
 
     monkeypatch.setattr(decide, "choose_execution_mode", stop)
     srkd.resume(run)
-    assert json.loads((run / "run.json").read_text())["execution_mode"] == recorded
+    assert read_json(run)["execution_mode"] == recorded
 
 
 def test_compilation_is_for_long_runs_on_a_gpu() -> None:

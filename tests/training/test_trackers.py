@@ -23,6 +23,7 @@ from compressor.training.run_folder import RunFolder
 from compressor.training.trackers import WANDB_FILE
 from compressor.training.validation import enlarge, middle_of
 from srkd.cli.main import run
+from tests.support.run_files import read_metrics
 from tests.support.small_runs import SMALL
 
 
@@ -93,7 +94,7 @@ def test_a_run_sends_its_numbers_and_no_path(
     words = f"--teacher {teacher} --data {photos} --out {folder} --steps 3 --init inherit --track tensorboard,wandb"
     assert run(["compress", *words.split(), "--track-images", "1", *(f"--set={text}" for text in SMALL)]) == 0
     (wandb_run,) = wandb_runs
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(folder)
     *numbers, pictures = wandb_run.rows
     assert [row["step"] for row in numbers] == [row["step"] for row in rows]
     assert numbers[0]["train/loss"] == rows[0]["loss"] and wandb_run.step_metric == "step"
@@ -143,7 +144,7 @@ def test_a_service_that_ends_does_not_end_the_run(wandb_runs: list[WandbRun], tm
         wandb_runs[0].broken = True
         for step in (1, 2):
             folder.metrics("train", step, {"loss": 0.5})
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert len(read_metrics(tmp_path / "run")) == 2
     assert (tmp_path / "run" / "log.txt").read_text() == (
         "step 1: Weights & Biases takes no more numbers: the service is gone\n"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from srkd.record.run_spec import RunSpec
 from srkd.reports.reproduction import given_options
 from srkd.runs.decide import decide
 from srkd.terminal.console import Console
-from tests.support.run_files import read_json
+from tests.support.run_files import read_json, read_metrics
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 
@@ -160,7 +159,7 @@ def test_the_best_student_is_the_nearest_to_the_teacher(ground: Path, tmp_path: 
     run = tmp_path / "run"
     lines: list[str] = []
     report = srkd.compress(**words(ground, steps=6, init="inherit", out=run), announce=lines.append)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(run)
     curve = [row["student_psnr_y_teacher"] for row in rows if row["kind"] == "validation"]
     assert len(curve) == 6 and report.goal == "teacher" == read_json(run)["goal"]
     teacher = load_teacher(ground / "teacher.safetensors")
@@ -180,8 +179,7 @@ def test_a_start_that_training_makes_worse_stays_the_best(ground: Path, tmp_path
     settings = (*SMALL, "schedule.fit_rate=0.5", "schedule.rate=0.5", "schedule.warmup=0")
     report = srkd.compress(**words(ground, steps=3, init="fit", out=tmp_path / "run") | {"settings": settings})
     assert report.untrained is not None and report.student.psnr_y_teacher is not None
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["student_psnr_y_teacher"] < report.untrained.student
+    assert read_metrics(report.run)[-1]["student_psnr_y_teacher"] < report.untrained.student
     assert any("worse than its start" in flag for flag in report.flags)
     assert report.student.psnr_y_teacher == pytest.approx(report.untrained.student, abs=0.01)
     best, student = (load_checkpoint(tmp_path / "run" / name).network for name in ("checkpoints/best.safetensors", "."))
@@ -199,7 +197,7 @@ def test_sets_have_curves_and_lines_of_their_own(
     report = srkd.compress(**options)
     assert list(report.student.sets) == ["first", "Second", "lr"]
     assert report.student.psnr_y == report.student.sets["first"].psnr_y
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    last = read_metrics(run)[-1]
     assert last["Second/student_psnr_y"] == report.student.sets["Second"].psnr_y and "lr/student_psnr_y" not in last
     Console().report("compress", report, show)
     out = capsys.readouterr().out
