@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from compressor.base.child import Child, StartChild, children_started_by
 from compressor.base.memory import collect_less_often
 from tests.support.children import quick_start
 from tests.support.small_runs import save_photos, save_teacher
+
+if TYPE_CHECKING:
+    from tests.support.nvidia import Nvidia
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -161,3 +165,12 @@ def photos(tmp_path: Path) -> Path:
 def teacher(tmp_path: Path) -> Path:
     """Return the file of a small EDSR x2 with random weights."""
     return save_teacher(tmp_path / "teacher.safetensors")
+
+
+@pytest.fixture
+def gpu(tmp_path: Path) -> Iterator[Nvidia]:
+    """Simulate a machine with an NVIDIA GPU."""
+    from tests.support.nvidia import nvidia
+
+    with nvidia(tmp_path) as machine:
+        yield machine

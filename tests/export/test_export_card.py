@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import yaml
 from onnx import helper
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -25,6 +23,7 @@ from compressor.teachers.licence import licence_of
 from export.writing.card import MARK, CardFacts, write_card
 from srkd.cli.main import run
 from tests.support.onnx_files import model_of
+from tests.support.pages import head_of
 from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
@@ -48,13 +47,6 @@ def licensed(path: Path, licence: str) -> Path:
         metadata, tensors = dict(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, path, metadata={**metadata, "license": licence})
     return path
-
-
-def head_of(card: Path) -> dict[str, Any]:
-    text = card.read_text(encoding="utf-8")
-    assert text.startswith("---\n")
-    head: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
-    return head
 
 
 def test_the_card_is_what_hubs_read(small: Path) -> None:

@@ -14,8 +14,6 @@ import torch
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from compressor.runtimes.ncnn_runtime import checksum
 from compressor.runtimes.sidecar import sidecar_path
 from compressor.runtimes.table import OpenOptions
@@ -27,11 +25,6 @@ from tests.support.extras import extra
 ncnn = extra("ncnn")
 extra("pnnx")
 pytestmark = pytest.mark.extras
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +51,7 @@ def test_fp32_stays_fp32(network: Network, good: Path) -> None:
     """By default ncnn computes in 16 bit if the processor can, which gives errors of a thousandth of the range."""
     large = next(source.lr for source in proof_inputs(network.descriptor) if source.photo)
     runtime = open_model(good, OpenOptions(threads=1))
-    with torch.no_grad():
-        assert (runtime.run(large) - network(large)).abs().max() < 5e-6
+    assert (runtime.run(large) - network(large)).abs().max() < 5e-6
     options = runtime._net.opt  # type: ignore[attr-defined]
     assert not any(getattr(options, name) for name in dir(options) if "fp16" in name or "bf16" in name)
     assert options.num_threads == 1
@@ -77,8 +69,7 @@ def test_a_file_runs_without_ours_in_the_way(network: Network, good: Path) -> No
     extractor.input("data", source)
     failed, out = extractor.extract("output")
     assert failed == 0
-    with torch.no_grad():
-        expected = network(pixels.permute(2, 0, 1)[None] / 255.0)[0]
+    expected = network(pixels.permute(2, 0, 1)[None] / 255.0)[0]
     torch.testing.assert_close(torch.tensor(out.numpy()), expected, atol=1e-5, rtol=0)
 
 
@@ -90,6 +81,13 @@ def test_a_layer_that_ncnn_does_not_have_is_one_line(copy_of: Path) -> None:
     with pytest.raises(SrkdError, match="is not a network that this ncnn can open") as caught:
         open_model(copy_of)
     assert "\n" not in str(caught.value)
+
+
+def stand_in_for_pnnx(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "pnnx"
+    program.write_text(f"#!/bin/bash\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(import_module("pnnx"), "EXEC_PATH", str(program))
 
 
 @pytest.mark.parametrize(
@@ -107,20 +105,14 @@ def test_a_layer_that_ncnn_does_not_have_is_one_line(copy_of: Path) -> None:
 def test_a_pnnx_that_fails_is_one_line(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
-    fake = tmp_path / "pnnx"
-    fake.write_text(f"#!/bin/bash\n{script}\n")
-    fake.chmod(0o755)
-    monkeypatch.setattr(import_module("pnnx"), "EXEC_PATH", str(fake))
+    stand_in_for_pnnx(script, tmp_path, monkeypatch)
     file = export_file(network, "ncnn", tmp_path / "out")
     assert file.verdict == "unavailable" and message in str(file.reason) and "\n" not in str(file.reason)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_pnnx_that_does_not_end_is_ended(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = tmp_path / "pnnx"
-    fake.write_text("#!/bin/bash\nexec sleep 60\n")
-    fake.chmod(0o755)
-    monkeypatch.setattr(import_module("pnnx"), "EXEC_PATH", str(fake))
+    stand_in_for_pnnx("exec sleep 60", tmp_path, monkeypatch)
     monkeypatch.setattr(to_ncnn, "TIMEOUT_SECONDS", 1)
     file = export_file(network, "ncnn", tmp_path / "out")
     assert file.verdict == "failed" and file.reason == "pnnx took over 1 s to convert edsr"

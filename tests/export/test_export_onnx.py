@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import onnxsim
 import pytest
 import torch
 
+import srkd
 from compressor.base.context import Context
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
@@ -22,6 +24,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.torch_runtime import TorchRuntime
+from demo.catalogue import read_model
 from export.convert import to_onnx
 from export.formats.conversion import Conversion
 from export.formats.proof_inputs import ProofInput, proof_inputs
@@ -341,3 +344,37 @@ def test_what_keeps_something_from_other_images_is_caught(network: Network) -> N
     inputs = [ProofInput("photo p", torch.rand(1, 3, 4, 4), photo=True), ProofInput("noise", torch.rand(1, 3, 4, 4))]
     proof = verify(doctored(network, tiring), reference, inputs, Bounds(1e-4))
     assert "the second time differs from the network by" in str(proof.reason) and "on photo p" in str(proof.reason)
+
+
+NOW, BEFORE = ("input", "output"), ("lr", "sr")
+
+
+def rename_onnx(path: Path, new: Mapping[str, str]) -> None:
+    """Rename what the graph takes and returns; values inside may be named after them, which is of no account."""
+    model = onnx.load_model(str(path))
+    for node in model.graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = new[value.name]
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, str(path))
+
+
+def test_a_file_of_before_in_the_verbs(network: Network, tmp_path: Path) -> None:
+    """Enlarged, timed and shown in a browser under its own names."""
+    now = export_file(network, "onnx", tmp_path).path
+    assert now is not None
+    old = tmp_path / "old.onnx"
+    old.write_bytes(now.read_bytes())
+    rename_onnx(old, dict(zip(NOW, BEFORE, strict=True)))
+    picture = torch.rand(3, 30, 41)
+    enlarged = srkd.upscale(old, picture)
+    assert isinstance(enlarged, torch.Tensor) and torch.equal(enlarged, srkd.upscale(now, picture))
+    report = srkd.profile(old, runtime=("onnxruntime",), lr_size="24x20", seconds=0.1, memory=False)
+    assert report.rows[0].runtime == "onnxruntime"
+    shown = read_model(old, "old", "student")
+    assert (shown.input, shown.output) == BEFORE
+    session = onnxruntime.InferenceSession(shown.content)
+    (sr,) = session.run([shown.output], {shown.input: picture[None].numpy()})
+    assert sr.shape == (1, 3, 120, 164)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from export.formats.conversion import Conversion, FileOptions, tuned_and_largest
 from export.formats.table import FORMATS
 from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import srkd
-from tests.support.nvidia import Nvidia, needs_linux, nvidia
+from tests.support.nvidia import Nvidia, needs_linux
 
 pytestmark = pytest.mark.usefixtures("quick_int8")
 TRACED: dict[FileOptions, tuple[Path, dict[str, object]]] = {}
@@ -44,12 +44,6 @@ def _traced_once(network: Network, tmp_path_factory: pytest.TempPathFactory, mon
 
     traced = to_onnx.convert
     monkeypatch.setattr(to_onnx, "convert", convert)
-
-
-@pytest.fixture
-def gpu(tmp_path: Path) -> Iterator[Nvidia]:
-    with nvidia(tmp_path) as machine:
-        yield machine
 
 
 def exported(network: Network, folder: Path, name: str, options: FileOptions | None = None) -> tuple[FileReport, ...]:

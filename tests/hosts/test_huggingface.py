@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 import srkd
@@ -30,7 +29,7 @@ from srkd.options.compress import TeacherOptions
 from srkd.options.values import MODEL
 from tests.support.commands import ROOT
 from tests.support.hosts import STUDENTS, export_for_hosts, photo
-from tests.support.pages import FENCE
+from tests.support.pages import FENCE, head_of
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 
@@ -79,13 +78,6 @@ def written(network: Network, folder: Path, source: Source | None = None, facts:
     (host,) = export_for_hosts(network, source or Source("net"), ["huggingface"], folder, facts=facts)
     assert host.folder is not None, host.reason
     return host.folder
-
-
-def head_of_readme(folder: Path) -> dict[str, Any]:
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("---\n")
-    head: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
-    return head
 
 
 @pytest.mark.parametrize(
@@ -137,7 +129,7 @@ def test_the_readme_is_the_card_and_ends_with_the_three_lines(tmp_path: Path) ->
     facts = CardFacts("net", source.header, "ab" * 32, "cc-by-nc-4.0", teacher="big.pth", base_model="me/big")
     network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
     folder = written(network, tmp_path, source, facts)
-    head = head_of_readme(folder)
+    head = head_of(folder / "README.md")
     assert head["license"] == "cc-by-nc-4.0" and head["base_model"] == "me/big"
     assert (head["pipeline_tag"], head["library_name"]) == ("image-to-image", "srkd")
     text = (folder / "README.md").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ from tests.support.pages import COMMAND, FENCE, INDENTED
 pytestmark = pytest.mark.ci
 
 ELSEWHERE = {"write-a-method.md", "add-a-network.md", "add-a-format.md", "reference.md"}
-"""Pages of the example packages (test_extension_pages.py), and the reference (test_reference.py)."""
+"""Pages of the example packages (test_docs.py), and the reference (test_reference.py)."""
 PAGES = {
     str(page.relative_to(ROOT / "docs")): page.read_text(encoding="utf-8")
     for page in sorted(ROOT.glob("docs/**/*.md"))

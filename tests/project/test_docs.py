@@ -1,4 +1,4 @@
-"""The documentation: links are valid, every page is in the index, and the tests that a page names exist."""
+"""The documentation: links are valid, every page is in the index, the tests and examples that it names exist."""
 
 from __future__ import annotations
 
@@ -95,3 +95,19 @@ def test_every_list_begins_after_a_blank_line() -> None:
         for above, line in pairwise(lines):
             if LIST.match(line):
                 assert not above or LIST.match(above) or above.startswith("  "), (page, line)
+
+
+BLOCK = re.compile(r"^`(tests/example_[\w/.]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for folder in ROOT.glob("tests/example_*")
+    for path in folder.rglob("*")
+    if path.suffix in (".py", ".toml", ".yaml")
+}
+
+
+def test_each_example_is_shown_as_it_is() -> None:
+    """The code on the pages that extend srkd; other tests install and run the examples."""
+    pages = [ROOT / "docs" / "extend" / f"{name}.md" for name in ("write-a-method", "add-a-network", "add-a-format")]
+    shown = {path: code for page in pages for path, code in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    assert shown == EXAMPLES

@@ -1,12 +1,21 @@
-"""The documentation as a site: its menu has every page, links lead to its pages, and marks become what they name.
+"""The documentation as a site: its menu, its links, and the parts that are made when it is built.
 
 test_reference.py builds it.
 """
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ET
 from pathlib import PurePosixPath
+from typing import Any, get_args
 
+import pytest
+
+from compressor.training.method import Kind
+from recipes.catalogue import BUILTIN
+from recipes.config.schema import preset_schema
+from scripts import recipe_keys
 from scripts.docs_site import (
     anchor_of,
     links_of,
@@ -18,6 +27,7 @@ from scripts.docs_site import (
     with_all_methods,
     with_plain_bars,
 )
+from scripts.rendered import MARK, PARTS, with_parts
 from tests.support.commands import ROOT
 
 
@@ -88,3 +98,82 @@ def test_a_page_of_a_method_is_in_the_menu_without_a_line_in_the_index() -> None
     pages = _pages(menu_without[1])
     assert sorted(pages) == sorted(f"methods/{path.name}" for path in (ROOT / "docs" / "methods").glob("*.md"))
     assert {"CSD-lite": "methods/csd-lite.md"} in menu_without[1]["Methods"]
+
+
+SCHEMA: dict[str, Any] = preset_schema(BUILTIN)
+FOLDER = PurePosixPath("docs")
+
+
+@pytest.fixture(scope="module")
+def keys() -> str:
+    return recipe_keys.keys_of_recipes(FOLDER)
+
+
+def test_every_part_stands_on_a_page_and_every_mark_is_one() -> None:
+    marks = [name for page in ROOT.glob("docs/**/*.md") for name in MARK.findall(page.read_text(encoding="utf-8"))]
+    assert sorted(marks) == sorted(PARTS)
+
+
+def test_a_mark_becomes_its_part() -> None:
+    page = with_parts("# Page\n\n<!-- rendered: what methods ask -->\n\n<!-- result: x -->\n", FOLDER)
+    before, svg, after = page.split("div>")
+    assert before == "# Page\n\n<" and after == "\n\n<!-- result: x -->\n"
+    assert ET.fromstring(svg.removesuffix("</")).get("aria-label") == "What each method asks of the loop."
+    with pytest.raises(KeyError):
+        with_parts("<!-- rendered: no such part -->", FOLDER)
+
+
+def test_the_table_of_members_says_how_each_is_called() -> None:
+    table = PARTS["optional members"](FOLDER)
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()[2:]]
+    assert {"`segments`", "`branches(teacher)`", "`modules(teacher, student)`"} <= {row[0].strip() for row in rows}
+    assert all(row[1].strip() for row in rows)
+
+
+def test_the_table_of_kinds_says_what_does_not_go_together() -> None:
+    rows = {line.split("|")[1].strip(" `"): line for line in PARTS["methods together"](FOLDER).splitlines()[2:] if line}
+    assert set(rows) == set(get_args(Kind)) and "goes with all" in rows["pixel"]
+    assert all(any(f"`{name}`" in row for row in rows.values()) for name in BUILTIN)
+    for first, second in (("contrast", "contrast"), ("bands", "feature"), ("looks", "output")):
+        for kind, other in ((first, second), (second, first)):
+            assert re.search(rf"\*[^*]*\b{other}\b[^*]*\*: ", rows[kind])
+
+
+def rows(page: str, heading: str) -> dict[str, list[str]]:
+    """Return the cells of a section's table by key."""
+    section = re.split(r"^#+ ", f"\n{page}".partition(f"\n{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    return {cells[0].strip(" `"): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def test_the_page_has_every_key_of_the_schema_with_its_meaning(keys: str) -> None:
+    sections = {"## The file": ("", SCHEMA)}
+    for key, part in SCHEMA["properties"].items():
+        if "$ref" in part:
+            sections[f"## `{key}`"] = (f"{key}.", SCHEMA["definitions"][part["$ref"].rpartition("/")[2]])
+    sections |= {f"### `{name}`": ("", SCHEMA["definitions"][f"options-{name}"]) for name in BUILTIN}
+    assert len(sections) == 3 + len(BUILTIN)
+    for heading, (prefix, part) in sections.items():
+        table = rows(keys, heading)
+        assert list(table) == [prefix + key for key in part["properties"]], heading
+        for key, one in part["properties"].items():
+            value, default, meaning = table[prefix + key]
+            assert value and default and meaning == one["description"], (heading, key)
+    methods = {f"methods.0.{key}" for name in BUILTIN for key in SCHEMA["definitions"][f"method-{name}"]["properties"]}
+    assert set(rows(keys, "## `methods`")) == methods and all(
+        cells[-1] for cells in rows(keys, "## `methods`").values()
+    )
+
+
+def test_values_are_in_words() -> None:
+    in_words: list[tuple[dict[str, Any], str]] = [
+        ({"type": "integer", "minimum": 1}, "whole number ≥ 1"),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "number, 0 < x ≤ 1"),
+        ({"type": "number", "exclusiveMaximum": 0.5}, "number < 0.5"),
+        ({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}, "number > 0, or `null`"),
+        ({"enum": ["", "csd"], "type": "string"}, '`""`, `csd`'),
+        ({"type": "array", "items": {"type": "string"}, "minItems": 1}, "list of at least 1; each entry: text"),
+        ({"type": "array", "items": [{"type": "boolean"}] * 2}, "list of 2; each entry: `true`, `false`"),
+        ({"type": "object", "additionalProperties": {"type": "number"}}, "keys; each value: number"),
+    ]
+    assert [recipe_keys.values(part) for part, _ in in_words] == [text for _, text in in_words]

@@ -15,30 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
-from compressor.models.checkpoints.save import metadata_of
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_providers import CPU, CUDA, select_providers
 from compressor.runtimes.onnx_runtime import OnnxRuntime, run_bound
 from compressor.runtimes.table import OpenOptions, torch_device_for
-from export.convert.to_onnx import convert
-from export.formats.conversion import Conversion
 from srkd.options.values import DEVICE
 
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(EDSRSpec(width=8, depth=2, scale=3), seed=0)
-
-
-@pytest.fixture(scope="module")
-def exported(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("exported") / "small.onnx"
-    convert(Conversion(network, path, metadata_of(network.spec)))
-    return path
 
 
 def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +65,7 @@ def test_a_session_is_opened_with_what_was_chosen(
     runtime = open_model(exported, OpenOptions(device="cuda:1"))
     providers = runtime._session.providers  # type: ignore[attr-defined]
     assert providers == [(CUDA, {"device_id": "1", "use_tf32": "0"}), (CPU, {})] and runtime.device == "cuda:1"
-    with torch.no_grad():
-        torch.testing.assert_close(runtime.run(LR), network(LR), atol=1e-6, rtol=0)
+    torch.testing.assert_close(runtime.run(LR), network(LR), atol=1e-6, rtol=0)
 
 
 def test_a_provider_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
@@ -255,8 +237,7 @@ def test_weights_in_a_second_file(
     exported: Path, network: Network, tmp_path: Path, harm: Callable[[Path, Path], None]
 ) -> None:
     path, beside = split(exported, tmp_path)
-    with torch.no_grad():
-        torch.testing.assert_close(open_model(path).run(LR), network(LR), atol=1e-6, rtol=0)
+    torch.testing.assert_close(open_model(path).run(LR), network(LR), atol=1e-6, rtol=0)
     harm(path, beside)
     with pytest.raises(SrkdError, match=r"split\.onnx.* its weights in ") as caught:
         open_model(path)

@@ -15,8 +15,6 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.profile.report import profile_models
 from export.profile.settings import ProfileSettings
@@ -25,11 +23,6 @@ from srkd.cli.main import run
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
 QUICK = {"lr_sizes": ((24, 16),), "seconds": 0.15, "memory": False, "quality": False, "threads": 1}
 Forward = Callable[[torch.Tensor], torch.Tensor]
-
-
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
 
 
 @pytest.fixture
@@ -63,8 +56,7 @@ def test_a_checkpoint_is_compiled_when_that_is_asked_for(
     shapes = compiler(monkeypatch)
     assert open_model(checkpoint).name == "torch" and not shapes
     runtime = open_model(checkpoint, OpenOptions(runtime="torch-compiled"))
-    with torch.no_grad():
-        torch.testing.assert_close(runtime.run(LR), network(LR), atol=1e-6, rtol=0)
+    torch.testing.assert_close(runtime.run(LR), network(LR), atol=1e-6, rtol=0)
     assert (runtime.name, runtime.spec, shapes) == ("torch-compiled", network.spec, [9])
     other = checkpoint.with_suffix(".onnx")
     other.write_bytes(b"")
@@ -107,5 +99,4 @@ def test_the_words_of_runtime_are_the_table(verb: str, capsys: pytest.CaptureFix
 def test_the_compiler_itself(checkpoint: Path, network: Network) -> None:
     runtime = open_model(checkpoint, OpenOptions(runtime="torch-compiled"))
     for lr in (LR, LR[:1, :, :5], LR[:, :, :1, :1]):
-        with torch.no_grad():
-            torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
+        torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)

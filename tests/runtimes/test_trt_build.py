@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,10 @@ from compressor.runtimes.tensorrt.engine_file import read_engine
 from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
-from tests.support.nvidia import Nvidia, needs_linux, nvidia, small_onnx
+from tests.support.nvidia import Nvidia, needs_linux, small_onnx
 
 pytestmark = needs_linux
 PLAIN = Descriptor(2)
-
-
-@pytest.fixture
-def gpu(tmp_path: Path) -> Iterator[Nvidia]:
-    with nvidia(tmp_path) as machine:
-        yield machine
 
 
 def half_onnx(path: Path, **kind: tuple[int, int]) -> Path:

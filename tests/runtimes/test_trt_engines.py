@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from compressor.runtimes.tensorrt.engine_file import ALIGNMENT, EngineHeader, Ma
 from compressor.runtimes.tensorrt.engines import current_machine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
-from tests.support.nvidia import Nvidia, needs_linux, nvidia
+from tests.support.nvidia import Nvidia, needs_linux
 
 PLAIN = Descriptor(2)
 H200 = Machine("11.4.0.106", "NVIDIA H200", "9.0", "13.0 (580.65.06)")
@@ -60,12 +60,6 @@ def test_damage_is_one_line(tmp_path: Path, damage: Callable[[bytes], bytes], me
     with pytest.raises(SrkdError, match=message) as caught:
         read_engine(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
-
-
-@pytest.fixture
-def gpu(tmp_path: Path) -> Iterator[Nvidia]:
-    with nvidia(tmp_path) as machine:
-        yield machine
 
 
 @needs_linux

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -37,12 +36,6 @@ def expected(path: Path, lr: torch.Tensor) -> torch.Tensor:
         lr, torch.from_numpy(numpy_helper.to_array(weights).copy()).float(), padding=1
     )
     return torch.nn.functional.pixel_shuffle(convolved, 2)
-
-
-@pytest.fixture
-def gpu(tmp_path: Path) -> Iterator[Nvidia]:
-    with nvidia(tmp_path) as machine:
-        yield machine
 
 
 def engine(folder: Path, profile: OptimizationProfile = SIZES, **kind: tuple[int, int]) -> Path:
