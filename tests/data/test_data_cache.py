@@ -204,18 +204,12 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.fromarray(np.full((3300, 3300, 3), 40, np.uint8)).save(folder / "large.bmp")
-    student = {"student": "edsr:width=4,depth=1,scale=4", "recipe": "scratch", "steps": 1}
+    words = {"data": folder, "student": "edsr:width=4,depth=1,scale=4", "recipe": "scratch", "steps": 1}
+    words |= {"settings": ("schedule.batch=1",)}
 
     def trained(name: str, **options: object) -> tuple[bytes, str]:
         notes: list[str] = []
-        report = compress(
-            data=folder,
-            out=tmp_path / name,
-            announce=notes.append,
-            settings=("schedule.batch=1",),
-            **student,
-            **options,
-        )
+        report = compress(out=tmp_path / name, announce=notes.append, **words, **options)
         return report.student_path.read_bytes(), "\n".join(notes)
 
     first, notes = trained("first")
@@ -314,15 +308,8 @@ def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
 
 
 def test_sizes_are_read_as_people_write_them():
-    assert [parse_bytes(text) for text in ("500MB", "8GB", "1.5 tb", "20g", "0", "1000", 77)] == [
-        500_000_000,
-        8_000_000_000,
-        1_500_000_000_000,
-        20_000_000_000,
-        0,
-        1000,
-        77,
-    ]
+    sizes = {"500MB": 5e8, "8GB": 8e9, "1.5 tb": 1.5e12, "20g": 2e10, "0": 0, "1000": 1000, 77: 77}
+    assert {text: parse_bytes(text) for text in sizes} == sizes
     for wrong in ("", "much", "-1", "8 apples", "1.2.3"):
         with pytest.raises(UsageError, match=rf"'{re.escape(wrong)}'.*500MB"):
             parse_bytes(wrong)

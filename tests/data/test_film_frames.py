@@ -31,10 +31,6 @@ def film(tmp_path: Path) -> Path:
     return make_film(tmp_path / "film.mp4", pictures, codec="h264", crf="0")
 
 
-def pixels(path: Path) -> torch.Tensor:
-    return read_rgb_u8(path)
-
-
 def test_black_and_repeated_frames_are_left_out_and_told(film: Path) -> None:
     sample = {round(seconds * 24000 / 1001): pair for seconds, *pair in sample_frames(film)}
     assert list(sample) == [2, 3, 5, 6, 7, 9]
@@ -60,7 +56,8 @@ def test_the_frames_are_a_folder_of_the_cache(film: Path, tmp_path: Path) -> Non
     assert [image.lr.stat().st_mtime_ns for image in lr_images(film, cache=cache)] == before
     elsewhere = lr_images(film, cache=CacheFolder(tmp_path / "none", limit=0))
     assert not (tmp_path / "none").exists()
-    assert all(torch.equal(pixels(one.lr), pixels(two.lr)) for one, two in zip(images, elsewhere, strict=True))
+    for one, two in zip(images, elsewhere, strict=True):
+        assert torch.equal(read_rgb_u8(one.lr), read_rgb_u8(two.lr))
 
 
 @pytest.mark.parametrize("damage", ["cut", "lost", "no list", "nonsense"])
@@ -95,7 +92,10 @@ def test_a_run_on_a_film(film: Path, tmp_path: Path) -> None:
 
 def test_scores_on_a_film_are_those_on_its_frames(film: Path, tmp_path: Path) -> None:
     teacher, student = (build(EDSRSpec(scale=2, width=8, depth=1), seed=seed) for seed in (1, 2))
-    folder = save_frames(film, tmp_path / "frames")
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, (_, frame_u8, _) in enumerate(sample_frames(film)):
+        Image.fromarray(frame_u8.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
     ours = srkd.evaluate(student, data=film, against=teacher).models
     theirs = srkd.evaluate(student, lr_only=folder, against=teacher).models
     for label, scores in ours.items():
@@ -115,14 +115,6 @@ def test_a_film_beside_other_images_is_refused(film: Path, tmp_path: Path) -> No
         srkd.data(data=dark)
 
 
-def save_frames(film: Path, folder: Path) -> Path:
-    """Write the frames of a film as a user would."""
-    folder.mkdir()
-    for number, (_, frame_u8, _) in enumerate(sample_frames(film)):
-        Image.fromarray(frame_u8.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
-    return folder
-
-
 def test_frames_come_with_the_one_that_follows(tmp_path: Path) -> None:
     """The last frame follows itself."""
     source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(9)], codec="h264", crf="0")
@@ -130,5 +122,5 @@ def test_frames_come_with_the_one_that_follows(tmp_path: Path) -> None:
     frames = [to_u8(frame.rgb)[0] for frame in frames_of(source)]
     assert len(images) == 9
     for number, image in enumerate(images):
-        assert torch.equal(pixels(image.lr), frames[number])
-        assert torch.equal(pixels(image.following or Path()), frames[min(number + 1, 8)])
+        assert torch.equal(read_rgb_u8(image.lr), frames[number])
+        assert torch.equal(read_rgb_u8(image.following or Path()), frames[min(number + 1, 8)])

@@ -32,6 +32,7 @@ from recipes.config.reading import load_preset
 from recipes.methods.logits import Logits
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
+from tests.support.deaths import death_after
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.run_files import read_json
 from tests.support.teacher_cache_cases import (
@@ -105,10 +106,7 @@ def test_more_images_need_only_what_is_new(store, tmp_path):
     larger = decode_all(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE).select(lr_patch=PATCH)
     first = cached_batches(teacher, larger, tmp_path / "cache")
     assert fed == [(1, *larger.lr.image(0).shape)]
-    assert torch.equal(
-        first.labels.image(1),
-        cached_batches(teacher, store, tmp_path / "new").labels.image(0),
-    )
+    assert torch.equal(first.labels.image(1), cached_batches(teacher, store, tmp_path / "new").labels.image(0))
     assert torch.equal(cached_batches(teacher, store, tmp_path / "cache").at(1).labels, before)
 
 
@@ -204,12 +202,7 @@ def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
     nudged = edsr()
     with torch.no_grad():
         next(nudged.parameters()).view(-1)[0] += 1e-6
-    others = {
-        files(Teacher(nudged)),
-        files(Teacher(edsr()), precision="bf16"),
-        plain,
-    }
-    assert len(others) == 3
+    assert len({plain, files(Teacher(nudged)), files(Teacher(edsr()), precision="bf16")}) == 3
     image = store.lr.image(0)
     copy = image.clone()
     copy[2, -1, -1] ^= 1
@@ -309,8 +302,8 @@ def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(options, tmp_path
     assert facts["options"]["teacher_cache"] is True and record["precision"] == "fp32"
     assert (tmp_path / "cache" / record["entry"] / "outputs.fp16").stat().st_size == record["bytes"]
     stopped = tmp_path / "stopped"
-    with pytest.raises(KeyboardInterrupt):
-        compress(**options, steps=6, teacher_cache=True, out=stopped, announce=stop_at("step 3/6"))
+    with death_after(1):
+        compress(**options, steps=6, teacher_cache=True, out=stopped)
     shutil.rmtree(tmp_path / "cache")
     again = resume(stopped)
     assert again.student_path.read_bytes() == straight.student_path.read_bytes()
@@ -323,29 +316,12 @@ def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(options, t
     fed = []
     forward = Runner.__call__
     monkeypatch.setattr(Runner, "__call__", lambda runner, *inputs: fed.append(runner) or forward(runner, *inputs))
-    report = compress(
-        options["teacher"],
-        lr_only=options["data"],
-        recipe="scratch",
-        steps=2,
-        teacher_cache=True,
-        out=tmp_path / "run",
-        settings=SETTINGS,
-    )
+    words = {"teacher": options["teacher"], "lr_only": options["data"], "settings": SETTINGS}
+    report = compress(recipe="scratch", steps=2, teacher_cache=True, out=tmp_path / "run", **words)
     assert report.images_used == 3
     # Those of the memory estimate ran only on shapes.
     teachers = [runner for runner in fed if not runner.trains and runner.model.device.type != "meta"]
     assert len(teachers) == 2 and all(runner.forwards == 0 for runner in teachers)
-
-
-def stop_at(beginning: str):
-    """Return a note receiver that interrupts the run at a line."""
-
-    def announce(line: str) -> None:
-        if line.startswith(beginning):
-            raise KeyboardInterrupt
-
-    return announce
 
 
 @pytest.mark.parametrize(

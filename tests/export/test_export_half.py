@@ -46,11 +46,6 @@ def graphs(network: Network) -> Callable[[int], ExportedGraph]:
     return lambda opset: copy.deepcopy(originals[opset])
 
 
-def written(network: Network, graph: ExportedGraph, path: Path, options: FileOptions | None = None) -> Path:
-    write_graph(Conversion(network, path, {}, options or FileOptions()), graph)
-    return path
-
-
 @pytest.mark.ci
 @pytest.mark.parametrize(("format", "least", "opset"), [("fp16", 70.0, 18), ("bf16", 50.0, 22)])
 def test_half_precision_is_near_and_half_the_size(
@@ -121,7 +116,8 @@ def test_what_no_half_precision_is_known_for_stays_in_float32(tmp_path: Path) ->
 
 
 def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], ExportedGraph], tmp_path: Path) -> None:
-    path = written(network, graphs(18), tmp_path / "u.onnx", FileOptions(io="uint8"))
+    path = tmp_path / "u.onnx"
+    write_graph(Conversion(network, path, {}, FileOptions(io="uint8")), graphs(18))
     session = onnxruntime.InferenceSession(str(path))
     lr_u8 = (LR * 255).round().to(torch.uint8)
     (sr_u8,) = session.run(["output"], {"input": lr_u8.permute(0, 2, 3, 1).numpy()})

@@ -23,12 +23,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.quantisation.description import Placement, Quantisation
-from compressor.models.quantisation.quantisers import (
-    quantised_layers,
-    quantisers_of,
-    round_biases,
-    weight_levels,
-)
+from compressor.models.quantisation.quantisers import quantised_layers, quantisers_of, round_biases, weight_levels
 from export.int8.learnt_graph import build_learnt_graph
 from export.int8.quantise.grids import U8
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour

@@ -11,15 +11,7 @@ import pytest
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.scores import Scores
-from export.plan.search import (
-    LOOKS,
-    PER_KIND,
-    CandidateShape,
-    Plan,
-    ShapeMeasurement,
-    Targets,
-    find_student,
-)
+from export.plan.search import LOOKS, PER_KIND, CandidateShape, Plan, ShapeMeasurement, Targets, find_student
 from export.plan.time_model import TimeModel
 
 WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)

@@ -233,12 +233,10 @@ def test_a_sum_with_the_image_is_bytes_from_end_to_end(spec: Spec) -> None:
     computing = [index for index, node in enumerate(graph.nodes) if node.op_type in ("Conv", "Add", "Resize")]
     assert set(computing) <= plan.integer
     # Without the layers, whose weights are random, the image itself is left: enlarged without a change.
-    for layer in graph.layers.values():
-        if layer.bias is not None:
-            stored = next(tensor for tensor in graph.model.graph.initializer if tensor.name == layer.weight)
-            stored.CopyFrom(numpy_helper.from_array(np.zeros(tuple(stored.dims), np.float32), layer.weight))
-            bias = next(tensor for tensor in graph.model.graph.initializer if tensor.name == layer.bias)
-            bias.CopyFrom(numpy_helper.from_array(np.zeros(tuple(bias.dims), np.float32), layer.bias))
+    zeros = {name for layer in graph.layers.values() if layer.bias is not None for name in (layer.weight, layer.bias)}
+    for tensor in graph.model.graph.initializer:
+        if tensor.name in zeros:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(tuple(tensor.dims), np.float32), tensor.name))
     _, _, copied = quantised(FloatGraph(graph.model, graph.images), lr)
     enlarged = lr.repeat_interleave(spec.scale, 2).repeat_interleave(spec.scale, 3)
     assert np.abs(run(copied, lr) - enlarged.numpy()).max() < 1e-6
@@ -380,12 +378,8 @@ def test_gates_of_a_pooled_image_stay_in_float() -> None:
     """RCAN's attention computes on one pixel per image."""
     spec = RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
     _, graph = graph_of(spec)
-    kernels = {
-        layer.name: numpy_helper.to_array(
-            next(t for t in graph.model.graph.initializer if t.name == layer.weight)
-        ).shape[-1]
-        for layer in graph.layers.values()
-    }
+    sides = {tensor.name: tensor.dims[-1] for tensor in graph.model.graph.initializer if tensor.dims}
+    kernels = {layer.name: sides[layer.weight] for layer in graph.layers.values()}
     plan = make_plan(graph)
     in_eight = {layer.name for layer in plan.layers.values()}
     assert in_eight == {name for name, side in kernels.items() if side == 3}

@@ -94,13 +94,8 @@ def test_without_a_size_it_is_that_of_the_table(tmp_path: Path) -> None:
 
 
 def test_small_groups_are_refused(tmp_path: Path) -> None:
-    (folder,) = export_for_hosts(
-        build(architecture("carn_m").small, seed=0),
-        Source("it"),
-        ["litert-gpu"],
-        tmp_path,
-        options=FileOptions(lr_size=SIZE),
-    )
+    network, options = build(architecture("carn_m").small, seed=0), FileOptions(lr_size=SIZE)
+    (folder,) = export_for_hosts(network, Source("it"), ["litert-gpu"], tmp_path, options=options)
     assert folder.verdict == "unavailable" and "CONV_2D has groups of 5" in str(folder.reason)
 
 

@@ -16,13 +16,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.files import (
-    Picture,
-    image_size,
-    read_picture,
-    read_rgb_u8,
-    write_picture,
-)
+from compressor.images.files import Picture, image_size, read_picture, read_rgb_u8, write_picture
 from compressor.images.in_memory import like, read_planes
 from compressor.images.sixteen_bit import encode_png_16bit
 

@@ -7,13 +7,7 @@ import re
 
 import pytest
 
-from benchmarks import (
-    method_costs,
-    methods,
-    network_sizes,
-    profile_everywhere,
-    quickstart,
-)
+from benchmarks import method_costs, methods, network_sizes, profile_everywhere, quickstart
 from benchmarks.evidence import Result, results_folder, results_of
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.students.students import parse_student

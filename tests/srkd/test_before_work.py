@@ -82,11 +82,7 @@ def test_a_file_in_the_place_of_the_run_folder(teacher, photos, tmp_path, capfd)
 @pytest.mark.parametrize(
     "verb, words, part",
     [
-        (
-            "compress",
-            ["--set", "schedule.lr_patch=200"],
-            "--lr-patch 20 or less",
-        ),
+        ("compress", ["--set", "schedule.lr_patch=200"], "--lr-patch 20 or less"),
         ("evaluate", ["--border", "4000"], "border of 4000"),
         ("profile", ["--lr-size", "60000x60000"], "60000x60000 takes "),
         ("profile", ["--lr-size", "20000x20000", "--batch", "500"], "batch of 500"),

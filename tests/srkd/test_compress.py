@@ -73,14 +73,8 @@ def test_inherited_students_start_as_the_teacher_and_random_ones_do_not(teacher,
 
 
 def test_scratch_without_a_teacher_takes_the_students_spec(photos, tmp_path):
-    report = compress(
-        recipe="scratch",
-        student="carn_m:width=8,scale=3,groups=4",
-        data=photos,
-        steps=2,
-        out=tmp_path / "r",
-        settings=SMALL,
-    )
+    words = {"student": "carn_m:width=8,scale=3,groups=4", "data": photos, "settings": SMALL}
+    report = compress(recipe="scratch", steps=2, out=tmp_path / "r", **words)
     assert report.teacher is None
     assert load_checkpoint(report.student_path).network.spec.arch == "carn_m"
 
@@ -210,8 +204,5 @@ def test_the_card_names_the_images_of_its_scores(names, sets, expected):
 def test_names_that_are_no_text_do_not_end_a_verb_with_json(tmp_path, photos, capfdbinary):
     (photos / "0.png").rename(photos / os.fsdecode(b"\xff.png"))
     assert run(["evaluate", "--scale", "2", "--data", str(photos), "--json"]) == 0
-    assert set(json.loads(capfdbinary.readouterr().out)["models"]["bicubic"]["sets"]["photos"]["images"]) == {
-        "?",
-        "1",
-        "2",
-    }
+    scores = json.loads(capfdbinary.readouterr().out)["models"]["bicubic"]["sets"]["photos"]
+    assert set(scores["images"]) == {"?", "1", "2"}

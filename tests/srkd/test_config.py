@@ -183,16 +183,9 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
     saved(EDSRSpec(3, width=16, depth=2), tmp_path / "teacher.safetensors")
     earlier = saved(EDSRSpec(2, width=8, depth=2), tmp_path / "earlier.safetensors")
     notes: list[str] = []
-    report = compress(
-        tmp_path / "teacher.safetensors",
-        data=photos,
-        width=0.5,
-        init_from=tmp_path / "earlier.safetensors",
-        steps=1,
-        out=tmp_path / "run",
-        settings=STILL,
-        announce=notes.append,
-    )
+    words = {"width": 0.5, "init_from": tmp_path / "earlier.safetensors", "steps": 1, "settings": STILL}
+    words |= {"data": photos, "out": tmp_path / "run"}
+    report = compress(tmp_path / "teacher.safetensors", announce=notes.append, **words)
     assert any("took 14 of 16 tensors" in line for line in notes)
     start = read_json(tmp_path / "run")["start"]
     assert (start["init"], start["select"]) == ("inherit", "leading")

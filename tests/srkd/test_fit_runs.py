@@ -211,12 +211,8 @@ def test_weights_of_a_file_stand_in_the_place_of_a_fit(ground: Path, tmp_path: P
 @pytest.mark.ci
 def test_a_stream_that_cannot_be_turned_is_cut_as_it_is(ground: Path, tmp_path: Path) -> None:
     save_network(build(RCANSpec(scale=2, width=8, groups=1, depth=2, hidden=2), seed=3), tmp_path / "rcan.safetensors")
-    options = {
-        "teacher": tmp_path / "rcan.safetensors",
-        "recipe": "csd",
-        "settings": (*SMALL, "phi=teacher"),
-        "steps": 1,
-    }
+    options = {"teacher": tmp_path / "rcan.safetensors", "recipe": "csd", "settings": (*SMALL, "phi=teacher")}
+    options |= {"steps": 1}
     lines = compress(ground, tmp_path / "run", **options)
     assert "select: the leading channels, as the stream of a rcan cannot be turned" in lines
     assert read_json(tmp_path / "run")["start"]["select"] == "leading"

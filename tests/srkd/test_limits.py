@@ -13,8 +13,9 @@ from compressor.base.child import USUAL_LIMITS, Child, ResourceLimits, StartChil
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from srkd.options.compress import CompressOptions
+from srkd.options.models import open_runtime
 from srkd.options.option import declarations
-from srkd.options.verbs import ConvertOptions, DemoOptions, ExportOptions
+from srkd.options.verbs import ConvertOptions, DemoOptions, EvaluateOptions, ExportOptions
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.small_runs import TEACHER
 
@@ -69,10 +70,7 @@ def test_a_verb_passes_them_on(
 
 def test_an_onnx_file_stays_in_its_own_runtime(photos: Path, tmp_path: Path) -> None:
     path = save_onnx(twin(), tmp_path / "one.onnx")
-    assert (
-        srkd.options.models.open_runtime(path, srkd.options.verbs.EvaluateOptions(limits=2), Context()).name
-        == "onnxruntime"
-    )
+    assert open_runtime(path, EvaluateOptions(limits=2), Context()).name == "onnxruntime"
 
 
 def test_compress_and_demo_have_them_and_verbs_that_open_no_program_have_not() -> None:

@@ -196,16 +196,15 @@ def test_evaluate_json_has_the_keys_of_the_contract(
     assert value["models"]["small#2"]["sets"]["gradients"]["psnr_y"] == pytest.approx(scores["psnr_y"], abs=1e-3)
 
 
-def test_evaluate_shows_first_what_the_goal_says(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_shows_first_what_the_goal_says(model: Path, read_json: ReadJson) -> None:
     """The teacher has random weights, and is farther from the originals than bicubic."""
     firsts = []
     for goal in ("auto", "teacher", "original"):
-        assert run(["evaluate", str(model), "--against", str(model), "--goal", goal, "--json"]) == 0
-        answer = json.loads(capsys.readouterr().out)
+        answer = read_json("evaluate", model, "--against", model, "--goal", goal)
         firsts.append((answer["goal"], answer["references"][0]))
     assert firsts == [("teacher", "teacher"), ("teacher", "teacher"), ("original", "original")]
-    assert run(["evaluate", str(model), "--goal", "teacher"]) == 2
-    assert "--goal teacher: name the teacher" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--goal teacher: name the teacher"):
+        srkd.evaluate(model, goal="teacher")
 
 
 @needs_shared
@@ -243,9 +242,8 @@ def test_evaluate_refuses_what_cannot_be_compared(photos: Path, model: Path) -> 
         srkd.evaluate(model, data=photos, lr_only=photos)
     with pytest.raises(SrkdError, match="gradients/nowhere"):
         srkd.evaluate(model, data=photos / "nowhere")
-    runtimes = [
-        open_runtime(build(EDSRSpec(scale=scale, width=4, depth=1)), RuntimeOptions(), QUIET) for scale in (2, 3)
-    ]
+    networks = [build(EDSRSpec(scale=scale, width=4, depth=1)) for scale in (2, 3)]
+    runtimes = [open_runtime(network, RuntimeOptions(), QUIET) for network in networks]
     with pytest.raises(UsageError, match=r"\(edsr x2, edsr x3\)"):
         common_scale(runtimes, None)
 
@@ -335,8 +333,6 @@ def test_options_of_the_teacher_of_a_run_are_used_for_the_teacher_alone(model: P
         run = save_run_file(tmp_path / name, teacher=teacher_entry(model, sha256, **options))
         shutil.copy(model, run / "student.safetensors")
         report = srkd.profile(run, seconds=0.1, memory=False, runtime=("torch",), lr_size=((16, 16),))
-        student, teacher = (
-            {item.model: item.psnr_y for item in report.quality}[label] for label in (name, report.teacher)
-        )
-        gains.append(student - teacher)
+        quality = {item.model: item.psnr_y for item in report.quality}
+        gains.append(quality[name] - quality[report.teacher])
     assert gains[1] == pytest.approx(0.0, abs=1e-6) and abs(gains[0]) > 1e-3

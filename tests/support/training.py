@@ -9,16 +9,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from compressor.base.context import Context
 from compressor.data.batches import Batch
 from compressor.data.prepare import ValidationImage, ValidationSet
 from compressor.images.metrics import to_u8
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.training.events import RunEvents
 from compressor.training.guard import SkippedStep
 from compressor.training.loop import Events, Trainer
 from compressor.training.losses import Losses
 from compressor.training.method import Kind, PlainMethod
+from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -130,3 +133,9 @@ def is_same(a: State, b: State) -> bool:
     """Return whether two states have the same numbers bit for bit."""
     first, second = all_numbers(a), all_numbers(b)
     return len(first) == len(second) and all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def events_of(folder: RunFolder, lines: list[str], stage: Stage) -> RunEvents:
+    """Events of a stage that write to a run folder, and append their lines to a list."""
+    context = Context(note=lines.append)
+    return RunEvents(folder, stages=(stage,), validation=validation_on(smooth_patch().batch), context=context)

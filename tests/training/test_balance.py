@@ -6,13 +6,11 @@ from pathlib import Path
 
 import torch
 
-from compressor.base.context import Context
-from compressor.training.events import RunEvents
 from compressor.training.guard import BALANCE_ROWS, BALANCE_STEPS, Balance
 from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
 from tests.support.run_files import read_metrics
-from tests.support.training import smooth_patch, stage, validation_on
+from tests.support.training import events_of, stage
 
 
 def losses(pixel: float, logits: float, contrast: float = 0.0) -> Losses:
@@ -21,21 +19,11 @@ def losses(pixel: float, logits: float, contrast: float = 0.0) -> Losses:
     return Losses(terms, {"pixel": 1.0, "logits": 1.0, "contrast": 0.1})
 
 
-def events_of(folder: RunFolder, lines: list[str], *, steps: int = 10_000, stages: int = 1) -> RunEvents:
-    image = smooth_patch().batch
-    return RunEvents(
-        folder,
-        stages=(stage([], steps=steps // stages),) * stages,
-        validation=validation_on(image),
-        context=Context(note=lines.append),
-    )
-
-
 def test_it_is_reported_once_after_5000_steps_and_recorded(tmp_path: Path) -> None:
     assert BALANCE_STEPS == 5000
     lines: list[str] = []
     folder = RunFolder(tmp_path / "run")
-    events = events_of(folder, lines)
+    events = events_of(folder, lines, stage([], steps=10_000))
     for done in range(100, BALANCE_STEPS, 100):
         events.on_step(done, 1e-4, losses(0.1, 0.1, 2.5))
     assert lines == [] and folder.flags() == ()
@@ -57,7 +45,7 @@ def test_a_resumed_run_does_not_report_it_again_unless_the_flag_was_dropped(tmp_
         if not forgotten < BALANCE_STEPS:
             folder.flag(BALANCE_STEPS, "it was")
         folder.drop_metrics_after(forgotten)
-        events = events_of(folder, lines)
+        events = events_of(folder, lines, stage([], steps=10_000))
         for done in range(BALANCE_STEPS + 100, BALANCE_STEPS + 3000, 100):
             events.on_step(done, 1e-4, losses(0.1, 0.5))
         assert len(lines) == count

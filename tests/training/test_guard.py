@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.training.events import RunEvents
 from compressor.training.guard import MAX_IN_A_ROW, MAX_RATIO, MIN_GOOD_STEPS, Guard
 from compressor.training.loop import Trainer
 from compressor.training.run_folder import RunFolder
@@ -20,12 +18,12 @@ from tests.support.run_files import read_metrics
 from tests.support.training import (
     Faulty,
     all_numbers,
+    events_of,
     is_same,
     network,
     smooth_patch,
     stage,
     train_on_patch,
-    validation_on,
 )
 
 
@@ -96,13 +94,7 @@ def test_the_guard_continues_where_it_was_saved(tmp_path: Path):
 def test_ten_in_a_row_end_the_run_and_say_what_is_safe(tmp_path: Path):
     one = stage([Faulty(dict.fromkeys(range(6, 40), math.nan))], steps=40, validate_every=4)
     lines: list[str] = []
-    image = smooth_patch().batch
-    events = RunEvents(
-        RunFolder(tmp_path / "run"),
-        stages=(one,),
-        validation=validation_on(image),
-        context=Context(note=lines.append),
-    )
+    events = events_of(RunFolder(tmp_path / "run"), lines, one)
     with pytest.raises(SrkdError) as caught:
         Trainer([one], State.fresh(network(0), None, one), smooth_patch(), None, events, seed=0).run()
     message = str(caught.value)

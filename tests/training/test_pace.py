@@ -58,41 +58,37 @@ def test_a_stage_counts_by_its_own_speed(clock):
     assert pace.seconds_left == pytest.approx(30 * 5.0) and pace.steps_per_second == pytest.approx(1 / 5)
 
 
-class Watched:
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines that a console prints in a process without a terminal."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lines: list[str] = []
-        monkeypatch.setattr(console, "_write", lambda text, stream: self.lines.append(text))
+    lines: list[str] = []
+    monkeypatch.setattr(console, "_write", lambda text, stream: lines.append(text))
+    return lines
 
 
 @pytest.mark.parametrize(
     ("options", "seconds"),
     [({}, [5, 15, 35, 65, 95, 125, 155, 185]), ({"verbose": True}, range(5, 200, 5)), ({"quiet": True}, [])],
 )
-def test_without_a_terminal_a_line_comes_soon_and_then_from_time_to_time(monkeypatch, clock, options, seconds):
-    watched = Watched(monkeypatch)
+def test_without_a_terminal_a_line_comes_soon_and_then_from_time_to_time(printed, clock, options, seconds):
     with Console(**options).context() as context:
         for step in range(1, 200):
             clock[0] += 1
             context.progress("training", step, 5000)
             if context.status is not None:
                 context.status("loss 0.5000, 1.00 steps/s", 4000.0)
-    assert watched.lines == [f"training {step}/5,000: loss 0.5000, 1.00 steps/s, 67 min left" for step in seconds]
+    assert printed == [f"training {step}/5,000: loss 0.5000, 1.00 steps/s, 67 min left" for step in seconds]
 
 
 @pytest.mark.parametrize(("options", "seconds"), [({}, [5, 15, 35, 65, 95]), ({"quiet": True}, [])])
-def test_work_that_does_not_describe_itself_says_what_is_left(monkeypatch, clock, options, seconds):
-    watched = Watched(monkeypatch)
+def test_work_that_does_not_describe_itself_says_what_is_left(printed, clock, options, seconds):
     with Console(**options).context() as context:
         for _ in context.each("quick", range(4)):
             clock[0] += 1
         for _ in context.each("teacher on whole images", range(399)):
             clock[0] += 1
     lines = [f"teacher on whole images {done - 4}/399: {(403 - done) / 60:.0f} min left" for done in seconds]
-    assert [line for line in watched.lines if "/399" in line][: len(lines)] == lines and bool(watched.lines) == bool(
-        lines
-    )
+    assert [line for line in printed if "/399" in line][: len(lines)] == lines and bool(printed) == bool(lines)
 
 
 def test_teacher_check_validation_and_degradation_report_progress(photos):

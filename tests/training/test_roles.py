@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from compressor.models.students.students import student_of_spec
 from compressor.training.calibration import Calibrated, TermCalibration, calibration_steps
 from compressor.training.loop import Trainer
@@ -76,24 +74,19 @@ def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
 
 def test_every_gradient_lands_in_the_teacher_and_the_cut_off_rows_get_none_from_the_student():
     teacher = network(1)
-    one = joint(steps=1)
-
-    one = replace(one, methods=[StudentOnly(weights={"students": 1.0})])
+    one = replace(joint(steps=1), methods=[StudentOnly(weights={"students": 1.0})])
     state = State.fresh(student_in(teacher), teacher, one)
     train_on_patch(one, state, teacher)
     before, after = teacher.state_dict(), state.networks["joint"].state_dict()
     weight = next(name for name in before if before[name].dim() == 4 and before[name].shape[:2] == (8, 8))
     changes = (after[weight] != before[weight]).flatten(2).any(-1)
     assert changes[:4, :4].any() and not changes[4:].any() and not changes[:, 4:].any()
-    assert state.student.fingerprint() == student_in(teacher).fingerprint(), (
-        "the student has no second copy that trains"
-    )
+    assert state.student.fingerprint() == student_in(teacher).fingerprint(), "it has no second copy that trains"
 
 
 def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
     """With only the student's pixel loss, the kept slice moves as the extracted student would."""
     teacher = network(1)
-
     inside = replace(joint(steps=3), methods=[StudentOnly(weights={"students": 1.0})])
     alone = stage([Scratch()], steps=3, rate=1e-3)
     state, other = State.fresh(student_in(teacher), teacher, inside), State.fresh(student_in(teacher), None, alone)
@@ -236,8 +229,6 @@ def test_helpers_are_frozen_and_not_saved_and_modules_are_drawn_from_the_seed():
 
 
 def test_a_student_of_another_kind_cannot_live_inside_the_teacher():
-    teacher = network(1)
-    other = build(EDSRSpec(scale=2, width=16, depth=2))
+    teacher, one = network(1), joint(steps=1)
     with pytest.raises(SrkdError):
-        one = joint(steps=1)
-        Trainer([one], State.fresh(other, teacher, one), smooth_patch(), teacher, Recorder(), seed=0).run()
+        train_on_patch(one, State.fresh(network(0, width=16), teacher, one), teacher)
