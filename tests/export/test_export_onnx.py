@@ -304,10 +304,7 @@ def test_parity_is_measured_where_it_is_worst(network: Network) -> None:
 
 def test_bounds_differ_on_photos_and_elsewhere(network: Network) -> None:
     reference, near = doctored(network, lambda sr: sr), doctored(network, lambda sr: sr + 0.01)
-    photo, noise = (
-        ProofInput("photo p", torch.rand(1, 3, 4, 4), photo=True),
-        ProofInput("noise", torch.rand(1, 3, 4, 4)),
-    )
+    photo, noise = (ProofInput(name, torch.rand(1, 3, 4, 4), photo=name == "photo") for name in ("photo", "noise"))
 
     def reason(source: ProofInput, bounds: Bounds) -> str | None:
         return verify(near, reference, [source], bounds).reason

@@ -173,10 +173,8 @@ def test_a_ring_holds_its_frequency() -> None:
 
 def test_images_and_channels_are_scored_apart() -> None:
     """Two images in a batch have the figures that they have alone; equal channels change nothing."""
-    ours, theirs = (
-        torch.cat([texture(seed=2), box_blur(texture(seed=3))]),
-        torch.cat([texture(seed=4), texture(seed=3)]),
-    )
+    ours = torch.cat([texture(seed=2), box_blur(texture(seed=3))])
+    theirs = torch.cat([texture(seed=4), texture(seed=3)])
     for measure in (sharpness, gradient_psnr, spectrum, high_frequencies):
         together = measure(ours, theirs)
         alone = torch.cat([measure(ours[n : n + 1], theirs[n : n + 1]) for n in range(2)])

@@ -47,11 +47,8 @@ def sidecar_file(path: Path, metadata: Mapping[str, str]) -> Path:
 
 def engine_file(path: Path, metadata: Mapping[str, str]) -> Path:
     machine, size = Machine("10.16", "a GPU", "9.0", "580"), (1, 3, 64, 64)
-    write_engine(
-        path,
-        EngineHeader(machine, "fp16", OptimizationProfile(size, size, size), "x.onnx", "0" * 64, metadata),
-        b"plan",
-    )
+    header = EngineHeader(machine, "fp16", OptimizationProfile(size, size, size), "x.onnx", "0" * 64, metadata)
+    write_engine(path, header, b"plan")
     return path
 
 

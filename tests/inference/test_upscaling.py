@@ -81,11 +81,8 @@ def test_an_input_of_an_outputs_name_and_size_is_not_written_over(tmp_path: Path
 def test_output_names_are_unique(tmp_path: Path) -> None:
     sources = [put(tmp_path / folder / "a.png", height) for folder, height in (("one", 5), ("two", 6), ("three", 7))]
     put(tmp_path / "one" / "A.jpg")
-    report = upscale(
-        [*sources, tmp_path / "one" / "A.jpg"],
-        nearest_model(2),
-        UpscaleSettings(output=tmp_path / "out", extension=".png"),
-    )
+    settings = UpscaleSettings(output=tmp_path / "out", extension=".png")
+    report = upscale([*sources, tmp_path / "one" / "A.jpg"], nearest_model(2), settings)
     outputs = [done.output.name for done in report.done]
     assert outputs == ["a_x2.png", "a_x2-2.png", "a_x2-3.png", "A_x2-4.png"]
     assert [read_picture(done.output).rgb.shape[1] for done in report.done[:3]] == [10, 12, 14]
@@ -169,9 +166,8 @@ def test_tiles_and_the_self_ensemble_are_passed_on(tmp_path: Path) -> None:
 
 def test_one_output_file_for_one_picture(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
-    (done,) = upscale(
-        [tmp_path / "a.png"], nearest_model(2), UpscaleSettings(output=tmp_path / "new" / "big.tiff")
-    ).done
+    settings = UpscaleSettings(output=tmp_path / "new" / "big.tiff")
+    (done,) = upscale([tmp_path / "a.png"], nearest_model(2), settings).done
     assert read_picture(done.output).format == "TIFF"
     put(tmp_path / "b.png")
     with pytest.raises(UsageError, match=r"big\.tiff.*\b2 pictures"):
@@ -251,9 +247,8 @@ def test_of_an_animation_the_first_frame_is_enlarged_with_a_note(tmp_path: Path)
     assert notes == [f"{name} holds 2 frames: the first is enlarged" for name in ("a.gif", "b.webp", "c.avif")]
     for output in report.done:
         red, _, blue = read_picture(output.output).rgb[:, 3, 3]
-        assert (red > 0.9) == (output.source.name != "still.gif") and (blue > 0.9) == (
-            output.source.name == "still.gif"
-        )
+        is_blue = output.source.name == "still.gif"
+        assert ((red > 0.9), (blue > 0.9)) == (not is_blue, is_blue)
 
 
 def test_folders_inside_are_named_or_taken(tmp_path: Path) -> None:

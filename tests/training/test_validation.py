@@ -79,12 +79,9 @@ def test_figures_to_the_teacher_are_those_of_its_images() -> None:
     sets = [ValidationSet("a", (ValidationImage("x", lr, hr), ValidationImage("y", lr.flip(-1).contiguous(), None)))]
     validation = Validation(sets, 2, "teacher", teacher)
     scores = validation.score(student)
-    by_hand = [
-        psnr_by_hand(enlarge(student, image.lr, 2), enlarge(teacher, image.lr, 2), 2) for image in sets[0].images
-    ]
-    assert (
-        scores.psnr_y_teacher == pytest.approx(np.mean(by_hand)) and validation.judge(scores) == scores.psnr_y_teacher
-    )
+    pairs = [(enlarge(student, image.lr, 2), enlarge(teacher, image.lr, 2)) for image in sets[0].images]
+    assert scores.psnr_y_teacher == pytest.approx(np.mean([psnr_by_hand(*pair, 2) for pair in pairs]))
+    assert validation.judge(scores) == scores.psnr_y_teacher
     assert scores.psnr_y is None, "one image has no original"
     assert validation.reference.teacher is not None and validation.reference.teacher.psnr_y_teacher is None
     assert validation.score(teacher).psnr_y_teacher == EQUAL_DB
@@ -95,11 +92,8 @@ def test_each_set_has_its_scores_and_the_first_decides(tmp_path: Path) -> None:
     folders = [save_set(tmp_path / name, (48, 48), (64, 48)) for name in ("A", "B")]
     lr_only = save_set(tmp_path / "C", (24, 24))
     network: Network = build(EDSRSpec(scale=2, width=4, depth=1), seed=1)
-    first, second, third = (
-        ValidationFolder(folders[0]),
-        ValidationFolder(folders[1], "mine"),
-        ValidationFolder(lr_only, is_lr_only=True),
-    )
+    first, second = ValidationFolder(folders[0]), ValidationFolder(folders[1], "mine")
+    third = ValidationFolder(lr_only, is_lr_only=True)
     validation = Validation(prepared(2, first, second, third), 2, "original", build(EDSRSpec(2, 4, 1), seed=2))
     by_set = validation.score_sets(network)
     assert list(by_set) == ["A", "mine", "C"] and validation.name == "A"
@@ -170,9 +164,8 @@ def test_the_best_student_is_the_nearest_to_the_teacher(ground: Path, tmp_path: 
     assert not any("BELOW BICUBIC" in flag for flag in report.flags)
     # Label and teacher are one image, so that their gradients do not cancel.
     trained = [row for row in rows if row["kind"] == "train"]
-    assert (
-        all(row["raw/pixel"] == row["raw/logits"] for row in trained) and read_json(run)["data"]["labels"] == "teacher"
-    )
+    assert all(row["raw/pixel"] == row["raw/logits"] for row in trained)
+    assert read_json(run)["data"]["labels"] == "teacher"
 
 
 def test_a_start_that_training_makes_worse_stays_the_best(ground: Path, tmp_path: Path) -> None:
@@ -191,10 +184,8 @@ def test_sets_have_curves_and_lines_of_their_own(
 ) -> None:
     named = [f"first={ground / 'photos'}", str(save_set(tmp_path / "Second", (48, 48)))]
     run = tmp_path / "run"
-    options = words(
-        ground, steps=1, init="inherit", goal="original", val=named, val_lr=f"lr={ground / 'photos'}", out=run
-    )
-    report = srkd.compress(**options)
+    sets = {"val": named, "val_lr": f"lr={ground / 'photos'}"}
+    report = srkd.compress(**words(ground, steps=1, init="inherit", goal="original", out=run, **sets))
     assert list(report.student.sets) == ["first", "Second", "lr"]
     assert report.student.psnr_y == report.student.sets["first"].psnr_y
     last = read_metrics(run)[-1]
