@@ -74,7 +74,7 @@ def test_runs_of_a_plan_with_one_start_solve_for_it_once(
         solved.append(len(solved))
         return fit(*args, **options)
 
-    monkeypatch.setattr("srkd.runs.run.fit", counted)
+    monkeypatch.setattr("srkd.runs.opened.fit", counted)
     compress(ground, tmp_path / "sweep", sweep=("rate=1e-9,2e-9",), seeds=2)
     assert len(solved) == 2  # once a seed
     compress(ground, tmp_path / "alone", rate=1e-9)
