@@ -118,6 +118,9 @@ def blurred_enlargement(lr: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d(large, 9, 1)
 
 
+# Flicker.
+
+
 FLICKER = EvaluationSettings(2, metrics=("psnr", "flicker"))
 TEACHER = nearest_model(2, "teacher")
 
@@ -181,6 +184,9 @@ def test_without_a_teacher_there_are_grey_levels(film: LrSet, tmp_path: Path) ->
     write_picture(Picture(noise(1)), tmp_path / "photos" / "one.png")
     with pytest.raises(UsageError):
         evaluate([TEACHER], find_sets(tmp_path / "photos", scale=2), FLICKER)
+
+
+# LPIPS and DISTS.
 
 
 STAND_IN = """

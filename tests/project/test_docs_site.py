@@ -100,6 +100,9 @@ def test_a_page_of_a_method_is_in_the_menu_without_a_line_in_the_index() -> None
     assert {"CSD-lite": "methods/csd-lite.md"} in menu_without[1]["Methods"]
 
 
+# Parts that are made when the site is built.
+
+
 SCHEMA: dict[str, Any] = preset_schema(BUILTIN)
 FOLDER = PurePosixPath("docs")
 

@@ -14,7 +14,7 @@ MOST_LINES = {
     "export": 10109,
     "srkd": 13161,
     "demo": 527,
-    "tests": 45311,
+    "tests": 44809,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
