@@ -25,7 +25,7 @@ import torch
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
 from benchmarks.turns import in_turns
 from compressor.assets import embedded_student, embedded_teacher
-from compressor.base.machine import has_integer_products
+from compressor.base.machine import integer_products
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr_y, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
@@ -172,7 +172,7 @@ def by_onnx_runtime(network: Network, plain: onnx.ModelProto, patches: torch.Ten
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            reduce_range=not has_integer_products(),
+            reduce_range=not integer_products(),
         )
         return onnx.load(result)
 

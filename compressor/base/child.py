@@ -107,7 +107,6 @@ class Child:
         return self._process.pid
 
     def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any:
-        """Call a method of the object that the child keeps, and return its result."""
         self._send({"call": name, "arguments": arguments})
         return self.result(timeout_seconds)
 
@@ -157,7 +156,6 @@ _start_child: StartChild = Child
 
 @contextmanager
 def children_started_by(start: StartChild) -> Iterator[None]:
-    """Start the children of this program by `start`."""
     global _start_child
     before, _start_child = _start_child, start
     try:

@@ -92,7 +92,6 @@ class EntryPointTable(Mapping[str, Row]):
 
 
 def package_of(point: metadata.EntryPoint) -> str:
-    """Return the name of the distribution that an entry point belongs to."""
     return point.name if point.dist is None else str(point.dist.name)
 
 

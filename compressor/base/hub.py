@@ -66,7 +66,6 @@ def repository_of(path: Path) -> str | None:
 
 
 def read_repository(value: object) -> str:
-    """Check the name of a repository."""
     name = str(value)
     if re.fullmatch(f"{NAME}/{NAME}", name) is None or ".." in name or "--" in name:
         raise UsageError(f"{name!r} is not a repository of the hub: give OWNER/NAME")

@@ -52,7 +52,8 @@ INTEGER_PRODUCTS = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX VNNI", "amx_
 
 
 def integer_products() -> tuple[str, ...]:
-    """Return the names of the processor's instructions that add 8-bit products in 32 bits.
+    """Return the names of the processor's instructions that add 8-bit products in 32 bits; older ones use 16 bits, and
+    overflow.
 
     Every 64-bit Apple processor has dot products.
     """
@@ -61,11 +62,6 @@ def integer_products() -> tuple[str, ...]:
         return ("dot products",) if platform.machine().lower() in ("arm64", "aarch64") else ()
     words = set(listing.read_text(errors="replace").split())
     return tuple(name for word, name in INTEGER_PRODUCTS.items() if word in words)
-
-
-def has_integer_products() -> bool:
-    """Return True if one instruction adds 8-bit products in 32 bits; older processors use 16 bits and overflow."""
-    return bool(integer_products())
 
 
 def usable_cores() -> int | None:
@@ -152,7 +148,6 @@ def gpu_facts() -> dict[str, object] | None:
 
 
 def count_threads(threads: int) -> str:
-    """Return `1 thread` or `2 threads`."""
     return "1 thread" if threads == 1 else f"{threads} threads"
 
 

@@ -33,7 +33,6 @@ def training_layout(device: torch.device, precision: Precision) -> Layout:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which a network computes in `precision`."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 

@@ -103,14 +103,11 @@ class BatchHashes:
     def __init__(self, redraw: Callable[[int], Draw]) -> None:
         self._redraw = redraw
         self._hashes: dict[int, bytes] = {}
-        self._pixels: str | None = None
+        self.pixels: str | None = None
+        """The hash of the first batch's pixels, until it is taken: the same draw from other images is another batch."""
 
     def record(self, step: int, draw: Draw) -> None:
         self._hashes[step] = hash_draw(step, draw)
-
-    def record_pixels(self, digest: str) -> None:
-        """Store the hash of the first batch's pixels: the same draw from other images is another batch."""
-        self._pixels = digest
 
     def take(self, since: int, until: int) -> dict[str, str]:
         """Return a hash of the batches from step `since` to before `until`; once also that of the first pixels."""
@@ -118,8 +115,8 @@ class BatchHashes:
         for step in range(since, until):
             digest.update(self._hashes.pop(step) if step in self._hashes else hash_draw(step, self._redraw(step)))
         hashes = {"batches": digest.hexdigest()}
-        if self._pixels is not None:
-            hashes["first_pixels"], self._pixels = self._pixels, None
+        if self.pixels is not None:
+            hashes["first_pixels"], self.pixels = self.pixels, None
         return hashes
 
 
@@ -211,7 +208,6 @@ class Batches:
 
     @cached_property
     def hashes(self) -> BatchHashes:
-        """The hashes of the draws so far."""
         # No reference to self, which would be a cycle: files stay in use until the last reference is gone.
         sampler, samples = self.sampler, self.all_samples or self.samples
         return BatchHashes(lambda step: sampler.draw(step, samples))
@@ -238,11 +234,10 @@ class Batches:
             return batch
         self.hashes.record(step, draw)
         if step == 0:
-            self.hashes.record_pixels(batch.digest())
+            self.hashes.pixels = batch.digest()
         return batch
 
     def _wider(self, draw: Draw, side: int) -> WiderPatches:
-        """The windows of a side around the patches of a draw."""
         patch, sampler = self.sampler.lr_patch, self.sampler
         windows, corners = around(draw, sampler.heights, sampler.widths, patch, side)
         return WiderPatches(self._to_unit_range(gather(self.store.lr, windows, side, 1)), patch, corners)

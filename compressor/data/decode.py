@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,25 +22,21 @@ from compressor.base.context import QUIET, Context, Progress
 from compressor.base.errors import SrkdError, report_unreadable
 from compressor.base.machine import available_memory, torch_threads, usable_cores
 from compressor.data.store import (
-    HR_FILE,
     LAYOUT_VERSION,
-    LR_FILE,
     DecodedImages,
+    DecodeInto,
     ImageRecord,
     SkippedImage,
     append_image,
     pixels_of,
     read_entry,
-    write_index,
+    write_entry,
 )
 from compressor.images.files import image_size, read_rgb_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImagePair, LrImage
 
 Source: TypeAlias = ImagePair | LrImage
-DecodeInto: TypeAlias = Callable[[IO[bytes], IO[bytes]], DecodedImages]
-"""Decodes all images into two files, or into memory: LR and HR pixels."""
-
 MAX_WORKERS = 8
 
 SMALL_BYTES = 32_000_000
@@ -73,7 +69,7 @@ def decode_all(
         return images
     if pixel_bytes > small_bytes:
         start = time.monotonic()
-        images = cache.make(key, read_entry, partial(_write_entry, decode_into), pixel_bytes, note)
+        images = cache.make(key, read_entry, partial(write_entry, decode_into), pixel_bytes, note)
         if images is not None:
             seconds = time.monotonic() - start
             note(f"{count} decoded in {seconds:.0f} s, kept in {cache.path / key} ({format_bytes(images.bytes)})")
@@ -104,12 +100,6 @@ def _cache_key(sources: Sequence[Source], scale: int, border: Border) -> str:
     return f"images-{digest.hexdigest()}"
 
 
-def _write_entry(decode_into: DecodeInto, folder: Path) -> None:
-    """Write the decoded images into a cache entry."""
-    with open(folder / LR_FILE, "w+b") as lr, open(folder / HR_FILE, "w+b") as hr:
-        write_index(folder, decode_into(lr, hr))
-
-
 def _decode_into_memory(size: int, decode_into: DecodeInto) -> DecodedImages:
     """Decode images of so many bytes at most into memory."""
     available = int(available_memory() * MEMORY_SHARE)
@@ -124,7 +114,6 @@ def _decode_into_memory(size: int, decode_into: DecodeInto) -> DecodedImages:
 def _decode_into(
     sources: Sequence[Source], scale: int, border: Border, progress: Progress, lr: IO[bytes], hr: IO[bytes]
 ) -> DecodedImages:
-    """Decode all sources into two files, or into memory."""
     images: list[ImageRecord | SkippedImage] = []
     for image in decode_in_order(sources, scale=scale, border=border):
         if isinstance(image, SkippedImage):

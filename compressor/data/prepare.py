@@ -137,7 +137,6 @@ class DataChoice:
             require_folder(folder, "data folder")
 
     def sets(self, scale: int) -> tuple[ImageSet, ...]:
-        """The sets with originals, folder by folder."""
         return tuple(each for folder in self.folders for each in find_sets(folder, scale=scale, lr=self.lr))
 
     def pairs(self, scale: int) -> tuple[ImagePair, ...]:

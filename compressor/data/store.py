@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import torch
 from pydantic import TypeAdapter
@@ -195,6 +195,10 @@ class DecodedImages:
         )
 
 
+DecodeInto: TypeAlias = Callable[[IO[bytes], IO[bytes]], DecodedImages]
+"""Decodes all images into two files, or into memory: LR and HR pixels."""
+
+
 def plane_of(flat: torch.Tensor, extents: Sequence[Extent]) -> Plane:
     columns = ([getattr(extent, field) for extent in extents] for field in ("start", "height", "width"))
     return Plane(flat, *(torch.tensor(column) for column in columns))
@@ -221,8 +225,9 @@ _INDEX = TypeAdapter(tuple[int, tuple[ImageRecord | SkippedImage, ...]])
 """The contents of index.json: the scale and the images."""
 
 
-def write_index(folder: Path, images: DecodedImages) -> None:
-    """Write the index of an entry whose pixel files are written."""
+def write_entry(decode_into: DecodeInto, folder: Path) -> None:
+    with open(folder / LR_FILE, "w+b") as lr, open(folder / HR_FILE, "w+b") as hr:
+        images = decode_into(lr, hr)
     # Not pydantic's own JSON: names of files need not be UTF-8.
     content = json.dumps([images.scale, [asdict(image) for image in images.images]], default=str)
     (folder / INDEX_FILE).write_text(content, encoding="utf-8")

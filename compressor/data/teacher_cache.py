@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -24,13 +24,12 @@ from compressor.base.choices import Precision
 from compressor.base.context import QUIET, Context, Note
 from compressor.base.errors import SrkdError, report_unwritable
 from compressor.base.files import append
-from compressor.base.precision import autocast
 from compressor.data.batches import Batches
 from compressor.data.placement import fits_on_device, pack
 from compressor.data.store import Extent, ImageStore, Plane, plane_of
 from compressor.inference.tiling import run_tiled
 from compressor.models.networks.cost import pixel_bytes
-from compressor.runtimes.torch_runtime import tf32_off
+from compressor.runtimes.torch_runtime import arithmetic
 from compressor.teachers.teacher import Teacher
 
 FORMAT = 3
@@ -170,7 +169,7 @@ class TeacherCache:
 
     def _output(self, teacher: Teacher, index: int) -> tuple[torch.Tensor, float]:
         """Return the unclamped output for one image in half precision, and the seam if tiles are not exact."""
-        with _arithmetic(teacher.device, self.precision):
+        with arithmetic(teacher.device, self.precision):
             tiled = run_tiled(
                 lambda lr: teacher(lr).float(),
                 self.inputs.image(index)[None].to(teacher.device).float().div_(255),
@@ -199,12 +198,3 @@ def image_key(image: torch.Tensor) -> str:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
-
-
-@contextmanager
-def _arithmetic(device: torch.device, precision: Precision) -> Iterator[None]:
-    with ExitStack() as stack:
-        if device.type == "cuda" and precision == "fp32":
-            stack.enter_context(tf32_off())
-        stack.enter_context(autocast(precision, device))
-        yield

@@ -27,5 +27,4 @@ FILM_SUFFIXES = frozenset(
 
 
 def is_film(path: Path) -> bool:
-    """Return True if a path is named as a film, and is no folder."""
     return path.suffix.lower() in FILM_SUFFIXES and not path.is_dir()

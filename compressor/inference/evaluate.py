@@ -114,7 +114,6 @@ class _Table:
 
     @cached_property
     def measures(self) -> Mapping[str, Measure]:
-        """The functions of the selected metrics."""
         return {name: METRICS[name].load() for name in self.settings.metrics}
 
     def run_models(

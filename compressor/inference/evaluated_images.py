@@ -63,7 +63,6 @@ def _degraded(lr_u8: Tensor, degradation: Degradation | None, name: str) -> Tens
 
 
 def read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
-    """Return the stored LR image of an HR image; refuse one of another size."""
     lr_u8 = read_rgb_u8(path)
     height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
     if lr_u8.shape[-2:] != (height, width):
@@ -75,11 +74,8 @@ def read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
 
 def is_lr_stored(image_set: AnySet, protocol: Protocol) -> bool:
     """Whether all LR images of a set are used as they are stored."""
-    if protocol.degradation:
-        return False
-    if isinstance(image_set, LrSet):
-        return True
-    return all(pair.lr is not None for pair in image_set.pairs)
+    is_stored = isinstance(image_set, LrSet) or all(pair.lr is not None for pair in image_set.pairs)
+    return is_stored and not protocol.degradation
 
 
 def check_sets(

@@ -131,7 +131,6 @@ class Evaluation:
 
     @property
     def rows(self) -> tuple[Metric, ...]:
-        """The measured metrics as rows of their table."""
         return tuple(METRICS[name] for name in self.metrics)
 
     @property

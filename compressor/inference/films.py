@@ -125,7 +125,6 @@ class _Rest:
         self._begun, self._before = time.monotonic(), self.done
 
     def enlarge_into(self, folder: Path, first: int) -> list[_Segment]:
-        """Enlarge the frames that are left into segments, numbered from `first`."""
         segments = list[_Segment]()
         # Frames that are done are decoded all the same, as not every container can be entered exactly.
         with one_ahead(self.film.frames(start=self.done)) as futures:

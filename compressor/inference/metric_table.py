@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -33,8 +34,6 @@ class Metric(Requirements):
     """A metric, a row of METRICS."""
 
     name: str
-    key: str
-    """Its key in JSON, to the original; `key_to` has the others."""
     title: str
     """Its heading in tables."""
     source: str
@@ -47,6 +46,11 @@ class Metric(Requirements):
     """The images that it compares: the channel of the protocol, which is Y, or RGB; or the channel of two frames of one
     film, of which the first is NaN where the input doesn't stand still.
     """
+
+    @property
+    def key(self) -> str:
+        """Its key in JSON, to the original: the title in small letters; `key_to` has the others."""
+        return re.sub("[- ]", "_", self.title.lower())
 
     def require(self) -> None:
         """Raise an error of one line if it cannot be measured here."""
@@ -103,7 +107,6 @@ METRICS: dict[str, Metric] = {
     for row in (
         Metric(
             name="psnr",
-            key="psnr_y",
             title="PSNR-Y",
             source="compressor.images.metrics:psnr",
             best="highest",
@@ -111,7 +114,6 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="ssim",
-            key="ssim_y",
             title="SSIM-Y",
             source="compressor.images.metrics:ssim",
             best="highest",
@@ -119,7 +121,6 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="psnr_rgb",
-            key="psnr_rgb",
             title="PSNR-RGB",
             source="compressor.images.metrics:psnr",
             best="highest",
@@ -128,14 +129,12 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="sharpness",
-            key="sharpness",
             title="sharpness",
             source="compressor.images.looks:sharpness",
             best="1",
         ),
         Metric(
             name="spectrum",
-            key="spectrum",
             title="spectrum",
             source="compressor.images.looks:spectrum",
             best="0",
@@ -143,7 +142,6 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="high",
-            key="high_frequencies",
             title="high frequencies",
             source="compressor.images.looks:high_frequencies",
             best="0",
@@ -151,7 +149,6 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="gradient",
-            key="gradient_psnr",
             title="gradient PSNR",
             source="compressor.images.looks:gradient_psnr",
             best="highest",
@@ -159,7 +156,6 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="flicker",
-            key="flicker",
             title="flicker",
             source="compressor.images.flicker:flicker",
             best="lowest",
@@ -167,7 +163,6 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="lpips",
-            key="lpips",
             title="LPIPS",
             source=f"{LEARNED}:lpips",
             best="lowest",
@@ -178,7 +173,6 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="dists",
-            key="dists",
             title="DISTS",
             source=f"{LEARNED}:dists",
             best="lowest",

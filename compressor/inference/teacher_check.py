@@ -104,12 +104,10 @@ class TeacherCheck:
 
     @property
     def options(self) -> str:
-        """The suggestion as command-line options."""
         return format_options(self.suggestion)
 
     @property
     def advice(self) -> str | None:
-        """The suggestion in one line, or None."""
         if not self.suggestion:
             return None
         return f"{self._figures}; with {self.options} it has {self.with_suggestion:.2f}"

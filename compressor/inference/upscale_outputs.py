@@ -63,7 +63,6 @@ class UpscaleSettings:
 
     @property
     def output_file(self) -> Path | None:
-        """The single output file, or None if the output is a folder."""
         path = None if self.output is None else Path(self.output)
         if path is None or path.is_dir():
             return None

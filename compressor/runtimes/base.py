@@ -41,7 +41,13 @@ class Runtime(ABC):
         require_input(lr, self.descriptor, self.label)
         self._require_size(lr.shape[3], lr.shape[2])
         sr = self._run(lr)
-        require_output(lr, sr, self.descriptor, self.label)
+        scale = self.descriptor.scale
+        expected = (lr.shape[0], self.descriptor.channels, lr.shape[2] * scale, lr.shape[3] * scale)
+        if tuple(sr.shape) != expected:  # it cannot be trusted
+            raise SrkdError(
+                f"{self.label} returned shape {tuple(sr.shape)} for {tuple(lr.shape)}: at scale {scale} {expected} is "
+                "expected"
+            )
         return sr
 
     def _require_size(self, width: int, height: int) -> None:
@@ -79,16 +85,6 @@ def require_memory_for(size: tuple[int, int], batch: int, descriptor: Descriptor
         raise UsageError(
             f"{option} {size[0]}x{size[1]}{of_batch} takes {4 * values / 1e9:.0f} GB for the images alone, and this "
             f"machine has {memory / 1e9:.0f} GB: name a smaller size"
-        )
-
-
-def require_output(lr: torch.Tensor, sr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
-    """Refuse the output of a model that does not enlarge by its declared scale: it cannot be trusted."""
-    expected = (lr.shape[0], descriptor.channels, lr.shape[2] * descriptor.scale, lr.shape[3] * descriptor.scale)
-    if tuple(sr.shape) != expected:
-        raise SrkdError(
-            f"{label} returned shape {tuple(sr.shape)} for {tuple(lr.shape)}: at scale {descriptor.scale} "
-            f"{expected} is expected"
         )
 
 

@@ -90,7 +90,6 @@ def require_cpu(device: str, runtime: str) -> None:
 
 
 def require_one_image(label: str, inputs: int, outputs: int) -> None:
-    """Refuse a model with several inputs or outputs."""
     if inputs != 1 or outputs != 1:
         raise SrkdError(f"{label} has {inputs} inputs and {outputs} outputs: a super-resolution model has one each")
 

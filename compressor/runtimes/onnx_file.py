@@ -53,7 +53,6 @@ def model_facts(model: onnx.ModelProto, path: Path) -> tuple[str, dict[str, str]
 
 
 def load_onnx(path: Path, *, external_weights: bool = True) -> onnx.ModelProto:
-    """Load an ONNX file; one line for any other file."""
     if not path.is_file():
         raise SrkdError(f"{path}: no such file")
     with one_line(f"{path} is not an ONNX file", first=True):
@@ -103,7 +102,6 @@ def drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def weight_precision(model: onnx.ModelProto) -> str:
-    """The number format of most weights."""
     names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
     names |= {onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "int8"}
     sizes: Counter[str] = Counter()

@@ -29,7 +29,6 @@ LISTED_KINDS = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin"})
 
 
 def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
-    """Yield the nodes that compute, and the conversions."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

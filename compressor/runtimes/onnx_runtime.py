@@ -115,20 +115,14 @@ class OnnxRuntime(FileRuntime):
             self._session, self._input, images.to(self._gpu), self._output, tuple(shape), self._output_dtype
         )
 
-    def _session_options(self) -> Any:
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(4)  # a provider that fails to start would print to the terminal
-        return _quiet_options(self.threads, float_on_grids=self._float_on_grids)
-
     def _open(self, content: bytes, path: Path) -> Any:
         import onnxruntime
 
-        options = self._session_options()
+        onnxruntime.set_default_logger_severity(4)  # a provider that fails to start would print to the terminal
         with one_line(f"{path} is not a model ONNX Runtime can open", first=True):
             session = onnxruntime.InferenceSession(
                 emulate_half(parse_onnx(content, path)).SerializeToString() if self.emulated else content,
-                options,
+                _quiet_options(self.threads, float_on_grids=self._float_on_grids),
                 providers=self._providers,
                 enable_fallback=0,  # it prints messages, and repeats the same attempt
             )

@@ -94,7 +94,6 @@ def run_but(run: Run, crashed: Collection[str], progress: Progress) -> Run:
 
 
 def tried_folder() -> Path:
-    """The folder of stored trial results."""
     return default_folder() / "tried"
 
 

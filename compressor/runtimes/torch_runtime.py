@@ -57,7 +57,7 @@ class TorchRuntime(Runtime):
         self._forward = self._build_forward()
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), self._precision_context():
+        with torch.no_grad(), arithmetic(self._device, self.precision):
             images = lr.to(self._device, torch.float32).contiguous(memory_format=self._format)
             sr = self._forward(images).float().contiguous()
             synchronise(self._device)
@@ -69,10 +69,12 @@ class TorchRuntime(Runtime):
     def _build_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         return self.network
 
-    def _precision_context(self) -> AbstractContextManager[object]:
-        if self.precision != "fp32":
-            return torch.autocast(self._device.type, PRECISIONS[self.precision])
-        return tf32_off() if self._device.type == "cuda" else nullcontext()
+
+def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Return the context in which a network computes on a device in a precision: fp32 is exact, without TF32."""
+    if precision != "fp32":
+        return torch.autocast(device.type, PRECISIONS[precision])
+    return tf32_off() if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

@@ -48,7 +48,6 @@ def added_weights(first: float | Calibrated, second: float | Calibrated) -> floa
 
 
 def calibration_steps(steps: int) -> int:
-    """Return the number of calibration steps for a stage of `steps`."""
     return max(1, min(MAX_CALIBRATION_STEPS, steps // 10))
 
 
@@ -67,8 +66,12 @@ class TermCalibration:
             for name, weight in weights.items()
         }
 
-    def is_pending(self, weights: Weights) -> bool:
-        return any(isinstance(weight, Calibrated) and name not in self.weights for name, weight in weights.items())
+    def pending(self, weights: Weights) -> dict[str, Calibrated]:
+        return {
+            name: weight
+            for name, weight in weights.items()
+            if isinstance(weight, Calibrated) and name not in self.weights
+        }
 
     def update(self, raw: Mapping[str, float], weights: Weights, *, steps: int) -> dict[str, float]:
         """Count a good step; after `steps` of them compute the weights, and return the new ones."""
@@ -77,11 +80,7 @@ class TermCalibration:
         self.count += 1
         if self.count < steps:
             return {}
-        new = {
-            name: self._weight(name, weight)
-            for name, weight in weights.items()
-            if isinstance(weight, Calibrated) and name not in self.weights
-        }
+        new = {name: self._weight(name, weight) for name, weight in self.pending(weights).items()}
         self.weights.update(new)
         return new
 

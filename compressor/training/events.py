@@ -164,7 +164,6 @@ class RunEvents(Events):
 
 
 def _numbers(network: str, scores: Scores) -> dict[str, float]:
-    """The scores of a network as numbers of metrics.jsonl."""
     return {f"{network}_{name}": value for name, value in asdict(scores).items() if value is not None}
 
 

@@ -58,14 +58,9 @@ class Guard:
         self.skipped += 1
         return SkippedStep(*fault, loss, self.in_a_row)
 
-    @property
-    def gives_up(self) -> bool:
-        return self.in_a_row >= MAX_IN_A_ROW
-
     def _fault(
         self, loss: float, norm: float, numbers: Callable[[], Mapping[str, float]]
     ) -> tuple[tuple[str, ...], str] | None:
-        """Return the terms at fault and the reason, or None."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             names = non_finite_names(numbers()) or (GRADIENT,)
             return names, f"{', '.join(names)} not finite"

@@ -15,10 +15,9 @@ from compressor.base.processes import SharedFailure
 from compressor.data.batches import Batch
 from compressor.models.networks.base import ImageModel
 from compressor.training.calibration import calibration_steps
-from compressor.training.guard import SkippedStep, require_paths
+from compressor.training.guard import MAX_IN_A_ROW, SkippedStep, require_paths
 from compressor.training.losses import Losses, average_over_processes, compute_losses, require_same_terms, terms_of
 from compressor.training.networks import build_networks
-from compressor.training.speed import begin_compiled_step
 from compressor.training.stage import Stage
 from compressor.training.state import RATE_RATIO, State, follow_leader
 from compressor.training.step import Step, StepNetworks
@@ -102,7 +101,7 @@ class Trainer:
                 events.on_step(state.done, rate, losses)
             else:
                 events.on_skip(state.done, skipped)
-                if state.guard.gives_up:
+                if skipped.in_a_row >= MAX_IN_A_ROW:
                     raise SharedFailure(
                         f"step {state.done}: {skipped.in_a_row} steps in a row were skipped, the last because of "
                         f"{skipped.why}; {events.how_to_continue()}"
@@ -113,7 +112,8 @@ class Trainer:
         """Run the forward and backward pass, and update the weights unless the guard objects."""
         state, processes = self.state, self.context.processes
         if stage.mode.compiled:
-            begin_compiled_step()
+            # CUDA graphs may overwrite the outputs of the last step.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         losses = compute_losses(stage, state, step)
         if step.number == state.began:
             processes.run_on_all(
@@ -149,7 +149,7 @@ class Trainer:
     def _calibrate(self, stage: Stage, losses: Losses) -> None:
         """Add a good step to the pending calibration of weights."""
         calibration, weights = self.state.calibration, stage.term_weights
-        if not calibration.is_pending(weights):
+        if not calibration.pending(weights):
             return
         raw = {name: float(number.detach()) for name, number in {**losses.observed, **losses.terms}.items()}
         for name, weight in calibration.update(raw, weights, steps=calibration_steps(stage.schedule.steps)).items():

@@ -28,7 +28,6 @@ class Optimiser:
     clip: float | None = None
 
     def build(self, groups: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
-        """Return the optimiser of these groups of parameters."""
         if self.name == "soap":
             return Soap(groups, rate, self.betas, self.eps)
         # One kernel for all parameters: a third of the time of foreach on CPU, and one launch on a GPU.

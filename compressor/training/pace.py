@@ -22,7 +22,6 @@ class Pace:
         self._warm: tuple[float, int] | None = None
 
     def step(self, done: int) -> None:
-        """Record the end of a step."""
         now, before = time.monotonic(), self.done
         self.done = done
         if before in self.ends:

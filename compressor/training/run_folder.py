@@ -260,12 +260,6 @@ def _is_leftover(item: Path) -> bool:
     return item.name == LOCK or item in temporary_files(item.parent, REPLACED_FILES)
 
 
-def remove_leftovers(run: Path) -> None:
-    """Remove the temporary files of a killed process; only the process with the folder's lock may call this."""
-    for file in temporary_files(run, REPLACED_FILES):
-        file.unlink(missing_ok=True)
-
-
 def require_run(path: Path) -> None:
     """Refuse to continue a folder that is not a run folder."""
     if not (path / FACTS).is_file():
@@ -285,7 +279,8 @@ def lock_run(run: Path, context: Context, option: str = "--out", *, wait_seconds
                 stack.enter_context(no_empty_folder(run))
                 run.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(hold_lock(run / LOCK, wait_seconds=wait_seconds))
-                remove_leftovers(run)
+                for leftover in temporary_files(run, REPLACED_FILES):  # of a killed process
+                    leftover.unlink(missing_ok=True)
             except LockedElsewhere as error:
                 raise SrkdError(
                     f"{run} is being written by {error.owner}: wait until that run ends, or end it with Ctrl-C there"

@@ -142,8 +142,3 @@ class CompiledForward:
             torch.compiler.reset()
             return self.network
         return forward
-
-
-def begin_compiled_step() -> None:
-    """Tell CUDA graphs that the outputs of the last step may be overwritten."""
-    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

@@ -108,7 +108,6 @@ class Stage:
 
     @property
     def updates(self) -> int:
-        """The number of updates in a step."""
         return max((method.updates for method in self.methods), default=1)
 
 

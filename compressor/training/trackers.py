@@ -162,12 +162,6 @@ def as_png(image_u8: torch.Tensor) -> bytes:
     return stream.getvalue()
 
 
-def require_trackers(names: Sequence[TrackerName]) -> None:
-    """Refuse a tracker whose package is not installed, before any work is done."""
-    if "wandb" in names:
-        import_wandb()
-
-
 def import_wandb() -> Any:
     """Return the package wandb, or raise an error with its install command."""
     try:

@@ -57,12 +57,10 @@ class Validation:
 
     @property
     def name(self) -> str:
-        """The name of the set that decides."""
         return self.sets[0].name
 
     @property
     def protocol(self) -> str:
-        """The protocol of the set that decides."""
         return str(Protocol(border=self.scale, degradation=self.sets[0].degradation))
 
     @cached_property
@@ -76,7 +74,6 @@ class Validation:
 
     @cached_property
     def teacher_by_set(self) -> SetScores:
-        """The teacher's scores to the originals."""
         enlarged = {index: image for index, (image, _) in self._teacher_images.items()}
         return self._means({index: self._of_image(index, sr_u8, to_teacher=False) for index, sr_u8 in enlarged.items()})
 

@@ -14,7 +14,6 @@ SCALING = 0x4 | 0x2000 | 0x4000 | 0x40000
 
 
 def load_av() -> Any:
-    """Return the module of PyAV."""
     try:
         import av
     except ImportError as error:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from hashlib import sha256
 
-from compressor.base.machine import has_integer_products
+from compressor.base.machine import integer_products
 from compressor.models.networks.base import tensor_bytes
 from compressor.models.quantisation.description import KEY
 from export.convert.to_onnx import write_graph
@@ -65,7 +65,7 @@ def cpu_flavour(*, learnt: bool) -> Flavour:
     Without VNNI, two products of a byte and a signed byte are added in 16 bits, where they overflow. Weights of seven
     bits are fast there. Learnt weights have eight, so they are bytes: products of two bytes are exact, and slower.
     """
-    if has_integer_products():
+    if integer_products():
         return CPU
     return replace(CPU, weights=U8 if learnt else S7)
 

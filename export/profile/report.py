@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.machine import available_memory, has_integer_products, torch_threads
+from compressor.base.machine import available_memory, integer_products, torch_threads
 from compressor.images.protocol import Protocol
 from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic, without_network
 from compressor.images.sets import embedded_pairs, line_about_inputs
@@ -352,7 +352,7 @@ class _Measurement:
                     (width, height),
                     self.settings.threads or 1,
                     model.facts.integer_nodes,
-                    has_integer_products(),
+                    bool(integer_products()),
                 )
                 yield f"{model.label} beside {other.label}: {speed}"
 

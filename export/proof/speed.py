@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from compressor.base.context import QUIET, Context
-from compressor.base.machine import count_threads, has_integer_products
+from compressor.base.machine import count_threads, integer_products
 from compressor.images.sample import sample_photo
 from compressor.runtimes.base import Runtime
 from export.proof.integer_nodes import IntegerNodes
@@ -81,6 +81,6 @@ def compare_speed(
         size,
         torch.get_num_threads(),
         integer_nodes,
-        has_integer_products(),
+        bool(integer_products()),
         reference.precision,
     )

@@ -17,7 +17,7 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel
 from compressor.training.distributed import open_processes
 from compressor.training.run_folder import FACTS, STUDENT, lock_run, require_new, require_run
-from compressor.training.trackers import require_trackers
+from compressor.training.trackers import import_wandb
 from recipes.config.by_class import find_method, is_open_class
 from recipes.config.reading import recipe_label
 from srkd.options.compress import CompressOptions
@@ -45,7 +45,8 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
         >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     """
     folder = options.run.folder
-    require_trackers(options.run.track)
+    if "wandb" in options.run.track:
+        import_wandb()  # before any work is done
     with _all_processes(context) as context, _teacher_file(options, context) as options:
         group = context.processes
         restarts = max(group.gather_objects(group.rank.restarts))

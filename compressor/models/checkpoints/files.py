@@ -86,12 +86,6 @@ def require_whole(archive: zipfile.ZipFile, label: str = "") -> None:
         raise SrkdError(f"{label}a damaged archive (record {damaged[-60:]!r}): {AGAIN}")
 
 
-def open_safetensors(path: Path) -> tuple[object, Mapping[str, str]]:
-    """Return the tensors of a safetensors file by name, and its metadata."""
-    with one_line(f"its safetensors header is damaged, {AGAIN}"), safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-
-
 def open_ncnn(param: Path, handle: IO[bytes], size_bytes: int) -> tuple[object, Mapping[str, object], tuple[str, ...]]:
     """Return the tensors of ncnn's .bin, which its .param names, fields of the spec, and notes."""
     with open(param, "rb") as text:
@@ -129,7 +123,6 @@ def open_container(path: Path) -> Container:
 
 
 def _open(path: Path, handle: IO[bytes], size_bytes: int) -> tuple[object, Mapping[str, str]]:
-    """Return the content of a file, and the metadata of safetensors."""
     start = handle.read(16)
     handle.seek(0)
     if not start:
@@ -139,7 +132,8 @@ def _open(path: Path, handle: IO[bytes], size_bytes: int) -> tuple[object, Mappi
     # Test before the pickles: the length of a safetensors header may begin with the byte of a pickle.
     # The test does not ask for the file's size, so that a file that was cut short is still called safetensors.
     if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") <= HEADER_BYTES_LIMIT or start[:1] != b"\x80"):
-        return open_safetensors(path)
+        with one_line(f"its safetensors header is damaged, {AGAIN}"), safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     if start.startswith(b"\x80"):  # torch.save before 1.6
         return read_pickled(path, mapped=False), {}
     raise SrkdError(

@@ -109,7 +109,8 @@ def choose_bases(
         sources = tuple(places.all_of(space)) if short.is_hidden(space) else (places.last_of(space),)
         covariance = _block_diagonal([moments[source].covariance for source in sources])
         use = _block_diagonal([_use(teacher, plan, source, bases) for source in sources])
-        groups = _groups_of(student, short, space)
+        layers = [*short.producers[space], *(layer for layer, _ in short.consumers[space])]
+        groups = max(groups_of(linear_layer(student, layer)) for layer in layers)  # in which units must stay
         order = units_in_order(covariance, use, groups)
         if space in short.blocks:
             order = _whole_blocks(covariance, use, short.blocks[space])
@@ -254,9 +255,3 @@ def units_in_order(covariance: torch.Tensor, use: torch.Tensor, groups: int = 1)
         if variance[best] > floor:
             rest = rest - torch.outer(rest[:, best], rest[best]) / variance[best]
     return torch.tensor(order, device=covariance.device)
-
-
-def _groups_of(network: Network, plan: LinearPlan, space: str) -> int:
-    """Return the number of groups that units must stay in: the most of any layer that writes or reads the space."""
-    layers = [*plan.producers[space], *(layer for layer, _ in plan.consumers[space])]
-    return max(groups_of(linear_layer(network, layer)) for layer in layers)

@@ -13,6 +13,5 @@ class FitProgress:
         self.add(0.0)
 
     def add(self, work: float) -> None:
-        """Add finished work and report the progress."""
         self.done += work
         self.context.progress("fit, percent", round(100 * min(1.0, self.done / self.total)), 100)

@@ -54,7 +54,6 @@ class Replay:
             vars(module).pop("forward", None)
 
     def begin(self, layers: Iterable[str]) -> None:
-        """Begin a stage in which `layers` are to be solved."""
         for path in self.kept:
             self.store.discard(path)
         self.kept.clear()

@@ -433,7 +433,6 @@ class Architecture:
         return self.spec.arch
 
     def size(self, name: str) -> Mapping[str, Any]:
-        """Return the fields of a named size."""
         if name not in self.sizes:
             raise UsageError(f"{self.name} has no size {name!r}; it has {', '.join(self.sizes) or 'none by name'}")
         return self.sizes[name]

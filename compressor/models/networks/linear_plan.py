@@ -141,7 +141,6 @@ class LinearPlan:
 
     @cached_property
     def gates(self) -> frozenset[str]:
-        """The layers whose outputs are gates."""
         return frozenset(layer.gate for layer in self.layers if layer.gate is not None)
 
     @property

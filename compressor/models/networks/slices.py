@@ -23,7 +23,6 @@ def axis_plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
 
 
 def student_cuts(teacher: Spec, student: Spec, segments: Segments = "each") -> dict[str, Cut]:
-    """Return the place of each parameter of the student in the teacher."""
     long, short = axis_plans(teacher, student)
     with torch.device("meta"):
         names = [name for name, _ in build(student).named_parameters()]

@@ -43,7 +43,6 @@ def _table(state: State, group: int) -> tuple[int, int]:
 
 
 def _upsampler(state: State, width: int, channels: int) -> dict[str, Any]:
-    """Return the upsampler, from the names of its layers, and its scale."""
     if "conv_up1.weight" in state:
         return {"upsampler": "nearest+conv", "scale": 4, "features": rows(state, "conv_before_upsample.0.weight")}
     if "conv_before_upsample.0.weight" in state:

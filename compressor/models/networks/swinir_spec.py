@@ -82,7 +82,6 @@ class SwinIRSpec(Spec):
         return replace(self, width=channels, heads=(heads,) * len(self.heads))
 
     def shortened(self, depth: float) -> SwinIRSpec:
-        """Return the spec with fewer residual groups."""
         total = len(self.depths)
         count = scale_count("depth", depth, total)
         groups = [inherited_index(index, count, total) for index in range(count)]

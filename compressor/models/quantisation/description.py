@@ -53,11 +53,6 @@ class Quantisation:
         if type(self.bits) is not int or not FEWEST_BITS <= self.bits <= MOST_BITS:
             raise UsageError(f"bits={str(self.bits)[:40]} is not a whole number from {FEWEST_BITS} to {MOST_BITS}")
 
-    @property
-    def edge_bits(self) -> int:
-        """The bits of the first and the last layer if all layers are quantised."""
-        return max(self.bits, EDGE_BITS)
-
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 

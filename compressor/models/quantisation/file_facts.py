@@ -54,7 +54,6 @@ class QuantisedFile:
         return f"{-self.drop_db:+.3f} dB of Y-PSNR{' to the teacher' * (self.goal == 'teacher')}{on}"
 
     def source(self) -> str | None:
-        """Return the source of the ranges in words, or None."""
         if self.calibration is None:
             return None
         return f"calibrated on {self.calibration}" if self.method is None else f"{self.calibration} by {self.method}"

@@ -323,7 +323,7 @@ def add_quantisers(network: nn.Module, quantisation: Quantisation, papers_layers
         if name.rpartition(".")[0] in parents:
             network.set_submodule(name, _quantiser(place, quantisation))
     for name in selection:
-        bits = quantisation.edge_bits if whole and name in edges else quantisation.bits
+        bits = max(quantisation.bits, EDGE_BITS) if whole and name in edges else quantisation.bits
         layer = _quantised_layer(layers[name], bits, per_channel=whole)
         own = name.rpartition(".")[0] not in with_places
         # With enough levels, peaks are kept so that white stays white; with few levels such a range would round off
@@ -347,7 +347,6 @@ def _tie(quantisation: Quantisation) -> float:
 
 
 def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bool) -> QuantisedLayer:
-    """Return a quantised layer that shares the tensors of `layer`."""
     new: QuantisedLayer
     if isinstance(layer, nn.Conv2d):
         if layer.padding_mode != "zeros":

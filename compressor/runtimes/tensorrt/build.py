@@ -19,7 +19,6 @@ FLAGS_10 = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 
 
 def build_plan(trt: Any, source: Path, plan: Path, precision: str, profile: OptimizationProfile) -> dict[str, object]:
-    """Write the plan and return facts about the build."""
     log = BuilderLog(trt)
     builder = trt.Builder(log.logger)
     network = builder.create_network(network_flags(trt))

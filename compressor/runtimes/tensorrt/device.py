@@ -47,13 +47,11 @@ class Device:
         self.stream = int(self._stream.cuda_stream)
 
     def allocate(self, count: int) -> Any:
-        """Return memory for `count` float32 values."""
         # Allocate within the stream, so that torch's allocator reuses the memory only after the work on this stream.
         with cuda_errors(f"an allocation of {count * 4} bytes", RuntimeError), torch.cuda.stream(self._stream):
             return torch.empty(count, dtype=torch.float32, device=f"cuda:{self.index}")
 
     def copy_in(self, memory: Any, images: torch.Tensor) -> None:
-        """Enqueue a copy of images into the memory."""
         with cuda_errors("a copy to the engine", RuntimeError):
             if images.is_cuda:  # they may still be being computed
                 self._stream.wait_stream(torch.cuda.current_stream(images.device))
