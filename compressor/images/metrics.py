@@ -75,11 +75,6 @@ def psnr_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
     return psnr(luma(sr), luma(hr), border=border)
 
 
-def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
-    """Return the SSIM on Y for each image of (N, 3, H, W) in [0,1] already quantised to 8 bit: (N,) float64."""
-    return ssim(luma(sr), luma(hr), border=border)
-
-
 def finite_or_none(figure: float) -> float | None:
     """Return a figure for JSON, which has no infinity: None (null) for an infinite PSNR."""
     return figure if math.isfinite(figure) else None

@@ -44,11 +44,6 @@ def upscale_bicubic(lr: Tensor, scale: int) -> Tensor:
     return imresize(lr, float(scale))
 
 
-def upscale_lanczos(lr: Tensor, scale: int) -> Tensor:
-    """Return images upscaled by Lanczos with three lobes: mirrored border, neither rounded nor clamped."""
-    return imresize(lr, float(scale), "lanczos")
-
-
 def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Tensor:
     """Return (..., H, W) uint8 downscaled by MATLAB's bicubic: (..., ceil(H/scale), ceil(W/scale)) uint8.
 

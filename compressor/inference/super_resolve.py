@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.resize import upscale_bicubic, upscale_lanczos
+from compressor.images.resize import imresize, upscale_bicubic
 from compressor.images.scores import LANCZOS, without_network
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, run_tiled
 from compressor.models.networks.base import Descriptor
@@ -48,7 +48,7 @@ class Lanczos(Bicubic):
         self.descriptor = Descriptor(scale=scale, receptive_radius=4)
 
     def _run(self, lr: Tensor) -> Tensor:
-        return upscale_lanczos(lr, self.descriptor.scale)
+        return imresize(lr, float(self.descriptor.scale), "lanczos")
 
 
 def super_resolve(

@@ -165,9 +165,12 @@ class Bench:
         """Calls of the candidates that were measured again: their files stay open."""
 
     def measure(self, candidate: CandidateShape) -> ShapeMeasurement:
-        """Measure a candidate; its file is written the first time."""
+        """Measure a candidate, whose file is written the first time; later results are of all later measurements."""
         if candidate in self.looks:
-            return self.measure_again(candidate)
+            if candidate not in self.calls:
+                self.calls[candidate] = self.environment.call(self.open(candidate))
+            self.looks[candidate].append(_time_once(self.calls[candidate], self.seconds))
+            return _of_looks(self.looks[candidate], megabytes_of(self.files[candidate]))
         call = self.environment.call(self.open(candidate))
         megabytes = megabytes_of(self.files[candidate])
         if self.reference is None:
@@ -179,13 +182,6 @@ class Bench:
         self.looks[candidate] = []
         reference, own = take_turns([self.reference[1], call], seconds_each=self.seconds)
         return self.relative(reference, own, megabytes)
-
-    def measure_again(self, candidate: CandidateShape) -> ShapeMeasurement:
-        """Measure a candidate again, and return the result of all its later measurements."""
-        if candidate not in self.calls:
-            self.calls[candidate] = self.environment.call(self.open(candidate))
-        self.looks[candidate].append(_time_once(self.calls[candidate], self.seconds))
-        return _of_looks(self.looks[candidate], megabytes_of(self.files[candidate]))
 
     def relative(self, reference: CallTimes, own: CallTimes, megabytes: float) -> ShapeMeasurement:
         """A time: the ratio to the reference, multiplied by the reference's median time so far."""

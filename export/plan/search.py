@@ -170,7 +170,6 @@ def find_student(
     *,
     goal: Goal = "original",
     margin: float = MARGIN,
-    per_kind: int = PER_KIND,
     remedies: Callable[[float], Sequence[str]] = lambda excess: (),
     enough: Callable[[float], bool] = lambda share: False,
     context: Context = QUIET,
@@ -181,7 +180,7 @@ def find_student(
     names them. `enough(share)` is called before each further shape and returns True once that share of
     the time is used up. Each candidate to be tried is measured at least once.
     """
-    return _ShapeSearch(candidates, targets, measure, quality, goal, margin, per_kind, remedies, enough, context).run()
+    return _ShapeSearch(candidates, targets, measure, quality, goal, margin, remedies, enough, context).run()
 
 
 @dataclass
@@ -193,7 +192,6 @@ class _ShapeSearch:
     goal: Goal
     """What the candidates are compared by."""
     margin: float
-    per_kind: int
     remedies: Callable[[float], Sequence[str]]
     enough: Callable[[float], bool]
     context: Context
@@ -208,9 +206,9 @@ class _ShapeSearch:
         if not allowed:
             raise SrkdError(self.unreachable_by_macs())
         names = list(dict.fromkeys(candidate.kind for candidate in allowed))
-        total = len(names) * self.per_kind
+        total = len(names) * PER_KIND
         kinds = [
-            _Kind(self, [candidate for candidate in allowed if candidate.kind == name], index * self.per_kind, total)
+            _Kind(self, [candidate for candidate in allowed if candidate.kind == name], index * PER_KIND, total)
             for index, name in enumerate(names)
         ]
         for index, kind in enumerate(kinds):
@@ -394,7 +392,7 @@ class _Kind:
         """Measure the anchors, then the shape that should be the largest to meet the targets, then its neighbours."""
         for candidate in self.anchors():
             self.try_one(candidate)
-        while len(self.attempts) < self.search.per_kind:
+        while len(self.attempts) < PER_KIND:
             following = self.next()
             if following is None:
                 break
@@ -438,11 +436,11 @@ class _Kind:
     def next(self) -> CandidateShape | None:
         """The shape to measure next, or None if no larger one could meet the targets."""
         measured = self.measured()
-        if not measured:
-            return self.nearest_to_least()
+        left = [shape for shape in self.shapes if shape not in self.attempts]
+        if not measured:  # every tried shape has failed
+            return min(left, key=lambda shape: (shape.macs, shape.params), default=None)
         expected = self.expected(measured)
         best = max((shape for shape in measured if self.search.excess(shape) <= 1), key=_size, default=None)
-        left = [shape for shape in self.shapes if shape not in self.attempts]
         larger = [shape for shape in left if best is None or _size(shape) > _size(best)]
         good = [shape for shape in larger if expected[shape] <= 1]
         if good:
@@ -459,8 +457,3 @@ class _Kind:
             shape: targets.excess(model.ms(shape.width, shape.depth), megabytes(shape.params), shape.macs, margin)
             for shape in self.shapes
         }
-
-    def nearest_to_least(self) -> CandidateShape | None:
-        """The smallest untried shape, or None. It is used as long as every tried shape has failed."""
-        left = [shape for shape in self.shapes if shape not in self.attempts]
-        return min(left, key=lambda shape: (shape.macs, shape.params), default=None)

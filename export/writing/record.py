@@ -28,7 +28,10 @@ MOST_BYTES = 10**7
 def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Mapping[str, Any]:
     """Add the files of an export to the folder's record, replacing entries of the same name; return its entries."""
     path = folder / RECORD
-    entries = {**read_record(folder), **dict(_entries(report, source_sha256))}
+    entries, machine = read_record(folder), machine_facts()
+    for file in report.files:
+        if file.path is not None:
+            entries[file.path.name] = _entry(file, report, source_sha256, machine)
     existing = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
     with atomic_path(path) as temporary:
         content = {"schema": SCHEMA, "files": existing}
@@ -48,13 +51,6 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(files, dict):
         return {}
     return {name: entry for name, entry in files.items() if Path(name).name == name and isinstance(entry, dict)}
-
-
-def _entries(report: ExportReport, source_sha256: str) -> list[tuple[str, dict[str, Any]]]:
-    machine = machine_facts()
-    return [
-        (file.path.name, _entry(file, report, source_sha256, machine)) for file in report.files if file.path is not None
-    ]
 
 
 def _entry(file: FileReport, report: ExportReport, source_sha256: str, machine: Mapping[str, object]) -> dict[str, Any]:

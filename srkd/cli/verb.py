@@ -18,8 +18,8 @@ from compressor.base.entry_points import package_at_fault
 from compressor.base.errors import SrkdError, describe_os_error, is_out_of_memory
 from compressor.base.interrupts import Ended, exit_on_signals
 from srkd.cli.console_options import console_options
-from srkd.options.command_line import command_line_options, from_command_line
-from srkd.options.option import Options
+from srkd.options.command_line import from_command_line, parameters_of
+from srkd.options.option import Options, declarations
 from srkd.terminal.console import Console, stdout_for_data
 
 Body = Callable[..., None]
@@ -98,7 +98,8 @@ def verb(
         command = click.command(name, cls=VerbCommand, epilog=format_examples(*examples))(run)
         command.options = options
         if options is not None:
-            command.params = [*command_line_options(options), *command.params]
+            own = (parameter for row in declarations(options) for parameter in parameters_of(row))
+            command.params = [*own, *command.params]
         command.params += console_options(json=True, csv=csv or rows is not None, latex=latex is not None)
         return command
 

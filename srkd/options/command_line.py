@@ -63,10 +63,6 @@ def parameters_of(row: Declaration) -> list[click.Parameter]:
     ]
 
 
-def command_line_options(options: type[OptionsT]) -> list[click.Parameter]:
-    return [parameter for row in declarations(options) for parameter in parameters_of(row)]
-
-
 def from_command_line(options: type[OptionsT], values: dict[str, Any]) -> OptionsT:
     """Take the values of `options` out of a command's values; options that were not given keep their defaults."""
     words = {row.name: _one_or_all(row, values.pop(row.name)) for row in declarations(options)}

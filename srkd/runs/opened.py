@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from compressor.base.choices import Goal
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import Batches, draw_calibration_patches
@@ -74,10 +73,6 @@ class OpenRun:
     def label_margin(self) -> LabelMargin | None:
         margin = self.spec.label_margin
         return None if margin is None else LabelMargin(**margin.model_dump())
-
-    @property
-    def goal(self) -> Goal:
-        return self.spec.goal
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the run in order; the learning rate depends on how the student starts."""

@@ -23,7 +23,6 @@ from compressor.inference.teacher_check import check_teacher
 from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.table import RUNTIMES
-from compressor.teachers.teacher import Teacher
 from export.formats.table import find_format
 from export.plan.candidates import list_candidates
 from export.plan.measure import ONCE, Bench, Environment
@@ -151,14 +150,6 @@ class Planning:
         """What the finalists are compared by."""
         goal = self.options.teacher.goal
         return check_teacher(self.teacher, context=self.context).goal if goal == "auto" else goal
-
-    @property
-    def identity(self) -> str:
-        """The hash that identifies the teacher in plan.json."""
-        if self.teacher.network is not None:
-            return self.teacher.network.fingerprint()
-        origin = self.teacher.origin if isinstance(self.teacher, Teacher) else None
-        return self.teacher.architecture if origin is None else origin.sha256
 
     def search(self, measure: Measure) -> Plan:
         measurement, context, began = self.options.measurement, self.context, time.monotonic()

@@ -184,7 +184,7 @@ class TrainingRun:
         trained, joint = _finished(state.averaged_network()), None
         student = self._quality(trained)
         # A stage after the main one gives up some dB on purpose.
-        worse = None if stages[-1].is_later else _below_its_start(student.scores.by(run.goal), untrained)
+        worse = None if stages[-1].is_later else _below_its_start(student.scores.by(run.spec.goal), untrained)
         if worse and state.role == "student":
             # Not the trained student but the best one, which may be the start.
             trained.load_state_dict(
@@ -244,11 +244,11 @@ class TrainingRun:
             solved, how = solve(run, teacher, self.context)
             first.network.load_state_dict(solved.state_dict())
         untrained = ScoresBeforeTraining(self._judge(first.network.to(run.device).eval()), sliced)
-        others = {"slice": untrained.slice, reference.name: reference.bicubic.by(run.goal)}
-        if run.goal == "original" and reference.teacher is not None:
+        others = {"slice": untrained.slice, reference.name: reference.bicubic.by(run.spec.goal)}
+        if run.spec.goal == "original" and reference.teacher is not None:
             others["teacher"] = reference.teacher.psnr_y
         self.note(
-            f"{how}: the student has {untrained.student:.3f} dB {GOAL_WORDS[run.goal]} before the first step "
+            f"{how}: the student has {untrained.student:.3f} dB {GOAL_WORDS[run.spec.goal]} before the first step "
             f"({', '.join(f'{name} {psnr:.3f}' for name, psnr in others.items() if psnr is not None)})"
         )
         return untrained

@@ -21,7 +21,6 @@ from compressor.images.resize import (
     mod_crop,
     reflected_indices,
     upscale_bicubic,
-    upscale_lanczos,
 )
 from compressor.images.sets import find_sets
 from tests.support.shared import GOLDEN, benchmarks, needs_shared
@@ -157,6 +156,6 @@ def test_lanczos_is_that_of_pillow_away_from_the_border(scale: int) -> None:
     image = torch.rand(20, 24, generator=torch.Generator().manual_seed(0))
     resized = Image.fromarray(image.numpy()).resize((24 * scale, 20 * scale), Image.Resampling.LANCZOS)
     inside = (slice(3 * scale, -3 * scale),) * 2
-    ours = upscale_lanczos(image[None, None], scale)[0, 0]
+    ours = imresize(image[None, None], scale, "lanczos")[0, 0]
     assert torch.allclose(ours[inside], torch.from_numpy(np.array(resized))[inside], atol=1e-5)
-    assert torch.allclose(upscale_lanczos(torch.full((1, 1, 5, 6), 0.3), scale), torch.tensor(0.3))
+    assert torch.allclose(imresize(torch.full((1, 1, 5, 6), 0.3), scale, "lanczos"), torch.tensor(0.3))

@@ -75,11 +75,6 @@ class FeatureStore:
     def __contains__(self, key: Hashable) -> bool:
         return key in self.in_memory or key in self.in_file
 
-    @property
-    def is_open(self) -> bool:
-        """True while the temporary file is open."""
-        return self._file is not None and not self._file.closed
-
     def discard(self, key: Hashable) -> None:
         """Remove a tensor, if it is present."""
         if key in self.in_memory:

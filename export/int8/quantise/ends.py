@@ -22,11 +22,7 @@ from onnx import helper, numpy_helper
 
 from compressor.runtimes.onnx_file import drop_unused, set_nodes
 from export.graph.onnx_graph import attribute_of
-from export.int8.quantise.grids import U8, image_grid
 from export.int8.quantise.plan import FloatGraph, enlarges_by_copies
-
-BYTES = image_grid(U8)
-"""The grid of images in [0,1]."""
 
 AFFINE = ("Add", "Sub", "Mul", "Div")
 
