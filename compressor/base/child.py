@@ -189,7 +189,6 @@ def run_in_child(
 
 
 def _describe_exit(code: int) -> str:
-    """Return how a process ended, in words."""
     if code >= 0:
         return f"its process ended with exit code {code}"
     if code == -signal.SIGKILL:
@@ -237,7 +236,6 @@ def main() -> None:
 
 
 def _limit_memory(megabytes: int) -> None:
-    """Limit the memory of this process, where the system can."""
     # On Linux DATA is private memory; AS would also count address space that libraries reserve and never touch.
     kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
     with suppress(ValueError, OSError):  # macOS refuses it, and a lower limit may already be set

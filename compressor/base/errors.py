@@ -61,7 +61,6 @@ def describe_os_error(error: OSError) -> str:
 
 @contextmanager
 def report_unwritable(path: object) -> Iterator[None]:
-    """Turn a file system error within the block into `Unwritable`."""
     try:
         yield
     except OSError as error:
@@ -77,7 +76,6 @@ class Unreadable(SrkdError):
 
 @contextmanager
 def report_unreadable(path: object) -> Iterator[None]:
-    """Turn a file system error within the block into `Unreadable`."""
     try:
         yield
     except OSError as error:

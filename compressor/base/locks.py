@@ -45,7 +45,6 @@ def hold_lock(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return True if a process holds the lock file at `path`."""
     if not path.exists():
         return False
     try:

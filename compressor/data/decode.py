@@ -101,7 +101,6 @@ def _cache_key(sources: Sequence[Source], scale: int, border: Border) -> str:
 
 
 def _decode_into_memory(size: int, decode_into: DecodeInto) -> DecodedImages:
-    """Decode images of so many bytes at most into memory."""
     available = int(available_memory() * MEMORY_SHARE)
     if size > available:
         raise SrkdError(

@@ -36,7 +36,6 @@ class Planes:
 
 
 def is_in_memory(value: object) -> bool:
-    """Return True for an image, False for a path."""
     return isinstance(value, (Image.Image, np.ndarray, Tensor))
 
 

@@ -263,7 +263,6 @@ def _region(output: Tensor, row: Span, column: Span, rows: slice, columns: slice
 
 
 def _run_checked(run: Run, lr: Tensor, scale: int) -> Tensor:
-    """Return the output of `run`; refuse one whose size does not match the scale."""
     sr = run(lr)
     expected = (*lr.shape[:-2], lr.shape[-2] * scale, lr.shape[-1] * scale)
     if sr.shape != expected:

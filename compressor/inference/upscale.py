@@ -65,7 +65,6 @@ def upscale(
 
 
 def _require_used(given: UpscaleSettings, jobs: Sequence[Job]) -> None:
-    """Refuse options that no input uses."""
     if given.output_file is not None and given.suffix is not None:
         raise UsageError(f"--out {given.output} names the file: leave out --suffix {given.suffix}")
     of_films = {"--codec": given.codec is not None, "--crf": given.crf != DEFAULT_CRF}
@@ -79,7 +78,6 @@ def _require_used(given: UpscaleSettings, jobs: Sequence[Job]) -> None:
 def upscale_jobs(
     runtime: Runtime, jobs: Sequence[Job], settings: UpscaleSettings, context: Context = QUIET
 ) -> Outcomes:
-    """Enlarge some pictures, and then some films."""
     choice = PrecisionChoice(runtime, exact=settings.exact)
     outcomes = _upscale_pictures([job for job in jobs if not job.is_film], choice, settings, context)
     for job in (job for job in jobs if job.is_film):

@@ -166,7 +166,6 @@ def to_write(inputs: Sequence[Input], jobs: Sequence[Job], settings: UpscaleSett
 
 
 def require_size(name: object, width: int, height: int, scale: int) -> None:
-    """Refuse a picture whose output is too large."""
     if width * height * scale**2 > MAX_OUTPUT_PIXELS:
         raise SrkdError(
             f"{name} would become {width * scale}x{height * scale}, more than the {MAX_OUTPUT_PIXELS:,} pixels "

@@ -51,7 +51,6 @@ class Runtime(ABC):
         return sr
 
     def _require_size(self, width: int, height: int) -> None:
-        """Refuse an image that is too large for the file."""
         largest = self.descriptor.max_size
         if largest is not None and (width > largest[0] or height > largest[1]):
             raise UsageError(

@@ -162,7 +162,6 @@ def _rounded_inputs(
 
 
 def _round(source: str, output: str, kind: int) -> list[onnx.NodeProto]:
-    """Nodes that round a float32 value to the type `kind`."""
     return [
         onnx.helper.make_node("Cast", [source], [f"{output}.cast"], to=kind),
         onnx.helper.make_node("Cast", [f"{output}.cast"], [output], to=TensorProto.FLOAT),

@@ -10,7 +10,6 @@ GPU_COMMAND = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 
 
 def has_cuda() -> bool:
-    """Return True if this installation of ONNX Runtime has the CUDA provider."""
     import onnxruntime
 
     return CUDA in onnxruntime.get_available_providers()

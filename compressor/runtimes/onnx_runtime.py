@@ -212,7 +212,6 @@ def cpu_session(
 
 
 def _quiet_options(threads: int, *, float_on_grids: bool) -> Any:
-    """Return options with which a session prints nothing."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -79,7 +79,6 @@ def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[o
 
 @contextmanager
 def tf32_off() -> Iterator[None]:
-    """Turn TF32 off within the block."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -75,7 +75,6 @@ class RunEvents(Events):
         self.context.note(f"step {done}/{self.steps}: {message}")
 
     def _report_pace(self, done: int, losses: Losses) -> None:
-        """Report loss, speed and remaining time."""
         pace, status = self.pace, self.context.status
         if pace is None:
             return

@@ -80,7 +80,6 @@ class Trainer:
                 raise SrkdError(f"the frozen teacher changed in stage {stage.name!r}: this is a fault of the recipe")
 
     def train(self, stage: Stage) -> None:
-        """Run the remaining steps of `stage`."""
         state, events = self.state, self.events
         networks = build_networks(stage, state, self.teacher, events.note, self.context.processes)
         first, updates = state.done, stage.updates

@@ -48,7 +48,6 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move all parameters that have a gradient."""
         trained = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         due = list[dict[str, Any]]()
         for parameter, group in trained:

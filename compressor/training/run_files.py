@@ -51,6 +51,5 @@ def _row_of(line: str | bytes) -> dict[str, Any] | None:
 
 
 def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
-    """Write run.json of a folder atomically."""
     with atomic_path(run / RUN_FOLDER_FACTS) as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -95,7 +95,6 @@ class RunFolder:
                     self.log(str(error))
 
     def save_best(self, network: Network) -> None:
-        """Save the best student so far."""
         if self.writes:
             save_network(network, self.best, metadata={})
 
@@ -168,7 +167,6 @@ class RunFolder:
                 self.log(f"step {done}: {error}")
 
     def log_skip(self, done: int, skipped: SkippedStep) -> None:
-        """Record a skipped step in metrics.jsonl and log.txt."""
         loss = skipped.loss if math.isfinite(skipped.loss) else None
         facts = {"terms": skipped.terms, "why": skipped.why, "loss": loss, "in_a_row": skipped.in_a_row}
         self._append(METRICS, json.dumps({"kind": "skipped", "step": done, **facts}))
@@ -261,7 +259,6 @@ def _is_leftover(item: Path) -> bool:
 
 
 def require_run(path: Path) -> None:
-    """Refuse to continue a folder that is not a run folder."""
     if not (path / FACTS).is_file():
         raise SrkdError(f"--resume {path} is not a run folder: it has no {FACTS}")
 

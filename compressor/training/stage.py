@@ -85,7 +85,6 @@ class Stage:
 
     @property
     def role(self) -> Role:
-        """The network that this stage trains."""
         if self.tunes_teacher:
             return "teacher"
         return "joint" if any(method.kind == "joint" for method in self.methods) else "student"

@@ -249,7 +249,6 @@ class Step:
         self._after_update.append(act)
 
     def finish_update(self) -> None:
-        """Call the functions registered with `after_update`."""
         for act in self._after_update:
             act()
 

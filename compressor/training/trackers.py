@@ -163,7 +163,6 @@ def as_png(image_u8: torch.Tensor) -> bytes:
 
 
 def import_wandb() -> Any:
-    """Return the package wandb, or raise an error with its install command."""
     try:
         import wandb
     except ImportError as error:

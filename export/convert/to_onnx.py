@@ -11,7 +11,6 @@ from export.graph.onnx_graph import OPSET, ExportedGraph, convert_to_bytes, shar
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Write the network as float32."""
     return write_graph(job, shared_graph(job.network, job.options.lr_size, OPSET, job.context))
 
 

@@ -106,7 +106,6 @@ class Format(Requirements):
 
     @property
     def description(self) -> str:
-        """The format's line of help."""
         return self.title if self.tested else f"{self.title}; not run by us"
 
     def unsupported_option(self, options: FileOptions) -> str | None:

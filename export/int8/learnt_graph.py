@@ -62,7 +62,6 @@ def build_learnt_graph(
 
 
 def require_eight_bits(network: Network) -> None:
-    """Refuse a network that was not trained at 8 bits."""
     quantisation = network.quantisation
     if quantisation is None:
         raise SrkdError(f"the {network.spec.arch} was not trained quantised: it has learnt no ranges")

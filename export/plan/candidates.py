@@ -66,7 +66,6 @@ def spread_out(
 
 
 def _shapes(largest: Spec, lr_size: tuple[int, int], *, fits: bool) -> Iterator[CandidateShape]:
-    """Yield the candidates of a spec at every width and depth."""
     for narrow in _narrowed(largest):
         specs = list(_shortened(narrow))
         counts = _costs([spec for _, spec in specs], [depth for depth, _ in specs], lr_size)

@@ -79,7 +79,6 @@ class DeviceTimings(BaseModel):
     rows: dict[str, ShapeTime] = Field(min_length=1)
 
     def measurement(self, shape: EmittedShape) -> ShapeMeasurement:
-        """The device's measurement of a shape."""
         row = self.rows.get(shape.shape.name)
         if row is None or row.ms is None:
             raise SrkdError("not among the timings" if row is None else row.failed)
@@ -127,7 +126,6 @@ def emit(
 
 
 def read_emitted(folder: Path) -> Emitted:
-    """Read plan.json of a folder."""
     return _read(folder / PLAN, Emitted)
 
 

@@ -76,7 +76,6 @@ class Environment:
         return RUNTIMES[self.runtime].runs_checkpoints
 
     def open_options(self) -> OpenOptions:
-        """The options for opening a file in this environment."""
         selects = RUNTIMES[self.runtime].selects_precision and self.precision != "int8"
         return OpenOptions(
             device=torch_device_for(self.device) if self.is_torch else self.device,

@@ -76,7 +76,6 @@ class FittedQuality:
         return self.score(student)
 
     def score(self, network: Network) -> Scores:
-        """The mean scores of a network on the same photos."""
         to_original = to_teacher = 0.0
         with torch.no_grad():
             for lr, hr, teacher_u8 in self.photos:

@@ -220,7 +220,6 @@ class _ShapeSearch:
         return self.plan(chosen, tied)
 
     def try_one(self, candidate: CandidateShape) -> None:
-        """Measure a candidate, which may fail."""
         try:
             self.measured[candidate] = self.measure(candidate)
         except SrkdError as error:
@@ -302,7 +301,6 @@ class _ShapeSearch:
     def verdict(
         self, candidate: CandidateShape, chosen: CandidateShape, tied: Sequence[CandidateShape]
     ) -> tuple[ShapeVerdict, str]:
-        """The verdict on a measured candidate and its reason."""
         if self.excess(candidate) > 1:
             return "misses", self.why_not(candidate)
         if candidate is chosen:
@@ -317,7 +315,6 @@ class _ShapeSearch:
         return "meets", "smaller than the chosen one"
 
     def why_not(self, candidate: CandidateShape) -> str:
-        """Return in words why a candidate misses a target."""
         figures, targets = self.measured[candidate], self.targets
         if figures.ms > targets.most_ms:
             return f"{figures.ms / targets.most_ms:.2f} times the time of the target"
@@ -365,12 +362,10 @@ class _ShapeSearch:
 
 
 def _size(candidate: CandidateShape) -> tuple[int, int]:
-    """The key by which candidates are ordered in size."""
     return candidate.params, candidate.macs
 
 
 def _tied(meeting: Sequence[CandidateShape]) -> list[CandidateShape]:
-    """The candidates that tie with the first, the largest."""
     return [candidate for candidate in meeting if candidate.params >= TIE * meeting[0].params][:FINALISTS]
 
 

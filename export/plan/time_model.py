@@ -30,7 +30,6 @@ class TimeModel:
         return cls(model.factors, {width: float(np.exp(np.mean(logs))) for width, logs in by_width.items()})
 
     def ms(self, width: int, depth: int) -> float:
-        """The expected milliseconds of a shape."""
         return max(float(_features(width, depth) @ self.factors), 1e-6) * self.by_width.get(width, 1.0)
 
 

@@ -53,7 +53,6 @@ class ProfiledModel:
 
     @property
     def name(self) -> str:
-        """The name of the model in messages."""
         return f"{self.label} under {self.facts.runtime}"
 
     @property
@@ -191,7 +190,6 @@ class _Start:
         spec: Spec | None = None,
         is_unbounded: bool = False,
     ) -> None:
-        """Start the process that opens a file."""
         entry = RUNTIMES[runtime]
         makers = (row.needs for row in FORMATS.values() if row.runtime == entry.name)
         libraries = () if entry.runs_checkpoints else entry.needs or next(makers, ())

@@ -289,7 +289,6 @@ class _Measurement:
         return sum(peaks.values()) * 1e6 <= MEMORY_SHARE * available_memory()
 
     def take_turns(self, workload: Workload) -> Timings:
-        """Time all models in turns at one workload."""
         width, height, batch = workload
         text = f"{width}x{height}" + (f" batch {batch}" if batch > 1 else "")
         present = [model for model in self.models if (model, workload) in self.first]

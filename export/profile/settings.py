@@ -104,7 +104,6 @@ class ProfileSettings:
         return tuple(dict.fromkeys(precision if selects else "fp32" for precision in selection))
 
     def has_int8(self, runtime: str) -> bool:
-        """Whether checkpoints are written in int8 for `runtime`."""
         return "int8" in self.precisions and not RUNTIMES[runtime].runs_checkpoints
 
     def for_checkpoint(self, runtime: str, precision: str, *, is_teacher: bool) -> OpenOptions:

@@ -50,7 +50,6 @@ def count_integer_nodes(file: Runtime, path: Path) -> IntegerNodes | None:
 
 
 def _count(kinds: Iterator[ExecutedNode]) -> IntegerNodes:
-    """Count the nodes that a runtime executes, by kind."""
     integers, conversions, floats = 0, 0, Counter[str]()
     for kind, operator in kinds:
         integers += kind == "int8"

@@ -45,7 +45,6 @@ class Int8Speed:
         return "; ".join(reasons) or None
 
     def __str__(self) -> str:
-        """The verdict in one sentence."""
         size = "LR {}x{}, {}".format(*self.lr_size, count_threads(self.threads))
         plain = "float" if self.float_precision == "fp32" else self.float_precision
         times = f"{self.ms:.1f} ms, {self.float_ms:.1f} ms in {plain}"

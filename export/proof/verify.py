@@ -161,7 +161,6 @@ def _squared_error(images: torch.Tensor, others: torch.Tensor) -> float:
 
 
 def _round_to_bytes(images: torch.Tensor) -> torch.Tensor:
-    """Round to the 256 levels of bytes."""
     return images.clamp(0, 1).mul(255).round().div(255)
 
 

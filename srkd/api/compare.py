@@ -44,7 +44,6 @@ compare = public(CompareOptions, CompareOptions, run_compare, "compare")
 
 
 def _refuse_scoring_options(options: CompareOptions) -> None:
-    """Refuse options that have no effect without benchmark sets."""
     of_sets = {row.name for row in declarations(ScoringOptions)} | {"device"}
     for row in declarations(CompareOptions):
         if row.name in of_sets and getattr(options, row.name) != row.default:

@@ -6,7 +6,6 @@ import click
 
 
 def console_options(*, json: bool, csv: bool = False, latex: bool = False) -> list[click.Parameter]:
-    """The options that control printing; `json` adds --json, `csv` --csv, `latex` --latex."""
     rows = (("json", "one JSON object", json), ("csv", "the table as CSV", csv), ("latex", "the table as LaTeX", latex))
     where = "on stdout, everything else on stderr"
     return [

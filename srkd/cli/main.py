@@ -98,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
     open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal without a character shows a question mark instead of an error.

@@ -128,7 +128,6 @@ def run_or_exit(console: Console, body: Callable[[], None]) -> None:
 
 
 def _describe_error(error: Exception | SystemExit) -> str:
-    """The line for an error other than `SrkdError`."""
     package = package_at_fault(error)
     if package is not None:
         return f"{package}; rerun with -v for the traceback"

@@ -167,7 +167,6 @@ class TargetOptions(Group):
 
     @property
     def is_given(self) -> bool:
-        """Whether a target decides the student."""
         return (self.target_fps, self.target_ms, self.target_mb, self.target_macs) != (None,) * 4
 
 

@@ -33,7 +33,6 @@ class ModelFile:
 
 
 def path_of_model(model: object) -> Path:
-    """A caller's model as a path; refuse anything that is not one."""
     if isinstance(model, str) and is_address(model):
         return pull(model)
     if isinstance(model, (str, os.PathLike)):
@@ -47,7 +46,6 @@ def open_network(model: ModelOrPath) -> ImageModel:
 
 
 def refuse_file_options(scale: int | None, arch_options: Mapping[str, object] | None) -> None:
-    """Refuse options for reading a file if the model is an open network."""
     names = [*(["scale"] if scale is not None else []), *(arch_options or {})]
     if names:
         raise UsageError(f"{', '.join(names)}: for a file; the network is open already: set it in srkd.load")

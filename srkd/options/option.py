@@ -179,7 +179,6 @@ class Declaration:
 
     @property
     def flag(self) -> str:
-        """The option's name in error messages."""
         if self.option.argument:
             return self.option.metavar or self.name.upper()
         return self.option.flags[-1] if self.option.flags else "--" + self.name.replace("_", "-")
@@ -220,13 +219,11 @@ class Declaration:
 
 
 def fields_of(cls: type) -> dict[str, FieldInfo]:
-    """The fields of a class of options as pydantic keeps them."""
     fields: dict[str, FieldInfo] = vars(cls)["__pydantic_fields__"]
     return fields
 
 
 def groups_of(cls: type) -> dict[str, type[Group]]:
-    """The groups among the fields of a class of options, by name."""
     kinds = {name: field.annotation for name, field in fields_of(cls).items()}
     return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Group)}
 
@@ -249,7 +246,6 @@ def declarations(cls: type[Group]) -> tuple[Declaration, ...]:
 
 
 def to_json(options: Options) -> dict[str, Any]:
-    """The options in the form of run.json: one flat object."""
     return options._to_json()
 
 

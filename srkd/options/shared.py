@@ -67,7 +67,6 @@ Degrade: TypeAlias = Annotated[
 
 
 def require_64_bits(seed: int) -> int:
-    """Refuse a seed that random generators do not take."""
     if not -(2**63) <= seed < 2**63:
         raise UsageError(f"seed {seed} does not fit in 64 bits: choose one between -2**63 and 2**63 - 1")
     return seed

@@ -53,7 +53,6 @@ class _Change:
 
 
 def points(options: CompressOptions) -> tuple[Point, ...]:
-    """The points of the sweep of `options`; the first key changes slowest."""
     base = replace(options, run=replace(options.run, sweep=()))
     if not options.run.sweep:
         return (Point("", "", base),)

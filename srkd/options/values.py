@@ -96,7 +96,6 @@ MOST_BATCH = 10**6
 
 
 def read_count(value: object) -> int:
-    """Read a whole number of at least 1."""
     is_count = re.fullmatch(r"[0-9]{1,7}", str(value)) and not isinstance(value, bool)
     if not is_count or not 1 <= int(str(value)) <= MOST_BATCH:
         raise UsageError(f"{reprlib.repr(value)} is not a count: give whole numbers from 1 on, such as 1,4")

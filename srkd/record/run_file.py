@@ -70,7 +70,6 @@ class RunFile(RunSpec):
 
     @property
     def spec(self) -> RunSpec:
-        """The decisions alone."""
         return RunSpec(**self.entries())
 
     @property

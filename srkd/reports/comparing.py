@@ -112,7 +112,6 @@ def _judged(run: Contents, role: ScoreRole) -> float | None:
 
 
 def _require_alike(runs: Sequence[Contents]) -> None:
-    """Refuse runs of different scales, protocols or images."""
     first = runs[0]
     for run in runs[1:]:
         both = (first, run)

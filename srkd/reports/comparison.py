@@ -115,7 +115,6 @@ class Comparison:
 
     @property
     def scores(self) -> list[Score]:
-        """The Y-PSNR of all rows on the first set."""
         first, scores = next(iter(self.sets)), []
         for row in self.rows:
             figures = [row.sets[first].get(METRICS["psnr"].key_to(each)) for each in ("original", "teacher")]

@@ -38,7 +38,6 @@ class Metrics:
         return self.rows[-1].step
 
     def curve(self, kind: str, key: str, name: str) -> Curve:
-        """The curve of the numbers under one key, in rows of a kind."""
         rows = [row for row in self.rows if row.kind == kind and key in row.numbers]
         return Curve(name, tuple((row.step, row.numbers[key]) for row in rows))
 
@@ -55,7 +54,6 @@ class Metrics:
 
 
 def read_runs(folder: Path) -> list[Metrics]:
-    """The rows of a run, or of each started run of a plan."""
     require_run_folder(folder)
     file = None if (folder / METRICS).is_file() else find_run_file(folder)
     folders = [folder] if file is None else [folder / name for name in file.run_names] or [folder]

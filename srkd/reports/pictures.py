@@ -227,7 +227,6 @@ def _webp(image_u8: torch.Tensor) -> bytes:
 
 
 def _map(difference: torch.Tensor) -> bytes:
-    """Absolute differences as a PNG of 256 colours."""
     from matplotlib import colormaps
 
     levels = (difference / MAP_LEVELS).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()

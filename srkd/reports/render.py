@@ -45,5 +45,4 @@ def _figure(value: float | None, text: str, unit: float = 1.0) -> str:
 
 
 def _data_url(content: bytes, kind: str) -> str:
-    """A picture as the address of an image in the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -135,7 +135,6 @@ class Scoring:
         return scores_key(model, self.digests[name], conditions)
 
     def _keep(self, kept: Mapping[Path, Mapping[str, KeptScores]], known: Mapping[str, KeptScores]) -> None:
-        """Add new scores to the folders of their runs."""
         for run in self.runs:
             own = [BICUBIC, run.student_sha256, *([] if run.file.teacher is None else [run.file.teacher.sha256])]
             keys = [key for model in own for name in self.digests if (key := self._key(model, name)) in known]

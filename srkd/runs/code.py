@@ -24,7 +24,6 @@ from srkd.version import __version__
 
 
 def used_code(run: OpenRun) -> CodeFacts:
-    """The entry `code` of run.json for a run that starts now."""
     teacher = None if run.teacher is None else run.teacher.network
     used = [network for network in (run.student.network, teacher) if network is not None]
     methods = [method for stage in run.stages() for method in stage.methods]

@@ -211,7 +211,6 @@ def _require_recorded_files(run: Path, context: Context, *, accepted: bool) -> N
 
 
 def refuse_side_by_side(options: CompressOptions) -> None:
-    """Refuse workers for a single run, and under torchrun."""
     run = options.run
     if not run.is_side_by_side:
         return

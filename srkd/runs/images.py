@@ -45,7 +45,6 @@ def read_images(choice: DataChoice, scale: int, lr_patch: int, context: Context)
 
 
 def require_tracked_images(options: CompressOptions, count: int) -> None:
-    """Refuse the number of a validation image that is not among `count`."""
     for number in as_tuple(options.run.track_images or ()):
         if number > count:
             raise UsageError(f"--track-images {number}: there are {count} validation images")

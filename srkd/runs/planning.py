@@ -98,7 +98,6 @@ def run_plan(options: PlanOptions, teacher: ImageModel, context: Context) -> Pla
 
 
 def picture_of(options: PlanOptions) -> Path | None:
-    """The file of the picture; refuse one that cannot be written."""
     picture = path_of(options.picture)
     if picture is not None:
         require_png(picture, "--out")

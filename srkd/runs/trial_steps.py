@@ -72,7 +72,6 @@ class RunCost:
         return seconds
 
     def most_steps(self, run: OpenRun, seconds: float) -> int:
-        """The most steps that the run has time for; 0 if there is none."""
         preset, is_fitted = run.spec.preset, run.student.is_computed
 
         def forecast(steps: int) -> float:

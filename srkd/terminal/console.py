@@ -61,7 +61,6 @@ class Console:
         _write(f"srkd: warning: {text}", sys.stderr)
 
     def error(self, text: str) -> None:
-        """Print the line that ends a failed command."""
         _write(f"srkd: {text}", sys.stderr)
 
     def table(self, table: Table) -> None:

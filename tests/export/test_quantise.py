@@ -25,7 +25,7 @@ from export.formats.proof_inputs import ProofInput
 from export.graph.headroom import measure_graph
 from export.graph.onnx_graph import build_graph
 from export.int8.float_parts import FloatParts
-from export.int8.quantise.ends import BYTES, meet_image
+from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S8, U8, choose_grid, round_rows, round_with_feedback, row_scales
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, make_plan

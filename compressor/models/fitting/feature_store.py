@@ -76,7 +76,6 @@ class FeatureStore:
         return key in self.in_memory or key in self.in_file
 
     def discard(self, key: Hashable) -> None:
-        """Remove a tensor, if it is present."""
         if key in self.in_memory:
             self.memory_bytes -= self.in_memory.pop(key).nbytes
         elif key in self.in_file:

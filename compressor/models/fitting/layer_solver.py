@@ -197,7 +197,6 @@ class LayerSolver(ABC):
         self.patches.follow(*module.parameters())
 
     def _seen(self, stage: FitStage, batch: ShareBatch, *taps: Tap) -> dict[Tap, list[torch.Tensor]]:
-        """Return the student's features at taps within a stage."""
         with self.replay.of(batch.first):
             return self.walk.features(stage, batch, {tap: len(self.sizes[tap]) for tap in taps})
 

@@ -155,7 +155,6 @@ def count_layers(state: State, name: str, **numbers: int) -> int:
 
 
 def weight_and_bias(layers: Mapping[str, str]) -> dict[str, str]:
-    """Return the file's names of the weight and the bias of each layer."""
     return {f"{here}.{kind}": f"{there}.{kind}" for here, there in layers.items() for kind in ("weight", "bias")}
 
 

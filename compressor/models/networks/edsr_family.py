@@ -98,7 +98,6 @@ class LongSkipNetwork(Network):
 
 
 def long_skip_axes(scale: int) -> dict[str, tuple[str, ...]]:
-    """Return the axes of the layers around the repeated modules."""
     return {
         "head": ("width", "rgb"),
         "body_end": ("width", "width"),

@@ -46,7 +46,6 @@ def build_student(
 
 
 def smaller_spec(spec: Spec, *, width: float = 1.0, depth: float = 1.0) -> Spec:
-    """Return the spec with `width` of its channels and `depth` of its innermost repeat."""
     # Call these only if the axis is to be reduced: a network may lack it.
     spec = spec if width == 1.0 else spec.narrowed(width)
     return spec if depth == 1.0 else spec.shortened(depth)

@@ -138,7 +138,6 @@ class PyCudaDevice(Device):
 
 @contextmanager
 def cuda_errors(task: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn the CUDA library's errors into one line."""
     try:
         yield
     except kinds as error:

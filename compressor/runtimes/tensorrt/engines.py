@@ -54,7 +54,6 @@ def build_engine(
 def build_in_child(
     progress: Progress, *, onnx: str, plan: str, precision: str, shapes: list[list[int]], index: int
 ) -> dict[str, object]:
-    """Build a plan in the child process, on the GPU with this index."""
     trt, _device = import_tensorrt(), open_device(index)
     return build_plan(trt, Path(onnx), Path(plan), precision, OptimizationProfile(*map(as_shape, shapes)))
 

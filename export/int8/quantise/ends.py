@@ -235,7 +235,6 @@ def _anchor_of(graph: FloatGraph, index: int, copies: str) -> _Anchor | None:
 
 
 def _is_shuffle(node: onnx.NodeProto) -> bool:
-    """Whether a node is torch's pixel shuffle."""
     return node.op_type == "DepthToSpace" and attribute_of(node, "mode") == b"CRD"
 
 
@@ -333,7 +332,6 @@ def _add_to_bias(model: onnx.ModelProto, graph: FloatGraph, index: int, change: 
 
 
 def _store(model: onnx.ModelProto, name: str, values: NDArray[Any]) -> None:
-    """Store a constant; replace one with the same name."""
     tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
     for stored in model.graph.initializer:
         if stored.name == name:

@@ -105,7 +105,6 @@ def _grid(low: float, high: float, levels: Levels) -> Grid:
 
 
 def _float32(scale: float) -> float:
-    """The scale rounded to float32, as files store it."""
     return float(torch.tensor(scale, dtype=torch.float32))
 
 

@@ -122,7 +122,6 @@ class FloatGraph:
 
     @cached_property
     def types(self) -> Mapping[str, TypeProto.Tensor]:
-        """Return type and shape of the values by name."""
         inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
         values = (*inferred.input, *inferred.output, *inferred.value_info)
         return {value.name: value.type.tensor_type for value in values}
@@ -253,7 +252,6 @@ def _result(graph: FloatGraph, index: int) -> str:
 
 
 def make_plan(graph: FloatGraph, flavour: Flavour = CPU, parts: FloatParts = NOTHING) -> QuantisationPlan:
-    """The plan with these parts in float."""
     unknown = parts.layers - {layer.name for layer in graph.layers.values()}
     if unknown:
         raise SrkdError(f"the graph has no layer called {sorted(unknown)[0]!r}")

@@ -240,7 +240,6 @@ def _sums(
 
 
 def _compute(model: onnx.ModelProto, node: onnx.NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Run one node in ONNX Runtime and return its outputs."""
     feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
     kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
     sources = [helper.make_tensor_value_info(name, kind, [None] * feeds[name].ndim) for name, kind in kinds.items()]

@@ -87,7 +87,6 @@ def show(console: Console, report: PlanReport) -> None:
 
 
 def show_files(console: Console, files: PlanFiles) -> None:
-    """Print the written files, and the next steps."""
     console.result(f"wrote {files.shapes} shapes and plan.json to {files.folder}")
     console.say(f"next: copy {files.folder} to the device, and run python run.py there (onnxruntime and numpy)")
     console.say(f"or in a browser, on a phone too: srkd demo {files.folder} --host 0.0.0.0")

@@ -104,7 +104,6 @@ def validate(console: Console, files: tuple[str, ...]) -> None:
 
 
 def show_problems(console: Console, results: Sequence[RecipeProblems]) -> None:
-    """Print each mistake, and which files have none."""
     for result in results:
         if result.valid:
             console.say(f"{result.file}: valid")
