@@ -130,8 +130,7 @@ class RuntimeEntry(Requirements):
 
     def node_reader(self) -> NodeReader | None:
         """Return `executed_nodes` of its module, or None if the runtime does not expose its graph."""
-        reader: NodeReader | None = getattr(self.load(), "executed_nodes", None)
-        return reader
+        return getattr(self.load(), "executed_nodes", None)
 
 
 def missing_modules(modules: Iterable[str]) -> tuple[str, ...]:

@@ -112,8 +112,7 @@ class TorchCompiledRuntime(TorchRuntime):
     name = "torch-compiled"
 
     def _build_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.network)
-        return compiled
+        return torch.compile(self.network)
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         import torch._dynamo.exc  # imported here because it takes a second and loads sympy

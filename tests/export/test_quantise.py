@@ -27,7 +27,7 @@ from export.graph.onnx_graph import build_graph
 from export.int8.float_parts import FloatParts
 from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
-from export.int8.quantise.grids import S8, U8, choose_grid, round_rows, round_with_feedback, row_scales
+from export.int8.quantise.grids import S8, U8, choose_grid, image_grid, round_rows, round_with_feedback, row_scales
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, make_plan
 from export.int8.quantise.qdq import write_qdq
 from export.int8.quantise.walk import GraphWalk
@@ -97,7 +97,7 @@ def test_a_grid_holds_zero_and_its_own_values(levels: object) -> None:
 
 def test_bytes_of_an_image_lie_on_their_grid_exactly() -> None:
     image = torch.arange(256) / 255
-    assert torch.allclose(BYTES.round(image), image, atol=1e-7)
+    assert torch.allclose(image_grid(U8).round(image), image, atol=1e-7)
 
 
 def test_an_end_is_cut_off_only_where_that_pays() -> None:
@@ -229,7 +229,7 @@ def test_a_sum_with_the_image_is_bytes_from_end_to_end(spec: Spec) -> None:
     lr = photos_like(2)
     assert np.abs(run(graph.model, lr) - network.eval()(lr).numpy()).max() < 1e-5
     plan, walk, _ = quantised(graph, lr)
-    assert [walk.grids[name] for name in sorted(graph.images)] == [BYTES] * len(graph.images)
+    assert [walk.grids[name] for name in sorted(graph.images)] == [image_grid(U8)] * len(graph.images)
     computing = [index for index, node in enumerate(graph.nodes) if node.op_type in ("Conv", "Add", "Resize")]
     assert set(computing) <= plan.integer
     # Without the layers, whose weights are random, the image itself is left: enlarged without a change.
@@ -337,7 +337,7 @@ def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: Flavour, float_
 def test_every_layer_is_stored_in_integers_and_images_are_bytes_at_both_ends() -> None:
     _, graph = graph_of(SMALL)
     plan, walk, model = quantised(graph, photos_like())
-    assert all(walk.grids[name] == BYTES for name in graph.images)
+    assert all(walk.grids[name] == image_grid(U8) for name in graph.images)
     sr = run(model, photos_like()) * 255
     assert np.abs(sr - sr.round()).max() < 1e-3
     assert set(walk.layers) == set(graph.layers) == set(plan.layers)

@@ -106,8 +106,7 @@ class _Ties:
         by_channel = before.reshape(-1, places) if in_rows else before.reshape(places, -1).T
         for column in by_channel.T[1:]:
             self._tie(by_channel[:, 0], column)
-        first: NDArray[np.int64] = by_channel[:, 0]
-        return first
+        return by_channel[:, 0]
 
     def _tie_shared(self) -> None:
         """Tie the values of layers that share weights; do not rescale a bias that several weights share."""
@@ -156,8 +155,7 @@ class _Ties:
             free[self.classes[numbers]] = True
         free[0] = False
         scales = np.where(free & (shares > 0), np.sqrt(np.maximum(shares, SMALLEST)), 1.0)
-        by_number: NDArray[np.float64] = scales[self.classes]
-        return by_number
+        return scales[self.classes]
 
 
 def _multiply(tensor: onnx.TensorProto, factors: NDArray[np.float64]) -> None:

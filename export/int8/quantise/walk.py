@@ -180,8 +180,7 @@ class GraphWalk:
             flat_scales.numpy(),
             None if new_bias is None else new_bias.numpy(),
         )
-        result: NDArray[Any] = _apply(layer, x, weight, new_bias).numpy()
-        return result
+        return _apply(layer, x, weight, new_bias).numpy()
 
     def _target(self, index: int, exact: NDArray[Any]) -> torch.Tensor:
         """A layer's target: its float result, or the rest that the sum it is added to needs."""
