@@ -65,6 +65,7 @@ def published_cells(name: str, table: str, key: str) -> dict[object, object]:
 def test_published_figures_of_the_results_are_those_of_the_code() -> None:
     hours = {methods.TITLES.get(name, name): hours for name, hours in method_costs.PUBLISHED.items()}
     assert published_cells("method_costs", "", "method") == hours
+    assert published_cells("methods", "", "name") == {key: str(gain) for key, gain in methods.PUBLISHED.items()}
     teacher, student = (f"edsr:width={width},depth=32,scale=4,res_scale=0.1" for width in (256, 64))
     speed = profile_everywhere.published_speed(teacher, student)
     assert speed is not None

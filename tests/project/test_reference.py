@@ -112,7 +112,7 @@ def path_of(kind: type) -> str:
 
 def test_results_keys_of_recipes_and_pictures_are_on_the_site(site: Path) -> None:
     measured = (site / "methods" / "results.html").read_text(encoding="utf-8")
-    assert "[result:" not in measured and measured.count("<table>") > 8
+    assert "[result:" not in measured and measured.count("<table>") > 3
     assert "schedule.milestones" in (site / "recipe-reference.html").read_text(encoding="utf-8")
     assert "<svg" in (site / "design" / "house.html").read_text(encoding="utf-8")
     results = (site / "results" / "index.html").read_text(encoding="utf-8")
