@@ -1,16 +1,20 @@
-"""How much an image looks like a reference, for networks trained for looks: sharpness, spectrum and gradients.
+"""How much an image looks like a reference, for networks trained for looks: sharpness, overshoot, spectrum, gradients.
 
-PSNR prefers the blurred of two images. These three measures tell what it hides: an image that lacks texture (sharpness
-below 1, negative high frequencies) and one with invented texture (above 1, positive). All take (N,C,H,W) on 0..255.
+PSNR prefers the blurred of two images. These measures tell what it hides: an image that lacks texture (sharpness below
+1, negative high frequencies) and one with invented texture (above 1, positive). Halos, dots and specks raise the
+sharpness as texture does, and the overshoot alone tells them from it. All take (N,C,H,W) on 0..255.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from compressor.images.metrics import PEAK, crop_both, require_side
 
+NEIGHBOURS = 5
+"""Side of the neighbourhood that an image may not leave without an overshoot."""
 RINGS = 32
 """Rings of equal width into which the frequencies from 0 to Nyquist are divided."""
 SPECTRUM_FLOOR = 1e-3
@@ -26,6 +30,16 @@ def sharpness(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> 
     """
     own, reference = (_gradient_magnitude(image) for image in crop_both(images_255, reference_255, border))
     return torch.where(own == reference, 1.0, own / reference)  # two flat images are equally sharp
+
+
+def overshoot(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
+    """Mean distance, in grey levels, by which pixels lie outside the range of the reference's 5×5 neighbourhood: (N,).
+
+    0 for an image that goes nowhere beyond what the reference has around, such as a slightly blurred one.
+    """
+    images, reference = crop_both(images_255, reference_255, border)
+    highest, lowest = (sign * F.max_pool2d(sign * reference, NEIGHBOURS, 1, NEIGHBOURS // 2) for sign in (1, -1))
+    return (F.relu(images - highest) + F.relu(lowest - images)).mean(dim=(-3, -2, -1))
 
 
 def gradient_psnr(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:

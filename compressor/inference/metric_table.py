@@ -134,6 +134,12 @@ METRICS: dict[str, Metric] = {
             best="1",
         ),
         Metric(
+            name="overshoot",
+            title="overshoot",
+            source="compressor.images.looks:overshoot",
+            best="lowest",
+        ),
+        Metric(
             name="spectrum",
             title="spectrum",
             source="compressor.images.looks:spectrum",
@@ -185,17 +191,20 @@ METRICS: dict[str, Metric] = {
 }
 DEFAULT_METRICS = ("psnr", "ssim")
 
-LOOKS = ("sharpness", "spectrum", "gradient")
-"""The measures of looks, most of which decide together with the PSNR whether images are worse than others."""
+LOOKS = ("sharpness", "overshoot", "spectrum", "gradient")
+"""The measures of looks, two of which decide together with the PSNR whether images are worse than others."""
 
 
 def worse_measures(own: Mapping[str, float], others: Mapping[str, float]) -> tuple[str, ...]:
     """Return the metrics by which our images are worse than others, if they are worse altogether; else nothing.
 
     Figures are given by the names of metrics. Images are worse altogether if their PSNR is lower and, where looks were
-    measured, so are two of the three (or the only one). A figure that one of them lacks tells nothing.
+    measured, two of these (or the only one) are worse. A figure that one of them lacks tells nothing, and sharpness
+    nothing without the overshoot: dots and halos are sharp.
     """
     known = [name for name in ("psnr", *LOOKS) if name in own and name in others]
+    if "overshoot" not in known and "sharpness" in known:
+        known.remove("sharpness")
     worse = [name for name in known if METRICS[name].error(own[name]) > METRICS[name].error(others[name])]
     least = min(2, len({*known} & {*LOOKS}))
     return tuple(worse) if "psnr" in worse and len(worse) - 1 >= least else ()

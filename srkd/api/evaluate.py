@@ -15,7 +15,7 @@ from compressor.images.sets import AnySet, ImageSet, LrSet, embedded_pairs, find
 from compressor.inference import evaluate as scoring
 from compressor.inference.evaluate import EvaluationSettings
 from compressor.inference.evaluation import Evaluation, SetScore
-from compressor.inference.metric_table import METRICS, worse_measures
+from compressor.inference.metric_table import LOOKS, METRICS, worse_measures
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
 from srkd.options.degradation import degradation_of, protocol_of
@@ -75,7 +75,9 @@ def _differences(scores: SetScore, others: SetScore, key: str) -> list[float]:
 def _score(options: EvaluateOptions, context: Context) -> Evaluation:
     if not options.metrics:
         raise UsageError(f"--metrics: name at least one of {', '.join(METRICS)}")
-    for name in options.metrics:
+    groups = (("psnr", *LOOKS) if name == "looks" else (name,) for name in options.metrics)
+    metrics = tuple(dict.fromkeys(name for group in groups for name in group))
+    for name in metrics:
         METRICS[name].require()
     if options.goal == "teacher" and options.against is None:
         raise UsageError("--goal teacher: name the teacher, --against TEACHER")
@@ -88,9 +90,7 @@ def _score(options: EvaluateOptions, context: Context) -> Evaluation:
     degradation = degradation_of(options.degrade, context)
     sets = _sets(options, scale, context.note)
     protocol = protocol_of(options, degradation, sets)
-    settings = EvaluationSettings(
-        scale, protocol, options.self_ensemble, options.tile, tuple(options.metrics), degradation
-    )
+    settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile, metrics, degradation)
     if line := line_about_inputs((source for image_set in sets for source in image_set.sources), scale):
         context.note(line)
     return scoring.evaluate(runtimes, sets, settings, context, teacher=teacher)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from compressor.base.choices import FilmCodec, GoalOption
 from compressor.degradation.names import NONE
-from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
+from compressor.inference.metric_table import DEFAULT_METRICS, LOOKS, METRICS
 from compressor.runtimes.table import RUNTIMES
 from export.formats.table import DEFAULT_FORMATS, FORMATS
 from export.hosts.table import HOSTS
@@ -148,9 +148,11 @@ class EvaluateOptions(ScoringOptions, RuntimeOptions):
     against: Annotated[Model | None, MODEL, Option(unset="originals alone", metavar="TEACHER")] = None
     """Teacher whose images are compared with, beside the originals."""
     goal: Annotated[GoalOption, Option(GOAL_HELP)] = "auto"
-    metrics: Annotated[str | Sequence[str], names_of(*METRICS), Option(f"Some of {', '.join(METRICS)}.")] = (
-        DEFAULT_METRICS
-    )
+    metrics: Annotated[
+        str | Sequence[str],
+        names_of(*METRICS, "looks"),
+        Option(f"Some of {', '.join(METRICS)}; looks: psnr, {', '.join(LOOKS)}."),
+    ] = DEFAULT_METRICS
 
 
 @options

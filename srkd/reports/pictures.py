@@ -31,7 +31,7 @@ STEPS_A_SIDE = 4
 MOST_PHOTOS = 8
 LARGEST_SIDE = 256
 """Largest side in LR pixels of the middle part of a photo that is used: a large teacher takes seconds for one."""
-MEASURES: tuple[str, ...] = ("psnr", "ssim", "gradient", "sharpness", "spectrum")
+MEASURES: tuple[str, ...] = ("psnr", "ssim", "gradient", "sharpness", "overshoot", "spectrum")
 """What is measured of whole images to the teacher's."""
 MAP_LEVELS = 32
 """Difference in grey levels of 255 at which a map reaches its last colour."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.flicker import BLOCK, flicker, still_pixels
-from compressor.images.looks import gradient_psnr, high_frequencies, ring_ratios, sharpness, spectrum
+from compressor.images.looks import gradient_psnr, high_frequencies, overshoot, ring_ratios, sharpness, spectrum
 from compressor.images.metrics import finite_or_none, luma, psnr, psnr_y, ssim, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import mod_crop, upscale_bicubic
@@ -159,6 +159,21 @@ def test_gradients_by_hand() -> None:
     assert gradient_psnr(slope, ramp).item() == pytest.approx(10 * math.log10(255**2 / 6.5))
 
 
+def test_what_leaves_the_neighbourhood_overshoots() -> None:
+    """A step from 50 to 200: its blur stays within, a halo of 30 levels beside it counts in its two columns alone."""
+    step = torch.full((1, 1, 20, 20), 50.0)
+    step[..., 10:] = 200
+    halo, dot = step.clone(), step.clone()
+    halo[..., 9] -= 30
+    halo[..., 10] += 20
+    dot[..., 4, 2] += 80
+    assert overshoot(box_blur(step), step).item() == overshoot(step, step).item() == 0
+    assert overshoot(halo, step).item() == pytest.approx((30 + 20) / 20)
+    assert overshoot(dot, step).item() == pytest.approx(80 / 400) and overshoot(dot, step, border=5).item() == 0
+    assert overshoot(step, dot).item() == 0  # what is missing is no overshoot
+    assert sharpness(dot, step).item() > 1
+
+
 def test_a_ring_holds_its_frequency() -> None:
     """A wave of k cycles in 64 pixels has k/32 of Nyquist; twice its height is 6 dB, in its ring and nowhere else."""
     columns = torch.arange(64, dtype=torch.float64)
@@ -175,7 +190,7 @@ def test_images_and_channels_are_scored_apart() -> None:
     """Two images in a batch have the figures that they have alone; equal channels change nothing."""
     ours = torch.cat([texture(seed=2), box_blur(texture(seed=3))])
     theirs = torch.cat([texture(seed=4), texture(seed=3)])
-    for measure in (sharpness, gradient_psnr, spectrum, high_frequencies):
+    for measure in (sharpness, overshoot, gradient_psnr, spectrum, high_frequencies):
         together = measure(ours, theirs)
         alone = torch.cat([measure(ours[n : n + 1], theirs[n : n + 1]) for n in range(2)])
         assert torch.allclose(together, alone)

@@ -20,12 +20,12 @@ from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import LrImage, LrSet, find_lr_images, find_sets
 from compressor.inference import learned_metrics
 from compressor.inference.evaluate import EvaluationSettings, evaluate
-from compressor.inference.metric_table import METRICS
+from compressor.inference.metric_table import LOOKS, METRICS
 from compressor.models.networks.base import Descriptor
 from srkd.api.evaluate import worse_than_lanczos
 from tests.support.fakes import Fake, nearest, nearest_model
 
-LOOKS = EvaluationSettings(2, metrics=("psnr", "ssim", "sharpness", "spectrum", "high"))
+MEASURED = EvaluationSettings(2, metrics=("psnr", "ssim", "sharpness", "spectrum", "high"))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_both_references_are_scored_side_by_side(photos: Path) -> None:
     sets, teacher, other = find_sets(photos, scale=2), nearest_model(2, "teacher"), nearest_model(2, "other")
-    result = evaluate([teacher, other], sets, LOOKS, teacher=teacher)
+    result = evaluate([teacher, other], sets, MEASURED, teacher=teacher)
     assert (result.references, result.teacher) == (("original", "teacher"), "teacher")
     bicubic, equal = result.models["bicubic"]["photos"], result.models["other"]["photos"]
     # The teacher's images are what nearest makes of the same LR images.
@@ -54,7 +54,7 @@ def test_both_references_are_scored_side_by_side(photos: Path) -> None:
     assert [equal[f"{key}_teacher"] for key in ("sharpness", "spectrum", "high_frequencies")] == [1, 0, 0]
     assert list(result.models)[:2] == ["bicubic", "lanczos"] and list(result.networks) == ["teacher", "other"]
     # A teacher changes no figure to the originals.
-    alone = evaluate([other], sets, LOOKS).models["other"]["photos"]
+    alone = evaluate([other], sets, MEASURED).models["other"]["photos"]
     assert {key: equal[key] for key in alone.figures} == alone.figures
     text = str(result).splitlines()
     assert len(text) == 9 and text[1].endswith(", to the original") and text[-1].endswith(", to the teacher teacher")
@@ -63,7 +63,7 @@ def test_both_references_are_scored_side_by_side(photos: Path) -> None:
 
 def test_lr_images_alone_are_scored_to_the_teacher(photos: Path) -> None:
     lr, teacher = LrSet("frames", find_lr_images(photos)), nearest_model(2, "teacher")
-    result = evaluate([teacher], [lr], LOOKS, teacher=teacher)
+    result = evaluate([teacher], [lr], MEASURED, teacher=teacher)
     score = result.models["bicubic"]["frames"]
     assert result.references == ("teacher",) and all(key.endswith("_teacher") for key in score.figures)
     with pytest.raises(SrkdError, match="psnr_y was not measured"):
@@ -72,17 +72,16 @@ def test_lr_images_alone_are_scored_to_the_teacher(photos: Path) -> None:
     assert stored["references"] == ["teacher"] and stored["metrics"]["sharpness"] == {"unit": "", "best": "1"}
     assert stored["models"]["teacher"]["sets"]["frames"]["psnr_y_teacher"] is None
     with pytest.raises(UsageError, match="--against"):
-        evaluate([teacher], [lr], LOOKS)
+        evaluate([teacher], [lr], MEASURED)
 
 
 @pytest.mark.parametrize("name", [name for name, row in METRICS.items() if not row.needs])
 def test_an_image_has_the_best_figure_to_itself(name: str) -> None:
-    """Every row holds for an image with texture and for a flat one; a blur is worse."""
+    """Every row holds for an image with texture and for a flat one; noise is worse."""
     row = METRICS[name]
     measure = row.load()
-    images = 255 * torch.rand(1, 3, 80, 80, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
-    own, other = (measure(image, images, border=0).item() for image in (images, blurred))
+    images, noise = 255 * torch.rand(2, 1, 3, 80, 80, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    own, other = (measure(image, images, border=0).item() for image in (images, images + noise))
     if row.best in ("0", "1"):
         best = float(row.best)
         assert own == pytest.approx(best, abs=1e-6) and abs(other - best) > 0.01
@@ -96,7 +95,7 @@ def test_images_too_small_for_a_metric_are_refused_before_the_work(photos: Path)
     write_picture(Picture(torch.zeros(3, 66, 90)), photos / "small.png")
     model = nearest_model(2)
     with pytest.raises(UsageError, match=r"small\.png: the spectrum needs 64x64 pixels, the image has 86x62"):
-        evaluate([model], find_sets(photos, scale=2), LOOKS)
+        evaluate([model], find_sets(photos, scale=2), MEASURED)
     assert not model.inputs
 
 
@@ -104,7 +103,7 @@ def test_a_student_behind_lanczos_by_most_measures_is_told(photos: Path) -> None
     """Bicubic itself is softer than Lanczos; the teacher, and a student that is its equal, are not worse."""
     sets, teacher = find_sets(photos, scale=2), nearest_model(2, "teacher")
     blurred = Fake(blurred_enlargement, Descriptor(scale=2, receptive_radius=0), "blurred")
-    settings = EvaluationSettings(2, metrics=("psnr", "sharpness", "spectrum", "gradient"))
+    settings = EvaluationSettings(2, metrics=("psnr", *LOOKS))
     result = evaluate([teacher, nearest_model(2, "equal"), blurred], sets, settings, teacher=teacher)
     (line,) = worse_than_lanczos(result)
     assert line.startswith("warning: blurred is worse than lanczos to the teacher on photos (PSNR-Y ")

@@ -83,6 +83,11 @@ def test_a_figure_that_one_network_lacks_makes_no_other_one_worse() -> None:
     far = {**looks, "sharpness": 3.0, "spectrum": 3.0}
     assert worse_measures({"psnr": 30.0, **far}, {"psnr": 31.0, **looks}) == ("psnr", "sharpness", "spectrum")
     assert worse_measures({"psnr": 30.0, **far}, {"psnr": 31.0, "gradient": 1.0}) == ()
+    # Dots are sharp: without the overshoot the sharpness tells nothing.
+    dotted = {"psnr": 30.0, "sharpness": 1.04, "overshoot": 0.574}
+    assert worse_measures(dotted, {"psnr": 31.0, "sharpness": 0.7, "overshoot": 0.289}) == ()
+    blurred = {"psnr": 30.0, "sharpness": 0.5}
+    assert worse_measures(blurred, {"psnr": 31.0, "sharpness": 0.9}) == ("psnr",)
     assert worse_measures({"psnr": nan, **far}, {"psnr": 31.0, **looks}) == ()
 
 
