@@ -38,7 +38,7 @@ CORE: Mapping[str, str] = {
     "compressor/models/quantisation/quantisers.py": "models/test_quantisers.py recipes/test_quantised.py "
     "models/test_quantised_files.py export/test_learnt_graph.py",
     "compressor/models/networks/axes.py": "models/test_axes.py models/test_students.py models/test_select.py",
-    "compressor/models/networks/layers.py": "models/test_layers.py models/test_networks.py models/test_swinir.py "
+    "compressor/models/networks/layers.py": "models/test_networks.py models/test_swinir.py "
     "models/test_convert.py inference/test_teacher_check.py",
     "compressor/models/networks/windows.py": "models/test_swinir.py models/test_networks.py",
     "compressor/models/networks/edsr.py": NETWORK_TESTS,

@@ -13,15 +13,16 @@ from compressor.base.metadata import srkd_keys
 from compressor.base.precision import synchronise
 from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import Runtime
+from compressor.runtimes.reduced import at_scale
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchCompiledRuntime, TorchRuntime, torch_device
-from compressor.teachers.teacher import load_teacher
+from compressor.teachers.reduced import load_at_scale
 
 
 def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
-    teacher = load_teacher(
+    teacher = load_at_scale(
         path,
-        scale=options.scale,
+        options.scale,
         arch_options=options.arch_options,
         limits=options.limits,
         trust_code=options.trust_code,
@@ -36,15 +37,17 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
             raise UsageError(f"{path}: the {teacher.backend} model runs as it is, not compiled: use --runtime torch")
         if options.precision not in (None, "fp32"):
             raise UsageError(f"{path}: the {teacher.backend} model runs in fp32 here, not {options.precision}")
-        return ForeignRuntime(teacher, label=label, device=options.device)
+        foreign = ForeignRuntime(teacher.model, label=label, device=options.device)
+        return at_scale(foreign, teacher.descriptor.scale, context.note)
     header = teacher.origin.header if teacher.origin is not None and teacher.origin.header is not None else {}
-    return (TorchCompiledRuntime if compiled else TorchRuntime)(
+    runtime = (TorchCompiledRuntime if compiled else TorchRuntime)(
         teacher.network,
         label=label,
         device=options.device,
         precision=options.precision or "fp32",
         metadata=srkd_keys(header),
     )
+    return at_scale(runtime, teacher.descriptor.scale, context.note)
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:

@@ -50,9 +50,11 @@ def open_model(path: Path | str, options: OpenOptions | None = None, context: Co
     runtime = module.open_file(file, options, context)
     if not entry.selects_precision and options.precision not in (None, runtime.precision):
         raise UsageError(f"{path} computes in {runtime.precision}, not {options.precision}: export it in that")
-    if options.scale not in (None, runtime.descriptor.scale):
-        raise UsageError(f"{path} is for scale {runtime.descriptor.scale}, not {options.scale}")
-    return runtime
+    if options.scale in (None, runtime.descriptor.scale):
+        return runtime
+    from compressor.runtimes.reduced import at_scale  # imports torch
+
+    return at_scale(runtime, options.scale, context.note)
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:

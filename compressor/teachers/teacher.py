@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -103,8 +103,7 @@ class Teacher(ImageModel):
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Return outputs without gradients, unclipped, on the device of `lr`."""
         with torch.no_grad():
-            sr: torch.Tensor = self.model(lr.to(self.device)).to(lr.device)
-            return sr
+            return self.as_output(self.model(lr.to(self.device))).to(lr.device)
 
 
 def load_teacher(
@@ -122,6 +121,7 @@ def load_teacher(
     file is first tried with `limits` times the usual time and memory; programs of torch open with `trust_code` only.
     """
     path, options = weights_file(Path(path)), dict(arch_options or {})
+    scale = cast("int | None", options.get("scale", scale))
     require_regular(path)
     kind = "onnx" if path.suffix.lower() == ".onnx" else archive_kind(path)
     if kind is not None:
@@ -170,7 +170,9 @@ def _foreign_teacher(
 ) -> Teacher:
     facts = program.facts
     try:
-        settings = ForeignSettings.from_options({name: options[name] for name in options if name != "weights"})
+        settings = ForeignSettings.from_options(
+            {name: options[name] for name in options if name not in ("weights", "scale")}
+        )
     except UsageError as error:
         raise UsageError(f"{path}, which {facts.backend} runs: {error}") from error
     if scale not in (None, facts.descriptor.scale):

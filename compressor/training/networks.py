@@ -24,7 +24,10 @@ def build_networks(
 
     def runner(model: ImageModel, precision: Precision, trains: bool) -> Runner:
         network = model.network if mode.compiled else None
-        compiled = None if network is None else CompiledForward(network, trains=trains, note=note)
+        compiled = None
+        if network is not None:
+            forward = CompiledForward(network, trains=trains, note=note)
+            compiled = lambda lr: model.as_output(forward(lr))  # noqa: E731
         return Runner(model, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
 
     def frozen(module: nn.ModuleDict) -> nn.ModuleDict:

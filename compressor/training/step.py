@@ -149,7 +149,7 @@ class Runner:
         """Return the image that the tail computes from a feature; for the last block it is the output itself."""
         if resolve_tap(self.network, tap) == resolve_tap(self.network, "rel(1)"):
             return sr
-        return self.network.finish(tail_inputs[tap], tail_inputs["head"], lr)
+        return self.model.as_output(self.network.finish(tail_inputs[tap], tail_inputs["head"], lr))
 
 
 @dataclass(frozen=True)

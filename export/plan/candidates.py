@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from compressor.base.errors import SrkdError
 from compressor.models.fitting.following import can_follow
@@ -40,7 +41,8 @@ def list_candidates(teacher: Descriptor, spec: Spec | None, lr_size: tuple[int, 
     most: Cost | None = None
     if spec is not None:
         most = cost(spec, lr_size)
-        candidates += _shapes(spec, lr_size, fits=architecture(spec.arch).linear is not None)
+        own = replace(spec, scale=teacher.scale)  # of a reduced teacher, a smaller one
+        candidates += _shapes(own, lr_size, fits=architecture(spec.arch).linear is not None)
     within = [
         candidate
         for candidate in candidates

@@ -22,6 +22,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.cost import cost
 from compressor.models.networks.image_cost import Cost
 from compressor.models.networks.registry import spec_from_dict
+from compressor.runtimes.reduced import Reduced
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.conversion import FileOptions, Int8Options
@@ -99,7 +100,10 @@ def open_models(
         scales = {model.label: model.facts.scale for model in opened}
         if len(set(scales.values())) > 1:
             listed = ", ".join(f"{label} x{scale}" for label, scale in scales.items())
-            notes.append(f"scales differ, so speed-ups compare unlike work: {listed}")
+            notes.append(
+                f"scales differ, so speed-ups compare unlike work: {listed}; --scale {min(scales.values())} reduces "
+                "the images of all to it"
+            )
         yield opened, notes
 
 
@@ -140,12 +144,13 @@ class _Start:
 
         first = settings.float_precisions("torch", is_teacher=is_teacher)[0]
         model = open_model(path, replace(options_for("torch", first), label=label))
-        if not isinstance(model, TorchRuntime):
+        whole = model.runtime if isinstance(model, Reduced) else model
+        if not isinstance(whole, TorchRuntime):
             self.start(file, options_for("torch", first), "torch", label, is_teacher=is_teacher)
             return
         settings.require_memory(model.descriptor)  # before the slow exports
         # Some converters do not take channels-last weights, which torch uses.
-        network = model.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network = whole.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         source = Source(label, file_sha256(file))
         runtimes = settings.selected_runtimes
         for name in ("torch", *runtimes) if is_teacher and "torch" not in runtimes else runtimes:
@@ -157,7 +162,7 @@ class _Start:
                     continue
                 exported = self.in_float(network, source, name) if precisions else file
                 for precision in precisions:
-                    options = settings.for_file(name, precision, trusted=True)
+                    options = settings.for_file(name, precision, trusted=True, scale=model.descriptor.scale)
                     self.start(exported, options, name, label, is_teacher, model.spec)
                 if settings.has_int8(name) and not is_teacher:
                     exported, options = (

@@ -66,7 +66,11 @@ def _teacher_models(
     if run_teacher is not None:
         arch_options = {**run_teacher.options, **(options.arch_options or {})}
         own = replace(options, scale=options.scale or run_teacher.scale, arch_options=arch_options)
-        return _read_models(run_teacher.path, "teacher", own, context, names)
+        try:
+            return _read_models(run_teacher.path, "teacher", own, context, names)
+        except UsageError as error:  # of a larger scale, without a form for the student's
+            context.note(f"the teacher is not shown beside it: {error}")
+            return []
     if (students[0].descriptor.scale, students[0].descriptor.channels) != (4, 3):
         context.note(f"no teacher beside it: the embedded one is x4 in colour, {students[0].name} is not (--teacher)")
         return []

@@ -17,6 +17,7 @@ from compressor.inference.evaluate import EvaluationSettings
 from compressor.inference.evaluation import Evaluation, SetScore
 from compressor.inference.metric_table import LOOKS, METRICS, worse_measures
 from compressor.inference.teacher_check import check_teacher
+from compressor.runtimes.reduced import at_scale
 from compressor.runtimes.table import RUNTIMES, runtime_of
 from srkd.options.degradation import degradation_of, protocol_of
 from srkd.options.function import public
@@ -86,6 +87,10 @@ def _score(options: EvaluateOptions, context: Context) -> Evaluation:
     models = _models(options)
     runtimes = [open_runtime(model, options, context) for model in models]
     teacher = next((runtime for runtime, model in zip(runtimes, models, strict=True) if model is options.against), None)
+    others = [runtime for runtime in runtimes if runtime is not teacher]
+    if teacher is not None and others:
+        whole, teacher = teacher, at_scale(teacher, common_scale(others, None), context.note)
+        runtimes[runtimes.index(whole)] = teacher
     scale = common_scale(runtimes, options.scale)
     degradation = degradation_of(options.degrade, context)
     sets = _sets(options, scale, context.note)

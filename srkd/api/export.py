@@ -15,7 +15,8 @@ from compressor.inference.open import resolve_checkpoint
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel, Network
-from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.teachers.reduced import load_at_scale
+from compressor.teachers.teacher import Teacher
 from export.formats.conversion import FileOptions, Int8Options, Size, tuned_and_largest
 from export.formats.table import FORMATS, find_formats
 from export.hosts.table import HOSTS, Host
@@ -116,9 +117,7 @@ def _int8_teacher(source: Source, note: Note, *, trust_code: bool) -> Callable[[
     if run is None:
         note("int8 is judged by the originals, as the teacher that this student imitates is not at hand")
         return None
-    return cache(
-        partial(load_teacher, run.path, scale=run.scale, arch_options=run.options or None, trust_code=trust_code)
-    )
+    return cache(partial(load_at_scale, run.path, run.scale, arch_options=run.options or None, trust_code=trust_code))
 
 
 def _card_facts(source: Source, note: Note) -> CardFacts:

@@ -99,7 +99,9 @@ class TeacherOptions(Group):
     teacher: Annotated[ModelOrPath | None, MODEL, INPUT, Option(unset="the embedded EDSR")] = None
     """Checkpoint of the teacher."""
     _: KW_ONLY
-    scale: Annotated[int | None, Field(ge=1, le=8), Option(unset="the file's")] = None
+    scale: Annotated[int | None, Field(ge=1, le=8), Option(unset="the teacher's")] = None
+    """Scale of the student: that of the teacher, or a smaller one, to which the teacher's images are reduced."""
+    teacher_scale: Annotated[int | None, Field(ge=1, le=8), Option(unset="--scale", rare=True)] = None
     """Scale to take from a multi-scale file."""
     arch_options: Annotated[
         Mapping[str, Any] | None, SETTING, Option(unset="what srkd assumes", flags=("--arch-option",))

@@ -17,6 +17,7 @@ from compressor.data.prepare import DataChoice
 from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
 from compressor.models.networks.base import ImageModel
 from compressor.models.networks.registry import quantise
+from compressor.models.students.students import stated_scale
 from compressor.teachers.teacher import Teacher
 from compressor.training.distributed import process_device
 from compressor.training.loop import Events
@@ -58,6 +59,9 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
     device = open_device(process_device(options.run.device, rank))
     choice, lines = data_choice(options), list[str]()
     choice.require_folders()
+    if options.student.student is not None and options.teacher.scale is None:
+        scale = stated_scale(options.student.student)
+        options = replace(options, teacher=replace(options.teacher, scale=scale))
     options, plan = with_student_for_target(options, context)
     preset = load_recipe(options, lines.append)
     phi = choose_phi(preset, options, context)

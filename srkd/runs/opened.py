@@ -20,7 +20,8 @@ from compressor.models.fitting.patches import PATCH
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.torch_runtime import torch_device
-from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.teachers.reduced import load_at_scale
+from compressor.teachers.teacher import Teacher
 from compressor.training.distributed import process_device
 from compressor.training.loop import Events, Trainer
 from compressor.training.method import Method, fit_methods
@@ -212,7 +213,7 @@ def _open_file(spec: RunSpec, file: TeacherFile | None, device: torch.device, co
     trusted = spec.options.teacher.trust_code
 
     def read() -> Teacher:
-        return load_teacher(file.path, scale=spec.student.scale, arch_options=file.options, trust_code=trusted)
+        return load_at_scale(file.path, spec.student.scale, arch_options=file.options, trust_code=trusted)
 
     teacher = context.once("judge", file.path, file.sha256, read=read).move_to(device)
     _require_same("teacher", _file_alone(file), _file_alone(teacher_entry(teacher)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -55,12 +55,12 @@ def choose_student(
     teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note
 ) -> tuple[Spec, StudentStart]:
     """The student's shape and the origin of its weights by the options, else the preset; note hints."""
-    network_of_teacher = None if teacher is None else teacher.network
+    donor = None if teacher is None else teacher.donor
     init = options.student.init or _default_init(teacher, preset, options, note)
-    select = _choose_select(init, network_of_teacher, preset, options, note)
+    select = _choose_select(init, donor, preset, options, note)
     if init == "fit" and options.student.init_from is not None:
         raise UsageError(f"--init-from {options.student.init_from} gives the student its weights: leave out --init fit")
-    published = _published_student(network_of_teacher, preset, options, note)
+    published = _published_student(donor, preset, options, note)
     shape = published if options.student.student is None else options.student.student
     spec = _cut_spec(teacher, preset, options, note) if shape is None else _given_spec(shape, init, options, teacher)
     if init == "fit" and teacher is not None:
@@ -71,7 +71,7 @@ def choose_student(
         raise UsageError(
             f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
         )
-    teacher_spec = None if network_of_teacher is None else network_of_teacher.spec
+    teacher_spec = None if donor is None else donor.spec
     hint, width = width_hint(spec), spec.to_dict().get("width")
     if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
         note(hint)
@@ -90,17 +90,18 @@ def first_student(
     """The student with its first weights; those of a fit follow later, on the run's own images. `init_from` is the file
     from which it takes weights of equal name and shape; the start that is returned says which.
     """
-    source = None if teacher is None else teacher.network
+    source = None if teacher is None else teacher.donor
     turned, plain_slice = None, None
     if source is not None and start.select != "leading" and spec.deployed == spec:
         turned = context.once(
             "turned", id(source), spec, start.select, read=lambda: reordered(source, spec, start.select)
         )
     if start.init == "inherit" and teacher is not None:
-        network = cut_student(turned or teacher.require_network("weights"), spec)
+        network = cut_student(turned or source or teacher.require_network("weights"), spec)
     elif start.is_cut and source is not None:
         # A fit replaces these weights.
-        network = cut_student(source, spec) if start.init == "fit" else random_student(source, spec, seed)
+        is_cut = start.init == "fit" and teacher is not None and has_donor(teacher)
+        network = cut_student(source, spec) if is_cut else random_student(source, spec, seed)
     else:
         network = build(spec, seed=seed)
     if init_from is not None:
@@ -116,8 +117,13 @@ def first_student(
     return FirstStudent(network, start, plain_slice, turned)
 
 
+def has_donor(teacher: Teacher) -> bool:
+    """Whether there is a network of the scale of the teacher's images, from which students can be cut."""
+    return teacher.donor is not None and teacher.donor.spec.scale == teacher.descriptor.scale
+
+
 def is_solved_across(spec: Spec, start: StudentStart, teacher: Teacher | None) -> bool:
-    known = None if teacher is None or teacher.network is None else teacher.network.spec
+    known = None if teacher is None or teacher.donor is None else teacher.donor.spec
     return start.init == "fit" and (known is None or not is_same_kind(known, spec))
 
 
@@ -139,7 +145,7 @@ def _published_student(teacher: Network | None, preset: Preset, options: Compres
 def _default_init(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
     """The recipe's start, or the nearest one that the student and its teacher allow."""
     init, given = preset.student.init, options.student.student
-    network = None if teacher is None else teacher.network
+    network = None if teacher is None else teacher.donor
     # --select or --init-from replace a fit.
     is_replaced = options.student.select is not None or options.student.init_from is not None
     if given is None:
@@ -148,6 +154,10 @@ def _default_init(teacher: Teacher | None, preset: Preset, options: CompressOpti
         if init == "fit" and network is not None and architecture(network.spec.arch).linear is None:
             note(f"the student is cut from the teacher: a {network.spec.arch} cannot be solved for")
             return "inherit"
+        if init == "inherit" and teacher is not None and not (has_donor(teacher) or preset.student.init_required):
+            scale = teacher.descriptor.scale
+            note(f"the student is solved for: no x{scale} can be cut from this {teacher.architecture}")
+            return "fit"
         return init
     if preset.student.init_required and not is_replaced:
         _require_start(init, teacher, given)
@@ -170,8 +180,12 @@ def _default_init(teacher: Teacher | None, preset: Preset, options: CompressOpti
 
 def _shape_of(text: str, teacher: Teacher) -> Spec:
     """The spec of `--student`, with the teacher's fields where it is of the teacher's kind."""
-    like = None if teacher.network is None else teacher.network.spec
-    return parse_student(text, like=like, scale=teacher.descriptor.scale)
+    return parse_student(text, like=_spec_at_scale(teacher), scale=teacher.descriptor.scale)
+
+
+def _spec_at_scale(teacher: Teacher) -> Spec | None:
+    """The spec of the teacher's network at the scale of its images."""
+    return None if teacher.network is None else replace(teacher.network.spec, scale=teacher.descriptor.scale)
 
 
 def _require_start(init: Init, teacher: Teacher | None, student: str) -> None:
@@ -215,14 +229,15 @@ def _cut_spec(teacher: Teacher | None, preset: Preset, options: CompressOptions,
         raise UsageError("without --student the student is cut from a teacher: add --teacher FILE or --student SPEC")
     for line in _also_reduced(preset.student, options):
         note(line)
-    if teacher.network is None:
+    spec = _spec_at_scale(teacher)
+    if spec is None:
         scale = teacher.descriptor.scale
         raise UsageError(
             f"no student can be cut from the {teacher.backend} teacher: give its shape, "
             f"--student compact:width=32,depth=8,scale={scale}"
         )
     return smaller_spec(
-        teacher.network.spec,
+        spec,
         width=preset.student.width if options.student.width is None else options.student.width,
         depth=preset.student.depth if options.student.depth is None else options.student.depth,
     )
@@ -247,9 +262,10 @@ def _given_spec(text: str, init: Init, options: CompressOptions, teacher: Teache
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
     if teacher is None and init != "random":
         raise UsageError(f"--init {init} makes the student of its teacher: add --teacher FILE")
-    spec = parse_student(text) if teacher is None else _shape_of(text, teacher)
-    if init != "inherit" and teacher is not None and spec.scale != teacher.descriptor.scale:
-        raise UsageError(f"the student is for x{spec.scale}, the teacher for x{teacher.descriptor.scale}")
+    wanted = options.teacher.scale if teacher is None else teacher.descriptor.scale
+    spec = parse_student(text, scale=wanted) if teacher is None else _shape_of(text, teacher)
+    if wanted not in (None, spec.scale):
+        raise UsageError(f"--student is for x{spec.scale}, and --scale for x{wanted}: leave one of them out")
     return spec
 
 

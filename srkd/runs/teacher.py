@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from compressor.assets import embedded_teacher
 from compressor.base.context import Note
 from compressor.base.errors import UsageError
-from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.teachers.reduced import ReducedTeacher, load_at_scale
+from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method
 from recipes.catalogue import teacher_needs
 from srkd.options.compress import TeacherOptions
-from srkd.runs.recipe import recipes_for_outputs
+from srkd.runs.recipe import recipes_for_outputs, trains_teacher
 
 
 def load_given_teacher(given: TeacherOptions, note: Note) -> Teacher:
@@ -20,14 +21,23 @@ def load_given_teacher(given: TeacherOptions, note: Note) -> Teacher:
     if path is None:
         path = embedded_teacher()
         note("no --teacher: using the embedded teacher")
-    teacher = load_teacher(
-        path, scale=given.scale, arch_options=given.arch_options, limits=given.limits, trust_code=given.trust_code
+    arch_options = dict(given.arch_options or {})
+    if given.teacher_scale is not None:
+        arch_options["scale"] = given.teacher_scale
+    teacher = load_at_scale(
+        path,
+        given.scale,
+        arch_options=arch_options,
+        limits=given.limits,
+        trust_code=given.trust_code,
     )
     if teacher.origin is not None:
         for assumption in teacher.origin.assumed:
             note(f"teacher: {assumption.field}={assumption.value} assumed ({assumption.why})")
         for line in teacher.origin.notes:
             note(f"teacher: {line}")
+    if isinstance(teacher, ReducedTeacher):
+        note(teacher.line())
     return teacher
 
 
@@ -55,6 +65,12 @@ def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> Non
     if teacher.descriptor.channels != 3:
         raise UsageError(
             "the teacher takes one channel, and compress trains on RGB images: use a teacher of 3 channels"
+        )
+    if isinstance(teacher, ReducedTeacher) and any(map(trains_teacher, methods)):
+        own = teacher.model.descriptor.scale
+        raise UsageError(
+            f"recipe {recipe} trains its teacher, which enlarges x{own}, and the images are of x{teacher.scale}: take "
+            "another recipe, such as logits or csd-lite, or a teacher of that scale"
         )
     if teacher.network is None and any(teacher_needs(method) == "network" for method in methods):
         raise UsageError(

@@ -55,7 +55,7 @@ def test_precision_is_what_was_asked_for(network: Network, good: Path) -> None:
         else:
             with pytest.raises(UsageError, match=rf"precision {precision}: OpenVINO has fp32.* on this CPU"):
                 open_model(good, OpenOptions(precision=precision))
-    with pytest.raises(UsageError, match="'int3' is not one of them; there are fp32"):
+    with pytest.raises(UsageError, match="precision 'int3' is not one of fp32"):
         open_model(good, OpenOptions(precision="int3"))
     with pytest.raises(SrkdError, match="device 'cuda': OpenVINO"):
         open_model(good, OpenOptions(device="cuda"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
@@ -153,10 +154,11 @@ def reduced(tmp_path: Path) -> Path:
     return file.write(tmp_path)
 
 
-def test_a_file_that_ends_with_a_resize_is_the_network_before_it(reduced: Path) -> None:
-    assert (
-        load_checkpoint(reduced).network.fingerprint() == build(CompactSpec(4, width=6, depth=1), seed=1).fingerprint()
-    )
+def test_a_file_that_ends_with_a_resize_is_a_network_of_its_scale(reduced: Path) -> None:
+    whole = build(CompactSpec(4, width=6, depth=1), seed=1)
+    lr = torch.rand(1, 3, 9, 7)
+    torch.testing.assert_close(load_checkpoint(reduced).network(lr), F.avg_pool2d(whole(lr), 2))
+    assert load_checkpoint(reduced, scale=4).network.fingerprint() == whole.fingerprint()
     for other in ("1=0.5 2=0.25", "1=0.3 2=0.3", "1=0.5 2=0.5 3=18", "1=0.5 2=0.5 6=1"):
         in_param(reduced.read_text().rpartition("0=3 ")[2], f"{other}\n")(reduced)
         with pytest.raises(SrkdError, match="is not one of Compact"):
@@ -166,12 +168,15 @@ def test_a_file_that_ends_with_a_resize_is_the_network_before_it(reduced: Path) 
 @pytest.mark.parametrize(
     "verb", ["inspect", "export --onnx", "compress --dry-run --teacher", "evaluate", "convert --to srvgg"]
 )
-def test_who_reads_the_scale_of_a_file_reads_what_is_left_out(
+def test_who_reads_the_scale_of_a_file_reads_how_it_is_made(
     verb: str, reduced: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run([*verb.split(), str(reduced)]) == 0
     printed = " ".join("".join(capsys.readouterr()).split())
-    assert "reduces the x4 image bicubically to x2: this reduction is left out, the network is x4" in printed
+    assert (
+        "x2: the mean of 2x2 pixels of the x4 image, by its last layer, where the file samples it bicubically"
+        in printed
+    )
 
 
 def in_param(old: str, new: str) -> Damage:

@@ -48,7 +48,7 @@ pytestmark = pytest.mark.ci
 PAGES = sorted([ROOT / "CONTRIBUTING.md", ROOT / "demo" / "README.md", *ROOT.glob("docs/**/*.md")])
 """Pages with commands; test_readme.py runs those of the README and of reference.md."""
 ELSEWHERE = {
-    r"(--|--for )(trt|coreml|ncnn|litert|openvino|all)\b": "needs an optional library: tests/export",
+    r"(--|--for )(trt|coreml|ncnn|litert|openvino|upscayl|all)\b": "needs an optional library: tests/export",
     r"\.(param|tflite|pte|engine)\b|openvino|ncnn": "needs an optional library: tests/runtimes",
     r"^srkd demo": "serves until it is stopped: tests/demo",
     r"--resume": "needs a run that was interrupted: tests/training/test_resume.py",

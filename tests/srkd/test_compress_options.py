@@ -22,7 +22,18 @@ from tests.support.small_runs import SMALL
 GROUPS = ["Teacher", "Student", "Target", "Data", "Training", "Run", "Output"]
 WITHOUT_DEFAULT = {"out", "settings", "dry_run", "resume", "spec"}
 RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "degrade_once", "limits", "trust_code"}
-RARE |= {"baselines", "calm", "target_macs", "label_margin", "labels", "on", "track", "track_images", "val_lr"}
+RARE |= {
+    "baselines",
+    "calm",
+    "target_macs",
+    "teacher_scale",
+    "label_margin",
+    "labels",
+    "on",
+    "track",
+    "track_images",
+    "val_lr",
+}
 MOST_OPTIONS = 45
 """Options in the help, those of the output included: more than that nobody reads."""
 

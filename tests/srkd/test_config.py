@@ -155,7 +155,7 @@ def test_unfriendly_widths_are_hinted_at_and_used_all_the_same(choose: Choose) -
         ({"student": "rcan:width=8", "select": "l1"}, "--select l1 chooses what is inherited: add --init inherit"),
         ({"student": "rcan:width=8", "depth": 0.5}, "leave out --width and --depth"),
         ({"student": "compact:width=8", "init": "inherit"}, "compact cannot inherit from a teacher of rcan"),
-        ({"student": "compact:scale=3"}, "the student is for x3, the teacher for x2"),
+        ({"student": "compact:scale=3"}, "--student is for x3, and --scale for x2"),
         ({"student": "compact:channels=1"}, "add channels=3"),
     ],
 )

@@ -119,7 +119,7 @@ def test_what_cannot_start_from_a_fit_is_refused_before_anything_is_written(grou
     for options, words in (
         ({"recipe": "csd"}, "csd trains the student on slices of the teacher's own weights"),
         ({"select": "l1"}, "--select l1"),
-        ({"student": "carn:width=8,scale=4"}, "the student is for x4, the teacher for x2"),
+        ({"student": "carn:width=8,scale=4"}, "scale 4: the network enlarges x2"),
     ):
         with pytest.raises(UsageError, match=words):
             compress(ground, tmp_path / "run", init="fit", **options)

@@ -71,7 +71,7 @@ def test_the_function_returns_what_json_prints(teacher: Path, capsys: pytest.Cap
         (("--target-ms", "inf"), "--target-ms inf: give a number above 0"),
         (("--target-fps", "9", "--runtime", "tensorflow"), "'tensorflow'"),
         (("--target-fps", "9", "--lr-size", "99999x99999"), "99999x99999 takes 600 GB"),
-        (("--target-fps", "9", "--scale", "3"), "scale 2, not 3"),
+        (("--target-fps", "9", "--scale", "3"), "the network enlarges x2"),
         (("--target-fps", "9", "--precision", "int8"), "--precision int8"),
         (("--measured", "nowhere.json"), "nowhere.json does not exist"),
         (("--target-fps", "9", "-o", "plan.jpg"), "plan.jpg"),

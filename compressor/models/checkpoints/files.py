@@ -40,8 +40,7 @@ class Container:
     sha256: str
     header: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, object] = field(default_factory=dict)
-    """Fields of the network's spec that the file states beside its tensors."""
-    notes: tuple[str, ...] = ()
+    """Fields of the spec that the file states beside its tensors, and `image_scale` if it reduces the image to that."""
 
 
 def most_bytes(size_bytes: int) -> int:
@@ -86,8 +85,8 @@ def require_whole(archive: zipfile.ZipFile, label: str = "") -> None:
         raise SrkdError(f"{label}a damaged archive (record {damaged[-60:]!r}): {AGAIN}")
 
 
-def open_ncnn(param: Path, handle: IO[bytes], size_bytes: int) -> tuple[object, Mapping[str, object], tuple[str, ...]]:
-    """Return the tensors of ncnn's .bin, which its .param names, fields of the spec, and notes."""
+def open_ncnn(param: Path, handle: IO[bytes], size_bytes: int) -> tuple[object, Mapping[str, object]]:
+    """Return the tensors of ncnn's .bin, which its .param names, and fields of the spec."""
     with open(param, "rb") as text:
         content = text.read(TEXT_BYTES_LIMIT + 1)
     if content.startswith(NCNN_BINARY_MAGIC):
@@ -108,8 +107,8 @@ def open_container(path: Path) -> Container:
             size_bytes = handle.tell()
             handle.seek(0)
             if ncnn:
-                content, fields, notes = open_ncnn(ncnn[0], handle, size_bytes)
-                return Container(content, size_bytes, sha256, fields=fields, notes=notes)
+                content, fields = open_ncnn(ncnn[0], handle, size_bytes)
+                return Container(content, size_bytes, sha256, fields=fields)
             content, header = _open(path, handle, size_bytes)
             return Container(content, size_bytes, sha256, header)
     except FileNotFoundError as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -19,7 +20,7 @@ from compressor.models.checkpoints.files import Container, most_bytes, open_cont
 from compressor.models.checkpoints.header import weights_file
 from compressor.models.checkpoints.unwrap import Unwrapped, readings, unwrap
 from compressor.models.networks.base import Architecture, Network, Spec
-from compressor.models.networks.dialect import Assumption, Dialect, State
+from compressor.models.networks.dialect import Assumption, Dialect, SeveralScales, State
 from compressor.models.networks.registry import NETWORKS, architectures, build, spec_from_dict
 from compressor.models.quantisation.description import Quantisation, read_quantisation
 from compressor.models.quantisation.quantisers import quantisers_of
@@ -71,12 +72,13 @@ def load_checkpoint(
 ) -> Loaded:
     """Load a checkpoint (.pt, .pth, .safetensors) or a run folder's student, in eval mode, fp32, on the CPU.
 
-    `scale` selects one scale of a multi-scale file. `arch_options` replace fields of the inferred spec (`res_scale`,
-    `img_range`, `mean`, …); the option `weights` names the state dict in a file with several.
+    `scale` selects one scale of a multi-scale file, or a smaller one than the file's where the network has a form for
+    it (`Network.at_scale`). `arch_options` replace fields of the inferred spec (`res_scale`, `img_range`, `mean`, …);
+    the option `weights` names the state dict in a file with several, `scale` its scale.
     """
     path = weights_file(Path(path))
     options = dict(arch_options or {})
-    weights = options.pop("weights", None)
+    weights, scale = options.pop("weights", None), cast("int | None", options.pop("scale", scale))
     with _open_weights(path, None if weights is None else str(weights)) as (container, unwrapped):
         return _load(container, unwrapped, path, scale, options)
 
@@ -101,7 +103,7 @@ def _open_weights(path: Path, weights: str | None) -> Iterator[tuple[Container, 
             )
         yield container, unwrapped
     except SrkdError as error:
-        kinds = (UsageError, UnknownNetwork, DoesNotFit)
+        kinds = (SeveralScales, UsageError, UnknownNetwork, DoesNotFit)
         kind = next((kind for kind in kinds if isinstance(error, kind)), SrkdError)
         raise kind(f"{path}: {error}") from error
 
@@ -110,14 +112,26 @@ def _load(
     container: Container, unwrapped: Unwrapped, path: Path, scale: int | None, options: Mapping[str, object]
 ) -> Loaded:
     options = {**container.fields, **options}
+    image_scale = cast("int | None", options.pop("image_scale", None))
     spec_json = container.header.get("srkd.spec")
     if spec_json is None:
         unwrapped, match, network = _fit_any(unwrapped, scale, options)
     else:
         match = _read_own(spec_json, container.header, unwrapped.tensors, options)
         network = _fill(match)
-    if scale is not None and match.spec.scale != scale:
-        raise UsageError(f"the file is for scale {match.spec.scale}, not {scale}")
+    own, wanted, notes = match.spec.scale, scale or image_scale, list[str]()
+    if wanted not in (None, own):
+        smaller, mean = network.at_scale(wanted), own // wanted
+        instead = ", where the file samples it bicubically" if image_scale else ""
+        if smaller is not None:
+            network = smaller
+            notes.append(f"x{wanted}: the mean of {mean}x{mean} pixels of the x{own} image, by its last layer{instead}")
+        elif scale is None:
+            notes.append(
+                f"its last layer, which reduces the x{own} image to x{wanted}, is left out: the network is x{own}"
+            )
+        else:
+            raise UsageError(f"the file is for scale {own}, not {scale}")
     return Loaded(
         network=network,
         dialect=match.dialect,
@@ -127,7 +141,7 @@ def _load(
         bytes=container.size_bytes,
         path=path,
         wrapping=unwrapped.wrapping,
-        notes=(*container.notes, *unwrapped.notes, *match.notes),
+        notes=(*unwrapped.notes, *match.notes, *notes),
     )
 
 

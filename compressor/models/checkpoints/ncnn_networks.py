@@ -57,12 +57,10 @@ class Expressions:
         return self("relu", x, constants=(slope,))
 
 
-def read_network(
-    param: bytes, handle: IO[bytes], size_bytes: int
-) -> tuple[dict[str, torch.Tensor], dict[str, object], tuple[str, ...]]:
-    """Return the tensors of a file by the code base's names, fields of the spec that they do not tell, and notes."""
+def read_network(param: bytes, handle: IO[bytes], size_bytes: int) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Return the tensors of a file by the code base's names, and fields of the spec that they do not tell."""
     layers = read_layers(param)
-    names, fields, notes = _recognise(layers)
+    names, fields = _recognise(layers)
     weights = read_weights(layers, handle, size_bytes)
     tensors = {
         f"{name}.{kind}": tensor for index, name in sorted(names.items()) for kind, tensor in weights[index].items()
@@ -80,11 +78,11 @@ def read_network(
             fields["mean"] = mean = tuple(round(value, 7) for value in values["weight"].flatten().tolist())
             if not all(map(math.isfinite, mean)):
                 raise SrkdError(f"layer {layer.name[:60]!r} holds NaN or infinity, not a mean")
-    return tensors, fields, notes
+    return tensors, fields
 
 
-def _recognise(layers: Sequence[NcnnLayer]) -> tuple[dict[int, str], dict[str, object], tuple[str, ...]]:
-    """Return the names of the layers with weights, by their number in the file, fields of the spec, and notes.
+def _recognise(layers: Sequence[NcnnLayer]) -> tuple[dict[int, str], dict[str, object]]:
+    """Return the names of the layers with weights, by their number in the file, and fields of the spec.
 
     The first layer that does not belong to the network is refused by its name.
     """
@@ -94,13 +92,11 @@ def _recognise(layers: Sequence[NcnnLayer]) -> tuple[dict[int, str], dict[str, o
     draw = _span if "Swish" in kinds else _rrdbnet if "Concat" in kinds else _compact
     label = {_span: "SPAN", _rrdbnet: "RRDBNet", _compact: "Compact"}[draw]
     last, scale, fields = draw(layers, expressions)
-    notes: tuple[str, ...] = ()
     resize = layers[-1]
     share = resize.number(1) if resize.kind == "Interp" and resize.integer(0) == BICUBIC else 1
     if 0 < share < 1 and float(scale * share).is_integer():
         last = expressions("interp", last, constants=(BICUBIC, share, share, 0, 0, 0, 0))
-        left_out = f"its last layer reduces the x{scale} image bicubically to x{scale * share:g}"
-        notes = (f"{left_out}: this reduction is left out, the network is x{scale}",)
+        fields["image_scale"] = round(scale * share)
     expected = _with_inputs(last, expressions)
     first: dict[int, int] = {}
     for index, layer in enumerate(layers):
@@ -111,7 +107,7 @@ def _recognise(layers: Sequence[NcnnLayer]) -> tuple[dict[int, str], dict[str, o
         raise SrkdError(f"it ends too early for {label}, with layer {layers[-1].name[:60]!r}: {READ}")
     names = expressions.names
     named = {index: names[number] for number, index in first.items() if number in names}
-    return named, {"scale": scale, **fields}, notes
+    return named, {"scale": scale, **fields}
 
 
 def _of(layers: Sequence[NcnnLayer], kind: str) -> list[NcnnLayer]:

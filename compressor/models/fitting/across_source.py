@@ -137,7 +137,9 @@ class FollowedSource:
         sr = batch.lr
         with watched(self.network, taps, keep), suppress(AllSeen):
             sr = self.network(batch.lr)
-        return features, self.teacher(batch.lr) if image and not goes_on else sr
+        if image:
+            sr = self.teacher.as_output(sr) if goes_on else self.teacher(batch.lr)
+        return features, sr
 
 
 def zeros(device: torch.device, *size: int) -> torch.Tensor:

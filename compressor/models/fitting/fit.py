@@ -46,14 +46,12 @@ def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context =
         student = build(spec, seed=0).to(teacher.device)
         student.fill(fit(teacher, spec.deployed, lr, context=context))
         return student
-    if teacher.network is not None:
-        teacher = teacher.network.deployed()
-    network = teacher.network
+    network = None if teacher.donor is None else teacher.donor.deployed()
     with torch.no_grad():
         if network is None or not is_same_kind(network.spec, spec):
             return _follow(teacher, spec, lr, context)
         if is_far_smaller(network, spec) and _is_nearer_from_another(network, spec, lr, context):
-            return _follow(network, spec, lr, context)
+            return _follow(teacher, spec, lr, context)
         return SameKindFit(network, spec, lr, context).solve()
 
 
@@ -105,9 +103,9 @@ def require_solvable(teacher: ImageModel, spec: Spec) -> None:
     """Refuse a student that cannot be solved for."""
     if teacher.descriptor.scale != spec.scale:
         raise UsageError(f"the student is for x{spec.scale}, the teacher for x{teacher.descriptor.scale}")
-    if teacher.network is None or not is_same_kind(teacher.network.spec, spec):
+    if teacher.donor is None or not is_same_kind(teacher.donor.spec, spec):
         following_plan(spec)
-        if teacher.descriptor.channels != 3 and source_for(teacher, spec) is not teacher.network:
+        if source_for(teacher, spec).descriptor.channels != teacher.descriptor.channels:
             raise UsageError(
                 f"a student of a {teacher.architecture} of one channel cannot be solved for: take --init random"
             )
@@ -131,5 +129,5 @@ def _activations(plan: LinearPlan) -> set[float | None]:
 def source_for(teacher: ImageModel, spec: Spec) -> Network:
     """Return the network whose features a student of another kind follows: the teacher, or the embedded one."""
     if teacher.network is not None and has_stream_for(spec, teacher.network.spec):
-        return teacher.network
+        return teacher.network.deployed()
     return load_checkpoint(embedded_teacher()).network

@@ -172,6 +172,16 @@ class Descriptor:
     """The largest width and height that a file accepts; None: no bound."""
 
 
+REACH = 3
+"""LR pixels on each side that a reduction adds to what a pixel depends on: two of the wider kernel's, and its phase."""
+
+
+def reduced_sizes(sizes: Descriptor, scale: int) -> Descriptor:
+    """Return the facts of a model whose images are reduced to a smaller scale."""
+    radius = None if sizes.receptive_radius is None else sizes.receptive_radius + REACH
+    return dataclasses.replace(sizes, scale=scale, receptive_radius=radius)
+
+
 class ImageModel(nn.Module, ABC):
     """A super-resolution model: float RGB in [0,1], NCHW, in and out."""
 
@@ -189,6 +199,11 @@ class ImageModel(nn.Module, ABC):
     @abstractmethod
     def network(self) -> Network | None:
         """The network with its spec, features and weights; None for a foreign model, which only gives outputs."""
+
+    @property
+    def donor(self) -> Network | None:
+        """The network from which students are cut or solved for: `network`, or its form for the scale of the images."""
+        return self.network
 
     @property
     @abstractmethod
@@ -229,6 +244,10 @@ class ImageModel(nn.Module, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a hash of everything that training can change: if it is unchanged, nothing was trained."""
+
+    def as_output(self, image: torch.Tensor) -> torch.Tensor:
+        """Return an image of the network's tail as the model gives it."""
+        return image
 
     def require_network(self, purpose: str) -> Network:
         """Return the network; if there is none, raise a one-line error that names the `purpose`."""
@@ -312,6 +331,13 @@ class Network(ImageModel):
         raise SrkdError(
             f"this {self.spec.arch} has no form for luma alone: float plain and compact with three channels do"
         )
+
+    def at_scale(self, scale: int) -> Network | None:
+        """Return the network of a smaller scale whose image is this one's, reduced by the mean of squares of pixels.
+
+        None if this network has no such form.
+        """
+        return None
 
     def fill(self, deployed: Network) -> None:
         """Set the weights so that `deployed()` is that network."""

@@ -22,6 +22,7 @@ from compressor.models.networks.dialect import (
     Dialect,
     NotedState,
     Reading,
+    SeveralScales,
     State,
     named,
     read_mean_shift,
@@ -208,7 +209,7 @@ def _scale(state: State, scale: int | None) -> int:
     if not scales:
         raise SrkdError("no upsampler (upsample.up… or upsample.up2, up3, up4) is in the file")
     if scale is None and len(scales) > 1:
-        raise UsageError(f"the file holds scales {', '.join(map(str, scales))}: choose one with --scale")
+        raise SeveralScales(f"the file holds scales {', '.join(map(str, scales))}: choose one with --scale")
     if scale is not None and scale not in scales:
         raise UsageError(f"the file holds scales {', '.join(map(str, scales))}, not {scale}")
     return scale or scales[0]

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.averaged_tail import with_averaged_tail
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import (
     Architecture,
@@ -131,6 +132,9 @@ class Compact(Network):
         if self.spec.residual:
             image = image - F.interpolate(lr, scale_factor=float(self.spec.scale), mode="nearest")
         return F.pixel_unshuffle(image, self.spec.scale)
+
+    def at_scale(self, scale: int) -> Network | None:
+        return with_averaged_tail(self, scale)
 
     def chain(self) -> ConvChain | None:
         layers = [self.head, *cast("Iterable[CompactLayer]", self.layers)]

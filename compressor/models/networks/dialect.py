@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
 
 State = Mapping[str, torch.Tensor]
@@ -119,6 +119,10 @@ def shuffle_scale(state: State, name: str, channels: int) -> int:
     if scale**2 * channels != outputs:
         raise SrkdError(f"{name} has {outputs} rows: {channels} channels fit no scale")
     return scale
+
+
+class SeveralScales(UsageError):
+    """A file has networks of several scales, and none is asked for."""
 
 
 _NUMBER = re.compile(r"\{(?:(\d+)\*)?(\w+)(?:\+(\d+))?\}")

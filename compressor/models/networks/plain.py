@@ -64,6 +64,9 @@ class Plain(Compact):
         sr = F.pixel_shuffle(spread, self.spec.scale)
         return sr if self.training else sr.clamp(0, 1)
 
+    def at_scale(self, scale: int) -> Network | None:
+        return self.deployed().at_scale(scale) if self.spec.branches else super().at_scale(scale)
+
     @torch.no_grad()
     def unclipped(self) -> Network:
         """Return Compact with ReLU, whose nearest upscale gives the image of the anchor."""

@@ -17,7 +17,10 @@ def axis_plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
             f"a student of {student.arch} cannot inherit from a teacher of {teacher.arch}: give it random weights"
         )
     if teacher.scale != student.scale:
-        raise UsageError(f"a student of scale {student.scale} cannot inherit from a teacher of scale {teacher.scale}")
+        raise UsageError(
+            f"a student of scale {student.scale} cannot inherit from a teacher of scale {teacher.scale}: solve for it "
+            "(--init fit) or take random weights"
+        )
     axes = architecture(student.arch).axes
     return axes(teacher), axes(student)
 

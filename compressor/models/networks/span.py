@@ -22,8 +22,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
+from compressor.models.networks.averaged_tail import with_averaged_tail
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import Architecture, Descriptor, Spec, Tap, require_image, require_positive
+from compressor.models.networks.base import (
+    Architecture,
+    Descriptor,
+    Network,
+    Spec,
+    Tap,
+    require_image,
+    require_positive,
+)
 from compressor.models.networks.collapse import Kernel, in_parallel, in_series
 from compressor.models.networks.dialect import (
     Assumption,
@@ -153,6 +162,9 @@ class SpanNetwork(UnshufflingNetwork):
 
     def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         return F.pixel_unshuffle(image, self.spec.scale * self.side)
+
+    def at_scale(self, scale: int) -> Network | None:
+        return with_averaged_tail(self, scale)
 
     @property
     def taps(self) -> dict[str, Tap]:

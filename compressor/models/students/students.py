@@ -8,6 +8,7 @@ on which network it is.
 
 from __future__ import annotations
 
+import re
 from typing import cast, get_args
 
 import torch
@@ -174,6 +175,12 @@ def parse_student(text: str, like: Spec | None = None, *, scale: int | None = No
     if base is not like and scale is not None:
         options = {"scale": scale, **options}
     return base.with_options(options)
+
+
+def stated_scale(text: str) -> int | None:
+    """Return the scale that a student's text states, if it does."""
+    stated = re.search(r"\bscale\s*=\s*(\d+)", text)
+    return None if stated is None else int(stated[1])
 
 
 def student_text(spec: Spec) -> str:
