@@ -31,7 +31,6 @@ from compressor.base.locks import LockedElsewhere, hold_lock, is_locked
 T = TypeVar("T")
 
 DEFAULT_LIMIT = 20_000_000_000
-"""Default size limit of the cache, in bytes."""
 
 SIZES = "sizes.json"
 """The bytes of each other file of an entry, by its name."""

@@ -69,11 +69,6 @@ class StopRequest:
             set_handlers(DEFAULT_HANDLERS)
 
 
-def catch_signals(request: StopRequest) -> AbstractContextManager[None]:
-    """Turn the first SIGINT or SIGTERM within the block into a stop request."""
-    return signal_handlers(request.handlers)
-
-
 def exit_on_signals() -> AbstractContextManager[None]:
     """Make SIGTERM end a verb through its `finally` blocks (exit code 143), as Python does at Ctrl-C."""
 

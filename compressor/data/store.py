@@ -29,8 +29,6 @@ INDEX_FILE, LR_FILE, HR_FILE = "index.json", "lr.u8", "hr.u8"
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image that was skipped, and the reason."""
-
     path: Path
     reason: str
 

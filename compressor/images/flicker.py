@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compressor.images.metrics import PEAK, crop_both, luma
+from compressor.images.metrics import crop_both, luma_of
 
 BLOCK = 8
 """Side in LR pixels of the blocks that stand still or don't."""
@@ -50,7 +50,7 @@ def still_pixels(before_u8: Tensor, after_u8: Tensor) -> Tensor:
         return nowhere
     before, after = (image[:, :height, :width].cpu() for image in (before_u8, after_u8))
     changed = _blocks((before != after).any(0)).any(-1)
-    first, second = (luma(image.double() / PEAK)[0] for image in (before, after))
+    first, second = (luma_of(image)[0] for image in (before, after))
     change = _blocks(second - first)
     slopes = [_blocks(slope) for slope in torch.gradient((first + second) / 2)]
     still = changed & (change.mean(-1).abs() <= MOST_OF_MEAN) & (change.abs().mean(-1) <= MOST_OF_PIXELS)

@@ -45,6 +45,11 @@ def luma(rgb_01: Tensor) -> Tensor:
     return y.unsqueeze(-3)
 
 
+def luma_of(image_u8: Tensor) -> Tensor:
+    """Return the luminance Y of an image in bytes, on 0..255."""
+    return luma(image_u8.double() / PEAK)
+
+
 def psnr(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
     """Return 10 log10(255^2 / MSE) in dB for each image of (N, C, H, W) on 0..255: (N,) float64, infinite if equal."""
     images, reference = crop_both(images_255, reference_255, border)

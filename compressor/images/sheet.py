@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 from compressor.base.files import atomic_path
 
 SIDE_PIXELS = 320
-"""Side of a panel."""
 ZOOM = 2
 """Number of pixels of the sheet, along each side, for one pixel of an image."""
 CAPTION_PIXELS = 28

@@ -21,7 +21,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.degradation.chain import Degradation
 from compressor.images.files import grey_of
-from compressor.images.metrics import PEAK, luma, to_u8
+from compressor.images.metrics import luma_of, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
 from compressor.inference.background import OneBehind, one_ahead
@@ -50,7 +50,6 @@ class EvaluationSettings:
     self_ensemble: bool = False
     tile: int | None = None
     metrics: tuple[str, ...] = DEFAULT_METRICS
-    """Names of METRICS."""
     degradation: Degradation | None = None
     """What the LR images suffer: they are made from the originals, stored ones are degraded if there are no others."""
 
@@ -170,7 +169,7 @@ class _Table:
         """Return the channel that is compared, (1,1,H,W) on 0..255."""
         if grey_file and self.protocol.grey == "raw":
             return grey_of(image_u8.double())[None]
-        return luma(image_u8.double() / PEAK)[None]
+        return luma_of(image_u8)[None]
 
     def evaluation(self, finished: Sequence[AnySet]) -> Evaluation:
         teacher = next((label for label, model in self.rows.items() if model is self.teacher), None)

@@ -79,7 +79,6 @@ class Stillness:
     """How much of a film stood still, so that flicker could be measured."""
 
     pairs: int
-    """Pairs of frames."""
     still_pairs: int
     """Those in which something stands still."""
     share: float

@@ -31,17 +31,13 @@ Measure: TypeAlias = "Callable[..., Tensor]"
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Requirements):
-    """A metric, a row of METRICS."""
-
     name: str
     title: str
-    """Its heading in tables."""
     source: str
     """Its `Measure`, as module:function."""
     best: Literal["highest", "lowest", "0", "1"]
     unit: str = ""
     digits: int = 3
-    """Decimal places in tables."""
     takes: Literal["channel", "rgb", "frames"] = "channel"
     """The images that it compares: the channel of the protocol, which is Y, or RGB; or the channel of two frames of one
     film, of which the first is NaN where the input doesn't stand still.

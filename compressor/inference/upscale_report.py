@@ -91,7 +91,5 @@ class Outcomes:
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleReport(Outcomes):
-    """The result of `upscale`."""
-
     numbers: Numbers
     """The model's precision and quantisation; single pictures may have used a lower precision."""

@@ -26,8 +26,6 @@ PROBE_SIDES = (64, 8)
 
 
 class FileRuntime(Runtime):
-    """An open exported file."""
-
     threads: int
     """CPU threads: by default as many as torch uses, so that comparisons with torch are fair."""
 

@@ -53,8 +53,6 @@ DEFAULTS = OpenOptions()
 
 
 class RuntimeModule(Protocol):
-    """The functions of a runtime's module."""
-
     def open_file(self, path: Path, options: OpenOptions, context: Context) -> Runtime:
         """Open the file, ready to run. The caller compares precision and scale with the options."""
         ...
@@ -72,8 +70,6 @@ NodeReader = Callable[[Path], Iterator[ExecutedNode]]
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """The requirements of a runtime or a format."""
-
     needs: tuple[str, ...] = ()
     """Modules that must be importable."""
     extra: str | None = None

@@ -30,18 +30,12 @@ class Forward:
     features: dict[str, torch.Tensor] = field(default_factory=dict)
     images: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def detached(self) -> Forward:
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Forward:
+        """Return the changed output, features and images."""
         features, images = (
-            {tap: tensor.detach() for tap, tensor in tensors.items()} for tensors in (self.features, self.images)
+            {tap: change(tensor) for tap, tensor in tensors.items()} for tensors in (self.features, self.images)
         )
-        return Forward(self.sr.detach(), features, images)
-
-    def cropped(self, wider: WiderPatches) -> Forward:
-        """Return the output, features and images of windows around patches, cut to the patches."""
-        features, images = (
-            {tap: wider.crop(tensor) for tap, tensor in tensors.items()} for tensors in (self.features, self.images)
-        )
-        return Forward(wider.crop(self.sr), features, images)
+        return Forward(change(self.sr), features, images)
 
 
 class Runner:
@@ -118,8 +112,8 @@ class Runner:
         self.forwards += 1
         forward = Forward(sr.float(), dict(features), finished)
         if wider is not None:
-            forward = forward.cropped(wider)
-        return forward if self.trains else forward.detached()
+            forward = forward.map(wider.crop)
+        return forward if self.trains else forward.map(torch.Tensor.detach)
 
     def _all_requests(
         self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]

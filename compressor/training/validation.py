@@ -16,7 +16,7 @@ from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.data.prepare import ValidationImage, ValidationSet
-from compressor.images.metrics import PEAK, SSIM_WINDOW, luma, psnr, ssim, to_u8
+from compressor.images.metrics import SSIM_WINDOW, luma_of, psnr, ssim, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import centre_crop, upscale_bicubic
 from compressor.images.scores import EQUAL_DB, Scores, without_network
@@ -121,14 +121,14 @@ class Validation:
         enlarged = {}
         for index in self.context.each("teacher: validation images", self._own_images):
             sr_u8 = enlarge(self.teacher, self._images[index].lr, self.scale)
-            enlarged[index] = sr_u8, _luma_of(sr_u8).float()
+            enlarged[index] = sr_u8, luma_of(sr_u8).float()
         return enlarged
 
     def _of_image(self, index: int, sr_u8: torch.Tensor, *, to_teacher: bool = True) -> list[float | None]:
         """The four figures of one image in the order of `Scores`."""
-        image, sr = self._images[index], _luma_of(sr_u8)
+        image, sr = self._images[index], luma_of(sr_u8)
         references = [
-            None if image.hr is None else _luma_of(image.hr),
+            None if image.hr is None else luma_of(image.hr),
             self._teacher_images[index][1].double() if to_teacher and self.teacher is not None else None,
         ]
         figures: list[float | None] = []
@@ -185,8 +185,3 @@ SHEET_SIDE = 480
 def middle_of(image_u8: torch.Tensor) -> torch.Tensor:
     height, width = (min(length, SHEET_SIDE) for length in image_u8.shape[-2:])
     return centre_crop(image_u8, height, width)
-
-
-def _luma_of(image_u8: torch.Tensor) -> torch.Tensor:
-    """The luminance Y of an image in bytes, on 0..255."""
-    return luma(image_u8.double() / PEAK)

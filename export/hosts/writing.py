@@ -121,8 +121,6 @@ def write_export(export: Export, context: Context = QUIET) -> ExportReport:
 
 @dataclass(frozen=True)
 class HostJob:
-    """One student to write for a host."""
-
     export: Export
     host: Host
     context: Context = QUIET

@@ -121,8 +121,6 @@ class TriedParts(Generic[File]):
 
 @dataclass(frozen=True)
 class Search(Generic[File]):
-    """The search with one tool for one file."""
-
     tool: Tool[File]
     task: Int8Task
 

@@ -72,7 +72,6 @@ class ProfileRow:
     rounds: int
     fps: float
     megapixels_per_second: float
-    """Output megapixels per second."""
     gmacs_per_second: float | None
     peak_memory_mb: float | None
     speedup_same_runtime: float | None
@@ -114,7 +113,6 @@ class Int8Facts:
     nodes: int | None
     nodes_in_int8: int | None
     nodes_in_float: Mapping[str, int] | None
-    """Number of nodes by operator."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,6 @@ class ProfileReport:
     """The result of `profile`: measured rows, cost and quality of the models, and the conditions of the measurement."""
 
     teacher: str | None
-    """Label of the teacher; None without one."""
     rows: tuple[ProfileRow, ...]
     costs: tuple[ModelCost, ...]
     quality: tuple[QualityRow, ...]
@@ -201,7 +198,6 @@ def profile_models(
 
 
 Timings = Mapping[ProfiledModel, CallTimes]
-"""The timings of the models that were measured."""
 
 
 @dataclass

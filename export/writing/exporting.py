@@ -214,8 +214,6 @@ def _require_finite_weights(network: Network) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """One file to export."""
-
     row: Format
     network: Network
     source: Source

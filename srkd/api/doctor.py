@@ -23,7 +23,6 @@ REQUIRED, OF_FORMATS, OF_RUNTIMES, OTHERS = (
     "runtimes of profile, evaluate and upscale",
     "others",
 )
-"""The groups of pieces."""
 REINSTALL = "pip install --force-reinstall srkd"
 CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
 

@@ -28,8 +28,6 @@ name."""
 
 
 class VerbCommand(click.Command):
-    """A click command with the class of its options."""
-
     options: type[Options] | None = None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -40,8 +40,6 @@ class Continuation(Entry):
 
 
 class CodeFacts(Entry):
-    """The code of a run."""
-
     packages: dict[str, str]
     """Versions of srkd, torch and the packages whose methods and networks take part; with the commit of a checkout."""
     files: dict[str, str]

@@ -15,7 +15,7 @@ from compressor.base.errors import SrkdError
 from compressor.degradation.chain import Degradation
 from compressor.images.files import read_rgb_u8
 from compressor.images.looks import MIN_SPECTRUM_SIDE
-from compressor.images.metrics import finite_or_none, luma, psnr, to_u8
+from compressor.images.metrics import finite_or_none, luma_of, psnr, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.scores import EQUAL_DB, LANCZOS
 from compressor.images.sets import ImagePair
@@ -137,7 +137,7 @@ def _to_teacher(photos: Sequence[_Photo], scale: int) -> dict[str, dict[str, flo
     names = [name for name in photos[0].images if name not in ("teacher", "original")]
     sums = {name: dict.fromkeys(MEASURES, 0.0) for name in names}
     for photo in photos:
-        planes = {name: _luma(image) for name, image in photo.images.items()}
+        planes = {name: luma_of(image) for name, image in photo.images.items()}
         for name in names:
             for measure, of in measures.items():
                 figure = float(of(planes[name], planes["teacher"], border=scale))
@@ -170,14 +170,9 @@ def _enlarge(
     return _Photo(pair.stem, {**images, "original": hr[None, :, rows, columns]})
 
 
-def _luma(image_u8: torch.Tensor) -> torch.Tensor:
-    """The luminance Y of an image in bytes, on 0..255."""
-    return luma(image_u8.double() / 255)
-
-
 def _windows(photo: _Photo, compared: tuple[str, str]) -> list[_Window]:
     """All windows of a photo with the mean squared difference of Y."""
-    a, b = (_luma(photo.images[name]) for name in compared)
+    a, b = (luma_of(photo.images[name]) for name in compared)
     side = min(SIDE, *a.shape[-2:])
     stride = max(1, side // STEPS_A_SIDE)
     difference = torch.nn.functional.avg_pool2d((a - b).square(), side, stride)[0, 0]
@@ -200,7 +195,7 @@ def _most_different(windows: Sequence[_Window], count: int) -> list[_Window]:
 def _crop(window: _Window, compared: tuple[str, str]) -> Crop:
     rows, columns = (slice(at, at + window.side) for at in (window.top, window.left))
     images = {name: image[..., rows, columns] for name, image in window.photo.images.items()}
-    planes = {name: _luma(image) for name, image in images.items()}
+    planes = {name: luma_of(image) for name, image in images.items()}
     a, b = (planes[name] for name in compared)
     return Crop(
         photo=window.photo.name,

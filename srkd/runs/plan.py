@@ -18,7 +18,7 @@ from pathlib import Path
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
-from compressor.base.interrupts import Interrupted, StopRequest, catch_signals, resume_command
+from compressor.base.interrupts import Interrupted, StopRequest, resume_command, signal_handlers
 from compressor.training.run_folder import FACTS, LOG, lock_run
 from srkd.record.result import CompressReport
 from srkd.record.run_file import PlannedRun, PlannedRuns, RunFile, find_run_file, read_run_file, write_run_file
@@ -58,7 +58,7 @@ class RunPlan:
         group.from_leader(lambda: write_run_file(self.folder, self.contents))
         stop = group.stop_request
         stop.acknowledge = lambda: self.context.note(STOPPING)
-        with catch_signals(stop):
+        with signal_handlers(stop.handlers):
             if how.is_side_by_side:
                 self._train_side_by_side(stop)
             for number, run in enumerate(self.runs, start=1):

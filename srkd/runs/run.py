@@ -16,7 +16,7 @@ import torch
 
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError
-from compressor.base.interrupts import catch_signals
+from compressor.base.interrupts import signal_handlers
 from compressor.base.machine import count_threads, machine_facts, torch_threads
 from compressor.base.memory import keep_freed_memory
 from compressor.data.batches import Batches
@@ -170,7 +170,7 @@ class TrainingRun:
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
         batches = self._label(build_batches(run, self.context), teacher)
         processes.stop_request.acknowledge = lambda: self.context.note(STOPPING)
-        with catch_signals(processes.stop_request):
+        with signal_handlers(processes.stop_request.handlers):
             events = RunEvents(
                 self.folder,
                 stages=stages,

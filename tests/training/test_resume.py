@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from compressor.base.errors import SrkdError
-from compressor.base.interrupts import Interrupted, StopRequest, catch_signals
+from compressor.base.interrupts import Interrupted, StopRequest, signal_handlers
 from compressor.training.run_folder import SavedStates
 from compressor.training.state import read_state_file, write_state_file
 from srkd import compress, resume
@@ -133,7 +133,7 @@ def test_killed_then_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save(in
 def test_a_first_signal_is_noted_and_a_second_stops_at_once(first, second):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     request = StopRequest()
-    with catch_signals(request):
+    with signal_handlers(request.handlers):
         assert not request.received
         os.kill(os.getpid(), first)
         assert request.received

@@ -150,9 +150,6 @@ class AcrossFit(LayerSolver):
         for stage in stages(self.whole, lambda _: ()):
             yield replace(stage, layers=tuple(layers[layer.name] for layer in stage.layers if layer.name in layers))
 
-    def _aim(self, stage: FitStage) -> None:
-        """The source has been run once for all layers, in `_begin`."""
-
     def _finish(self, layer: LinearLayer, stage: FitStage) -> None:
         """Let the stream pass the activation behind a solved layer, and give the units their slopes."""
         if layer.output not in self.short.slopes:

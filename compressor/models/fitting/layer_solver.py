@@ -77,12 +77,10 @@ class LayerSolver(ABC):
     def _stages(self) -> Iterator[FitStage]:
         """Yield the stages of the student."""
 
-    @abstractmethod
-    def _aim(self, stage: FitStage) -> None:
+    def _aim(self, stage: FitStage) -> None:  # noqa: B027
         """Store what the layers of a stage are to give."""
 
-    @abstractmethod
-    def _finish(self, layer: LinearLayer, stage: FitStage) -> None:
+    def _finish(self, layer: LinearLayer, stage: FitStage) -> None:  # noqa: B027
         """Finish a solved layer, before its outputs are used."""
 
     def solve(self, progress: FitProgress | None = None) -> Network:

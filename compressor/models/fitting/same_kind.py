@@ -88,9 +88,6 @@ class SameKindFit(LayerSolver):
                     gates = self.bases[layer.output].gates(value.double().sigmoid())
                     self.store[layer.name, "gates", batch.first] = gates
 
-    def _finish(self, layer: LinearLayer, stage: FitStage) -> None:
-        """A layer of the teacher's kind needs nothing more."""
-
     def _targets(self, layer: LinearLayer) -> list[Tap]:
         """Return the teacher's taps of a layer's targets: in several blocks if its units come from several."""
         return [Tap(module, layer.target.side) for module in self._theirs(layer.output, layer.target.module)]

@@ -232,7 +232,6 @@ class _QuantisedWeight(nn.Module):
     per_channel: bool
     input: Quantiser | None
     is_baked: bool = False
-    """True if `weight` holds the quantised weights."""
 
     def read(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.input is None else cast(torch.Tensor, self.input(x))
