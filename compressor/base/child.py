@@ -209,7 +209,10 @@ def main() -> None:
     if memory_mb:
         if not getattr(sys.flags, "safe_path", False):
             del sys.path[0]  # the current folder, whose files may be a stranger's
-        _limit_memory(int(memory_mb[0]))
+        # On Linux DATA is private memory; AS would also count address space that libraries reserve and never touch.
+        kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
+        with suppress(ValueError, OSError):  # macOS refuses it, and a lower limit may already be set
+            resource.setrlimit(kind, (int(memory_mb[0]) * 10**6,) * 2)
     pipe = Connection(int(pipe_number))
 
     def send(event: object) -> None:
@@ -233,13 +236,6 @@ def main() -> None:
         except EOFError:
             return
         answer(partial(getattr(kept[0], call["call"]), **call["arguments"]))
-
-
-def _limit_memory(megabytes: int) -> None:
-    # On Linux DATA is private memory; AS would also count address space that libraries reserve and never touch.
-    kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    with suppress(ValueError, OSError):  # macOS refuses it, and a lower limit may already be set
-        resource.setrlimit(kind, (megabytes * 10**6, megabytes * 10**6))
 
 
 if __name__ == "__main__":

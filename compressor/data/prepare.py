@@ -263,14 +263,10 @@ def _describe_validation(data: Data, choice: DataChoice) -> str:
     if len(data.validation) == 1:
         kinds = {"held out": "images of --data that are not trained on", "embedded photos": "embedded photos"}
         source = f"images of {choice.val[0].path}" if choice.val else kinds[data.validation[0].name]
-        return f"{len(names)} {source}: {_list_names(names)}"
+        more = "" if len(names) <= MOST_NAMES else f" and {len(names) - MOST_NAMES} more (run.json has all)"
+        return f"{len(names)} {source}: {', '.join(names[:MOST_NAMES])}{more}"
     sets = ", ".join(f"{image_set.name} ({len(image_set.images)} images)" for image_set in data.validation)
     return f"{len(data.validation)} sets, of which the first decides what is best: {sets}"
-
-
-def _list_names(names: Sequence[str]) -> str:
-    listed = ", ".join(names[:MOST_NAMES])
-    return listed if len(names) <= MOST_NAMES else f"{listed} and {len(names) - MOST_NAMES} more (run.json has all)"
 
 
 def _require_patches(sources: Sequence[Source], scale: int, lr_patch: int) -> None:

@@ -6,7 +6,6 @@ Formulas and numbers of the kernels: Wang et al., 'Real-ESRGAN', 2021, and its c
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -75,17 +74,12 @@ def sharpen(image_01: Tensor) -> Tensor:
     I + m·(clip(I + 0.5·(I - B)) - I), B the image blurred by 51 taps and m the blurred mask of |I - B| > 10/255
     (BasicSR, utils/img_process_util.py: USMSharp).
     """
-    kernel = _sharpening_kernel()
+    kernel = bell_kernel(SHARPENING_TAPS, SHARPENING_SIGMA, SHARPENING_SIGMA)
     residual = image_01 - correlate(image_01, kernel)
     mask = (residual.abs() * 255 > SHARPENING_THRESHOLD).to(image_01)
     soft = correlate(mask, kernel)
     sharp = (image_01 + SHARPENING_WEIGHT * residual).clamp(0, 1)
     return soft * sharp + (1 - soft) * image_01
-
-
-@lru_cache(maxsize=1)
-def _sharpening_kernel() -> Tensor:
-    return bell_kernel(SHARPENING_TAPS, SHARPENING_SIGMA, SHARPENING_SIGMA)
 
 
 def _grid(size: int) -> tuple[Tensor, Tensor]:

@@ -61,12 +61,9 @@ class CoreMLRuntime(FileRuntime):
             return self._image.run_arrays(lr, self._run_array)
 
     def _run_array(self, images: Array) -> Array:
-        if self._image.channels_last:
-            return self._run_picture(images)
-        output: Array = self._model.predict({self._input: images})[self._output]
-        return output.astype(np.float32, copy=False)
-
-    def _run_picture(self, images: Array) -> Array:
+        if not self._image.channels_last:
+            output: Array = self._model.predict({self._input: images})[self._output]
+            return output.astype(np.float32, copy=False)
         mode = "RGB" if self._image.channels == 3 else "L"
         picture = Image.fromarray(images[0] if mode == "RGB" else images[0, :, :, 0])
         large = np.array(self._model.predict({self._input: picture})[self._output].convert(mode))

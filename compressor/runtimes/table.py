@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
@@ -65,8 +65,6 @@ class RuntimeModule(Protocol):
 ExecutedNode = tuple[Literal["int8", "float", "conversion"], str]
 """The arithmetic of a node, and its operator. A conversion only turns floats into bytes or bytes into floats."""
 
-NodeReader = Callable[[Path], Iterator[ExecutedNode]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
@@ -123,10 +121,6 @@ class RuntimeEntry(Requirements):
 
     def load(self) -> RuntimeModule:
         return cast(RuntimeModule, importlib.import_module(self.module))
-
-    def node_reader(self) -> NodeReader | None:
-        """Return `executed_nodes` of its module, or None if the runtime does not expose its graph."""
-        return getattr(self.load(), "executed_nodes", None)
 
 
 def missing_modules(modules: Iterable[str]) -> tuple[str, ...]:

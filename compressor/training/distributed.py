@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.interrupts import Interrupted, set_handlers
@@ -44,12 +44,14 @@ class ProcessGroup(Processes):
         # NCCL is used for tensors on a GPU; gloo for those on the CPU (objects, checks).
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         with self._collective():
+            store, _, _ = next(rendezvous("env://", rank.index, rank.world_size, timeout=COLLECTIVE_TIMEOUT))
             dist.init_process_group(
                 backend,
                 timeout=COLLECTIVE_TIMEOUT,
                 rank=rank.index,
                 world_size=rank.world_size,
-                store=_open_store(rank),
+                # torchrun keeps the store after a restart, with the address of a process that has ended.
+                store=PrefixStore(f"srkd-attempt-{rank.restarts}", store),
             )
 
     def mean_(self, tensor: torch.Tensor) -> None:
@@ -184,15 +186,6 @@ def process_device(name: str, rank: Rank) -> str:
     if 0 < count <= rank.local_rank:
         raise UsageError(f"there are {count} GPUs and more processes on {platform.node()}: --nproc-per-node {count}")
     return f"cuda:{rank.local_rank}"
-
-
-def _open_store(rank: Rank) -> Store:
-    """Open the store in which the processes exchange their addresses, under the names of this attempt.
-
-    torchrun keeps the store after a restart, and an early process would find the address of one that has ended.
-    """
-    store, _, _ = next(rendezvous("env://", rank.index, rank.world_size, timeout=COLLECTIVE_TIMEOUT))
-    return PrefixStore(f"srkd-attempt-{rank.restarts}", store)
 
 
 def _describe(failure: Exception) -> tuple[str, int]:

@@ -42,7 +42,7 @@ class IntegerNodes:
 
 def count_integer_nodes(file: Runtime, path: Path) -> IntegerNodes | None:
     """Which nodes the runtime of an open file computes with integers; None if it does not show its graph."""
-    read = RUNTIMES[file.name].node_reader()
+    read = getattr(RUNTIMES[file.name].load(), "executed_nodes", None)
     if read is None or file.device != "cpu":
         return None
     with one_line(f"{path}: {file.name} does not show its graph", first=True):

@@ -140,7 +140,7 @@ def offsets_of(spec: Spec, start: StudentStart, teacher: Teacher | None) -> str 
     plan = linear_plan(spec)
     if start.init != "fit" or plan is None:
         return None
-    if plan.gates_itself:
+    if any(layer.opens for layer in plan.layers):
         return "the student's outputs gate themselves"
     is_across = is_solved_across(spec, start, teacher)
     return "activations are on the student's stream" if is_across and plan.lifts_stream else None

@@ -65,7 +65,10 @@ class SameKindFit(LayerSolver):
 
     def _begin(self, progress: FitProgress) -> None:
         for layer in self.short.layers:
-            self._write(layer, *self._prior(layer))
+            (weight, bias), module = self._prior(layer), linear_layer(self.student, layer)
+            write_dense(module, weight)
+            if module.bias is not None:
+                module.bias.copy_(bias)
         for name, space in self.short.values.items():
             self._copy_values(name, space)
         self.teacher_walk = StageWalk(self.teacher, "teacher", self.store)
@@ -143,12 +146,6 @@ class SameKindFit(LayerSolver):
         inputs = zip(layer.inputs, source.inputs, strict=True)
         columns = [self.bases[space].decoder_rows(theirs) for space, theirs in inputs]
         return self.bases[layer.output].rows_of(source.output), columns
-
-    def _write(self, layer: LinearLayer, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        module = linear_layer(self.student, layer)
-        write_dense(module, weight)
-        if module.bias is not None:
-            module.bias.copy_(bias)
 
     def _copy_values(self, name: str, space: str) -> None:
         """Copy the teacher's per-unit parameters, such as slopes, to the student's units, or blocks of units."""

@@ -185,11 +185,6 @@ class LinearPlan:
         return not plan.gates and all(layer.output in passed and layer.parts == 1 for layer in plan.layers)
 
     @property
-    def gates_itself(self) -> bool:
-        """True if outputs multiply themselves: they work far from zero, and so does what reads them."""
-        return any(layer.opens for layer in self.layers)
-
-    @property
     def lifts_stream(self) -> bool:
         """True if activations are on the stream itself, which that of another network passes by offsets."""
         return any(layer.at is not None and layer.output in self.slopes for layer in self.layers)

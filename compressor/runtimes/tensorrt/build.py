@@ -27,7 +27,10 @@ def build_plan(trt: Any, source: Path, plan: Path, precision: str, profile: Opti
         raise SrkdError(f"TensorRT cannot read {source.name}: {_parser_error(parser)[:300]}")
     config = builder.create_builder_config()
     set_precision(trt, config, precision)
-    _add_profile(builder, config, network.get_input(0).name, profile)
+    sizes = builder.create_optimization_profile()
+    sizes.set_shape(network.get_input(0).name, *profile.shapes)
+    if config.add_optimization_profile(sizes) < 0:
+        raise SrkdError(f"TensorRT does not take the sizes {profile}")
     content = builder.build_serialized_network(network, config)
     if content is None:
         raise SrkdError(f"TensorRT cannot build {source.name}: {log.reason()}")
@@ -55,13 +58,6 @@ def _parser_error(parser: Any) -> str:
         return "it gave no reason"
     error = parser.get_error(0)
     return f"{error.desc()} (node {error.node_name()!r}, {error.node_operator()})"
-
-
-def _add_profile(builder: Any, config: Any, input: str, profile: OptimizationProfile) -> None:
-    trt_profile = builder.create_optimization_profile()
-    trt_profile.set_shape(input, *profile.shapes)
-    if config.add_optimization_profile(trt_profile) < 0:
-        raise SrkdError(f"TensorRT does not take the sizes {profile}")
 
 
 def trtexec_command(onnx: str, engine: str, input: str, profile: OptimizationProfile) -> str:
