@@ -207,12 +207,13 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _, pipe_number, function_name, *memory_mb = sys.argv
     if memory_mb:
+        limit = int(memory_mb[0]) * 10**6
         if not getattr(sys.flags, "safe_path", False):
             del sys.path[0]  # the current folder, whose files may be a stranger's
         # On Linux DATA is private memory; AS would also count address space that libraries reserve and never touch.
         kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
         with suppress(ValueError, OSError):  # macOS refuses it, and a lower limit may already be set
-            resource.setrlimit(kind, (int(memory_mb[0]) * 10**6,) * 2)
+            resource.setrlimit(kind, (limit, limit))
     pipe = Connection(int(pipe_number))
 
     def send(event: object) -> None:
