@@ -51,6 +51,7 @@ from benchmarks.equal_budget import (
 )
 from benchmarks.evidence import Benchmark, Column, Row, Rows, Table, save
 from compressor.assets import embedded_teacher
+from compressor.base.processes import SharedFailure
 from compressor.inference.metric_table import METRICS
 from recipes.catalogue import METHODS
 from recipes.config.listing import list_recipes
@@ -187,6 +188,10 @@ def with_steps(one: Contender, step_seconds: float, seconds: float) -> Contender
     return replace(one, steps=steps, settings=(*one.settings, *scaled))
 
 
+DIVERGED = 0.0
+"""In dB, for a rate at which training does not go on."""
+
+
 def with_rate(one: Contender, rows: Rows, budget: Budget) -> Contender:
     """Return a contender with the best of its recipe's rate, half and double of it, and so on while an end is best."""
 
@@ -195,7 +200,10 @@ def with_rate(one: Contender, rows: Rows, budget: Budget) -> Contender:
 
     def measure(rate: float) -> float:
         folder = budget.out / "rates" / f"{rate:g}"
-        return validated(trained(at(rate), FIRST_SEED - 1, replace(budget, out=folder)))
+        try:
+            return validated(trained(at(rate), FIRST_SEED - 1, replace(budget, out=folder)))
+        except SharedFailure:  # ten steps in a row that are no numbers, or far too large
+            return DIVERGED
 
     preset = load_preset(one.recipe).schedule
     start = preset.rate if start_of(one) in ("leading", "random") else preset.fit_rate or preset.rate
