@@ -169,7 +169,6 @@ def teacher(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gpu(tmp_path: Path) -> Iterator[Nvidia]:
-    """Simulate a machine with an NVIDIA GPU."""
     from tests.support.nvidia import nvidia
 
     with nvidia(tmp_path) as machine:

@@ -84,7 +84,6 @@ class StudentRule(PresetPart):
     )
 
     def published_for(self, teacher: Spec) -> PublishedStudent | None:
-        """Return the published student of a teacher, if there is one."""
         sizes = teacher.to_dict()
         return next((entry for entry in self.published if entry.teacher.items() <= sizes.items()), None)
 

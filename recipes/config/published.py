@@ -24,7 +24,6 @@ def published_options(method: str, spec: Spec) -> dict[str, Any]:
 
 
 def networks_with(method: str) -> list[str]:
-    """Return the names of the networks for which options of a method are published."""
     return [
         network.name
         for network in architectures()

@@ -47,7 +47,6 @@ class DeepSupervision(Method):
         return self
 
     def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
-        """Return the feature that each head uses."""
         return [FeaturePair("heads", tap, None) for tap in resolve_taps(self.name, "student", student, self.taps)]
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:

@@ -7,12 +7,13 @@ teacher's own first blocks. With `phi=vgg19` (required by a paper's preset) ther
 from __future__ import annotations
 
 import dataclasses
-import socket
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
+from urllib.request import urlopen
 
 import torch
 from pydantic import Field
@@ -21,7 +22,7 @@ from torch import nn
 from compressor.assets import embedded_teacher
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError, one_line
-from compressor.base.files import file_sha256
+from compressor.base.files import atomic_path, file_sha256
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.published import hub_file
 from compressor.models.networks.base import Network
@@ -33,6 +34,7 @@ URL = f"https://download.pytorch.org/models/{FILE}"
 SHA256 = "dcbb9e9d"
 """The first digits of the file's SHA-256, which torchvision puts in its name."""
 STALLS_AFTER_S = 10.0
+BLOCK_BYTES = 10**6
 
 TEACHER_BLOCKS = "the teacher's own first blocks"
 
@@ -72,7 +74,6 @@ class UsesPerceptualNet(Method):
         return nn.ModuleDict({"phi": phi})
 
     def phi_levels(self, teacher: Network | None) -> int:
-        """Return the number of φ's levels."""
         owner = self._phi_owner(teacher)
         if not self.uses_teacher_blocks or owner is None:
             return VGG19.levels
@@ -115,7 +116,6 @@ def lacks_vgg19(methods: Sequence[Method]) -> bool:
 
 
 def bind_phi(methods: Sequence[Method], source: PhiSource | None) -> tuple[Method, ...]:
-    """Return the methods with the φ of the run."""
     return tuple(
         dataclasses.replace(method, phi_source=source) if isinstance(method, UsesPerceptualNet) else method
         for method in methods
@@ -167,9 +167,7 @@ def resolve_phi(
             otherwise = f", else {TEACHER_BLOCKS}" if choice == "auto" else ""
             return PhiSource("vgg19", f"VGG-19, if {URL} can be fetched{otherwise}")
         try:
-            progress("VGG-19", 0, 1)
-            fetch(URL, cached, SHA256)
-            progress("VGG-19", 1, 1)
+            fetch(URL, cached, SHA256, progress)
         except SrkdError as error:
             reason = str(error)
     if not reason:
@@ -182,13 +180,19 @@ def resolve_phi(
     return PhiSource("teacher", f"{TEACHER_BLOCKS}, as VGG-19 is not available ({reason})")
 
 
-def fetch(url: str, path: Path, sha256: str) -> None:
-    """Fetch `url` to `path`, with the expected checksum, by torch.hub; a server that is silent is given up."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALLS_AFTER_S)  # torch.hub sets none
-    try:
-        with one_line("its download failed", first=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
-    finally:
-        socket.setdefaulttimeout(before)
+def fetch(url: str, path: Path, sha256: str, progress: Progress) -> None:
+    """Fetch `url` to `path`, with the expected checksum; a server that is silent is given up."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        one_line("its download failed", first=True),
+        urlopen(url, timeout=STALLS_AFTER_S) as stream,  # noqa: S310 - the address is a constant
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        digest, total = hashlib.sha256(), int(stream.headers.get("Content-Length", 0))
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+            file.write(block)
+            progress("VGG-19, MB", file.tell() // BLOCK_BYTES, total // BLOCK_BYTES)
+        if not digest.hexdigest().startswith(sha256):
+            raise ValueError(f"{file.tell():,} of {total:,} bytes, of another SHA-256 than {sha256}…")

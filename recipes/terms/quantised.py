@@ -66,7 +66,6 @@ class QuantisedMethod(Method):
 
     @property
     def quantisation(self) -> Quantisation:
-        """The quantisation of the student."""
         return Quantisation(cast(QuantisationMethod, self.name), self.bits, self.placement, self.code)
 
     @property
@@ -76,7 +75,6 @@ class QuantisedMethod(Method):
 
     @property
     def alpha_decay(self) -> float:
-        """The weight decay of α."""
         return 0.0
 
     def earlier_stages(self) -> Sequence[EarlierStage]:

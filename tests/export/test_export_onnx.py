@@ -283,7 +283,6 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 
 def doctored(network: Network, change: Run) -> Run:
-    """The network with a changed output."""
     return lambda lr: change(TorchRuntime(network, label="doctored").run(lr))
 
 

@@ -38,7 +38,6 @@ av = require_av()
 
 
 def enlarge(source: Path, scale: int = 2, **settings: object) -> UpscaledFilm:
-    """Enlarge a film by repeating pixels."""
     report = upscale([source], nearest_model(scale), UpscaleSettings(**settings))  # type: ignore[arg-type]
     assert report.failed == ()
     return report.films[0]

@@ -10,11 +10,11 @@ from tests.support.commands import ROOT
 
 MOST_LINES = {
     "compressor": 26688,
-    "recipes": 4638,
+    "recipes": 4637,
     "export": 10058,
     "srkd": 13154,
     "demo": 527,
-    "tests": 45005,
+    "tests": 44996,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

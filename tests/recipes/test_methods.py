@@ -54,7 +54,6 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Row], Run]:
 
 
 def terms_of(pair: Pair, networks: StepNetworks, batch: Batch) -> Iterator[tuple[Step, dict[str, Tensor]]]:
-    """Return the terms of each update of a step."""
     for part in range(pair.stages[-1].updates):
         step = Step(0, 3, batch, networks, part)
         yield step, dict(pair.method.terms(step))

@@ -70,7 +70,9 @@ def test_phi_is_downloaded_once_into_the_hub_cache(hub: Path, monkeypatch: pytes
     monkeypatch.setattr(recipes.terms.phi, "SHA256", hashlib.sha256(weights).hexdigest()[:8])
     with file_server(weights) as server:
         monkeypatch.setattr(recipes.terms.phi, "URL", server.url)
-        source = resolve_phi()
+        steps = list[tuple[str, int, int]]()
+        source = resolve_phi(progress=lambda *step: steps.append(step))
+        assert len(steps) > 2 and steps[0][0] == "VGG-19, MB" and steps[-1][1] == steps[-1][2] == len(weights) // 10**6
         assert (source.kind, source.path) == ("vgg19", hub)
         assert hub.read_bytes() == weights
         assert isinstance(source.build(None), VGG19)

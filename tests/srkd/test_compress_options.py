@@ -39,7 +39,6 @@ MOST_OPTIONS = 45
 
 
 def options_of(*words: str) -> CompressOptions:
-    """Return the options of a command line."""
     return from_command_line(CompressOptions, command.make_context("compress", list(words)).params)
 
 

@@ -89,7 +89,6 @@ def sobel_run(recipe: str, out: Path, words: dict[str, Any], **others: Any) -> P
 
 
 def last_line(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The last line of an error of the shell."""
     assert srkd_in_process(list(map(str, arguments))) in (1, 2)
     (line,) = capsys.readouterr().err.splitlines()
     return line

@@ -146,7 +146,6 @@ def test_l1_from_a_fit_has_its_own_rate_unless_one_was_set(ground, plan, tmp_pat
 
 
 def with_baselines(ground: Path, **options: object) -> tuple[RunSpec, dict[str, RunSpec]]:
-    """Decide a small run and its baselines."""
     words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, **options}
     context = Context()
     spec = decide(CompressOptions.of(**words), context)

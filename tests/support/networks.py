@@ -95,7 +95,6 @@ def find_ranges(network: Network, lr: torch.Tensor, margin: float = 1.0) -> Netw
 
 
 def changed(network: Network, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Network:
-    """Return a copy of a network with one tensor changed."""
     other = copy.deepcopy(network)
     other.load_state_dict(other.state_dict() | {name: change(other.state_dict()[name].clone())})
     return other

@@ -80,7 +80,6 @@ def change_run_file(folder: Path, change: Callable[[dict[str, Any]], object]) ->
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics.jsonl of a folder."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

@@ -48,7 +48,6 @@ def smooth_patch(side: int = 12) -> OnePatch:
 
 
 def validation_on(image: Batch) -> Validation:
-    """A validation on one patch, to its original."""
     assert image.hr is not None
     return Validation(
         [ValidationSet("patch", (ValidationImage("patch", to_u8(image.lr), to_u8(image.hr)),))], 2, "original"
