@@ -351,8 +351,8 @@ BREAKS = (
         "models/test_fit.py",
         (
             "pull towards the teacher's weights",
-            "self._write(layer, *self._prior(layer))",
-            "self._write(layer, *(0 * one for one in self._prior(layer)))",
+            "            write_dense(module, weight)\n            if module.bias",
+            "            write_dense(module, 0 * weight)\n            if module.bias",
         ),
     ),
     *_in(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.machine import has_integer_products
+from compressor.base.machine import integer_products
 from compressor.images.sample import sample_photo
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
@@ -120,7 +120,7 @@ def test_dark_photos_keep_their_mean(model: Runtime, student: Network) -> None:
 
     A processor whose sums of byte products overflow gets weights of seven bits, with twice the steps.
     """
-    limit = 0.5 if has_integer_products() else 1.0
+    limit = 0.5 if integer_products() else 1.0
     for light in (0.05, 0.2):
         lr = calibration_patches(student.descriptor, next(iter(embedded_photos("val").values())).parent).patches[:8]
         dark = lr.mul(255 * light).round().div(255)
@@ -245,7 +245,7 @@ def written(name: str, network: Network, folder: Path) -> tuple[Mapping[str, obj
 
 @pytest.mark.ci
 def test_weights_have_seven_bits_where_the_processor_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_int8, "has_integer_products", lambda: False)
+    monkeypatch.setattr(to_int8, "integer_products", lambda: ())
     facts, weights = written("int8", build(EDSRSpec(width=4, depth=1, scale=2), seed=0), tmp_path)
     assert facts["weight_bits"] == 7 and {weight.dtype for weight in weights} == {np.dtype(np.int8)}
     assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 63
@@ -275,7 +275,7 @@ def test_learnt_weights_are_bytes_where_the_processor_overflows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They stay in int8: the network was trained with them."""
-    monkeypatch.setattr(to_int8, "has_integer_products", lambda: False)
+    monkeypatch.setattr(to_int8, "integer_products", lambda: ())
     network = quantise(build(EDSRSpec(width=4, depth=1, scale=2), seed=0), Quantisation("pams", 8, "all"))
     with torch.no_grad():
         for quantiser in quantisers_of(network).values():

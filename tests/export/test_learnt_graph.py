@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 
 from compressor.base.errors import SrkdError
-from compressor.base.machine import has_integer_products
+from compressor.base.machine import integer_products
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
@@ -81,7 +81,7 @@ def run(model: onnx.ModelProto, lr: torch.Tensor, *, plain: bool = False) -> tor
 @each_case
 @pytest.mark.parametrize("plain", [True, False], ids=["as written", "optimised"])
 def test_it_gives_the_numbers_of_the_fake_quantisation(case: Case, plain: bool) -> None:
-    if case[-1] != "cpu without VNNI" and not plain and not has_integer_products():
+    if case[-1] != "cpu without VNNI" and not plain and not integer_products():
         pytest.skip("this processor has no VNNI: its sums of products overflow")
     network = network_of(*case[:3])
     expected = network(LR)

@@ -84,7 +84,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
 def test_inspect_names_flavour_calibration_and_loss(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = folder / "small.int8.onnx"
     words = said(capsys, "inspect", file)
-    bits = 8 if machine.has_integer_products() else 7
+    bits = 8 if machine.integer_products() else 7
     assert f"int8 for cpu, weights of {bits} bits calibration calibrated on 4 patches of embedded photos" in words
     assert "measured loss" in words and "on 2 photos" in words and "srkd.quant" not in words
     facts = told(capsys, "inspect", file)
@@ -219,7 +219,7 @@ def test_doctor_says_whether_int8_pays_here(product: str, tmp_path: Path, monkey
     monkeypatch.setattr(machine, "Path", lambda name: listing if name == "/proc/cpuinfo" else path(name))
     monkeypatch.setitem(RUNTIMES.rows, "litert", replace(RUNTIMES["litert"], needs=("no_such_module",)))
     of_processor, of_runtimes = diagnose().int8
-    assert machine.has_integer_products() is bool(product)
+    assert bool(machine.integer_products()) is bool(product)
     assert ("(AVX-512 VNNI), so int8 pays here" in of_processor) is bool(product)
     here, _, missing = of_runtimes.partition("; not here: ")
     assert "onnxruntime" in here and "litert" in missing
