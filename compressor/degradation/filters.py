@@ -6,6 +6,7 @@ Formulas and numbers of the kernels: Wang et al., 'Real-ESRGAN', 2021, and its c
 from __future__ import annotations
 
 import math
+from functools import cache, partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -68,13 +69,16 @@ def correlate(image: Tensor, kernel: Tensor) -> Tensor:
     return whole[..., 2 * reach :, 2 * reach :].contiguous()
 
 
+sharpening_kernel = cache(partial(bell_kernel, SHARPENING_TAPS, SHARPENING_SIGMA, SHARPENING_SIGMA))
+
+
 def sharpen(image_01: Tensor) -> Tensor:
     """Return an image in [0,1] sharpened by unsharp masking where it differs from its blurred copy.
 
     I + m·(clip(I + 0.5·(I - B)) - I), B the image blurred by 51 taps and m the blurred mask of |I - B| > 10/255
     (BasicSR, utils/img_process_util.py: USMSharp).
     """
-    kernel = bell_kernel(SHARPENING_TAPS, SHARPENING_SIGMA, SHARPENING_SIGMA)
+    kernel = sharpening_kernel()
     residual = image_01 - correlate(image_01, kernel)
     mask = (residual.abs() * 255 > SHARPENING_THRESHOLD).to(image_01)
     soft = correlate(mask, kernel)

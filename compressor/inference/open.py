@@ -50,7 +50,7 @@ def open_model(path: Path | str, options: OpenOptions | None = None, context: Co
     runtime = module.open_file(file, options, context)
     if not entry.selects_precision and options.precision not in (None, runtime.precision):
         raise UsageError(f"{path} computes in {runtime.precision}, not {options.precision}: export it in that")
-    if options.scale in (None, runtime.descriptor.scale):
+    if options.scale is None:
         return runtime
     from compressor.runtimes.reduced import at_scale  # imports torch
 

@@ -237,7 +237,6 @@ class OwnRate:
 
 
 def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Network) -> tuple[Method, ...]:
-    """Return the methods fitted to the networks of a run."""
     return tuple(method.fit(teacher, student) for method in methods)
 
 

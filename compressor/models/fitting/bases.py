@@ -132,7 +132,6 @@ class _Moments:
         self.count = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, pixels: torch.Tensor) -> None:
-        """Add pixels (units, n)."""
         self.second += (pixels @ pixels.T).double()
         self.first += pixels.sum(1).double()
         self.count += pixels.shape[1]

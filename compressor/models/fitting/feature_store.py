@@ -102,6 +102,5 @@ class FeatureStore:
 
 
 def _bytes_of(feature: torch.Tensor) -> memoryview:
-    """Return the memory of a gapless tensor."""
     flat = feature.as_strided((feature.numel(),), (1,))
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

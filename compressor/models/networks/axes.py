@@ -80,7 +80,6 @@ class AxisPlan:
         return expressions
 
     def terms(self, expression: str) -> list[Term]:
-        """Return the segments of an expression, in order."""
         terms, start = [], 0
         for text in expression.split("|"):
             name, operator, number = (*text.split(), "", "1")[:3]
