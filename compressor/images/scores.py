@@ -76,3 +76,15 @@ def below_bicubic(
         "steps (--steps), at a rate that suits them (docs/use/recipes.md), on some hundred photos, with a teacher that "
         "srkd inspect --check finds good"
     )
+
+
+@dataclass(frozen=True)
+class StrengthRow:
+    """What a strength makes of patches that no step saw, beside the teacher's images of them."""
+
+    strength: float
+    psnr_y_teacher: float
+    sharpness: float
+    overshoot: float
+    flat: float
+    """Deviation within the teacher's flattest blocks, over the teacher's."""

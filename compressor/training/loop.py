@@ -95,8 +95,7 @@ class Trainer:
                     losses = losses.merged(later)
             state.done = number + 1
             if skipped is None:
-                for message in state.update_average(stage.methods):
-                    events.flag(state.done, message)
+                state.update_average(stage.methods)
                 events.on_step(state.done, rate, losses)
             else:
                 events.on_skip(state.done, skipped)

@@ -11,11 +11,12 @@ from compressor.training.calibration import Blend, Calibrated, Weights, added_we
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from compressor.models.networks.axes import Segments
     from compressor.models.networks.base import Descriptor, Network, Spec
     from compressor.models.quantisation.description import Quantisation
+    from compressor.models.students.blend import Blended
     from compressor.training.step import Step
 
 TeacherNeeds = Literal["nothing", "outputs", "network"]
@@ -158,10 +159,18 @@ class Method:
         """The terms that train only its own modules, such as a discriminator: they must not reach the student."""
         return ()
 
-    def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> AfterAverage | None:
-        """Change the method's `modules` after `done` steps of its stage, or watch over the averaged student.
+    def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> None:
+        """Change the method's `modules` after `done` steps of its stage: after each step that was not skipped, once the
+        average is updated.
+        """
 
-        It is called after each step that was not skipped, once the average is updated.
+    def finish(
+        self, kept: Mapping[str, Network], last: Network, patches: Sequence[tuple[Tensor, Tensor]], *, is_clean: bool
+    ) -> Blended | None:
+        """Return the student as a blend of averaged ones: those of kept stages by name, and the last.
+
+        `patches` are LR patches that no step saw, with the teacher's images of them; `is_clean` says that their inputs
+        are not degraded.
         """
         return None
 
@@ -209,22 +218,17 @@ class EarlierStage:
 class LaterStage:
     """A stage after the main one, which gives it `share` of its steps: its rate falls along a cosine.
 
-    It starts from the averaged student, and its last student counts, not the one of the highest PSNR.
-    `method(began, steps)` returns the method of a stage of `steps` that begins after `began` steps of the run.
+    It starts from the averaged student of the stage before, or with `from_main` of the main one, and its last student
+    counts, not the one of the highest PSNR. One that is `kept` is written beside the run's student under the stage's
+    name. `method(began, steps)` returns the method of a stage of `steps` that begins after `began` steps of the run.
     """
 
     name: str
     share: float
     rate: float
     method: Callable[[int, int], Method]
-
-
-@dataclass(frozen=True)
-class AfterAverage:
-    """What a method that follows the average has to say, and the student to which training goes back, if it must."""
-
-    messages: Sequence[str] = ()
-    back_to: Network | None = None
+    from_main: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True)

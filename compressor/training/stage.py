@@ -81,7 +81,11 @@ class Stage:
     blend: Blend | None = None
     validate_every: int = 1000
     is_later: bool = False
-    """Whether it comes after the main one: it starts from the averaged student, and its last student counts."""
+    """Whether it comes after the main one: it starts from an averaged student, and its last student counts."""
+    from_main: bool = False
+    """Whether that is the student of the main stage, not of the one before."""
+    kept: bool = False
+    """Whether its averaged student is kept under the stage's name."""
 
     @property
     def role(self) -> Role:
@@ -146,6 +150,8 @@ def with_other_stages(main: Stage) -> tuple[Stage, ...]:
                 blend=blend,
                 schedule=Schedule(steps, after.rate, "cosine", warmup=steps // WARM_UP_PART),
                 is_later=True,
+                from_main=after.from_main,
+                kept=after.kept,
             )
             later.insert(0, stage)
     if later:

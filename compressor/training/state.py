@@ -30,6 +30,8 @@ from compressor.training.guard import Guard
 from compressor.training.method import Method, declares
 from compressor.training.stage import Role, Stage
 
+MAIN = "main"
+"""Name of the averaged student at the end of the main stage."""
 RATE_RATIO = "rate_ratio"
 """Key in a group of the optimiser's parameters: the group's rate divided by the stage's."""
 
@@ -78,6 +80,10 @@ class State:
     done: int = 0
     stage: int = 0
     began: int = 0
+    kept: dict[str, Network] = field(default_factory=dict)
+    """Averaged students by the stage whose end they are: the main one's, and those that are kept."""
+    keeps: str | None = None
+    """The name under which the averaged student of this stage is kept."""
     best_psnr_y: float = float("-inf")
     seed: int = 0
     seconds_before: float = 0.0
@@ -115,25 +121,13 @@ class State:
         cut = student_of_spec(self.ema.network, self.student.spec, segments=self.segments)
         return cut.eval().requires_grad_(False)
 
-    def update_average(self, methods: Sequence[Method]) -> list[str]:
-        """Update the average after a step, then the modules of the methods that follow it; return their messages."""
+    def update_average(self, methods: Sequence[Method]) -> None:
+        """Update the average after a step, then the modules of the methods that follow it."""
         self.ema.update(self.trained_network)
-        messages = list[str]()
         for method in methods:
             if declares(method, "follow_average"):
                 modules = cast(nn.ModuleDict, self.modules[method.name])
-                after = method.follow_average(modules, self.averaged_network(), self.done - self.began)
-                if after is not None:
-                    messages += after.messages
-                if after is not None and after.back_to is not None:
-                    self._go_back(after.back_to)
-        return messages
-
-    def _go_back(self, student: Network) -> None:
-        """Give the trained network and its average these weights, and the optimiser a fresh start."""
-        for network in (self.trained_network, self.ema.network):
-            network.load_state_dict(student.state_dict())
-        self.optimiser.state.clear()
+                method.follow_average(modules, self.averaged_network(), self.done - self.began)
 
     def choose_teacher(self, loaded: ImageModel | None) -> ImageModel | None:
         """Return the teacher of this stage: the copy tuned by an earlier stage, or the loaded one.
@@ -148,11 +142,17 @@ class State:
     def enter(self, stage: Stage, teacher: Network | None) -> None:
         """Enter the next stage: networks are kept; optimiser, average, guard and calibration are reset.
 
-        A stage after the main one begins with the averaged student. Modules of earlier stages are kept, too, and
+        A stage after the main one begins with an averaged student. Modules of earlier stages are kept, too, and
         trained if a method of this stage has their name.
         """
         if stage.is_later:
-            self.trained_network.load_state_dict(self.ema.network.state_dict())
+            averaged = self.ema.network
+            self.kept.setdefault(MAIN, copy.deepcopy(averaged))
+            if self.keeps is not None:
+                self.kept[self.keeps] = copy.deepcopy(averaged)
+            begins = self.kept[MAIN] if stage.from_main else averaged
+            self.trained_network.load_state_dict(begins.state_dict())
+        self.keeps = stage.name if stage.kept else None
         self.trained_network.eval().requires_grad_(False)
         self.role, self.segments = stage.role, stage.segments
         self.optimiser, self.ema = _prepare(stage, self.networks, self.modules, teacher, self.seed)
@@ -166,6 +166,7 @@ class State:
         """Return the state as plain values and tensors."""
         return {
             "networks": {role: network.state_dict() for role, network in self.networks.items()},
+            "kept": {name: network.state_dict() for name, network in self.kept.items()},
             "modules": self.modules.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "ema": self.ema.state_dict(),
@@ -192,6 +193,8 @@ class State:
             self.enter(stage, teacher)
         for role, weights in saved["networks"].items():
             self.networks[role].load_state_dict(weights)
+        for name, weights in saved["kept"].items():
+            self.kept[name].load_state_dict(weights)
         self.modules.load_state_dict(saved["modules"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.ema.load_state_dict(saved["ema"])

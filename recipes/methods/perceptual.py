@@ -1,12 +1,14 @@
 """A perceptual student of a perceptual teacher: first near to its images, then not to be told apart from them.
 
     main stage    L = L1(s,t) + g·L1(∇s,∇t) + w·Σ L1 of Haar's high bands of s and t, two levels
-    last stage    L = L1(s,t) + g·L1(∇s,∇t) + p·spectrum(s,t) + q·contrast(s,t) + f·flat(s,t)
+    faithful, F   L = L1(s,t) + g·L1(∇s,∇t)
+    textured, T   L = that + p·spectrum(s,t) + q·contrast(s,t) + f·flat(s,t)
                       + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1);        D learns BCE(D(t), 1) + BCE(D(s), 0)
     L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)|, φ = the teacher's blocks; or Real-ESRGAN's sum over VGG-19
-    t = the teacher's image of the same input, clipped and rounded to 8 bit
+    t = the teacher's image of the same input, clipped and rounded to 8 bit;   student = (1 - a)·F + a·T
 
-Texture: recipes/terms/texture.py; D: discriminator.py; the guard: looks_guard.py. D first learns alone, then λ_D rises.
+Both last stages begin from the main one's student. Texture: recipes/terms/texture.py; D: discriminator.py; a:
+strength.py. D first learns alone, then λ_D rises.
 [choice], after Real-ESRGAN (realesrgan/models/realesrgan_model.py) and SDAKD (arXiv 2510.03870;
 docs/methods/perceptual.md).
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, cast
 
 import torch
@@ -26,15 +29,16 @@ from compressor.base.randomness import crop_each, generator_of, random_positions
 from compressor.images.metrics import as_in_a_file
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network
+from compressor.models.students.blend import Blended
 from compressor.training.calibration import Calibrated
-from compressor.training.method import AfterAverage, Kind, LaterStage, Method, OwnRate
+from compressor.training.method import Kind, LaterStage, Method, OwnRate
 from compressor.training.step import Step
 from recipes.composition import ROUNDED_IMAGE_TERM
 from recipes.terms.discriminator import LOSSES, LossName, UNetDiscriminator
 from recipes.terms.haar import high_bands, low_band
-from recipes.terms.looks_guard import LooksGuard
 from recipes.terms.perceptual import Phi
 from recipes.terms.phi import PhiChoice, UsesPerceptualNet
+from recipes.terms.strength import Patches, blended
 from recipes.terms.texture import (
     block_agreement,
     block_deviations,
@@ -47,7 +51,6 @@ PHI_SHARE = 0.3
 VGG_WEIGHT = 1.0
 VGG_LEVEL_WEIGHTS = (0.1, 0.1, 1.0, 1.0, 1.0)
 MOST_ALONE, MOST_RAMP = 500, 1000
-MOST_BETWEEN_CHECKS, CHECKS = 500, 20
 WIDTHS = {200_000: 16, 1_000_000: 32}
 """Channels of the discriminator for students of at most so many parameters; 64 for larger ones."""
 WAVELET_LEVELS = 2
@@ -64,7 +67,9 @@ class Perceptual(UsesPerceptualNet):
     spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 1.0
     contrast: Annotated[float, Field(ge=0, description="q, weight of the contrast of small blocks there")] = 4.0
     flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 1.0
-    last_share: Annotated[float, Field(ge=0, lt=1, description="part of the run's steps for the last stage")] = 0.4
+    last_share: Annotated[
+        float, Field(ge=0, lt=0.5, description="part of the run's steps for each of the two last stages")
+    ] = 0.15
     last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 4e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
     lam_phi: Annotated[
@@ -98,9 +103,13 @@ class Perceptual(UsesPerceptualNet):
         return nn.ModuleDict()
 
     def later_stages(self) -> Sequence[LaterStage]:
-        if self.lam_adversarial == 0 and self.lam_phi == 0:
-            return ()
-        return (LaterStage("looks", self.last_share, self.last_rate, lambda began, steps: Game(self, began, steps)),)
+        return (
+            LaterStage("faithful", self.last_share, self.last_rate, lambda *_: Faithful(self), kept=True),
+            LaterStage("textured", self.last_share, self.last_rate, partial(Textured, self), from_main=True),
+        )
+
+    def finish(self, kept: Mapping[str, Network], last: Network, patches: Patches, *, is_clean: bool) -> Blended | None:
+        return blended(kept["faithful"], last, patches, is_clean=is_clean) if "faithful" in kept else None
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         difference = step.student().sr - target_of(step)
@@ -108,13 +117,30 @@ class Perceptual(UsesPerceptualNet):
 
 
 @dataclass(frozen=True)
-class Game(Method):
-    """The last stage, of `steps` after `began`: student against discriminator."""
+class Faithful(Method):
+    """The stage that ends in F: pixels and gradients alone."""
+
+    of: Perceptual
+    name: str = "perceptual-faithful"
+    kind: Kind = "looks"
+    takes_outputs: bool = True
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {ROUNDED_IMAGE_TERM: 1.0, "gradients": self.of.gradients}
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        return pixel_terms(step.student().sr - target_of(step))
+
+
+@dataclass(frozen=True)
+class Textured(Method):
+    """The stage that ends in T, of `steps` after `began`: texture, and student against discriminator."""
 
     of: Perceptual
     began: int
     steps: int
-    name: str = "perceptual-looks"
+    name: str = "perceptual-textured"
     kind: Kind = "looks"
     opponent_terms: tuple[str, ...] = ("discriminator",)
 
@@ -139,15 +165,11 @@ class Game(Method):
         """The steps in which λ_D rises after that."""
         return max(1, min(MOST_RAMP, self.steps // 10))
 
-    @property
-    def between_checks(self) -> int:
-        return max(1, min(MOST_BETWEEN_CHECKS, self.steps // CHECKS))
-
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         parameters = sum(parameter.numel() for parameter in student.parameters())
         width = self.of.width or next((width for most, width in WIDTHS.items() if parameters <= most), 64)
         opponent = UNetDiscriminator(width, student.descriptor.channels)
-        return nn.ModuleDict({"opponent": opponent, "guard": LooksGuard(student)})
+        return nn.ModuleDict({"opponent": opponent})
 
     def own_rates(self, student: Network, modules: nn.ModuleDict) -> Sequence[OwnRate]:
         return (OwnRate(list(modules["opponent"].parameters()), self.of.opponent_rate),)
@@ -158,8 +180,7 @@ class Game(Method):
         return UsesPerceptualNet.helpers(self.of, teacher, student)
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        modules = step.modules[self.name]
-        guard, opponent = cast(LooksGuard, modules["guard"]), cast(UNetDiscriminator, modules["opponent"])
+        opponent = cast(UNetDiscriminator, step.modules[self.name]["opponent"])
         sr, target = step.student().sr, target_of(step)
         student, teacher = block_deviations(sr), block_deviations(target)
         terms = pixel_terms(sr - target) | {
@@ -170,16 +191,11 @@ class Game(Method):
         windows = self._windows(step, sr, target)
         if self.of.lam_phi != 0:
             terms["phi"] = self._phi_distance(step, *windows)
-        for name, number in guard.numbers().items():
-            step.observe(f"guard_{name}", sr.new_tensor(number))
-        done = step.number - self.began
-        # A step before the stage is one of a dry run, which counts a full one.
-        if done >= 0 and guard.collects(is_early=done < self.alone):
-            patches = step.all_gather(step.lr), step.all_gather(target)
-            step.after_update(lambda: guard.collect(*patches))
-        elif self.of.lam_adversarial and guard.scale:
+        if self.of.lam_adversarial:
+            # A step before the stage is one of a dry run, which counts a full one.
+            done = step.number - self.began
             share = 1.0 if done < 0 else min(1.0, max(0.0, (done - self.alone) / self.ramp))
-            terms |= self._play(step, opponent, *windows, share * guard.scale)
+            terms |= self._play(step, opponent, *windows, share)
         return terms
 
     def _windows(self, step: Step, sr: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -223,16 +239,6 @@ class Game(Method):
                 verdict = opponent(fake)
             terms["adversarial"] = share * game.of_student(of_real.detach(), verdict)
         return terms
-
-    def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> AfterAverage | None:
-        """Let the guard look at the averaged student from time to time."""
-        guard, opponent = cast(LooksGuard, modules["guard"]), cast(UNetDiscriminator, modules["opponent"])
-        # Before λ_D has risen the three terms of texture are at work alone; what they upset they calm again.
-        is_due = guard.start is None or (done >= self.alone + self.ramp and done % self.between_checks == 0)
-        collects = guard.collects(is_early=done < self.alone)
-        if collects or not (guard.scale and is_due and self.of.lam_adversarial):
-            return None
-        return guard.check(averaged, lambda images: opponent(fine_detail(images)), done, self.steps)
 
 
 def target_of(step: Step) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from compressor.base.choices import Goal
-from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic
+from compressor.images.scores import ALL_IMAGES, Scores, StrengthRow, below_bicubic
 from compressor.models.networks.image_cost import Cost
 from srkd.record.reading import Decibels
 from srkd.record.trials import TrialsReport
@@ -105,6 +105,10 @@ class CompressReport:
     """Quantisation of the student in a line; None for a float one."""
     float_student: Quality | None = None
     """Quality of the distilled student before quantisation."""
+    strength: float | None = None
+    """Strength of the student between its faithful and its textured end; None without them."""
+    strengths: tuple[StrengthRow, ...] = ()
+    """What other strengths make of patches that no step saw."""
     target: TargetReport | None = None
     """Measurement of the student's file against the target that decided its shape."""
 

@@ -30,6 +30,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import cost
 from compressor.models.quantisation.quantisers import round_biases
+from compressor.models.students.blend import Blended
 from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import RunEvents
@@ -44,6 +45,7 @@ from srkd.record.code import CodeFacts
 from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
 from srkd.record.run_file import RunFile, find_run_file
 from srkd.record.run_spec import RunSpec
+from srkd.runs.blending import blend_of, write_ends
 from srkd.runs.code import require_same_code, used_code
 from srkd.runs.opened import ChangedInput, OpenRun, build_batches, open_run, solve
 from srkd.version import __version__
@@ -181,7 +183,8 @@ class TrainingRun:
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
             Trainer(stages, state, batches, teacher, events, seed=run.spec.seed, context=self.context).run()
-        trained, joint = _finished(state.averaged_network()), None
+        blended = blend_of(run, state, stages, batches, teacher, self.context)
+        trained, joint = _finished(state.averaged_network() if blended is None else blended.student), None
         student = self._quality(trained)
         # A stage after the main one gives up some dB on purpose.
         worse = None if stages[-1].is_later else _below_its_start(student.scores.by(run.spec.goal), untrained)
@@ -196,8 +199,10 @@ class TrainingRun:
             joint = self._quality(state.ema.network)
         report = None
         if processes.is_leader:
-            self._write_networks(state, trained, student, teacher)
+            self._write_networks(state, trained, student, teacher, blended)
             report = self._report(state, student, joint, worse, untrained=untrained)
+            if blended is not None:
+                report = replace(report, strength=blended.strength, strengths=blended.rows)
             self._write(untrained=untrained, code=code, result=report)
         return processes.broadcast(report)
 
@@ -303,7 +308,9 @@ class TrainingRun:
         lines = (line for line in (warning, worse, licence_warning) if line)
         return replace(report, flags=(*self.folder.flags(), *lines))
 
-    def _write_networks(self, state: State, student: Network, quality: Quality, teacher: Teacher | None) -> None:
+    def _write_networks(
+        self, state: State, student: Network, quality: Quality, teacher: Teacher | None, blended: Blended | None
+    ) -> None:
         run, spec = self.run, self.run.spec
         image, scale = run.data.validation[0].images[0], spec.student.scale
         models: dict[str, ImageModel | None] = {without_network(scale): None, "student": student}
@@ -339,6 +346,8 @@ class TrainingRun:
             "srkd.goal": spec.goal,
         }
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
+        if blended is not None:
+            write_ends(blended, self.folder.path, origin)
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
 

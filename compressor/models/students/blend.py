@@ -1,0 +1,79 @@
+"""Networks between two that were trained from one start: (1 - a)·F + a·T of their weights.
+
+Between a student that keeps to its teacher's pixels (F) and one that also has its texture (T), both trained on from one
+student for a few hundred steps, everything moves smoothly with the strength a, and a little beyond T, too.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+
+from compressor.base.errors import UsageError
+from compressor.images.scores import StrengthRow
+from compressor.models.fitting.patches import embedded_patches
+from compressor.models.networks.base import Network
+
+LEAST, MOST = -0.5, 1.5
+"""Strengths that are allowed."""
+FEW = 8
+"""Patches of the embedded photos on which the middle is compared with the ends."""
+
+
+@dataclass(frozen=True)
+class Blended:
+    """The two ends of a run, and the strength that is its student."""
+
+    faithful: Network
+    textured: Network
+    strength: float
+    rows: tuple[StrengthRow, ...]
+
+    @property
+    def student(self) -> Network:
+        return between(self.faithful, self.textured, self.strength)
+
+
+def blend(faithful: Network, textured: Network, strength: float) -> Network:
+    """Return the network of a strength: 0 is the first, 1 the second, 0.5 the middle of their weights.
+
+    Networks that do not share a start are refused: images of their middle are farther from theirs than these are from
+    each other.
+    """
+    if faithful.spec != textured.spec or faithful.quantisation != textured.quantisation:
+        raise UsageError(
+            f"a blend is of two networks of one spec, and these are {faithful.spec.to_dict()} and "
+            f"{textured.spec.to_dict()}"
+        )
+    if not LEAST <= strength <= MOST:
+        raise UsageError(
+            f"strength {strength:g} is outside {LEAST:g}..{MOST:g}: 0 is the faithful student, 1 the textured"
+        )
+    _require_one_start(faithful, textured)
+    return between(faithful, textured, strength)
+
+
+@torch.no_grad()
+def between(faithful: Network, textured: Network, strength: float) -> Network:
+    """Return the network of a strength, of two that share a start."""
+    blended = copy.deepcopy(faithful).requires_grad_(False).eval()
+    state, other = blended.state_dict(), textured.state_dict()
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            tensor.lerp_(other[name].to(tensor.device), strength)
+    return blended
+
+
+@torch.no_grad()
+def _require_one_start(faithful: Network, textured: Network) -> None:
+    patches = embedded_patches(faithful.descriptor.scale, faithful.descriptor.channels)
+    lr = patches[:: max(1, len(patches) // FEW)].to(faithful.device)
+    first, middle, last = (network.eval()(lr) for network in (faithful, between(faithful, textured, 0.5), textured))
+    apart = (first - last).square().mean()
+    if max((middle - first).square().mean(), (middle - last).square().mean()) > apart:
+        raise UsageError(
+            "the two networks were not trained from one start: the middle of their weights is farther from both than "
+            "they are from each other"
+        )

@@ -1,0 +1,71 @@
+"""The strength of a perceptual student: which blend of a faithful and a textured one is the student of a run.
+
+    student = (1 - a)·F + a·T,   a = the largest of STRENGTHS up to which, on patches that no step saw,
+    overshoot ≤ max(1.45·overshoot of F, that of bicubic where the inputs are clean),   flat ≤ 1.2·max(1, flat of F)
+
+overshoot: by how many grey levels Y leaves the teacher's 5×5 neighbourhood (compressor/images/looks.py);
+flat: deviation within the flattest 5 % of the teacher's blocks of 8×8, over the teacher's. [choice]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+
+from compressor.images.looks import overshoot, sharpness
+from compressor.images.metrics import PEAK, as_in_a_file, luma, psnr
+from compressor.images.resize import upscale_bicubic
+from compressor.images.scores import StrengthRow
+from compressor.models.networks.base import Network
+from compressor.models.students.blend import Blended, between
+from recipes.terms.texture import BLOCK_SIDE, deviations
+
+STRENGTHS = tuple(step / 8 for step in range(9))
+MOST_OVERSHOOT, MOST_FLAT = 1.45, 1.2
+FLATTEST = 0.05
+FLOOR = 0.5 / PEAK
+"""The smallest deviation that counts: half a level, as images are rounded."""
+
+
+Patches: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""LR patches, and the teacher's images of them as files would hold them."""
+
+
+@torch.no_grad()
+def blended(faithful: Network, textured: Network, patches: Patches, *, is_clean: bool) -> Blended:
+    """Return the two students with the largest strength up to which every blend keeps to the bounds."""
+    rows = tuple(_row(strength, between(faithful, textured, strength), patches) for strength in STRENGTHS)
+    most_overshoot, most_flat = MOST_OVERSHOOT * rows[0].overshoot, MOST_FLAT * max(1.0, rows[0].flat)
+    if is_clean:
+        enlarged = [(upscale_bicubic(lr, target.shape[-1] // lr.shape[-1]), target) for lr, target in patches]
+        most_overshoot = max(most_overshoot, _mean([overshoot(*_in_levels(*pair)) for pair in enlarged]))
+    strength = 0.0
+    for row in rows:
+        if row.overshoot > most_overshoot or row.flat > most_flat:
+            break
+        strength = row.strength
+    return Blended(faithful, textured, strength, rows)
+
+
+def _row(strength: float, network: Network, patches: Patches) -> StrengthRow:
+    pairs = [(network(lr).float(), target) for lr, target in patches]
+    levels = [_in_levels(sr, target) for sr, target in pairs]
+    sides = (
+        torch.cat([deviations(image, BLOCK_SIDE).flatten() for image in side]) for side in zip(*pairs, strict=True)
+    )
+    own, teacher = sides
+    flattest = teacher <= teacher.quantile(FLATTEST)
+    flat = float(own[flattest].mean().clamp_min(FLOOR) / teacher[flattest].mean().clamp_min(FLOOR))
+    db, sharp, over = (_mean([measure(*pair) for pair in levels]) for measure in (psnr, sharpness, overshoot))
+    return StrengthRow(strength, db, sharp, over, flat)
+
+
+def _in_levels(sr: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return Y of both images on 0..255, the first as a file would hold it."""
+    return luma(as_in_a_file(sr)), luma(target)
+
+
+def _mean(figures: Sequence[torch.Tensor]) -> float:
+    return float(torch.cat(list(figures)).mean())
