@@ -28,6 +28,8 @@ Every function takes a model as a file, a run folder or an open network. Each ha
                    >>> srkd.inspect("edsr.pt")
     networks       list the networks and their named sizes, with their cost
                    >>> srkd.networks("plain").networks[0].params
+    blend          a network of a strength between two of one start
+                   >>> srkd.blend("runs/small", "runs/small/checkpoints/best.safetensors", 0.6)
     convert        write a network in the names of another code base
                    >>> srkd.convert("runs/small", to="basicsr", out="small.pth")
     load           open a network: a torch module of RGB in [0,1], NCHW, in and out
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from compressor.teachers.teacher import Teacher
     from compressor.training.method import Method as PlainMethod
     from recipes.catalogue import Contribution, MethodEntry
+    from srkd.api.blend import blend
     from srkd.api.compare import compare
     from srkd.api.compress import compress, resume
     from srkd.api.convert import convert
@@ -81,6 +84,7 @@ __all__ = [
     "SrkdError",
     "Teacher",
     "__version__",
+    "blend",
     "build_student",
     "compare",
     "compress",

@@ -32,6 +32,7 @@ VERBS = {
     "data": "Show what a run would see of a folder of images.",
     "networks": "List the networks and their named sizes, with their cost.",
     "recipes": "List, show, copy and check recipes.",
+    "blend": "Write the network of a strength between two that were trained from one start.",
     "convert": "Write MODEL as a checkpoint of another code base.",
     "demo": "Show MODELs in an app that runs them in the browser.",
     "doctor": "Show what is installed, and how to get what is missing.",

@@ -219,6 +219,17 @@ class ConvertOptions(CheckpointOptions):
 
 
 @options
+class BlendOptions(Options):
+    models: Annotated[Paths, PATHS, Option(argument=True, metavar="RUN | FAITHFUL TEXTURED")]
+    """A run folder that keeps both ends, or their files."""
+    _: KW_ONLY
+    strength: float
+    """0: faithful, 1: textured; from -0.5 to 1.5."""
+    out: Annotated[PathOption, Option(flags=("-o", "--out"))]
+    """File to write."""
+
+
+@options
 class DemoOptions(CheckpointOptions):
     models: Annotated[Paths, PATHS, Option(unset="the embedded student", argument=True, metavar="[MODEL]...")] = ()
     """Checkpoints, run folders and ONNX files; or the folder of a plan (srkd plan --emit), to time its files."""

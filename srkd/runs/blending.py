@@ -17,10 +17,10 @@ from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
+from srkd.record.ends import FAITHFUL, TEXTURED
 from srkd.runs.opened import OpenRun
 
 PATCHES = 64
-FAITHFUL, TEXTURED = "faithful.safetensors", "textured.safetensors"
 
 
 def blend_of(

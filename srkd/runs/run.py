@@ -26,7 +26,7 @@ from compressor.images.sheet import write_sheet
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.checkpoints.save import save_network
+from compressor.models.checkpoints.save import STRENGTH, save_network
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import cost
 from compressor.models.quantisation.quantisers import round_biases
@@ -340,12 +340,13 @@ class TrainingRun:
             f"{reference.name}_psnr_y_teacher": reference.bicubic.psnr_y_teacher,
         }
         known = {name: round(psnr, 4) for name, psnr in figures.items() if psnr is not None}
+        strength = {} if blended is None else {STRENGTH: json.dumps(blended.strength)}
         scores = {
             "srkd.protocol": run.validation.protocol,
             "srkd.scores": json.dumps(known),
             "srkd.goal": spec.goal,
         }
-        save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
+        save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores, **strength})
         if blended is not None:
             write_ends(blended, self.folder.path, origin)
         if state.role == "joint":

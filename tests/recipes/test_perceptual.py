@@ -1,7 +1,9 @@
-"""The perceptual student: its discriminator, its two stages, and the guard of the second."""
+"""The perceptual student: its discriminator, its stages, and the strength that is chosen between their ends."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,26 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor.base.errors import SrkdError
+import srkd
+from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Network
+from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
 from compressor.training.calibration import scaled_weight
 from compressor.training.guard import require_paths
-from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from recipes.methods.perceptual import (
     DETAIL_GAIN,
-    Game,
     Perceptual,
+    Textured,
     fine_detail,
     pixel_terms,
     target_of,
     wavelet_l1,
 )
 from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
-from recipes.terms.looks_guard import CROPS, Looks, LooksGuard
+from recipes.terms.strength import blended
 from recipes.terms.texture import (
     block_agreement,
     block_deviations,
@@ -49,8 +52,8 @@ def perceptual(**options: Any) -> Perceptual:
     return method
 
 
-def game(*, began: int = 10, steps: int = 100, **options: Any) -> Game:
-    return Game(perceptual(width=4, **options), began, steps)
+def game(*, began: int = 10, steps: int = 100, **options: Any) -> Textured:
+    return Textured(perceptual(width=4, **options), began, steps)
 
 
 @pytest.fixture(autouse=True)
@@ -151,16 +154,17 @@ def test_it_learns_to_tell_a_blurred_image_from_its_original() -> None:
 
 def test_the_run_is_divided_and_the_last_part_has_its_own_rates() -> None:
     pair = Pair.build(perceptual(width=4), STUDENT, TEACHER, settings=("schedule.optimiser=soap",), steps=100)
-    main, last = pair.stages
-    assert [stage.schedule.steps for stage in pair.stages] == [60, 40]
-    assert (main.optimiser.name, last.optimiser.name) == ("soap", "soap") and last.is_later
+    main, first, last = pair.stages
+    assert [stage.schedule.steps for stage in pair.stages] == [70, 15, 15]
+    assert (main.optimiser.name, last.optimiser.name) == ("soap", "soap") and first.is_later and last.is_later
     (method,) = last.methods
-    assert isinstance(method, Game) and (method.began, method.steps) == (60, 40)
+    assert isinstance(method, Textured) and (method.began, method.steps) == (85, 15)
     state = pair.fresh()
-    state.enter(last, pair.teacher)
+    for stage in (first, last):
+        state.enter(stage, pair.teacher)
     rates = [group["rate_ratio"] * last.schedule.rate for group in state.optimiser.param_groups]
     assert rates == pytest.approx([method.of.last_rate, method.of.opponent_rate])
-    opponent = {id(parameter) for parameter in state.modules.get_submodule("perceptual-looks.opponent").parameters()}
+    opponent = {id(parameter) for parameter in state.modules.get_submodule("perceptual-textured.opponent").parameters()}
     assert {id(parameter) for parameter in state.optimiser.param_groups[1]["params"]} == opponent
 
 
@@ -169,8 +173,8 @@ def test_a_blend_holds_in_the_last_stage_too() -> None:
     factors = {"perceptual": 0.5, "calm": 3.0}
     for blend, (own, other) in ((factors, (0.5, 3.0)), (0.25, (0.25, 0.25)), (None, (1.0, 1.0))):
         preset = load_preset("perceptual", more={"calm": {}}).with_steps(100)
-        main, last = preset.model_copy(update={"blend": blend}).stages(preset.build_methods())
-        assert [method.name for method in last.methods] == ["perceptual-looks", "calm"]
+        main, _, last = preset.model_copy(update={"blend": blend}).stages(preset.build_methods())
+        assert [method.name for method in last.methods] == ["perceptual-textured", "calm"]
         game, calm = last.methods
         assert last.term_weights == {
             **{term: scaled_weight(weight, own) for term, weight in game.weights.items()},
@@ -179,64 +183,54 @@ def test_a_blend_holds_in_the_last_stage_too() -> None:
         assert main.blend == blend
 
 
-def test_without_a_discriminator_and_distances_there_is_no_last_stage() -> None:
-    alone = Pair.build(perceptual(lam_phi=0.0, lam_adversarial=0.0), STUDENT, TEACHER, steps=5)
-    assert [stage.schedule.steps for stage in alone.stages] == [5]
-    state, other = alone.fresh(), Pair.build(perceptual(width=4), STUDENT, TEACHER, steps=5)
-    alone.train(state)
-    same = other.fresh()
-    whole = replace(other, stages=(replace(other.stages[0], schedule=alone.stages[0].schedule),))
-    whole.train(same)
-    weights = state.student.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in same.student.state_dict().items())
-
-
-def test_the_last_stage_begins_with_the_averaged_student() -> None:
-    pair = Pair.build(perceptual(width=4), STUDENT, TEACHER, settings=("schedule.ema=0.9",), steps=10)
-    state, seen = pair.fresh(), dict[int, dict[str, Tensor]]()
-
-    class Looking(Curve):
-        def after_step(self, done: int, state: State) -> None:
-            seen[done] = {name: value.clone() for name, value in state.ema.network.state_dict().items()}
-
-    first = replace(pair, stages=pair.stages[:1])
-    first.train(state, curve=Looking())
-    state.enter(pair.stages[1], pair.teacher)
-    assert all(torch.equal(value, seen[6][name]) for name, value in state.student.state_dict().items())
+def test_both_ends_begin_with_the_averaged_student_of_the_main_stage() -> None:
+    pair, other = (
+        Pair.build(perceptual(width=4), STUDENT, TEACHER, settings=("schedule.ema=0.9",), steps=20) for _ in range(2)
+    )
+    assert [(stage.name, stage.schedule.steps) for stage in pair.stages[1:]] == [("faithful", 3), ("textured", 3)]
+    main, whole = pair.fresh(), other.fresh()
+    replace(pair, stages=pair.stages[:1]).train(main)
+    averaged = main.averaged_network().fingerprint()
+    for stage in pair.stages[1:]:
+        main.enter(stage, pair.teacher)
+        assert main.student.fingerprint() == averaged
+        with torch.no_grad():
+            next(iter(main.ema.network.parameters())).add_(1)
+    other.train(whole)
+    ends = {"main": averaged, **{name: network.fingerprint() for name, network in whole.kept.items()}}
+    assert ends["main"] == averaged and len({*ends.values(), whole.averaged_network().fingerprint()}) == 3
 
 
 def test_a_run_that_is_stopped_within_the_game_continues_with_the_same_bits(tmp_path: Path) -> None:
-    """Weights, discriminator with u and v, Adam's moments, and what the guard has collected and measured."""
-    path, options = tmp_path / "state.pt", {"width": 4, "last_share": 0.9}
+    """Weights, both kept students, discriminator with u and v, and Adam's moments."""
+    path, options = tmp_path / "state.pt", {"width": 4, "last_share": 0.4}
     pair = Pair.build(perceptual(**options), STUDENT, TEACHER, steps=30)
     state = pair.fresh()
-    pair.train(state, curve=Curve(path, at=17))
+    pair.train(state, curve=Curve(path, at=23))
     same = Pair.build(perceptual(**options), STUDENT, TEACHER, steps=30)
     again = same.fresh()
     again.load(path, same.stages, same.teacher)
-    assert again.stage == 1 and again.done == 17
+    assert again.stage == 2 and again.done == 23
     same.train(again)
     before, after = numbers(state), numbers(again)
     assert before.keys() == after.keys()
     assert [name for name, value in before.items() if not torch.equal(value, after[name])] == []
-    guards = [cast(LooksGuard, one.modules.get_submodule("perceptual-looks.guard")) for one in (state, again)]
-    assert guards[0].now == guards[1].now and guards[0].start == guards[1].start is not None
-    assert torch.equal(guards[0].lr, guards[1].lr) and len(guards[0].lr) >= 16
+    assert {name: network.fingerprint() for name, network in state.kept.items()} == {
+        name: network.fingerprint() for name, network in again.kept.items()
+    }
 
 
-def play(method: Game, *, number: int, shift: float = 0.0) -> tuple[Step, dict[str, Tensor]]:
-    """Return a step of the game whose guard has its crops, and its terms."""
+def play(method: Textured, *, number: int, shift: float = 0.0) -> tuple[Step, dict[str, Tensor]]:
+    """Return a step of the game, and its terms."""
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1).eval().requires_grad_(False)
     step = step_of(method, student, teacher, Waves(2).at(number), number=number, phi_of=teacher)
-    guard = cast(LooksGuard, step.modules.get_submodule("perceptual-looks.guard"))
-    guard.collect(step.lr.repeat(CROPS, 1, 1, 1), target_of(step).repeat(CROPS, 1, 1, 1))
     return step, method.terms(step)
 
 
 def test_student_and_discriminator_learn_from_their_own_terms_alone() -> None:
     method = game()
     step, terms = play(method, number=60)
-    opponent = step.modules.get_submodule("perceptual-looks.opponent")
+    opponent = step.modules.get_submodule("perceptual-textured.opponent")
     require_paths(terms, step.student_network, method.opponent_terms)
     learnt = list(opponent.parameters())
     for name, term in terms.items():
@@ -255,19 +249,6 @@ def test_the_discriminator_first_learns_alone_and_then_its_weight_rises() -> Non
     assert "adversarial" not in play(method, number=15)[1] and "adversarial" in play(method, number=16)[1]
 
 
-def test_patches_of_the_guard_are_not_shown_to_the_discriminator() -> None:
-    student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1).eval().requires_grad_(False)
-    method = game()
-    step = step_of(method, student, teacher, Waves(2).at(10), number=10, phi_of=teacher)
-    assert set(method.terms(step)) == {
-        *("rounded_logits", "gradients", "spectrum", "contrast", "flat", "phi"),
-    }
-    guard = cast(LooksGuard, step.modules.get_submodule("perceptual-looks.guard"))
-    assert not len(guard.lr)
-    step.finish_update()
-    assert torch.equal(guard.lr, step.lr) and torch.equal(guard.target, target_of(step))
-
-
 def test_the_label_is_the_teachers_image_as_a_file_holds_it() -> None:
     step, _ = play(game(), number=60)
     target = target_of(step)
@@ -279,10 +260,8 @@ def test_each_image_gets_noise_of_its_own() -> None:
     """What the discriminator sees of a student that is its teacher differs by noise of a grey level at most."""
     method, teacher = game(steps=100), build(TEACHER, seed=1).eval().requires_grad_(False)
     step = step_of(method, teacher, teacher, Waves(2).at(90), number=90, phi_of=teacher)
-    guard = cast(LooksGuard, step.modules.get_submodule("perceptual-looks.guard"))
-    guard.collect(step.lr.repeat(CROPS, 1, 1, 1), target_of(step).repeat(CROPS, 1, 1, 1))
     seen = list[Tensor]()
-    opponent = step.modules.get_submodule("perceptual-looks.opponent")
+    opponent = step.modules.get_submodule("perceptual-textured.opponent")
     opponent.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     method.terms(step)
     real, fake = seen[0].chunk(2)
@@ -383,130 +362,84 @@ def test_the_discriminator_sees_fine_detail_only() -> None:
     assert fine_detail(checkerboard).abs().mean() == pytest.approx(4.0, rel=1e-3)
 
 
-# The guard
+# The strength.
 
 
 class Fixed(torch.nn.Module):
-    """A student that gives the same images for the crops, whatever comes in."""
+    """A student that gives the same images, whatever comes in."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
-        self.images, self.anchor = images, torch.nn.Parameter(torch.zeros(1))
-        self.descriptor = STUDENT_NETWORK.descriptor
+        self.register_buffer("images", images)
 
     def forward(self, lr: Tensor) -> Tensor:
-        return self.images[: len(lr)]
+        return cast(Tensor, self.images)
 
 
-STUDENT_NETWORK = build(STUDENT, seed=0)
-
-
-def texture(seed: int = 0) -> Tensor:
-    """16 images with a flat half and one of blurred noise."""
-    images = F.avg_pool2d(noise(16, 3, 66, 66, seed=seed), 3, 1).mul(0.2).add(0.5)
+def picture() -> Tensor:
+    """Images with a flat half and one of blurred noise."""
+    images = F.avg_pool2d(noise(4, 3, 66, 66), 3, 1).mul(0.2).add(0.5)
     images[..., :32] = images[..., :32].mul(0.02).add(0.49)
     return (255 * images.clamp(0, 1)).round() / 255
 
 
-def coin(images: Tensor) -> Tensor:
-    return noise(len(images), 1, *images.shape[-2:])
+def halos(images: Tensor) -> Tensor:
+    """Return images whose textured half goes 0.1 farther from grey."""
+    return torch.cat([images[..., :36], images[..., 36:] + 0.1 * (images[..., 36:] - 0.5).sign()], -1)
 
 
-def measured(student: Tensor, target: Tensor) -> Looks:
-    guard = LooksGuard(STUDENT_NETWORK)
-    guard.collect(F.avg_pool2d(target, 2), target)
-    return guard.measure(cast(Network, Fixed(student)), coin)
-
-
-def test_a_student_that_is_its_teacher_breaks_no_bound_and_cannot_be_told_apart() -> None:
-    target = texture()
-    looks = measured(target, target)
-    assert looks.breach(looks) is None
-    assert (looks.spectrum_db, looks.colour, looks.flat) == pytest.approx((0, 0, 1), abs=1e-5)
-    assert looks.opponent == pytest.approx(0.5, abs=0.05)
+def specks(images: Tensor) -> Tensor:
+    return torch.cat([images[..., :32] + 0.02 * noise(4, 3, 64, 32), images[..., 32:]], -1)
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
+    ("change", "is_clean", "strengths"),
     [
-        (lambda images: images + 2 / 255, "colour"),
-        (lambda images: images + torch.where(torch.arange(64) % 32 < 16, 3, -3) / 255, "colour of blocks"),
-        (lambda images: images + 0.06 * noise(16, 3, 64, 64, seed=1), "spectrum"),
-        (lambda images: images + 0.08 * (torch.arange(64) % 2 - 0.5), "one frequency"),
-        (lambda images: torch.cat([images[..., :32] + 0.01 * noise(16, 3, 64, 32), images[..., 32:]], -1), "flat"),
-        (lambda images: images.roll(2, -1), "dB to the teacher"),
+        (lambda images: images, False, {1.0}),
+        (halos, False, {0.125, 0.25, 0.375, 0.5}),
+        (halos, True, {1.0}),
+        (specks, False, {0.0}),
     ],
+    ids=["as the teacher", "halos", "halos where bicubic has more", "specks"],
 )
-def test_each_artefact_breaks_its_bound(change: Any, word: str) -> None:
-    target = texture()
-    start = measured(F.avg_pool2d(F.pad(target, (1, 1, 1, 1), mode="replicate"), 3, 1), target)
-    assert start.breach(start) is None  # a blurred student has yet to sharpen
-    why = measured(change(target), target).breach(start)
-    assert why is not None and word in why
+def test_the_strength_is_the_most_that_keeps_to_the_bounds(
+    change: Callable[[Tensor], Tensor], is_clean: bool, strengths: set[float]
+) -> None:
+    """The faithful student has half of the halos, and no specks."""
+    target = picture()
+    faithful = (target + halos(target)) / 2 if change is halos else target
+    lr = torch.rand(4, 3, 32, 32) if is_clean else F.avg_pool2d(target, 2)
+    ends = (cast(Network, Fixed(faithful)), cast(Network, Fixed(change(target))))
+    chosen = blended(*ends, [(lr, target)], is_clean=is_clean)
+    assert chosen.strength in strengths and [row.strength for row in chosen.rows] == [n / 8 for n in range(9)]
+    bound, place = 1.45 * chosen.rows[0].overshoot, round(8 * chosen.strength)
+    if change is halos and not is_clean:
+        assert chosen.rows[place].overshoot <= bound < chosen.rows[place + 1].overshoot
 
 
-def test_breaches_halve_the_weight_and_the_third_one_goes_back() -> None:
-    target = texture()
-    guard = LooksGuard(STUDENT_NETWORK)
-    guard.collect(F.avg_pool2d(target, 2), target)
-    averaged = build(STUDENT, seed=1)
-    good, bad = (Looks(0, 0, 0, 0, psnr, 1, 0.6) for psnr in (30.0, 28.0))
-    results = iter([good, bad, good, bad, bad])
-    guard.measure = lambda *_: next(results)  # type: ignore[method-assign]
-    said = [guard.check(build(STUDENT, seed=5) if n != 2 else averaged, coin, 10 * n, 100) for n in range(5)]
-    assert [len(after.messages) for after in said] == [0, 1, 0, 1, 1] and guard.scale == 0
-    assert [after.back_to is guard.good for after in said] == [False] * 4 + [True]
-    assert "halved to 0.5" in said[1].messages[0] and "28.00 dB to the teacher, 30.00" in said[1].messages[0]
-    assert all(torch.equal(value, averaged.state_dict()[name]) for name, value in guard.good.state_dict().items())
-
-
-def test_the_guard_judges_from_when_the_weight_of_the_discriminator_has_risen() -> None:
-    """Before, it only measures the student that the stage begins with."""
-    method, student = game(steps=100), build(STUDENT, seed=0)  # 5 steps alone, 10 of rising, a look every 5
-    modules = method.modules(None, student)
-    guard = cast(LooksGuard, modules["guard"])
-    guard.collect(torch.zeros(CROPS, 3, 8, 8), torch.zeros(CROPS, 3, 16, 16))
-    results = iter([Looks(0, 0, 0, 0, psnr, 1, 0.6) for psnr in (30.0, *[28.0] * 9)])
-    guard.measure = lambda *_: next(results)  # type: ignore[method-assign]
-    looks = {done: method.follow_average(modules, student, done) for done in range(1, 26)}
-    assert [done for done, after in looks.items() if after is not None] == [1, 15, 20, 25]
-    assert [done for done, after in looks.items() if after is not None and after.messages] == [15, 25]
-
-
-def test_a_breach_counts_once_in_a_tenth_of_the_stage() -> None:
-    """So that half the weight has time to help; a student of that time is not kept as a good one."""
-    guard, looks = LooksGuard(STUDENT_NETWORK), [Looks(0, 0, 0, 0, psnr, 1, 0.6) for psnr in (30.0, *[28.0] * 9)]
-    results = iter(looks)
-    guard.measure = lambda *_: next(results)  # type: ignore[method-assign]
-    said = [len(guard.check(build(STUDENT, seed=5), coin, done, 100).messages) for done in range(0, 30, 3)]
-    assert said == [0, 1, 0, 0, 0, 1, 0, 0, 0, 1] and guard.scale == 0
-    assert guard.good.fingerprint() == build(STUDENT, seed=5).fingerprint()
-
-
-def test_a_discriminator_that_knows_everything_for_long_is_too_strong() -> None:
-    def warned(*looks: tuple[int, float]) -> list[bool]:
-        """Return whether each look, after so many steps and at such an accuracy, gives a message."""
-        guard, accuracies = LooksGuard(STUDENT_NETWORK), iter([accuracy for _, accuracy in looks])
-        guard.measure = lambda *_: Looks(0, 0, 0, 0, 30, 1, next(accuracies))  # type: ignore[method-assign]
-        return [bool(guard.check(STUDENT_NETWORK, coin, done, 100).messages) for done, _ in looks]
-
-    assert warned(*((done, 0.99) for done in (0, 10, 20, 25, 30, 50, 60))) == [False] * 3 + [True, False, True, False]
-    assert warned((0, 0.99), (10, 0.6), (20, 0.99), (40, 0.99), (45, 0.99)) == [False] * 4 + [True], "weak meanwhile"
-
-
-def test_going_back_restores_the_student_and_ends_the_game() -> None:
-    pair = Pair.build(perceptual(width=4, last_share=0.9), STUDENT, TEACHER, steps=40)
-    state, curve = pair.fresh(), Curve()
-    original, seen = LooksGuard.measure, list[dict[str, Tensor]]()
-
-    def broken(guard: LooksGuard, averaged: Network, opponent: Any) -> Looks:
-        looks = original(guard, averaged, opponent)
-        seen.append({name: value.clone() for name, value in averaged.state_dict().items()})
-        return replace(looks, psnr=30.0 if len(seen) == 1 else 0.0)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LooksGuard, "measure", broken)
-        pair.train(state, curve=curve)
-    assert len(seen) == 10 and [line.rpartition(": ")[2] for line in curve.notes if "the third time" in line]
-    weights = [row.get("seen/adversarial_weight") for row in curve.losses]
-    assert weights[-1] is None and any(weights)
+def test_blends_are_of_networks_that_share_a_start() -> None:
+    start, generator = build(STUDENT, seed=1).eval(), torch.Generator().manual_seed(0)
+    ends = [copy.deepcopy(start) for _ in range(2)]
+    with torch.no_grad():
+        for parameter in (parameter for end in ends for parameter in end.parameters()):
+            parameter += 1e-3 * torch.randn(parameter.shape, generator=generator)
+    lr = noise(1, 3, 12, 12)
+    assert torch.equal(srkd.blend(*ends, 0.0)(lr), ends[0](lr))
+    torch.testing.assert_close(srkd.blend(*ends, 1.0)(lr), ends[1](lr))
+    middle = [(a + b) / 2 for a, b in zip(*(end.parameters() for end in ends), strict=True)]
+    for own, mean in zip(srkd.blend(*ends, 0.5).parameters(), middle, strict=True):
+        torch.testing.assert_close(own, mean)
+    with pytest.raises(UsageError, match=r"strength 2 is outside -0\.5\.\.1\.5"):
+        srkd.blend(*ends, 2)
+    with pytest.raises(UsageError, match="a blend is of two networks of one spec"):
+        srkd.blend(start, build(replace(STUDENT, width=STUDENT.width + 4)), 0.5)
+    first = build(CompactSpec(2, width=8, depth=1), seed=1)
+    turned = copy.deepcopy(first)
+    with torch.no_grad():  # the same function, its units in another order
+        for name in ("head.conv.weight", "head.conv.bias", "head.slope.weight"):
+            turned.get_parameter(name).copy_(first.get_parameter(name).flip(0))
+        inner = "layers.0.conv.weight"
+        turned.get_parameter(inner).copy_(first.get_parameter(inner).flip(1))
+    torch.testing.assert_close(turned(lr), first(lr))
+    with pytest.raises(UsageError, match="were not trained from one start"):
+        srkd.blend(first, turned, 0.5)

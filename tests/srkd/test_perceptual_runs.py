@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.rrdbnet import RRDBNetSpec
 from recipes.config.reading import load_preset
 from srkd.cli.main import run
+from srkd.record.ends import FAITHFUL, TEXTURED
 from srkd.runs.recipe import BEYOND_REACH, LOOKS_REACH, WITHIN_REACH, advice_for_looks
 from tests.support.commands import ROOT
 from tests.support.run_files import read_metrics
@@ -70,20 +72,26 @@ def test_the_advice_is_that_of_the_page() -> None:
     assert advice["rrdbnet", "logits"] == "" and "--recipe logits comes nearer to it" in advice["rrdbnet", "perceptual"]
 
 
-def test_a_run_has_two_stages_and_its_last_student_without_the_discriminator(
+def test_a_run_keeps_both_ends_and_the_strength_between_them(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     assert compress(inputs, out, "perceptual", "--steps", "20", "--set", "perceptual.width=4") == 0
-    assert PROPOSAL not in "".join(capsys.readouterr())
-    student = load_checkpoint(out / "student.safetensors").network
-    assert sum(value.numel() for value in student.state_dict().values()) < 2000
+    printed = "".join(capsys.readouterr())
+    assert PROPOSAL not in printed and "strength " in printed
     trained = [row for row in read_metrics(out) if row["kind"] == "train"]
-    assert "raw/wavelets" in trained[0] and "raw/wavelets" not in trained[-1]
-    assert "raw/discriminator" in trained[-1] and "seen/guard_spectrum_db" in trained[-1]
-    # The last averaged student counts, not that of the highest PSNR.
-    best = load_checkpoint(out / "checkpoints" / "best.safetensors").network
-    assert best.fingerprint() == student.fingerprint()
+    assert "raw/wavelets" in trained[0] and "raw/wavelets" not in trained[-1] and "raw/discriminator" in trained[-1]
+    result = json.loads((out / "run.json").read_text())["result"]
+    assert result["strength"] in [row["strength"] for row in result["strengths"]] and len(result["strengths"]) == 9
+    student, *ends = (load_checkpoint(out / name).network for name in ("student.safetensors", FAITHFUL, TEXTURED))
+    assert sum(value.numel() for value in student.state_dict().values()) < 2000
+    for own, first, last in zip(*(network.parameters() for network in (student, *ends)), strict=True):
+        torch.testing.assert_close(own, torch.lerp(first, last, result["strength"]))
+    blended = tmp_path / "blended.safetensors"
+    assert run(["blend", str(out), "--strength", "0.6", "-o", str(blended)]) == 0
+    assert load_checkpoint(blended).header["srkd.strength"] == "0.6"
+    assert run(["blend", str(inputs), "--strength", "0.6", "-o", str(blended)]) == 2
+    assert run(["blend", str(out / FAITHFUL), "--strength", "0.6", "-o", str(blended)]) == 2
 
 
 @pytest.mark.ci
