@@ -12,6 +12,7 @@ from compressor.base.errors import UsageError
 from compressor.base.metadata import srkd_keys
 from compressor.base.precision import synchronise
 from compressor.models.networks.base import ImageModel
+from compressor.models.students.blend import ends_of, load_blend
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.reduced import at_scale
 from compressor.runtimes.table import OpenOptions
@@ -32,7 +33,11 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
     label, compiled = options.label or path.stem, options.runtime == "torch-compiled"
     for line in teacher.origin.notes if teacher.origin is not None else ():
         context.note(f"{label}: {line}")
-    if teacher.network is None:
+    network = teacher.network
+    if options.strength is not None:
+        blended = load_blend(ends_of(path), options.strength, scale=options.scale, arch_options=options.arch_options)
+        network = blended.network
+    if network is None:
         if compiled:
             raise UsageError(f"{path}: the {teacher.backend} model runs as it is, not compiled: use --runtime torch")
         if options.precision not in (None, "fp32"):
@@ -41,7 +46,7 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
         return at_scale(foreign, teacher.descriptor.scale, context.note)
     header = teacher.origin.header if teacher.origin is not None and teacher.origin.header is not None else {}
     runtime = (TorchCompiledRuntime if compiled else TorchRuntime)(
-        teacher.network,
+        network,
         label=label,
         device=options.device,
         precision=options.precision or "fp32",

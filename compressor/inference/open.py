@@ -41,6 +41,8 @@ def open_model(path: Path | str, options: OpenOptions | None = None, context: Co
         raise UsageError(f"threads={options.threads}: at least 1 is needed")
     if options.arch_options and not entry.opens_as_teacher:
         raise UsageError(f"{path} is an exported file: it needs no {', '.join(options.arch_options)}")
+    if options.strength is not None and runtime_of(file) != "torch":
+        raise UsageError(f"{path} is an exported file of one strength: name the run folder, or export it at another")
     missing = entry.missing_requirement()
     if missing is not None:
         raise SrkdError(f"{path}: {missing}")

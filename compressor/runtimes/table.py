@@ -32,6 +32,8 @@ class OpenOptions:
     scale: int | None = None
     arch_options: Mapping[str, object] | None = None
     """Facts that a checkpoint does not hold, such as res_scale."""
+    strength: float | None = None
+    """Of a student with two ends; None: its own."""
     device: str = "cpu"
     runtime: str | None = None
     precision: str | None = None

@@ -23,7 +23,7 @@ from compressor.degradation.names import METADATA as DEGRADATION
 from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic, without_network
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import read_licence
-from compressor.models.checkpoints.save import metadata_of
+from compressor.models.checkpoints.save import STRENGTH, metadata_of
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import without_quantisers
 from compressor.models.quantisation.quantisers import bake_weights
@@ -39,7 +39,7 @@ from export.proof.quality import QualityDrop, QualityPhotos
 from export.proof.speed import Int8Speed, compare_speed
 from export.proof.verify import Parity, Proof, require_finite_outputs, verify
 
-INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", "srkd.goal", DEGRADATION)
+INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", "srkd.goal", DEGRADATION, STRENGTH)
 """Metadata keys that are copied to exported files, as they describe the weights."""
 
 ExportVerdict = Literal["passed", "unproved", "failed", "unavailable"]

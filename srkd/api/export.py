@@ -10,11 +10,14 @@ from typing import cast
 
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import require_writable_folder
 from compressor.base.hub import repository_of
 from compressor.inference.open import resolve_checkpoint
-from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
+from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, weights_file
 from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import STRENGTH
 from compressor.models.networks.base import ImageModel, Network
+from compressor.models.students.blend import ends_of
 from compressor.teachers.reduced import load_at_scale
 from compressor.teachers.teacher import Teacher
 from export.formats.conversion import FileOptions, Int8Options, Size, tuned_and_largest
@@ -23,9 +26,11 @@ from export.hosts.table import HOSTS, Host
 from export.hosts.writing import Export, write_export
 from export.writing.card import CardFacts
 from export.writing.exporting import ExportReport, Source
+from srkd.api.blend import write_blend
 from srkd.options.function import public
 from srkd.options.models import refuse_file_options
 from srkd.options.shared import path_of
+from srkd.options.values import as_tuple
 from srkd.options.verbs import ExportOptions
 from srkd.record.run_file import find_run_of
 from srkd.record.run_teacher import find_run_teacher
@@ -39,19 +44,48 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
 
         >>> srkd.export("edsr.pt", formats="onnx", out="exported")
     """
-    return write_export(decide(options, context.note), context)
+    if options.strength is None:
+        return write_export(decide(options, context.note), context)
+    if isinstance(options.model, ImageModel):
+        raise UsageError("strength: for a run folder; the network is open already: srkd.blend makes one")
+    run = resolve_checkpoint(options.model, context.note)
+    ends, student = ends_of(run), weights_file(run)
+    folder = student.parent if options.out is None else Path(options.out)
+    require_writable_folder(folder, "--out")
+    files = {
+        strength: folder / f"{student.stem}-strength-{strength:g}.safetensors"
+        for strength in as_tuple(options.strength)
+    }
+    exports = []
+    for strength, file in files.items():
+        write_blend(ends, strength, file)
+        one = replace(options, model=file, out=folder, strength=None)
+        exports.append(decide(one, context.note, run=student.parent))
+    names = [export.source.model for export in exports]
+    reports = [
+        write_export(replace(export, others=tuple(name for name in names if name != export.source.model)), context)
+        for export in exports
+    ]
+    return replace(
+        reports[-1],
+        files=tuple(file for report in reports for file in report.files),
+        hosts=tuple(host for report in reports for host in report.hosts),
+    )
 
 
-def decide(options: ExportOptions, note: Note) -> Export:
-    """What is exported, to where, in which files; refuse options that no file uses."""
-    network, source = _network_and_source(options, note)
+def decide(options: ExportOptions, note: Note, *, run: Path | None = None) -> Export:
+    """What is exported, to where, in which files; refuse options that no file uses.
+
+    `run` is the folder of the run that the checkpoint comes from, if it lies elsewhere.
+    """
+    network, source = _network_and_source(options, note, run)
     hosts = tuple(HOSTS.find(name) for name in dict.fromkeys(options.hosts))
-    folder, files = _folder(options, source), _file_options(options, hosts, source, note)
+    folder, files = _folder(options, source), _file_options(options, hosts, source, note, run)
     formats, facts = tuple(options.formats), _card_facts(source, note)
     return Export(network.deployed(), source, folder, facts, formats, files, hosts, options.push)
 
 
-def _network_and_source(options: ExportOptions, note: Note) -> tuple[Network, Source]:
+def _network_and_source(options: ExportOptions, note: Note, run: Path | None) -> tuple[Network, Source]:
     """The network to export, and its origin for names and metadata of its files."""
     if isinstance(options.model, ImageModel):
         refuse_file_options(options.scale, options.arch_options)
@@ -62,11 +96,11 @@ def _network_and_source(options: ExportOptions, note: Note) -> tuple[Network, So
         loaded = load_checkpoint(given, scale=options.scale, arch_options=options.arch_options)
         for line in loaded.notes:
             note(f"{given}: {line}")
-        network, folder = loaded.network, loaded.path.resolve().parent
+        network, folder = loaded.network, (run or loaded.path.parent).resolve()
         is_run = given.is_dir() or (folder / RUN_FOLDER_FACTS).is_file()
-        source = Source(
-            loaded.path.stem, loaded.sha256, loaded.header, loaded.path, folder_name=folder.name if is_run else None
-        )
+        name = folder.name if run is None else f"{folder.name}-strength-{loaded.header[STRENGTH]}"
+        stem, sha256, header, path = loaded.path.stem, loaded.sha256, loaded.header, loaded.path
+        source = Source(stem, sha256, header, path, folder_name=name if is_run else None)
     if not options.luma:
         return network, source
     # The scores of the network for luma were not measured.
@@ -86,7 +120,9 @@ def _folder(options: ExportOptions, source: Source) -> Path:
     return source.path.parent
 
 
-def _file_options(options: ExportOptions, hosts: Sequence[Host], source: Source, note: Note) -> FileOptions:
+def _file_options(
+    options: ExportOptions, hosts: Sequence[Host], source: Source, note: Note, run: Path | None
+) -> FileOptions:
     """The options of the files; refuse those that no format and no host uses."""
     calibrate, data = path_of(options.calibrate), path_of(options.data)
     if hosts and options.io != "float":
@@ -102,18 +138,20 @@ def _file_options(options: ExportOptions, hosts: Sequence[Host], source: Source,
             calibrate=calibrate,
             data=data,
             max_drop=options.max_drop,
-            teacher=_int8_teacher(source, note, trust_code=options.trust_code) if has_int8 else None,
+            teacher=_int8_teacher(source, note, run, trust_code=options.trust_code) if has_int8 else None,
         ),
     )
     files.require_used({name for row in own for name in row.options} | ({"int8"} if has_int8 else set()))
     return files
 
 
-def _int8_teacher(source: Source, note: Note, *, trust_code: bool) -> Callable[[], Teacher] | None:
+def _int8_teacher(
+    source: Source, note: Note, run_folder: Path | None, *, trust_code: bool
+) -> Callable[[], Teacher] | None:
     """The teacher whose images int8 is compared with; None: the originals, also if its file is not at hand."""
     if source.path is None or source.header.get("srkd.goal") != "teacher":
         return None
-    run = find_run_teacher(source.path.parent, note)
+    run = find_run_teacher(run_folder or source.path.parent, note)
     if run is None:
         note("int8 is judged by the originals, as the teacher that this student imitates is not at hand")
         return None

@@ -64,6 +64,8 @@ TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 if TYPE_CHECKING:
     from compressor.training.method import Method
 
+AUTO = "auto"
+"""The recipe that depends on the teacher."""
 THEN = "then."
 """Prefix of a setting of the second recipe."""
 SCHEDULE_SETTINGS = {"batch": "schedule.batch", "lr_patch": "schedule.lr_patch", "rate": "schedule.rate"}
@@ -207,8 +209,9 @@ class TrainingOptions(Group):
     """The recipe, what is changed in it, and its length."""
 
     _: KW_ONLY
-    recipe: Annotated[str, BeforeValidator(recipe_as_text), AfterValidator(absolute_recipe)] = "logits"
-    """A name of `srkd recipes ls`, a file such as ./my.yaml, or a method of a file: ./mine.py:SobelKD."""
+    recipe: Annotated[str, BeforeValidator(recipe_as_text), AfterValidator(absolute_recipe)] = AUTO
+    """A name of `srkd recipes ls`, a file such as ./my.yaml, or a method of a file: ./mine.py:SobelKD. auto: perceptual
+    for a teacher that is trained for looks, else logits."""
     then: Annotated[str | None, AfterValidator(absolute_recipe), Option(unset="no second recipe", metavar="RECIPE")] = (
         None
     )

@@ -96,6 +96,8 @@ def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Run
     if isinstance(model, ImageModel):
         label, is_its = model.architecture, options.scale == model.descriptor.scale
         refuse_file_options(None if is_its else options.scale, options.arch_options)
+        if options.strength is not None:
+            raise UsageError("strength: for a run folder; the network is open already: srkd.blend makes one")
         if options.runtime not in (None, "torch"):
             raise UsageError(f"runtime {options.runtime}: an open network runs in torch; export it, and name the file")
         if model.network is None:
@@ -106,6 +108,7 @@ def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Run
     open_options = OpenOptions(
         scale=options.scale,
         arch_options=options.arch_options,
+        strength=options.strength,
         device=options.device,
         runtime=options.runtime,
         threads=options.threads,

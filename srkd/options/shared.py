@@ -118,6 +118,8 @@ class RuntimeOptions(ProgramOptions):
     precision: Precision | None = None
     """Precision of the arithmetic in torch and OpenVINO."""
     threads: Threads = None
+    strength: Annotated[float | None, Option(unset="its own", metavar="X")] = None
+    """Strength of the student of a run folder with two ends: 0 faithful, 1 textured; from -0.5 to 1.5."""
 
 
 @options

@@ -47,6 +47,7 @@ from srkd.options.values import (
     REPOSITORY,
     SIZE,
     SIZES,
+    STRENGTHS,
     TEXTS,
     names_of,
 )
@@ -82,6 +83,8 @@ class ExportOptions(CheckpointOptions):
     """Repository of the Hugging Face hub to send the folder of --for huggingface to; it is made if needed."""
     out: Annotated[PathOption, Option(unset="beside the model", flags=("-o", "--out"))] = None
     """Folder to write to."""
+    strength: Annotated[float | str | Sequence[float] | None, STRENGTHS, Option(unset="its own")] = None
+    """Strengths of the student of a run folder with two ends, such as 0.3,0.6,1; files are named for them."""
     static: Annotated[Size | None, SIZE, Option(unset="any, where possible")] = None
     """The only LR size that the files take."""
     sizes: Annotated[Sizes | None, SIZES, Option(unset="256x256,512x512")] = None

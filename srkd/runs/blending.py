@@ -10,6 +10,7 @@ from torch import Tensor
 from compressor.base.context import Context
 from compressor.data.batches import Batches
 from compressor.images.metrics import as_in_a_file
+from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
 from compressor.models.checkpoints.save import save_network
 from compressor.models.students.blend import Blended
 from compressor.teachers.teacher import Teacher
@@ -17,7 +18,6 @@ from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
-from srkd.record.ends import FAITHFUL, TEXTURED
 from srkd.runs.opened import OpenRun
 
 PATCHES = 64

@@ -23,11 +23,11 @@ from compressor.training.distributed import process_device
 from compressor.training.loop import Events
 from compressor.training.method import Method
 from compressor.training.speed import choose_execution_mode
-from recipes.catalogue import BUILTIN, FOR_FILMS, PIXEL_ONLY
+from recipes.catalogue import BUILTIN, FOR_FILMS, FOR_LOOKS, PIXEL_ONLY
 from recipes.config.reading import recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, bind_phi
-from srkd.options.compress import CompressOptions
+from srkd.options.compress import AUTO, CompressOptions
 from srkd.record.run_spec import PhiFile, RunSpec, TrainingMode, student_spec
 from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
 from srkd.runs.images import data_choice, read_images, require_tracked_images
@@ -35,7 +35,7 @@ from srkd.runs.margin import choose_margin
 from srkd.runs.opened import build_methods, open_device, open_run, open_teacher, speed_options, take_steps
 from srkd.runs.recipe import (
     EMBEDDED,
-    advice_for_looks,
+    USUAL,
     choose_phi,
     load_recipe,
     needs_teacher,
@@ -62,6 +62,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
     if options.student.student is not None and options.teacher.scale is None:
         scale = stated_scale(options.student.student)
         options = replace(options, teacher=replace(options.teacher, scale=scale))
+    options = _with_recipe(options, choice, context)
     options, plan = with_student_for_target(options, context)
     preset = load_recipe(options, lines.append)
     phi = choose_phi(preset, options, context)
@@ -138,6 +139,19 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         quiet, uncompiled = replace(context, note=no_note), TrainingMode(**asdict(replace(mode, compiled=False)))
         take_steps(open_run(spec.changed(execution_mode=uncompiled), quiet), 1, Events(), quiet)
     return spec
+
+
+def _with_recipe(options: CompressOptions, choice: DataChoice, context: Context) -> CompressOptions:
+    """The options with their recipe; the teacher that is given, and what the student learns to give, decide `auto`."""
+    if options.training.recipe != AUTO:
+        return options
+    given, recipe = options.teacher, USUAL
+    learns_originals = "original" in (given.goal, options.data.labels)
+    asks_teacher = given.teacher is not None and not learns_originals and options.training.then is None
+    if asks_teacher and _check(open_teacher(given, context), options, choice, context).is_for_looks:
+        recipe = FOR_LOOKS
+        context.note(f"recipe {recipe}: the teacher is trained for looks (--recipe {USUAL}: by its pixels alone)")
+    return replace(options, training=replace(options.training, recipe=recipe))
 
 
 def _choose_teacher(
@@ -234,10 +248,14 @@ def _require_sound_teacher(
     for line in check.lines():
         note(line)
     assert use.teacher is not None
-    recipe = options.training.recipe
-    if check.is_for_looks and use.labels == "teacher" and not repeats_published(recipe):
-        for line in advice_for_looks(recipe_label(recipe), use.methods, use.teacher, student):
-            note(line)
+    is_by_pixels = not any(method.kind == "looks" for method in use.methods)
+    if check.is_for_looks and use.labels == "teacher" and is_by_pixels:
+        recipe = options.training.recipe
+        if not repeats_published(recipe):
+            note(
+                f"recipe {recipe_label(recipe)} compares pixels, so its student will be softer than this teacher: "
+                f"--recipe {FOR_LOOKS} makes one that looks like it"
+            )
     names = {name for choices in use.teacher.alternatives() for changes in choices for name in changes}
     if check.advice is None or names & set(options.teacher.arch_options or {}):
         return

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError
 from compressor.degradation.names import OF_FILMS
 from compressor.images.suffixes import is_film
-from compressor.models.networks.base import ImageModel, Spec
+from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import linear_plan
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method
-from recipes.catalogue import FOR_FILMS, FOR_LOOKS, PIXEL_ONLY, RECIPES, teacher_needs
+from recipes.catalogue import FOR_FILMS, PIXEL_ONLY, RECIPES, teacher_needs
 from recipes.composition import refusals
 from recipes.config.by_class import is_class
 from recipes.config.options import make_method
@@ -31,10 +31,8 @@ RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
 """Keys of a schedule that decide the learning rate; if the user sets one, srkd does not change the rate."""
 
 
-LOOKS_REACH, WITHIN_REACH, BEYOND_REACH = 40, FOR_LOOKS, "logits"
-"""Recipes for a teacher that is trained for looks, by how many times the student's parameters it has: Compact 32x8 drew
-the texture of realesr-general-x4v3 (14 times), and not that of ESRGANs (50 and 190 times)."""
-
+USUAL = "logits"
+"""The recipe for teachers that are not trained for looks."""
 OFFSET_RATE = 0.1
 """Rate of a solved student with own gates (SPAN), of whichever kind its teacher is, or with activations on a stream of
 another kind (CARN), in rates of the recipe: a step of all weights behind such an offset moves the whole image.
@@ -194,22 +192,6 @@ def recipes_for_outputs() -> tuple[str, ...]:
             if not needs_weights and not preset.student.init_required and not lacks_vgg19(methods):
                 names.append(name)
     return tuple(names)
-
-
-def advice_for_looks(recipe: str, methods: Sequence[Method], teacher: ImageModel, student: ImageModel) -> Iterator[str]:
-    """Yield a line if the recipe does not suit a teacher trained for looks, as docs/which-method.md has it."""
-    is_for_looks = any(method.kind == "looks" for method in methods)
-    times = 0.0 if teacher.params is None or student.params is None else teacher.params / student.params
-    if is_for_looks and times > LOOKS_REACH:
-        yield (
-            f"recipe {recipe}: the teacher has {times:.0f} times the student's parameters, which cannot draw its "
-            f"texture: --recipe {BEYOND_REACH} comes nearer to it"
-        )
-    if not is_for_looks and 0 < times <= LOOKS_REACH:
-        yield (
-            f"recipe {recipe} compares pixels, so its student will be softer than this teacher: --recipe "
-            f"{WITHIN_REACH} makes one that looks like it"
-        )
 
 
 def choose_phi(preset: Preset, options: CompressOptions, context: Context) -> PhiSource | None:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import srkd
+from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
-from compressor.models.networks.rrdbnet import RRDBNetSpec
-from recipes.config.reading import load_preset
+from recipes.catalogue import FOR_LOOKS
 from srkd.cli.main import run
-from srkd.record.ends import FAITHFUL, TEXTURED
-from srkd.runs.recipe import BEYOND_REACH, LOOKS_REACH, WITHIN_REACH, advice_for_looks
 from tests.support.commands import ROOT
 from tests.support.run_files import read_metrics
 from tests.support.small_runs import save_photos
@@ -39,44 +39,38 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def compress(inputs: Path, out: Path, recipe: str, *more: str) -> int:
+def compress(inputs: Path, out: Path, *more: str) -> int:
     return run(
         [
-            *("compress", "--teacher", str(inputs / "teacher.safetensors"), "--recipe", recipe, "--width", "0.5"),
+            *("compress", "--teacher", str(inputs / "teacher.safetensors"), "--width", "0.5"),
             *("--data", str(inputs / "photos"), "--val", str(inputs / "photos"), "--out", str(out)),
             *("--batch", "8", "--lr-patch", "12", "--label-margin", "0", *more),
         ]
     )
 
 
-def test_other_recipes_propose_it_for_such_a_teacher(
+def test_it_is_the_recipe_for_such_a_teacher_and_others_propose_it(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert compress(inputs, tmp_path / "run", "logits", "--steps", "2") == 0
-    output = "".join(capsys.readouterr())
-    assert f"recipe logits compares pixels, so its student will be softer than this teacher: {PROPOSAL}" in output
+    def told(*recipe: str) -> str:
+        capsys.readouterr()
+        assert compress(inputs, tmp_path / "run", *recipe, "--dry-run") == 0
+        return "".join(capsys.readouterr())
 
-
-def test_the_advice_is_that_of_the_page() -> None:
+    assert "recipe perceptual: the teacher is trained for looks" in told()
+    by_pixels = "recipe logits compares pixels, so its student will be softer than this teacher"
+    assert f"{by_pixels}: {PROPOSAL}" in told("--recipe", "logits")
+    # A student that learns the originals has no use for the teacher's texture.
+    assert "recipe perceptual" not in told("--labels", "original")
     row = next(line for line in WHICH_METHOD.read_text().splitlines() if "trained for looks" in line)
-    assert f"[`{WITHIN_REACH}`]" in row and f"`{BEYOND_REACH}` if the teacher has over {LOOKS_REACH} times" in row
-    student = build(CompactSpec(4, width=32, depth=8), seed=0)
-    general, large = (build(spec, seed=0) for spec in (CompactSpec(4, width=64, depth=32), RRDBNetSpec(4, depth=6)))
-    kinds = {name: load_preset(name).build_methods() for name in (WITHIN_REACH, BEYOND_REACH)}
-    advice = {
-        (teacher.architecture, name): " ".join(advice_for_looks(name, methods, teacher, student))
-        for teacher in (general, large)
-        for name, methods in kinds.items()
-    }
-    assert PROPOSAL in advice["compact", "logits"] and advice["compact", "perceptual"] == ""
-    assert advice["rrdbnet", "logits"] == "" and "--recipe logits comes nearer to it" in advice["rrdbnet", "perceptual"]
+    assert f"[`{FOR_LOOKS}`]" in row
 
 
 def test_a_run_keeps_both_ends_and_the_strength_between_them(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert compress(inputs, out, "perceptual", "--steps", "20", "--set", "perceptual.width=4") == 0
+    assert compress(inputs, out, "--recipe", "perceptual", "--steps", "20", "--set", "perceptual.width=4") == 0
     printed = "".join(capsys.readouterr())
     assert PROPOSAL not in printed and "strength " in printed
     trained = [row for row in read_metrics(out) if row["kind"] == "train"]
@@ -90,8 +84,19 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     blended = tmp_path / "blended.safetensors"
     assert run(["blend", str(out), "--strength", "0.6", "-o", str(blended)]) == 0
     assert load_checkpoint(blended).header["srkd.strength"] == "0.6"
-    assert run(["blend", str(inputs), "--strength", "0.6", "-o", str(blended)]) == 2
-    assert run(["blend", str(out / FAITHFUL), "--strength", "0.6", "-o", str(blended)]) == 2
+    assert run(["blend", str(inputs / "teacher.safetensors"), "--strength", "0.6", "-o", str(blended)]) == 2
+    picture = next((inputs / "photos").glob("*.png"))
+    ends = [srkd.upscale(model, Image.open(picture), exact=True) for model in (out / FAITHFUL, out / TEXTURED)]
+    own = [srkd.upscale(out, Image.open(picture), exact=True, strength=strength) for strength in (0, 1)]
+    assert ends[0] != ends[1] and ends == own
+    exported = tmp_path / "exported"
+    words = ["--onnx", "--for", "spandrel", "--strength", "0,0.6", "-o", str(exported)]
+    assert run(["export", str(out), *words]) == 0
+    names = {file.relative_to(exported).as_posix() for file in exported.rglob("*.onnx")}
+    assert names == {"student-strength-0.onnx", "student-strength-0.6.onnx"}
+    files = [file.name for file in (exported / "spandrel").iterdir() if file.suffix == ".pth"]
+    assert sorted(files) == ["2x-run-strength-0.6.pth", "2x-run-strength-0.pth"]
+    assert run(["export", str(exported / "student-strength-0.onnx"), "--strength", "1"]) == 2
 
 
 @pytest.mark.ci
@@ -101,7 +106,7 @@ def test_the_report_shows_teacher_student_and_control_and_measures_them_beside_l
     """In columns and in a table; the inputs suffer what the training images did."""
     out = tmp_path / "run"
     more = ("--steps", "3", "--baselines", "scratch", "--degrade", "noise=0..10")
-    assert compress(inputs, out, "logits", *more) == 0
+    assert compress(inputs, out, "--recipe", "logits", *more) == 0
     assert run(["report", str(out)]) == 0
     text = (out / "report.html").read_text()
     assert [name for name in ("teacher", "student", "control", "lanczos") if f"<b>{name}</b>" not in text] == []

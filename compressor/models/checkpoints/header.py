@@ -9,6 +9,8 @@ from compressor.base.files import file_sha256
 from compressor.base.interrupts import resume_command
 
 RUN_FOLDER_WEIGHTS, RUN_FOLDER_FACTS = "student.safetensors", "run.json"
+FAITHFUL, TEXTURED = "faithful.safetensors", "textured.safetensors"
+"""The two ends of a student that lies between them, beside it."""
 HUB_FOLDER_WEIGHTS = "model.safetensors"
 """The name of the weights in a folder of the Hugging Face hub."""
 NCNN_MAGIC = b"7767517"

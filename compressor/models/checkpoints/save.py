@@ -51,7 +51,7 @@ def save_network(
     tensors = {name: _converted(name, tensor, dtype) for name, tensor in sorted(network.state_dict().items())}
     own = metadata_of(network.spec, network.quantisation)
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
-        stream.write(_header(tensors, {**own, **extra}))
+        stream.write(_header(tensors, {**extra, **own}))
         for tensor in tensors.values():
             stream.write(tensor_bytes(tensor))
 

@@ -7,12 +7,18 @@ student for a few hundred steps, everything moves smoothly with the strength a, 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from compressor.base.errors import UsageError
 from compressor.images.scores import StrengthRow
+from compressor.models.checkpoints.header import FAITHFUL, TEXTURED, weights_file
+from compressor.models.checkpoints.load import Loaded, load_checkpoint
+from compressor.models.checkpoints.save import STRENGTH
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.base import Network
 
@@ -53,6 +59,31 @@ def blend(faithful: Network, textured: Network, strength: float) -> Network:
         )
     _require_one_start(faithful, textured)
     return between(faithful, textured, strength)
+
+
+def ends_of(model: Path) -> tuple[Path, Path]:
+    """Return the files of both ends of a run folder, or of a student in it."""
+    folder = weights_file(model).parent
+    ends = folder / FAITHFUL, folder / TEXTURED
+    if not all(end.is_file() for end in ends):
+        raise UsageError(
+            f"{model} has one strength: {FAITHFUL} and {TEXTURED}, which a run of perceptual keeps, are not beside it"
+        )
+    return ends
+
+
+def load_blend(
+    ends: tuple[Path, Path],
+    strength: float,
+    *,
+    scale: int | None = None,
+    arch_options: Mapping[str, object] | None = None,
+) -> Loaded:
+    """Return the network of a strength between two files, with the facts of the first; scores are not the blend's."""
+    faithful, textured = (load_checkpoint(end, scale=scale, arch_options=arch_options) for end in ends)
+    header = {name: text for name, text in faithful.header.items() if name != "srkd.scores"}
+    network = blend(faithful.network, textured.network, strength)
+    return replace(faithful, network=network, header={**header, STRENGTH: json.dumps(strength)})
 
 
 @torch.no_grad()
