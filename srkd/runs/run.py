@@ -340,7 +340,7 @@ class TrainingRun:
             f"{reference.name}_psnr_y_teacher": reference.bicubic.psnr_y_teacher,
         }
         known = {name: round(psnr, 4) for name, psnr in figures.items() if psnr is not None}
-        strength = {} if blended is None else {STRENGTH: json.dumps(blended.strength)}
+        strength = {} if blended is None else {STRENGTH: f"{blended.strength:g}"}
         scores = {
             "srkd.protocol": run.validation.protocol,
             "srkd.scores": json.dumps(known),

@@ -7,7 +7,6 @@ student for a few hundred steps, everything moves smoothly with the strength a, 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,7 +82,7 @@ def load_blend(
     faithful, textured = (load_checkpoint(end, scale=scale, arch_options=arch_options) for end in ends)
     header = {name: text for name, text in faithful.header.items() if name != "srkd.scores"}
     network = blend(faithful.network, textured.network, strength)
-    return replace(faithful, network=network, header={**header, STRENGTH: json.dumps(strength)})
+    return replace(faithful, network=network, header={**header, STRENGTH: f"{strength:g}"})
 
 
 @torch.no_grad()
