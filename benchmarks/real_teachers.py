@@ -333,7 +333,7 @@ def draw(teacher: Published, trained: Mapping[str, Mapping[str, Cell]], options:
     print(f"picture of {teacher.name}: {name}", file=sys.stderr, flush=True)
     student, control = (open_model(Path(str(trained[one]["run"]))) for one in (name, str(row["control"])))
     runtime = open_model(options.checkpoints / teacher.file, OpenOptions(**teacher.words))
-    pictures = make_pictures(embedded_pairs("val"), student, runtime, QUIET, control=control, most=1)
+    pictures = make_pictures(embedded_pairs("val"), student, runtime, QUIET, others={"control": control}, most=1)
     drawn = strip(pictures.crops[:1], ("bicubic", "teacher", "student", "control"))
     file = results_folder() / f"real_teachers-{teacher.name}.webp"
     file.parent.mkdir(parents=True, exist_ok=True)

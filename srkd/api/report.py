@@ -11,6 +11,7 @@ from compressor.base.files import atomic_path
 from compressor.data.prepare import DataChoice
 from compressor.images.sets import embedded_pairs, line_about_inputs
 from compressor.inference.open import open_model
+from compressor.models.checkpoints.header import TEXTURED
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
@@ -23,9 +24,10 @@ from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.comparing import compare_contents
 from srkd.reports.contents import Contents, read_contents
 from srkd.reports.page import Section, report_page
-from srkd.reports.pictures import Pictures, make_pictures
+from srkd.reports.pictures import OF_STRENGTH, Pictures, make_pictures
 
 REPORT = "report.html"
+STRENGTHS = 0.0, 0.25, 0.5, 0.75, 1.0
 MOST_BYTES = 3_000_000
 """Largest size of a report in bytes, small enough for mail."""
 
@@ -102,17 +104,27 @@ def _pictures(contents: Contents, options: ReportOptions, context: Context, most
     pairs = DataChoice(Path(options.data)).pairs(scale) if options.data is not None else embedded_pairs("val")
     if line := line_about_inputs(pairs, scale):
         context.note(line)
-    return make_pictures(pairs, student, teacher, context, control=_control(contents), most=most)
+    return make_pictures(
+        pairs, student, teacher, context, others={**_control(contents), **_strengths(contents)}, most=most
+    )
 
 
-def _control(contents: Contents) -> Runtime | None:
+def _control(contents: Contents) -> dict[str, Runtime]:
     """The student of the first baseline of a plan, with the seed of the chosen student."""
     trials = None if contents.file.result is None else contents.file.result.trials
     if trials is None:
-        return None
+        return {}
     baselines = [row.name for row in trials.rows[trials.points :]]
     for outcome in trials.runs:
         file = contents.path / outcome.run / STUDENT
         if baselines and outcome.variant == baselines[0] and outcome.seed == trials.chosen.seed and file.is_file():
-            return open_model(file, OpenOptions())
-    return None
+            return {"control": open_model(file)}
+    return {}
+
+
+def _strengths(contents: Contents) -> dict[str, Runtime]:
+    """The student of a run with two ends at several strengths."""
+    if not (contents.path / TEXTURED).is_file():
+        return {}
+    opened = [open_model(contents.path / STUDENT, OpenOptions(strength=strength)) for strength in STRENGTHS]
+    return {f"{OF_STRENGTH}{strength:g}": network for strength, network in zip(STRENGTHS, opened, strict=True)}

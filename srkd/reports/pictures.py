@@ -33,6 +33,8 @@ LARGEST_SIDE = 256
 """Largest side in LR pixels of the middle part of a photo that is used: a large teacher takes seconds for one."""
 MEASURES: tuple[str, ...] = ("psnr", "ssim", "gradient", "sharpness", "overshoot", "spectrum")
 """What is measured of whole images to the teacher's."""
+OF_STRENGTH = "strength "
+"""Begin of the names of a student's strengths."""
 MAP_LEVELS = 32
 """Difference in grey levels of 255 at which a map reaches its last colour."""
 MAP_COLOURS = "inferno"
@@ -96,6 +98,11 @@ class Pictures:
     degradation: str | None = None
     """What the inputs suffered, as the student's training images did."""
 
+    @property
+    def strengths(self) -> list[str]:
+        """The networks of the student's strengths, from faithful to textured."""
+        return [name for name in self.crops[0].pictures if name.startswith(OF_STRENGTH)]
+
 
 def make_pictures(
     pairs: Sequence[ImagePair],
@@ -103,16 +110,14 @@ def make_pictures(
     teacher: Runtime | None,
     context: Context,
     *,
-    control: Runtime | None = None,
+    others: Mapping[str, Runtime] | None = None,
     most: int = 3,
 ) -> Pictures:
-    """The crops in which student and teacher differ most; without a teacher, student and original. `control` is a
-    student that was trained otherwise.
+    """The crops in which student and teacher differ most; without a teacher, student and original. `others` are shown
+    beside the student: one that was trained otherwise, its strengths.
     """
     scale, degradation = student.descriptor.scale, Degradation.of_header(student.metadata)
-    networks: dict[str, Runtime] = {"student": student, (plain := Bicubic(scale)).label: plain}
-    if control is not None:
-        networks = {"student": student, "control": control, plain.label: plain}
+    networks: dict[str, Runtime] = {"student": student, **(others or {}), (plain := Bicubic(scale)).label: plain}
     if teacher is not None:
         networks = {"teacher": teacher, **networks} | ({LANCZOS: Lanczos(scale)} if scale > 1 else {})
     some = pairs[:: math.ceil(len(pairs) / MOST_PHOTOS)] if pairs else ()

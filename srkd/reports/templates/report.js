@@ -32,6 +32,14 @@ function startComparator(comparator) {
     move();
   }
 
+  // Moving the strength shows it on the right: sharper towards its end.
+  const strength = comparator.querySelector("[data-strengths]");
+  strength?.addEventListener("input", () => {
+    sides.right.value = strength.dataset.strengths.split(",")[strength.value];
+    strength.setAttribute("aria-valuetext", sides.right.value);
+    show();
+  });
+
   slider.addEventListener("input", move);
   for (const select of [crop, sides.left, sides.right]) {
     select.addEventListener("change", show);
