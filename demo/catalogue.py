@@ -52,6 +52,10 @@ class Model:
     metadata: Mapping[str, str]
     producer: str
     """The program that wrote the file, with its version, as declared in the file; "" if not declared."""
+    textured: str | None = None
+    """The name of the other end of this student, between whose weights and its own the page goes."""
+    strength: float | None = None
+    """How far from this end the page begins: 0 is this one, 1 the other."""
 
     @property
     def address(self) -> str:
@@ -77,6 +81,8 @@ class Model:
             "output": self.output,
             "architecture": self.architecture,
             "producer": self.producer,
+            "textured": self.textured,
+            "strength": self.strength,
             "metadata": dict(self.metadata),
         }
 

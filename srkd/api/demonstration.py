@@ -13,6 +13,10 @@ from compressor.assets import embedded_student, embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import model_file
+from compressor.models.checkpoints.header import TEXTURED
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import STRENGTH
+from compressor.models.students.blend import ends_of
 from compressor.runtimes.table import runtime_of
 from demo.catalogue import Model, Role, read_model
 from export.plan.emit import PLAN, read_emitted
@@ -82,24 +86,36 @@ def _read_models(path: Path, role: Role, options: DemoOptions, context: Context,
     """An ONNX file, or exports of a checkpoint or run folder in every format of its role, under unused names."""
     file = model_file(path)
     stem = file.stem if file == path else path.resolve().name
-    if runtime_of(file) == "torch":
-        models = _exported_models(path, stem, role, options, context)
+    is_between = path.is_dir() and (path / TEXTURED).is_file()
+    if is_between:
+        # The page makes the strength that is asked for from both ends.
+        models = [
+            _exported_models(end, name, role, options, context, ("onnx",))[0]
+            for name, end in zip((stem, f"{stem}-textured"), ends_of(path), strict=True)
+        ]
+    elif runtime_of(file) == "torch":
+        models = _exported_models(path, stem, role, options, context, FORMATS[role])
     else:
         models = [read_model(file, stem, role, limits=options.limits)]
     for index, model in enumerate(models):
-        name = stem if model.precision == "fp32" or len(models) == 1 else f"{stem}-{model.precision}"
+        name = model.name if model.precision == "fp32" or len(models) == 1 else f"{stem}-{model.precision}"
         names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         name = next(candidate for candidate in names if candidate not in used_names)
         models[index] = replace(model, name=name)
         used_names.add(name)
+    if is_between:
+        strength = float(load_checkpoint(path).header.get(STRENGTH, "1"))
+        models[0] = replace(models[0], textured=models[1].name, strength=strength)
     return models
 
 
-def _exported_models(path: Path, stem: str, role: Role, options: DemoOptions, context: Context) -> list[Model]:
+def _exported_models(
+    path: Path, stem: str, role: Role, options: DemoOptions, context: Context, formats: Sequence[str]
+) -> list[Model]:
     with tempfile.TemporaryDirectory(prefix="srkd-demo-") as folder:
         report = export(
             path,
-            formats=FORMATS[role],
+            formats=formats,
             out=Path(folder),
             scale=options.scale,
             arch_options=options.arch_options,

@@ -27,6 +27,7 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
+from compressor.models.students.blend import between
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
 from export.convert.to_onnx import convert
@@ -56,6 +57,12 @@ class Models:
     def tiny(self) -> Model:
         """EDSR ×2 of 2 blocks and 8 channels, with random weights."""
         return self._build(TINY, "tiny")
+
+    def strengths(self, *strengths: float) -> list[Model]:
+        """Blends of the tiny network and one whose weights are a little larger, by their strength."""
+        first, last = build(TINY, seed=1), build(TINY, seed=1)
+        last.load_state_dict({name: 1.1 * tensor for name, tensor in last.state_dict().items()})
+        return [self._of(between(first, last, each), f"strength-{each:g}", "student") for each in strengths]
 
     @cached_property
     def wide(self) -> Model:

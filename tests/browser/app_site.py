@@ -77,6 +77,8 @@ class Model:
     channels: int = 3
     receptive_radius: int | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    textured: str | None = None
+    strength: float | None = None
 
     def row(self, url: str) -> dict[str, object]:
         content = self.path.read_bytes()

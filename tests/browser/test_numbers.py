@@ -106,6 +106,21 @@ def test_the_embedded_student_equals_python_in_both_precisions(app: App, models:
         assert farthest(pixels(visit.saved(tmp_path).read_bytes()), upscaled(models.student, sample)) <= 1
 
 
+def test_a_page_blends_the_two_files_of_a_student_by_its_slider(app: App, models: Models, tmp_path: Path) -> None:
+    faithful, half, most, textured = models.strengths(0, 0.5, 0.875, 1)
+    shown = replace(faithful, textured=textured.name, strength=0.5)
+    sample = sample_rgb("astronaut", 64)
+    with app.visit(app.site([shown, textured], {"astronaut.png": png(sample)}), **DESKTOP) as visit:
+        assert visit.enlarge().titles() == ["Ordinary", "Sharpened"]
+        for strength, model in ((50, half), (100, textured), (88, most), (0, faithful)):
+            if strength != 50:
+                with visit.finishing():
+                    visit.page.fill("#strength-wanted", f"{round(strength / 12.5) / 8}")
+            assert visit.text("strength-is") == f"{strength} %"
+            assert farthest(pixels(visit.saved(tmp_path).read_bytes()), upscaled(model, sample)) <= 1
+        assert farthest(upscaled(faithful, sample), upscaled(half, sample)) > 2
+
+
 def test_tiled_equals_untiled_unless_the_radius_is_too_small(
     page: Visit, models: Models, whole: NDArray[np.uint8]
 ) -> None:

@@ -11,13 +11,16 @@ import torch
 from PIL import Image
 
 import srkd
+from compressor.base.context import QUIET
 from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
 from recipes.catalogue import FOR_LOOKS
+from srkd.api.demonstration import demo_models
 from srkd.cli.main import run
+from srkd.options.verbs import DemoOptions
 from tests.support.commands import ROOT
 from tests.support.run_files import read_metrics
 from tests.support.small_runs import save_photos
@@ -89,6 +92,9 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     ends = [srkd.upscale(model, Image.open(picture), exact=True) for model in (out / FAITHFUL, out / TEXTURED)]
     own = [srkd.upscale(out, Image.open(picture), exact=True, strength=strength) for strength in (0, 1)]
     assert ends[0] != ends[1] and ends == own
+    shown = demo_models(DemoOptions((out,)), QUIET)
+    assert [model.role for model in shown] == ["student", "student", "teacher"]
+    assert (shown[0].textured, shown[0].strength, shown[1].textured) == (shown[1].name, result["strength"], None)
     exported = tmp_path / "exported"
     words = ["--onnx", "--for", "spandrel", "--strength", "0,0.6", "-o", str(exported)]
     assert run(["export", str(out), *words]) == 0

@@ -2,7 +2,7 @@
 
 import { Cancelled, Engine } from "./engine.js";
 import { clearComparison, compared, familyOf, offerComparison, showComparison } from "./compare.js";
-import { showCard } from "./card.js";
+import { showCard, showStrength } from "./card.js";
 import { download, wireFiles } from "./input_files.js";
 import { cameraObstacle } from "./live.js";
 import { LiveView } from "./live_view.js";
@@ -366,6 +366,14 @@ async function choose(side, key) {
   else showSubject();
 }
 
+/** Make the network of the card as strong as the slider says: between its two ends. */
+async function changeStrength(strength) {
+  const model = session.sides[session.subject()];
+  model.strength = strength;
+  session.forget(model);
+  if (document.body.dataset.mode === "picture") await attempt(refresh);
+}
+
 function toggleLive() {
   asked++;
   trouble(null);
@@ -390,6 +398,9 @@ function wire() {
   part("zoom-in").addEventListener("click", () => viewer.zoomBy(1.6));
   part("zoom-out").addEventListener("click", () => viewer.zoomBy(1 / 1.6));
   part("zoom-fit").addEventListener("click", () => viewer.fit());
+  const strength = part("strength-wanted");
+  strength.addEventListener("input", () => showStrength({ strength: Number(strength.value) }));
+  strength.addEventListener("change", () => changeStrength(Number(strength.value)));
   for (const id of ["engine-wanted", "threads-wanted"]) part(id).addEventListener("change", changeEngine);
   for (const side of ["left", "right"]) part(side).addEventListener("change", ({ target }) => choose(side, target.value));
 }

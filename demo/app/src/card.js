@@ -14,8 +14,16 @@ export function showCard(model, models) {
   part("card-words").textContent = words.join(" ");
   part("card-figures").replaceChildren(...(model ? figuresOf(model, models).map(figure) : []));
   part("card-figures").hidden = part("card-all").hidden = !model;
+  part("strength").hidden = !model?.textured;
+  if (model?.textured) showStrength(model);
   const rows = model ? rowsOf(model) : [];
   part("model-facts").replaceChildren(...rows.flatMap(([key, value]) => [element("dt", key), element("dd", value)]));
+}
+
+/** Show how far a network lies between its faithful end and its textured one. */
+export function showStrength({ strength }) {
+  part("strength-wanted").value = strength;
+  part("strength-is").textContent = `${Math.round(100 * strength)} %`;
 }
 
 /** Beside networks of scale 1 an ordinary picture is not enlarged at all. */

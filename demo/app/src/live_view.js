@@ -88,7 +88,7 @@ export class LiveView {
   async #choose(signal) {
     const model = this.session.sides.right;
     const width = Number(part("live-width").value);
-    const choice = { width, key: `${model.key} ${width}` };
+    const choice = { width, key: `${model.key} ${model.strength} ${width}` };
     if (model.key === BICUBIC) return { ...choice, with: BICUBIC, scale: this.session.scale("right"), facts: {} };
     await this.session.open(model, signal);
     return { ...choice, with: "network", facts: model.facts };

@@ -1,5 +1,6 @@
 // The models and samples of the site, and those of the user.
 
+import { blended } from "./blend.js";
 import { bits, decibels } from "./format.js";
 
 export const BICUBIC = "bicubic";
@@ -13,9 +14,16 @@ const RESTORING = { student: "After", teacher: "Large network", int8: "After" };
 export async function fetchList() {
   const response = await fetch("api/models.json", { cache: "no-cache" });
   if (!response.ok) throw new Error(`The list of models could not be loaded (${response.status}).`);
-  const { models = [], samples = [], plan = null } = await response.json();
+  const { models: listed = [], samples = [], plan = null } = await response.json();
+  const models = listed.filter(({ name }) => !listed.some(({ textured }) => textured === name));
   if (keepSize(models)) ORDINARY.title = "Before";
-  return { models: models.map((model, i) => ({ ...model, key: `model-${i}`, title: titleOf(model, models) })), samples, plan };
+  return { models: models.map((model, i) => named(model, i, models, listed)), samples, plan };
+}
+
+/** Return a model of the list with its key, its title, and the file of its textured end if it has one. */
+function named(model, i, models, listed) {
+  const textured = model.textured ? listed.find(({ name }) => name === model.textured) : null;
+  return { ...model, textured, key: `model-${i}`, title: titleOf(model, models) };
 }
 
 /** Whether all of these networks keep the size of a picture. */
@@ -28,9 +36,16 @@ export function fromFile(file, key) {
   return { key, file, name: file.name, title: file.name.replace(/\.onnx$/i, ""), bytes: file.size };
 }
 
-/** Return its bytes. The browser checks those of the server against the hash in the list. */
+/** Return its bytes; of a model with two ends those of its strength. */
 export async function bytesOf(model, signal) {
   if (model.file) return model.file.arrayBuffer();
+  if (!model.textured) return fetched(model, signal);
+  const [faithful, textured] = await Promise.all([fetched(model, signal), fetched({ ...model.textured, title: model.title }, signal)]);
+  return blended(faithful, textured, model.strength);
+}
+
+/** The browser checks the bytes against the hash in the list. */
+async function fetched(model, signal) {
   const checked = model.sha256 ? { integrity: integrity(model.sha256) } : {};
   const response = await fetch(addressOf(model), { ...checked, signal }).catch(() => null);
   if (!response?.ok) {

@@ -26,6 +26,11 @@ export function describeOnnx(bytes, name) {
   }
 }
 
+/** The weights of a file: views of its bytes. */
+export function weightsOf(bytes) {
+  return message(message(bytes).bytes(7).at(-1) ?? new Uint8Array()).bytes(5).map(weight);
+}
+
 function outlineOf(bytes) {
   const model = message(bytes);
   const graph = model.bytes(7).at(-1);

@@ -239,6 +239,15 @@ export class Session {
     return raced(this.#opening.promise, signal);
   }
 
+  /** Forget what a model gave: its strength is another one now. */
+  forget({ key }) {
+    this.results.delete(key);
+    if (this.#opened === key) this.#opened = null;
+    if (this.#opening?.key !== key) return;
+    this.#opening.controller.abort();
+    this.#opening = null;
+  }
+
   #load(model) {
     this.#opening?.controller.abort();
     const opening = { key: model.key, controller: new AbortController() };
