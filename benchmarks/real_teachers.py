@@ -173,9 +173,9 @@ def main() -> int:
     return 0
 
 
-def tables_before() -> dict[str, Table]:
+def tables_before(name: str = "real_teachers") -> dict[str, Table]:
     """Return the tables of an earlier call."""
-    file = results_folder() / "real_teachers.json"
+    file = results_folder() / f"{name}.json"
     return dict(Result.read(file).tables) if file.is_file() else {}
 
 
