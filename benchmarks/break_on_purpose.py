@@ -215,12 +215,7 @@ BREAKS = (
     *_in(
         "recipes/methods/perceptual.py",
         "recipes/test_perceptual.py",
-        (
-            "the student is detached for the discriminator",
-            "torch.cat([real, fake.detach()])",
-            "torch.cat([real, fake])",
-        ),
-        ("the discriminator's weight rises", "(done - self.alone) / self.ramp", "1.0"),
+        ("both ends begin with the main stage's student", "Textured(self), from_main=True", "Textured(self)"),
     ),
     *_in(
         "compressor/images/metrics.py",
@@ -228,14 +223,14 @@ BREAKS = (
         ("the label is rounded", "(255 * images_01.clamp(0, 1)).round() / 255", "images_01.clamp(0, 1)"),
     ),
     *_in(
-        "recipes/terms/discriminator.py",
+        "recipes/terms/strength.py",
         "recipes/test_perceptual.py",
-        ("a skip of the discriminator", "SLOPE) + skips.pop()", "SLOPE)"),
+        ("the first breach ends the search", "            break\n", "            continue\n"),
     ),
     *_in(
-        "recipes/terms/looks_guard.py",
+        "compressor/models/students/blend.py",
         "recipes/test_perceptual.py",
-        ("a breach halves the weight", "self.scale /= 2", "self.scale /= 1"),
+        ("the middle is nearer to both ends", "> apart:", "> 100 * apart:"),
     ),
     *_in(
         "recipes/methods/hkdsr.py",
