@@ -35,7 +35,11 @@ Patches: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 @torch.no_grad()
 def blended(faithful: Network, textured: Network, patches: Patches, *, is_clean: bool) -> Blended:
-    """Return the two students with the largest strength up to which every blend keeps to the bounds."""
+    """Return the two students with the largest strength up to which every blend keeps to the bounds.
+
+    Both are as they run after training, so that files of them blend as they do.
+    """
+    faithful, textured = faithful.deployed(), textured.deployed()
     rows = tuple(_row(strength, between(faithful, textured, strength), patches) for strength in STRENGTHS)
     most_overshoot, most_flat = MOST_OVERSHOOT * rows[0].overshoot, MOST_FLAT * max(1.0, rows[0].flat)
     if is_clean:

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from compressor.base.context import Context
+from compressor.base.context import Context, no_note
 from compressor.data.batches import Batches
 from compressor.images.metrics import as_in_a_file
 from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
 from compressor.models.checkpoints.save import save_network
 from compressor.models.students.blend import Blended
 from compressor.teachers.teacher import Teacher
+from compressor.training.loop import Events
 from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
-from srkd.runs.opened import OpenRun
+from srkd.runs.opened import OpenRun, take_steps
 
 PATCHES = 64
 
 
 def blend_of(
-    run: OpenRun, state: State, stages: Sequence[Stage], batches: Batches, teacher: Teacher | None, context: Context
+    run: OpenRun,
+    state: State,
+    batches: Batches,
+    teacher: Teacher | None,
+    context: Context,
+    patches: int = PATCHES,
 ) -> Blended | None:
     """The blend that a method of the run chooses; None without two ends."""
     if not state.kept or teacher is None:
         return None
-    patches, is_clean = _unseen_patches(state, stages[-1], batches, teacher, context), run.data.train.degraded is None
+    unseen = _unseen_patches(state, run.stages()[-1], batches, teacher, context, patches)
     for method in run.methods:
-        blended = method.finish(state.kept, state.averaged_network(), patches, is_clean=is_clean)
+        is_clean = run.data.train.degraded is None
+        blended = method.finish(state.kept, state.averaged_network(), unseen, is_clean=is_clean)
         if blended is not None:
             context.note(
                 f"strength {blended.strength:g} of {blended.rows[-1].strength:g}: the most up to which the overshoot "
@@ -41,20 +50,29 @@ def blend_of(
     return None
 
 
+def blend_seconds(run: OpenRun, batches: Batches, teacher: Teacher | None, context: Context) -> float:
+    """What choosing takes, by a batch of the patches."""
+    if not any(stage.kept for stage in run.stages()):
+        return 0.0
+    quiet, batch = replace(context, note=no_note), run.spec.preset.schedule.batch
+    state = take_steps(run, 1, Events(), quiet, batches)
+    began = time.perf_counter()
+    blend_of(run, state, batches, teacher, quiet, batch)
+    return (time.perf_counter() - began) * math.ceil(PATCHES / batch)
+
+
 def write_ends(blended: Blended, folder: Path, metadata: dict[str, str]) -> None:
     for network, name in ((blended.faithful, FAITHFUL), (blended.textured, TEXTURED)):
         save_network(network.to("cpu"), folder / name, metadata=metadata)
 
 
 def _unseen_patches(
-    state: State, stage: Stage, batches: Batches, teacher: Teacher, context: Context
+    state: State, stage: Stage, batches: Batches, teacher: Teacher, context: Context, count: int
 ) -> list[tuple[Tensor, Tensor]]:
     """LR patches of the steps after the last one, with the teacher's images of them; those of the leader for all."""
-    networks, patches = (
-        build_networks(stage, state, teacher, context.note, context.processes),
-        list[tuple[Tensor, Tensor]](),
-    )
-    while sum(len(lr) for lr, _ in patches) < PATCHES:
+    networks = build_networks(stage, state, teacher, context.note, context.processes)
+    patches = list[tuple[Tensor, Tensor]]()
+    while sum(len(lr) for lr, _ in patches) < count:
         number = state.done + len(patches)
         step = Step(number, state.seed, batches.at(number), networks)
         patches.append((step.lr, as_in_a_file(step.teacher().sr)))

@@ -137,14 +137,15 @@ def build_batches(run: OpenRun, context: Context) -> Batches:
     return batches.for_samples(context.processes.rank.share(rule.batch))
 
 
-def take_steps(run: OpenRun, count: int, events: Events, context: Context, batches: Batches | None = None) -> None:
-    """Take the first steps of each stage on copies of the networks, and write nothing."""
+def take_steps(run: OpenRun, count: int, events: Events, context: Context, batches: Batches | None = None) -> State:
+    """Take the first steps of each stage on copies of the networks, and write nothing; return the last state."""
     stages = [replace(stage, schedule=replace(stage.schedule, steps=count)) for stage in run.stages()]
     teacher, student = run.place_teacher(), copy.deepcopy(run.student.network).to(run.device)
     network = None if teacher is None else teacher.network
     state = State.fresh(student, network, stages[0], run.spec.seed)
     batches = build_batches(run, context) if batches is None else batches
     Trainer(stages, state, batches, teacher, events, seed=run.spec.seed, context=context).run()
+    return state
 
 
 def solve(run: OpenRun, teacher: Teacher, context: Context) -> tuple[Network, str]:

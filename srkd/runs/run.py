@@ -183,7 +183,7 @@ class TrainingRun:
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
             Trainer(stages, state, batches, teacher, events, seed=run.spec.seed, context=self.context).run()
-        blended = blend_of(run, state, stages, batches, teacher, self.context)
+        blended = blend_of(run, state, batches, teacher, self.context)
         trained, joint = _finished(state.averaged_network() if blended is None else blended.student), None
         student = self._quality(trained)
         # A stage after the main one gives up some dB on purpose.

@@ -27,6 +27,7 @@ from compressor.training.stage import Stage
 from compressor.training.state import State
 from srkd.options.compress import CompressOptions
 from srkd.record.run_spec import RunSpec
+from srkd.runs.blending import blend_seconds
 from srkd.runs.decide import decide
 from srkd.runs.opened import OpenRun, build_batches, open_run, solve, take_steps
 
@@ -115,6 +116,7 @@ def try_run(run: OpenRun, context: Context, budget: float | None = None) -> RunC
             firsts = [stage.first_ms for stage in stages]
             stages = stage_costs(run, batches, context, timed)
             stages = tuple(replace(stage, first_ms=ms) for stage, ms in zip(stages, firsts, strict=True))
+    once += blend_seconds(run, batches, teacher, context)
     began = time.perf_counter()
     run.validation.score_sets(run.student.network.to(run.device).eval())
     synchronise(run.device)
@@ -142,7 +144,7 @@ def decide_for_minutes(options: CompressOptions, context: Context) -> RunSpec:
         run = open_run(spec, once)
         opening = time.monotonic() - opening
         cost = try_run(run, once, budget - (time.monotonic() - began))
-        cost = replace(cost, once_seconds=opening)
+        cost = replace(cost, once_seconds=cost.once_seconds + opening)
         left = budget - (time.monotonic() - began)
         steps = cost.most_steps(run, left)
         if not steps:
