@@ -215,7 +215,12 @@ BREAKS = (
     *_in(
         "recipes/methods/perceptual.py",
         "recipes/test_perceptual.py",
-        ("both ends begin with the main stage's student", "Textured(self), from_main=True", "Textured(self)"),
+        (
+            "the student is detached for the discriminator",
+            "torch.cat([real, fake.detach()])",
+            "torch.cat([real, fake])",
+        ),
+        ("the discriminator's weight rises", "(done - self.alone) / self.ramp", "1.0"),
     ),
     *_in(
         "compressor/images/metrics.py",
@@ -223,14 +228,14 @@ BREAKS = (
         ("the label is rounded", "(255 * images_01.clamp(0, 1)).round() / 255", "images_01.clamp(0, 1)"),
     ),
     *_in(
-        "recipes/terms/strength.py",
+        "recipes/terms/discriminator.py",
         "recipes/test_perceptual.py",
-        ("the first breach ends the search", "            break\n", "            continue\n"),
+        ("a skip of the discriminator", "SLOPE) + skips.pop()", "SLOPE)"),
     ),
     *_in(
-        "compressor/models/students/blend.py",
+        "recipes/terms/looks_guard.py",
         "recipes/test_perceptual.py",
-        ("the middle is nearer to both ends", "> apart:", "> 100 * apart:"),
+        ("a breach halves the weight", "self.scale /= 2", "self.scale /= 1"),
     ),
     *_in(
         "recipes/methods/hkdsr.py",

@@ -32,7 +32,7 @@ REFUSED: Mapping[frozenset[Kind], str] = {
     frozenset({"contrast"}): "one contrast at a time",
     frozenset({"heads"}): "one set of auxiliary heads at a time",
     frozenset({"bands"}): "the bands would count twice",
-    frozenset({"looks"}): "one of them chooses the strength of the student",
+    frozenset({"looks"}): "one game with a discriminator at a time",
     frozenset({"looks", "output"}): "the teacher's image would count twice: change its weight instead",
     frozenset({"joint"}): "a teacher can be trained jointly once",
     frozenset({"joint", "output"}): NO_FROZEN_TEACHER,

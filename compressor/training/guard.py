@@ -122,15 +122,21 @@ def is_pixel(term: str) -> bool:
     return term == "pixel" or term.endswith("_pixel")
 
 
-def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module) -> None:
-    """Refuse the first term without a gradient to any parameter of the student.
+def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module, opponent_terms: Collection[str] = ()) -> None:
+    """Refuse the first term without a gradient to any parameter of the student, and an opponent's term with one.
 
     Modules that a method trains beside the student do not count: a term that trains only them does not teach the
     student.
     """
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     for name, term in terms.items():
-        if not _graph_reaches(term, parameters):
+        if name in opponent_terms:
+            if _graph_reaches(term, parameters):
+                raise SrkdError(
+                    f"the first step: the term {name} trains the student's opponent, and has a gradient path to the "
+                    "student: detach the student's image in it"
+                )
+        elif not _graph_reaches(term, parameters):
             why = "it is computed without gradients" if not term.requires_grad else "its gradient ends elsewhere"
             raise SrkdError(
                 f"step 1: the term {name} has no gradient path to the student ({why}): "

@@ -114,7 +114,9 @@ class Trainer:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         losses = compute_losses(stage, state, step)
         if step.number == state.began:
-            processes.run_on_all(functools.partial(require_paths, losses.terms, state.trained_network))
+            processes.run_on_all(
+                functools.partial(require_paths, losses.terms, state.trained_network, stage.opponent_terms)
+            )
         if step.part == 0:
             state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)

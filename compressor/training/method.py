@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -154,6 +154,11 @@ class Method:
         """The optimiser's updates per step, `step.part`: the networks run anew for each, and gradients add up."""
         return 1
 
+    @property
+    def opponent_terms(self) -> Sequence[str]:
+        """The terms that train only its own modules, such as a discriminator: they must not reach the student."""
+        return ()
+
     def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> None:
         """Change the method's `modules` after `done` steps of its stage: after each step that was not skipped, once the
         average is updated.
@@ -215,13 +220,13 @@ class LaterStage:
 
     It starts from the averaged student of the stage before, or with `from_main` of the main one, and its last student
     counts, not the one of the highest PSNR. One that is `kept` is written beside the run's student under the stage's
-    name.
+    name. `method(began, steps)` returns the method of a stage of `steps` that begins after `began` steps of the run.
     """
 
     name: str
     share: float
     rate: float
-    method: Method
+    method: Callable[[int, int], Method]
     from_main: bool = False
     kept: bool = False
 

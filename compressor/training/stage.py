@@ -105,6 +105,11 @@ class Stage:
         return term_weights(self.methods, self.weights, self.blend)
 
     @property
+    def opponent_terms(self) -> frozenset[str]:
+        """The terms that train only the methods' own modules."""
+        return frozenset(term for method in self.methods for term in method.opponent_terms)
+
+    @property
     def updates(self) -> int:
         return max((method.updates for method in self.methods), default=1)
 
@@ -127,18 +132,21 @@ def with_other_stages(main: Stage) -> tuple[Stage, ...]:
             )
             earlier.append(stage)
     staying = [method for method in main.methods if method.stays]
+    began = sum(stage.schedule.steps for stage in earlier) + main.schedule.steps
     for method in reversed(main.methods):
         for after in reversed(method.later_stages()):
             steps = round(after.share * main.schedule.steps)
             if not 0 < steps < main.schedule.steps - sum(stage.schedule.steps for stage in later):
                 continue
+            began -= steps
+            last = after.method(began, steps)
             blend = main.blend
             if isinstance(blend, Mapping):
-                blend = {**blend, after.method.name: blend.get(method.name, 1.0)}
+                blend = {**blend, last.name: blend.get(method.name, 1.0)}
             stage = replace(
                 main,
                 name=after.name,
-                methods=(after.method, *staying),
+                methods=(last, *staying),
                 blend=blend,
                 schedule=Schedule(steps, after.rate, "cosine", warmup=steps // WARM_UP_PART),
                 is_later=True,

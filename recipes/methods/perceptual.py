@@ -3,18 +3,21 @@
     main stage    L = L1(s,t) + g·L1(∇s,∇t) + w·Σ L1 of Haar's high bands of s and t, two levels
     faithful, F   L = L1(s,t) + g·L1(∇s,∇t)
     textured, T   L = that + p·spectrum(s,t) + q·contrast(s,t) + f·flat(s,t)
-                      + λ_φ·L_φ(s,t)
+                      + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1);        D learns BCE(D(t), 1) + BCE(D(s), 0)
     L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)|, φ = the teacher's blocks; or Real-ESRGAN's sum over VGG-19
     t = the teacher's image of the same input, clipped and rounded to 8 bit;   student = (1 - a)·F + a·T
 
-Both last stages begin from the main one's student. Texture: recipes/terms/texture.py; a: strength.py.
-[choice], docs/methods/perceptual.md.
+Both last stages begin from the main one's student. Texture: recipes/terms/texture.py; D: discriminator.py; a:
+strength.py. D first learns alone, then λ_D rises.
+[choice], after Real-ESRGAN (realesrgan/models/realesrgan_model.py) and SDAKD (arXiv 2510.03870;
+docs/methods/perceptual.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, cast
 
 import torch
@@ -22,15 +25,16 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.base.randomness import crop_each, random_positions
+from compressor.base.randomness import crop_each, generator_of, random_positions
 from compressor.images.metrics import as_in_a_file
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network
 from compressor.models.students.blend import Blended
 from compressor.training.calibration import Calibrated
-from compressor.training.method import Kind, LaterStage, Method
+from compressor.training.method import Kind, LaterStage, Method, OwnRate
 from compressor.training.step import Step
 from recipes.composition import ROUNDED_IMAGE_TERM
+from recipes.terms.discriminator import LOSSES, LossName, UNetDiscriminator
 from recipes.terms.haar import high_bands, low_band
 from recipes.terms.perceptual import Phi
 from recipes.terms.phi import PhiChoice, UsesPerceptualNet
@@ -46,7 +50,14 @@ from recipes.terms.texture import (
 PHI_SHARE = 0.3
 VGG_WEIGHT = 1.0
 VGG_LEVEL_WEIGHTS = (0.1, 0.1, 1.0, 1.0, 1.0)
+MOST_ALONE, MOST_RAMP = 500, 1000
+WIDTHS = {200_000: 16, 1_000_000: 32}
+"""Channels of the discriminator for students of at most so many parameters; 64 for larger ones."""
 WAVELET_LEVELS = 2
+DETAIL_SIDE, DETAIL_GAIN = 8, 8.0
+"""The discriminator sees what is finer than 8 pixels, 8 times as strong. Of whole images it learns nothing in the few
+hundred steps of a short run (accuracy 0.52 after 100 steps, of details 0.83), and their coarse part has its own loss.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,13 +71,20 @@ class Perceptual(UsesPerceptualNet):
         float, Field(ge=0, lt=0.5, description="part of the run's steps for each of the two last stages")
     ] = 0.15
     last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 4e-4
+    opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
     lam_phi: Annotated[
         float | None,
         Field(ge=0, description="λ_φ; none: calibrated to 0.3 of the L1, with VGG-19 1"),
     ] = None
+    lam_adversarial: Annotated[float, Field(ge=0, description="λ_D, weight of the discriminator's verdict")] = 0.01
+    game: Annotated[LossName, Field(description="how student and discriminator are judged")] = "bce"
+    width: Annotated[
+        int | None,
+        Field(ge=4, description="channels of the discriminator; none: 16, 32 or 64 by the student's size"),
+    ] = None
     window: Annotated[
         int,
-        Field(ge=16, description="largest side in pixels of the window that φ sees of a patch"),
+        Field(ge=16, description="largest side in pixels of the windows that φ and the discriminator see, one a patch"),
     ] = 64
     phi: Annotated[
         PhiChoice, Field(description="the teacher's first blocks or VGG-19; auto: VGG-19 where it is available")
@@ -86,8 +104,8 @@ class Perceptual(UsesPerceptualNet):
 
     def later_stages(self) -> Sequence[LaterStage]:
         return (
-            LaterStage("faithful", self.last_share, self.last_rate, Faithful(self), kept=True),
-            LaterStage("textured", self.last_share, self.last_rate, Textured(self), from_main=True),
+            LaterStage("faithful", self.last_share, self.last_rate, lambda *_: Faithful(self), kept=True),
+            LaterStage("textured", self.last_share, self.last_rate, partial(Textured, self), from_main=True),
         )
 
     def finish(self, kept: Mapping[str, Network], last: Network, patches: Patches, *, is_clean: bool) -> Blended | None:
@@ -117,12 +135,14 @@ class Faithful(Method):
 
 @dataclass(frozen=True)
 class Textured(Method):
-    """The stage that ends in T: the texture of the teacher's images."""
+    """The stage that ends in T, of `steps` after `began`: texture, and student against discriminator."""
 
     of: Perceptual
+    began: int
+    steps: int
     name: str = "perceptual-textured"
     kind: Kind = "looks"
-    takes_outputs: bool = True
+    opponent_terms: tuple[str, ...] = ("discriminator",)
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
@@ -133,7 +153,26 @@ class Textured(Method):
             weights["phi"] = of.lam_phi
         else:
             weights["phi"] = Calibrated(PHI_SHARE, ROUNDED_IMAGE_TERM) if of.uses_teacher_blocks else VGG_WEIGHT
-        return weights
+        return weights | {"adversarial": of.lam_adversarial, "discriminator": 1.0}
+
+    @property
+    def alone(self) -> int:
+        """The steps in which the discriminator learns alone."""
+        return min(MOST_ALONE, self.steps // 20)
+
+    @property
+    def ramp(self) -> int:
+        """The steps in which λ_D rises after that."""
+        return max(1, min(MOST_RAMP, self.steps // 10))
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        parameters = sum(parameter.numel() for parameter in student.parameters())
+        width = self.of.width or next((width for most, width in WIDTHS.items() if parameters <= most), 64)
+        opponent = UNetDiscriminator(width, student.descriptor.channels)
+        return nn.ModuleDict({"opponent": opponent})
+
+    def own_rates(self, student: Network, modules: nn.ModuleDict) -> Sequence[OwnRate]:
+        return (OwnRate(list(modules["opponent"].parameters()), self.of.opponent_rate),)
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         if self.of.lam_phi == 0:
@@ -141,6 +180,7 @@ class Textured(Method):
         return UsesPerceptualNet.helpers(self.of, teacher, student)
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        opponent = cast(UNetDiscriminator, step.modules[self.name]["opponent"])
         sr, target = step.student().sr, target_of(step)
         student, teacher = block_deviations(sr), block_deviations(target)
         terms = pixel_terms(sr - target) | {
@@ -148,8 +188,14 @@ class Textured(Method):
             "contrast": contrast_distance(student, teacher, block_agreement(sr, target)),
             "flat": restlessness(student, teacher),
         }
+        windows = self._windows(step, sr, target)
         if self.of.lam_phi != 0:
-            terms["phi"] = self._phi_distance(step, *self._windows(step, sr, target))
+            terms["phi"] = self._phi_distance(step, *windows)
+        if self.of.lam_adversarial:
+            # A step before the stage is one of a dry run, which counts a full one.
+            done = step.number - self.began
+            share = 1.0 if done < 0 else min(1.0, max(0.0, (done - self.alone) / self.ramp))
+            terms |= self._play(step, opponent, *windows, share)
         return terms
 
     def _windows(self, step: Step, sr: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,6 +222,24 @@ class Textured(Method):
         sizes = step.all_gather(sizes).mean(0)  # of the whole batch: a mean of ratios would depend on the processes
         return (distances / sizes).sum()
 
+    def _play(
+        self, step: Step, opponent: UNetDiscriminator, sr: torch.Tensor, target: torch.Tensor, share: float
+    ) -> dict[str, torch.Tensor]:
+        """Return the discriminator's loss and, times a share above 0, the student's."""
+        game = LOSSES[self.of.game]
+        noise = dither(sr, seed=step.seed, step=step.number, samples=step.samples)
+        fake, real = (fine_detail(images) for images in (sr.clamp(0, 1) + noise[0], target + noise[1]))
+        with step.precision():
+            judged = opponent(torch.cat([real, fake.detach()]), learns=True)
+        of_real, of_fake = judged.chunk(2)
+        terms = {"discriminator": game.of_opponent(of_real, of_fake)}
+        step.observe("adversarial_weight", sr.new_tensor(share * self.of.lam_adversarial))
+        if share:
+            with step.precision():
+                verdict = opponent(fake)
+            terms["adversarial"] = share * game.of_student(of_real.detach(), verdict)
+        return terms
+
 
 def target_of(step: Step) -> torch.Tensor:
     """Return t: the teacher's image as it would be written to a file."""
@@ -195,3 +259,19 @@ def wavelet_l1(difference: torch.Tensor) -> torch.Tensor:
         levels += [band.abs().mean() for band in high_bands(low)]
         low = low_band(low)
     return torch.stack(levels).sum()
+
+
+def fine_detail(images: torch.Tensor) -> torch.Tensor:
+    """Return the images without what is coarser than `DETAIL_SIDE` pixels, times `DETAIL_GAIN`."""
+    side = min(DETAIL_SIDE, *images.shape[-2:])
+    coarse = F.avg_pool2d(images, side, ceil_mode=True)
+    return DETAIL_GAIN * (images - F.interpolate(coarse, size=images.shape[-2:], mode="bilinear"))
+
+
+def dither(like: torch.Tensor, *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
+    """Return two fields of uniform noise of ±1/2 of 1/255 for each sample: (2,B,…)."""
+    fields = [
+        torch.from_numpy(generator_of("perceptual-dither", seed, step, sample).random((2, *like.shape[1:]), "float32"))
+        for sample in samples
+    ]
+    return ((torch.stack(fields, 1) - 0.5) / 255).to(like.device)

@@ -103,13 +103,13 @@ def test_it_stays_in_later_stages() -> None:
 
     class Two(StubMethod):
         def later_stages(self) -> Sequence[LaterStage]:
-            return (LaterStage("later", 0.5, 1e-4, StubMethod("after", "looks")),)
+            return (LaterStage("later", 0.5, 1e-4, lambda began, steps: StubMethod(f"after {began}", "looks")),)
 
     main = load_preset("scratch").with_steps(10).stage([Two("two", "looks"), StubMethod("other", "feature"), Calm()])
     stages = with_other_stages(main)
     assert [[method.name for method in stage.methods] for stage in stages] == [
         ["two", "other", "calm"],
-        ["after", "calm"],
+        ["after 5", "calm"],
     ]
 
 

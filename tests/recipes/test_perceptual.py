@@ -1,4 +1,4 @@
-"""The perceptual student: its stages, its terms of texture, and the strength that is chosen between their ends."""
+"""The perceptual student: its discriminator, its stages, and the strength that is chosen between their ends."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import srkd
-from compressor.base.errors import UsageError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Network
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
 from compressor.training.calibration import scaled_weight
+from compressor.training.guard import require_paths
 from compressor.training.step import Step
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from recipes.methods.perceptual import (
+    DETAIL_GAIN,
     Perceptual,
     Textured,
+    fine_detail,
     pixel_terms,
     target_of,
     wavelet_l1,
 )
+from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
 from recipes.terms.strength import blended
 from recipes.terms.texture import (
     block_agreement,
@@ -39,7 +43,7 @@ from recipes.terms.texture import (
 )
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
-from tests.support.tensors import noise
+from tests.support.tensors import golden, noise
 
 
 def perceptual(**options: Any) -> Perceptual:
@@ -48,8 +52,8 @@ def perceptual(**options: Any) -> Perceptual:
     return method
 
 
-def textured(**options: Any) -> Textured:
-    return Textured(perceptual(**options))
+def game(*, began: int = 10, steps: int = 100, **options: Any) -> Textured:
+    return Textured(perceptual(width=4, **options), began, steps)
 
 
 @pytest.fixture(autouse=True)
@@ -58,16 +62,110 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+# The discriminator
+
+
+def official() -> tuple[UNetDiscriminator, dict[str, Tensor]]:
+    case = golden("realesrgan_unet_discriminator")
+    opponent = UNetDiscriminator(4)
+    opponent.load_state_dict({name[9:]: value for name, value in case.items() if name.startswith("in_state.")})
+    return opponent, case
+
+
+def test_logits_of_the_official_code() -> None:
+    opponent, case = official()
+    evaluated = case["out_logits_real_eval"]  # with u and v that no pass has moved
+    assert torch.allclose(opponent(case["in_real"]), evaluated, rtol=1e-4, atol=1e-5 * float(evaluated.abs().max()))
+    for number in (1, 2):
+        logits = opponent(case["in_real"], learns=True)
+        assert torch.allclose(logits, case[f"out_logits_real_train_{number}"], atol=1e-6)
+    assert torch.allclose(opponent.conv1.weight_u, case["out_u_conv1_after_2_train_calls"], atol=1e-6)
+
+
+def test_losses_and_gradient_of_the_official_code() -> None:
+    opponent, case = official()
+    for _ in range(2):
+        opponent(case["in_real"], learns=True)
+    real, fake = opponent(case["in_real"]), opponent(case["in_fake"].requires_grad_())
+    (gradient,) = torch.autograd.grad(0.1 * LOSSES["bce"].of_student(real, fake), case["in_fake"], retain_graph=True)
+    official_gradient = case["out_grad_fake_of_loss_g"]
+    assert torch.allclose(gradient, official_gradient, atol=2e-2 * float(official_gradient.abs().max()))
+    suffixes: dict[LossName, str] = {"bce": "", "hinge": "_hinge"}
+    for name, suffix in suffixes.items():
+        losses = LOSSES[name]
+        of_student = 0.1 * losses.of_student(real, fake)
+        official_student = case[f"out_loss_g{suffix or '_vanilla'}"].item()
+        assert of_student.item() == pytest.approx(official_student, rel=2e-3), name
+        of_opponent = case[f"out_loss_d_real{suffix}"] + case[f"out_loss_d_fake{suffix}"]
+        assert losses.of_opponent(real, fake).item() == pytest.approx(of_opponent.item(), rel=2e-3), name
+
+
+def test_sizes_of_the_published_network() -> None:
+    assert sum(parameter.numel() for parameter in UNetDiscriminator(64).parameters()) == 4_376_897
+
+
+def test_a_weight_has_the_largest_singular_value_one() -> None:
+    convolution = SpectralConv(3, 8, 3)
+    for _ in range(300):
+        _ = convolution.matrix(learns=True)
+    weight = convolution.matrix(learns=False)
+    assert torch.linalg.matrix_norm(weight.flatten(1), ord=2).item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_pass_that_does_not_learn_leaves_it_alone() -> None:
+    opponent, images = UNetDiscriminator(4), noise(2, 3, 21, 18).requires_grad_()
+    before = {name: value.clone() for name, value in opponent.state_dict().items()}
+    logits = opponent(images)
+    torch.autograd.backward(logits.sum())
+    assert logits.shape == (2, 1, 21, 18) and images.grad is not None and images.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in opponent.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in opponent.state_dict().items())
+    torch.autograd.backward(opponent(images.detach(), learns=True).sum())
+    assert all(parameter.grad is not None for parameter in opponent.parameters())
+    assert not torch.equal(opponent.conv1.weight_u, before["conv1.weight_u"])
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_each_loss_pulls_to_its_own_side(name: Any) -> None:
+    """A student's loss falls as its image looks more real, the opponent's as it tells the two apart."""
+    real, fake = torch.full((1, 1, 2, 2), 0.5, requires_grad=True), torch.full((1, 1, 2, 2), -0.5, requires_grad=True)
+    (of_fake,) = torch.autograd.grad(LOSSES[name].of_student(real.detach(), fake), fake)
+    assert (of_fake < 0).all()
+    of_real, of_fake = torch.autograd.grad(LOSSES[name].of_opponent(real, fake), (real, fake))
+    assert (of_fake > 0).all() and (of_real < 0).all()
+
+
+def test_it_learns_to_tell_a_blurred_image_from_its_original() -> None:
+    torch.manual_seed(0)
+    opponent, sharp = UNetDiscriminator(4), noise(8, 3, 32, 32).mul(0.1).add(0.5)
+    blurred = F.avg_pool2d(sharp, 3, 1, 1)
+    optimiser = torch.optim.Adam(opponent.parameters(), lr=2e-3)
+    for _ in range(40):
+        real, fake = opponent(fine_detail(torch.cat([sharp, blurred])), learns=True).chunk(2)
+        loss = LOSSES["bce"].of_opponent(real, fake)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+    assert accuracy(opponent(fine_detail(sharp)), opponent(fine_detail(blurred))) > 0.9
+
+
 # The stages
 
 
-def test_the_run_is_divided_and_the_last_parts_have_a_rate_of_their_own() -> None:
-    pair = Pair.build(perceptual(), STUDENT, TEACHER, settings=("schedule.optimiser=soap",), steps=100)
+def test_the_run_is_divided_and_the_last_part_has_its_own_rates() -> None:
+    pair = Pair.build(perceptual(width=4), STUDENT, TEACHER, settings=("schedule.optimiser=soap",), steps=100)
     main, first, last = pair.stages
     assert [stage.schedule.steps for stage in pair.stages] == [70, 15, 15]
     assert (main.optimiser.name, last.optimiser.name) == ("soap", "soap") and first.is_later and last.is_later
-    assert [method.name for method in last.methods] == ["perceptual-textured"]
-    assert first.schedule.rate == last.schedule.rate == Perceptual().last_rate
+    (method,) = last.methods
+    assert isinstance(method, Textured) and (method.began, method.steps) == (85, 15)
+    state = pair.fresh()
+    for stage in (first, last):
+        state.enter(stage, pair.teacher)
+    rates = [group["rate_ratio"] * last.schedule.rate for group in state.optimiser.param_groups]
+    assert rates == pytest.approx([method.of.last_rate, method.of.opponent_rate])
+    opponent = {id(parameter) for parameter in state.modules.get_submodule("perceptual-textured.opponent").parameters()}
+    assert {id(parameter) for parameter in state.optimiser.param_groups[1]["params"]} == opponent
 
 
 def test_a_blend_holds_in_the_last_stage_too() -> None:
@@ -77,9 +175,9 @@ def test_a_blend_holds_in_the_last_stage_too() -> None:
         preset = load_preset("perceptual", more={"calm": {}}).with_steps(100)
         main, _, last = preset.model_copy(update={"blend": blend}).stages(preset.build_methods())
         assert [method.name for method in last.methods] == ["perceptual-textured", "calm"]
-        texture, calm = last.methods
+        game, calm = last.methods
         assert last.term_weights == {
-            **{term: scaled_weight(weight, own) for term, weight in texture.weights.items()},
+            **{term: scaled_weight(weight, own) for term, weight in game.weights.items()},
             **{term: scaled_weight(weight, other) for term, weight in calm.weights.items()},
         }
         assert main.blend == blend
@@ -87,7 +185,7 @@ def test_a_blend_holds_in_the_last_stage_too() -> None:
 
 def test_both_ends_begin_with_the_averaged_student_of_the_main_stage() -> None:
     pair, other = (
-        Pair.build(perceptual(), STUDENT, TEACHER, settings=("schedule.ema=0.9",), steps=20) for _ in range(2)
+        Pair.build(perceptual(width=4), STUDENT, TEACHER, settings=("schedule.ema=0.9",), steps=20) for _ in range(2)
     )
     assert [(stage.name, stage.schedule.steps) for stage in pair.stages[1:]] == [("faithful", 3), ("textured", 3)]
     main, whole = pair.fresh(), other.fresh()
@@ -103,9 +201,9 @@ def test_both_ends_begin_with_the_averaged_student_of_the_main_stage() -> None:
     assert ends["main"] == averaged and len({*ends.values(), whole.averaged_network().fingerprint()}) == 3
 
 
-def test_a_run_that_is_stopped_in_its_last_stage_continues_with_the_same_bits(tmp_path: Path) -> None:
-    """Weights, both kept students, and Adam's moments."""
-    path, options = tmp_path / "state.pt", {"last_share": 0.4}
+def test_a_run_that_is_stopped_within_the_game_continues_with_the_same_bits(tmp_path: Path) -> None:
+    """Weights, both kept students, discriminator with u and v, and Adam's moments."""
+    path, options = tmp_path / "state.pt", {"width": 4, "last_share": 0.4}
     pair = Pair.build(perceptual(**options), STUDENT, TEACHER, steps=30)
     state = pair.fresh()
     pair.train(state, curve=Curve(path, at=23))
@@ -122,18 +220,53 @@ def test_a_run_that_is_stopped_in_its_last_stage_continues_with_the_same_bits(tm
     }
 
 
-def play(method: Textured, *, number: int) -> tuple[Step, dict[str, Tensor]]:
-    """Return a step of the last stage, and its terms."""
+def play(method: Textured, *, number: int, shift: float = 0.0) -> tuple[Step, dict[str, Tensor]]:
+    """Return a step of the game, and its terms."""
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1).eval().requires_grad_(False)
     step = step_of(method, student, teacher, Waves(2).at(number), number=number, phi_of=teacher)
     return step, method.terms(step)
 
 
+def test_student_and_discriminator_learn_from_their_own_terms_alone() -> None:
+    method = game()
+    step, terms = play(method, number=60)
+    opponent = step.modules.get_submodule("perceptual-textured.opponent")
+    require_paths(terms, step.student_network, method.opponent_terms)
+    learnt = list(opponent.parameters())
+    for name, term in terms.items():
+        gradients = torch.autograd.grad(term, learnt, retain_graph=True, allow_unused=True)
+        assert all((gradient is not None) == (name == "discriminator") for gradient in gradients), name
+    with pytest.raises(SrkdError, match="discriminator has no gradient path"):
+        require_paths(terms, step.student_network)
+    with pytest.raises(SrkdError, match="adversarial trains the student's opponent"):
+        require_paths(terms, step.student_network, ("discriminator", "adversarial"))
+
+
+def test_the_discriminator_first_learns_alone_and_then_its_weight_rises() -> None:
+    method = game(steps=100)  # 5 steps alone, then 10 of rising
+    shares = [float(play(method, number=number)[0].observed["adversarial_weight"]) for number in (10, 15, 20, 25, 90)]
+    assert shares == pytest.approx([0, 0, 0.005, 0.01, 0.01])
+    assert "adversarial" not in play(method, number=15)[1] and "adversarial" in play(method, number=16)[1]
+
+
 def test_the_label_is_the_teachers_image_as_a_file_holds_it() -> None:
-    step, _ = play(textured(), number=60)
+    step, _ = play(game(), number=60)
     target = target_of(step)
     assert (target * 255).round().div(255).equal(target) and target.min() >= 0 and target.max() <= 1
     assert torch.allclose(target, step.teacher().sr.clamp(0, 1), atol=0.5 / 255 + 1e-6)
+
+
+def test_each_image_gets_noise_of_its_own() -> None:
+    """What the discriminator sees of a student that is its teacher differs by noise of a grey level at most."""
+    method, teacher = game(steps=100), build(TEACHER, seed=1).eval().requires_grad_(False)
+    step = step_of(method, teacher, teacher, Waves(2).at(90), number=90, phi_of=teacher)
+    seen = list[Tensor]()
+    opponent = step.modules.get_submodule("perceptual-textured.opponent")
+    opponent.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    method.terms(step)
+    real, fake = seen[0].chunk(2)
+    # The rounding of one of them alone would be 0.25 of a level, with both noises it is 0.4.
+    assert 0.33 < (real - fake).abs().mean() / (DETAIL_GAIN / 255) < 0.5
 
 
 def test_terms_of_the_formula() -> None:
@@ -222,6 +355,13 @@ def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
     assert restless_beside(torch.full_like(target, 0.5), target) == 0
 
 
+def test_the_discriminator_sees_fine_detail_only() -> None:
+    images = noise(1, 3, 32, 32)
+    assert torch.allclose(fine_detail(images + 0.3), fine_detail(images), atol=1e-5)
+    checkerboard = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).expand(1, 3, 32, 32).float() - 0.5
+    assert fine_detail(checkerboard).abs().mean() == pytest.approx(4.0, rel=1e-3)
+
+
 # The strength.
 
 
@@ -282,7 +422,7 @@ def test_the_strength_is_the_most_that_keeps_to_the_bounds(
 
 def test_blends_are_of_networks_that_share_a_start() -> None:
     start, generator = build(STUDENT, seed=1).eval(), torch.Generator().manual_seed(0)
-    ends = (copy.deepcopy(start), copy.deepcopy(start))
+    ends = [copy.deepcopy(start) for _ in range(2)]
     with torch.no_grad():
         for parameter in (parameter for end in ends for parameter in end.parameters()):
             parameter += 1e-3 * torch.randn(parameter.shape, generator=generator)

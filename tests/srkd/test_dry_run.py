@@ -62,9 +62,9 @@ def test_a_step_costs_what_its_passes_cost(tried: Callable[..., DryRun]) -> None
 
 def test_each_stage_takes_its_own_step(tried: Callable[..., DryRun]) -> None:
     report = tried(recipe="perceptual", goal="teacher", steps=100, settings=(*SMALL, "phi=teacher"))
-    main, faithful, textured = report.stages
-    assert main.steps + faithful.steps + textured.steps == 100
-    assert textured.macs > 1.1 * faithful.macs, "φ takes two passes"
+    main, last = report.stages
+    assert main.steps + last.steps == 100
+    assert last.macs > 2 * main.macs, "a discriminator and φ cost several times a step of the main stage"
     steps = sum(stage.steps * stage.ms / 1e3 for stage in report.stages)
     assert report.seconds > steps and report.peak_memory_mb > 50
 

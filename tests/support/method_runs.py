@@ -33,8 +33,8 @@ from tests.support.methods_table import ROWS, STUDENT, TEACHER, Row
 from tests.support.training import SavingRecorder
 
 BATCH, LR_SIDE = 4, 12
-LOOKS = "perceptual, all stages"
-"""A run beside those of the rows."""
+GAME = "perceptual, both stages"
+"""A run beside those of the rows, in which student and discriminator play."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ def numbers(state: State) -> dict[str, torch.Tensor]:
 def run_rows(processes: Processes, steps: int = 3) -> dict[str, Any]:
     """Return the losses and weights of each row after a few steps, and the number of different replicas."""
     results = {row.name: _run_row(Pair.from_row(row, steps=steps), processes) for row in ROWS}
-    looks = make_method("perceptual", {"last_share": 0.4})
-    return results | {LOOKS: _run_row(Pair.build(looks, STUDENT, TEACHER, steps=15), processes)}
+    game = make_method("perceptual", {"width": 4, "last_share": 0.8})
+    return results | {GAME: _run_row(Pair.build(game, STUDENT, TEACHER, steps=15), processes)}
 
 
 def _run_row(pair: Pair, processes: Processes) -> dict[str, Any]:

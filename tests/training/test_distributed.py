@@ -34,7 +34,7 @@ from recipes.methods.scratch import Scratch
 from srkd import compress
 from tests.support.commands import ROOT
 from tests.support.distributed_run import measure
-from tests.support.method_runs import LOOKS, run_rows
+from tests.support.method_runs import GAME, run_rows
 from tests.support.methods_table import ROWS
 from tests.support.run_files import change_run_file, read_json, read_metrics
 from tests.support.small_runs import save_photos
@@ -173,13 +173,13 @@ def both(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 @pytest.mark.ci
 def test_two_processes_are_one_with_every_method(both):
     alone = run_rows(Processes())
-    for name, tolerance in {**{row.name: row.tolerance for row in ROWS}, LOOKS: 1e-3}.items():
+    for name, tolerance in {**{row.name: row.tolerance for row in ROWS}, GAME: 1e-3}.items():
         one, two = alone[name], both["rows"][name]
         assert two["replicas"] == 1, name
         for mine, other in zip(one["losses"], two["losses"], strict=True):
             assert other == pytest.approx(mine, rel=tolerance), name
         assert two["weights"] == pytest.approx(one["weights"], abs=2e-5), name
-    assert "raw/flat" in alone[LOOKS]["losses"][-1]
+    assert "raw/adversarial" in alone[GAME]["losses"][-1]
 
 
 @pytest.mark.ci
