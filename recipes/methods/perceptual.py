@@ -3,12 +3,11 @@
     main stage    L = L1(s,t) + g·L1(∇s,∇t) + w·Σ L1 of Haar's high bands of s and t, two levels
     faithful, F   L = L1(s,t) + g·L1(∇s,∇t)
     textured, T   L = that + p·spectrum(s,t) + q·contrast(s,t) + f·flat(s,t)
-                      + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1);        D learns BCE(D(t), 1) + BCE(D(s), 0)
-    L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)|, φ = the teacher's blocks; or Real-ESRGAN's sum over VGG-19
+                      + λ_D·BCE(D(s), 1);        D learns BCE(D(t), 1) + BCE(D(s), 0)
     t = the teacher's image of the same input, clipped and rounded to 8 bit;   student = (1 - a)·F + a·T
 
 Both last stages begin from the main one's student. Texture: recipes/terms/texture.py; D: discriminator.py; a:
-strength.py. D first learns alone, then λ_D rises.
+strength.py. D is there in stages of 600 steps or more: it first learns alone, then λ_D rises.
 [choice], after Real-ESRGAN (realesrgan/models/realesrgan_model.py) and SDAKD (arXiv 2510.03870;
 docs/methods/perceptual.md).
 """
@@ -18,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -27,17 +26,13 @@ from torch.nn import functional as F
 
 from compressor.base.randomness import crop_each, generator_of, random_positions
 from compressor.images.metrics import as_in_a_file
-from compressor.images.resize import imresize
 from compressor.models.networks.base import Network
 from compressor.models.students.blend import Blended
-from compressor.training.calibration import Calibrated
 from compressor.training.method import Kind, LaterStage, Method, OwnRate
 from compressor.training.step import Step
 from recipes.composition import ROUNDED_IMAGE_TERM
 from recipes.terms.discriminator import LOSSES, LossName, UNetDiscriminator
 from recipes.terms.haar import high_bands, low_band
-from recipes.terms.perceptual import Phi
-from recipes.terms.phi import PhiChoice, UsesPerceptualNet
 from recipes.terms.strength import Patches, blended
 from recipes.terms.texture import (
     block_agreement,
@@ -47,9 +42,9 @@ from recipes.terms.texture import (
     spectrum_distance,
 )
 
-PHI_SHARE = 0.3
-VGG_WEIGHT = 1.0
-VGG_LEVEL_WEIGHTS = (0.1, 0.1, 1.0, 1.0, 1.0)
+LEAST_PLAYED = 600
+"""Steps of the last stage from which on there is a discriminator: in 294 steps it makes halos 5 % stronger at the same
+sharpness, in 980 10 % weaker than a stage of the same time without it (docs/methods/perceptual.md)."""
 MOST_ALONE, MOST_RAMP = 500, 1000
 WIDTHS = {200_000: 16, 1_000_000: 32}
 """Channels of the discriminator for students of at most so many parameters; 64 for larger ones."""
@@ -61,7 +56,7 @@ hundred steps of a short run (accuracy 0.52 after 100 steps, of details 0.83), a
 
 
 @dataclass(frozen=True)
-class Perceptual(UsesPerceptualNet):
+class Perceptual(Method):
     gradients: Annotated[float, Field(ge=0, description="g, weight of the images' gradients")] = 0.5
     wavelets: Annotated[float, Field(ge=0, description="w, weight of their high bands in the main stage")] = 0.5
     spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 1.0
@@ -72,10 +67,6 @@ class Perceptual(UsesPerceptualNet):
     ] = 0.15
     last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 4e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
-    lam_phi: Annotated[
-        float | None,
-        Field(ge=0, description="λ_φ; none: calibrated to 0.3 of the L1, with VGG-19 1"),
-    ] = None
     lam_adversarial: Annotated[float, Field(ge=0, description="λ_D, weight of the discriminator's verdict")] = 0.01
     game: Annotated[LossName, Field(description="how student and discriminator are judged")] = "bce"
     width: Annotated[
@@ -84,23 +75,15 @@ class Perceptual(UsesPerceptualNet):
     ] = None
     window: Annotated[
         int,
-        Field(ge=16, description="largest side in pixels of the windows that φ and the discriminator see, one a patch"),
+        Field(ge=16, description="largest side in pixels of the windows that the discriminator sees, one a patch"),
     ] = 64
-    phi: Annotated[
-        PhiChoice, Field(description="the teacher's first blocks or VGG-19; auto: VGG-19 where it is available")
-    ] = "teacher"
     name: str = "perceptual"
     kind: Kind = "looks"
     takes_outputs: bool = True
-    phi_for_looks: ClassVar[bool] = True
 
     @property
-    def weights(self) -> Mapping[str, float | Calibrated]:
+    def weights(self) -> Mapping[str, float]:
         return {ROUNDED_IMAGE_TERM: 1.0, "gradients": self.gradients, "wavelets": self.wavelets}
-
-    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        """Return no φ: only the last stage uses it."""
-        return nn.ModuleDict()
 
     def later_stages(self) -> Sequence[LaterStage]:
         return (
@@ -142,18 +125,20 @@ class Textured(Method):
     steps: int
     name: str = "perceptual-textured"
     kind: Kind = "looks"
+    takes_outputs: bool = True
     opponent_terms: tuple[str, ...] = ("discriminator",)
 
     @property
-    def weights(self) -> Mapping[str, float | Calibrated]:
+    def plays(self) -> bool:
+        """Whether there is a discriminator: in a short stage it learns too little to be of use."""
+        return self.of.lam_adversarial > 0 and self.steps >= LEAST_PLAYED
+
+    @property
+    def weights(self) -> Mapping[str, float]:
         of = self.of
-        weights: dict[str, float | Calibrated] = {ROUNDED_IMAGE_TERM: 1.0, "gradients": of.gradients}
+        weights = {ROUNDED_IMAGE_TERM: 1.0, "gradients": of.gradients}
         weights |= {"spectrum": of.spectrum, "contrast": of.contrast, "flat": of.flat}
-        if of.lam_phi is not None:
-            weights["phi"] = of.lam_phi
-        else:
-            weights["phi"] = Calibrated(PHI_SHARE, ROUNDED_IMAGE_TERM) if of.uses_teacher_blocks else VGG_WEIGHT
-        return weights | {"adversarial": of.lam_adversarial, "discriminator": 1.0}
+        return weights | ({"adversarial": of.lam_adversarial, "discriminator": 1.0} if self.plays else {})
 
     @property
     def alone(self) -> int:
@@ -166,21 +151,17 @@ class Textured(Method):
         return max(1, min(MOST_RAMP, self.steps // 10))
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        if not self.plays:
+            return nn.ModuleDict()
         parameters = sum(parameter.numel() for parameter in student.parameters())
         width = self.of.width or next((width for most, width in WIDTHS.items() if parameters <= most), 64)
         opponent = UNetDiscriminator(width, student.descriptor.channels)
         return nn.ModuleDict({"opponent": opponent})
 
     def own_rates(self, student: Network, modules: nn.ModuleDict) -> Sequence[OwnRate]:
-        return (OwnRate(list(modules["opponent"].parameters()), self.of.opponent_rate),)
-
-    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        if self.of.lam_phi == 0:
-            return nn.ModuleDict()
-        return UsesPerceptualNet.helpers(self.of, teacher, student)
+        return (OwnRate(list(modules["opponent"].parameters()), self.of.opponent_rate),) if self.plays else ()
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        opponent = cast(UNetDiscriminator, step.modules[self.name]["opponent"])
         sr, target = step.student().sr, target_of(step)
         student, teacher = block_deviations(sr), block_deviations(target)
         terms = pixel_terms(sr - target) | {
@@ -188,14 +169,12 @@ class Textured(Method):
             "contrast": contrast_distance(student, teacher, block_agreement(sr, target)),
             "flat": restlessness(student, teacher),
         }
-        windows = self._windows(step, sr, target)
-        if self.of.lam_phi != 0:
-            terms["phi"] = self._phi_distance(step, *windows)
-        if self.of.lam_adversarial:
+        if self.plays:
             # A step before the stage is one of a dry run, which counts a full one.
             done = step.number - self.began
             share = 1.0 if done < 0 else min(1.0, max(0.0, (done - self.alone) / self.ramp))
-            terms |= self._play(step, opponent, *windows, share)
+            opponent = cast(UNetDiscriminator, step.modules[self.name]["opponent"])
+            terms |= self._play(step, opponent, *self._windows(step, sr, target), share)
         return terms
 
     def _windows(self, step: Step, sr: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,23 +183,6 @@ class Textured(Method):
         room = (sr.shape[-2] - height, sr.shape[-1] - width)
         corners = random_positions("perceptual-windows", step.seed, step.number, step.samples, room)[0]
         return crop_each(sr, corners, height, width), crop_each(target, corners, height, width)
-
-    def _phi_distance(self, step: Step, sr: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return L_φ."""
-        phi = cast(Phi, step.helpers[self.name]["phi"])
-        is_teacher = self.of.uses_teacher_blocks
-        if is_teacher:
-            sr, target = (imresize(images, 1 / step.scale) for images in (sr, target))
-        with step.precision():
-            with torch.no_grad():
-                teacher = phi(target)
-            student = phi(sr)
-        distances = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in zip(student, teacher, strict=True)])
-        if not is_teacher:
-            return (distances * distances.new_tensor(VGG_LEVEL_WEIGHTS)).sum()
-        sizes = torch.stack([feature.float().abs().mean((1, 2, 3)) for feature in teacher], 1)
-        sizes = step.all_gather(sizes).mean(0)  # of the whole batch: a mean of ratios would depend on the processes
-        return (distances / sizes).sum()
 
     def _play(
         self, step: Step, opponent: UNetDiscriminator, sr: torch.Tensor, target: torch.Tensor, share: float

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,6 @@ VGG19_BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 """The blocks of configuration E (Simonyan and Zisserman, 2015): so many 3×3 convolutions to so many channels, each with
 a ReLU, and a pooling."""
 VGG19_TAPS = (1, 6, 11, 20, 29)
-VGG19_TAPS_FOR_LOOKS = (2, 7, 16, 25, 34)
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DEPTHS_FOR_LOOKS = (Fraction(1, 6), Fraction(1, 3), Fraction(1, 2))
-"""Fractions of the teacher's blocks after which φ for looks has its levels."""
 LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """CSD's level weights v (contrast.py); their number limits the levels of φ."""
 COMPARED_AT = (192, 192)
@@ -67,10 +62,8 @@ class Phi(nn.Module, ABC):
 class VGG19(Phi):
     levels = len(VGG19_TAPS)
 
-    def __init__(self, *, for_looks: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.taps = VGG19_TAPS_FOR_LOOKS if for_looks else VGG19_TAPS
-        self.for_looks = for_looks
         self.features = nn.Sequential()
         inputs = 3
         for count, channels in VGG19_BLOCKS:
@@ -79,33 +72,28 @@ class VGG19(Phi):
                 self.features.append(nn.Conv2d(inputs, channels, 3, padding=1)).append(nn.ReLU())
                 inputs = channels
             self.features.append(nn.MaxPool2d(2))
-        del self.features[self.taps[-1] + 1 :]
+        del self.features[VGG19_TAPS[-1] + 1 :]
         self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the features of each level; a grey image is expanded to three equal channels."""
-        x = images.expand(-1, 3, -1, -1)
-        if self.for_looks:
-            mean, deviation = (x.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-            x = (x - mean) / deviation
-        else:
-            x = 255 * x
+        x = 255 * images.expand(-1, 3, -1, -1)
         levels = []
         for index, layer in enumerate(self.features):
             x = layer(x)
-            if index in self.taps:
+            if index in VGG19_TAPS:
                 levels.append(x)
         return tuple(levels)
 
 
-def load_vgg19(path: Path, *, sha256: str = "", for_looks: bool = False) -> VGG19:
+def load_vgg19(path: Path, *, sha256: str = "") -> VGG19:
     """Load torchvision's file of the whole VGG-19, or of its features; later layers and the classifier are ignored.
 
     No code in the file is run. Its SHA-256 must begin with `sha256`.
     """
     # On the meta device, initialising weights that the file replaces does not use torch's global generator.
     with torch.device("meta"):
-        vgg = VGG19(for_looks=for_looks)
+        vgg = VGG19()
     shapes = {name: value.shape for name, value in vgg.state_dict().items()}
     state = read_published(path, shapes, what="VGG-19", give="torchvision's vgg19-dcbb9e9d.pth", sha256=sha256)
     vgg.load_state_dict(state, assign=True)
@@ -120,9 +108,9 @@ class _LastLevelReached(Exception):
 class TeacherPhi(Phi):
     """A copy of the teacher's stem and first blocks, without the later layers."""
 
-    def __init__(self, teacher: Network, *, for_looks: bool = False) -> None:
+    def __init__(self, teacher: Network) -> None:
         super().__init__()
-        plan = plan_teacher_phi(teacher.spec, for_looks=for_looks)
+        plan = plan_teacher_phi(teacher.spec)
         self.levels, self.taps = len(plan.macs), plan.taps
         paths = [name.split(".") for name in plan.modules]
         used = {"", *(".".join(path[:end]) for path in paths for end in range(1, len(path) + 1))}
@@ -161,8 +149,8 @@ class TeacherPhiPlan:
 
 
 @lru_cache(maxsize=64)
-def plan_teacher_phi(spec: Spec, *, for_looks: bool = False) -> TeacherPhiPlan:
-    """Return the levels of φ = teacher, selected by their MACs, without mean shift; for looks, by their depth.
+def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
+    """Return the levels of φ = teacher, selected by their MACs, without mean shift.
 
     MACs are counted on the meta device, as in networks/cost.py: convolutions, linear layers and attention products.
     """
@@ -185,17 +173,8 @@ def plan_teacher_phi(spec: Spec, *, for_looks: bool = False) -> TeacherPhiPlan:
             started_by_level.append(frozenset(started))
 
         blocks = [tap for tap in network.taps if tap.startswith("body[")][: len(LEVEL_WEIGHTS)]
-        if for_looks:
-            blocks = _blocks_at_depths(network)
         for block in blocks:
             network.get_submodule(network.taps[block].module).register_forward_hook(record_level)
         network(torch.empty(1, network.descriptor.channels, *COMPARED_AT))
-    levels = len(macs) if for_looks else max(1, sum(count <= VGG19_MACS for count in macs))
+    levels = max(1, sum(count <= VGG19_MACS for count in macs))
     return TeacherPhiPlan(tuple(macs[:levels]), tuple(blocks[:levels]), started_by_level[levels - 1])
-
-
-def _blocks_at_depths(network: Network) -> list[str]:
-    """Return the blocks of φ for looks, each once; of a network with fewer than six blocks the first one, too."""
-    count = sum(tap.startswith("body[") for tap in network.taps)
-    depths = [max(1, int(depth * count)) for depth in DEPTHS_FOR_LOOKS]
-    return [f"body[{depth - 1}]" for depth in dict.fromkeys(depths)]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 from urllib.request import urlopen
 
 import torch
@@ -50,8 +50,6 @@ class UsesPerceptualNet(Method):
     ] = "auto"
     phi_source: PhiSource | None = None
     """The φ of the run, set by `bind_phi`."""
-    phi_for_looks: ClassVar[bool] = False
-    """Whether φ has the levels of a perceptual student's loss, not of a contrast's."""
     name: str = ""
 
     @property
@@ -62,7 +60,7 @@ class UsesPerceptualNet(Method):
         owner = self._phi_owner(teacher)
         if self.uses_teacher_blocks and owner is not None:
             # The plan is cached here, so that a later dry run does not count the planning of φ.
-            plan_teacher_phi(owner.spec, for_looks=self.phi_for_looks)
+            plan_teacher_phi(owner.spec)
         return self
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
@@ -70,14 +68,14 @@ class UsesPerceptualNet(Method):
         if self.phi_source is None and self.phi != "teacher":
             raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `bind_phi`")
         source = self.phi_source or resolve_phi("teacher")
-        phi = source.build(self._phi_owner(teacher), for_looks=self.phi_for_looks)
+        phi = source.build(self._phi_owner(teacher))
         return nn.ModuleDict({"phi": phi})
 
     def phi_levels(self, teacher: Network | None) -> int:
         owner = self._phi_owner(teacher)
         if not self.uses_teacher_blocks or owner is None:
             return VGG19.levels
-        return len(plan_teacher_phi(owner.spec, for_looks=self.phi_for_looks).macs)
+        return len(plan_teacher_phi(owner.spec).macs)
 
     def _phi_owner(self, teacher: Network | None) -> Network | None:
         """Return the network whose first blocks are φ: the teacher or, if it gives outputs only, the embedded one."""
@@ -135,16 +133,16 @@ class PhiSource:
         """Return the same φ, described as the first blocks of `owner` instead of the teacher."""
         return dataclasses.replace(self, how=self.how.replace(TEACHER_BLOCKS, f"{owner}'s own first blocks"))
 
-    def build(self, teacher: Network | None, *, for_looks: bool = False) -> Phi:
+    def build(self, teacher: Network | None) -> Phi:
         """Return φ on the CPU, or only its shapes without a file; φ = teacher copies the blocks of `teacher`."""
         if self.kind == "vgg19":
             if self.path is not None:
-                return load_vgg19(self.path, sha256=self.sha256, for_looks=for_looks)
+                return load_vgg19(self.path, sha256=self.sha256)
             with torch.device("meta"):
-                return VGG19(for_looks=for_looks)
+                return VGG19()
         if teacher is None:
             raise SrkdError(f"phi is {self.how}, and there is no teacher: add --teacher FILE or --phi-weights FILE")
-        return TeacherPhi(teacher, for_looks=for_looks)
+        return TeacherPhi(teacher)
 
 
 def resolve_phi(

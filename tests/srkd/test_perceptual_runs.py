@@ -73,11 +73,11 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert compress(inputs, out, "--recipe", "perceptual", "--steps", "20", "--set", "perceptual.width=4") == 0
+    assert compress(inputs, out, "--recipe", "perceptual", "--steps", "20") == 0
     printed = "".join(capsys.readouterr())
     assert PROPOSAL not in printed and "strength " in printed
     trained = [row for row in read_metrics(out) if row["kind"] == "train"]
-    assert "raw/wavelets" in trained[0] and "raw/wavelets" not in trained[-1] and "raw/discriminator" in trained[-1]
+    assert "raw/wavelets" in trained[0] and "raw/wavelets" not in trained[-1] and "raw/flat" in trained[-1]
     result = json.loads((out / "run.json").read_text())["result"]
     assert result["strength"] in [row["strength"] for row in result["strengths"]] and len(result["strengths"]) == 9
     student, *ends = (load_checkpoint(out / name).network for name in ("student.safetensors", FAITHFUL, TEXTURED))

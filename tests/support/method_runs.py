@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -178,8 +179,9 @@ def numbers(state: State) -> dict[str, torch.Tensor]:
 def run_rows(processes: Processes, steps: int = 3) -> dict[str, Any]:
     """Return the losses and weights of each row after a few steps, and the number of different replicas."""
     results = {row.name: _run_row(Pair.from_row(row, steps=steps), processes) for row in ROWS}
-    game = make_method("perceptual", {"width": 4, "last_share": 0.8})
-    return results | {GAME: _run_row(Pair.build(game, STUDENT, TEACHER, steps=15), processes)}
+    game = make_method("perceptual", {"width": 4, "last_share": 0.4})
+    with patch("recipes.methods.perceptual.LEAST_PLAYED", 1):
+        return results | {GAME: _run_row(Pair.build(game, STUDENT, TEACHER, steps=15), processes)}
 
 
 def _run_row(pair: Pair, processes: Processes) -> dict[str, Any]:

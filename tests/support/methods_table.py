@@ -122,7 +122,7 @@ FORMS: tuple[Row, ...] = (
     Row("dukd-code", "dukd", {"variant": "code"}),
     Row("pams", taps=("pre_up",), degrees={"attention": 0}),
     Row("pams-code", "pams", {"compat": "pams", "bits": 4}, taps=("pre_up",), degrees={"attention": 0}),
-    Row("perceptual", options={"lam_phi": 0.0, "lam_adversarial": 0.0}),
+    Row("perceptual", options={"last_share": 0.0}),
     Row("pact", options={"alpha": None}),
 )
 
