@@ -1,9 +1,9 @@
 """Students of networks that people have: `python -m benchmarks real_teachers --checkpoints DIR --data SETS --photos P`.
 
-Each teacher gets students of several kinds for a minute, and some of them for ten, of one thread's processor time,
-validation apart; on a busy machine a step takes more of it. Teachers trained for looks: a degraded input, `fit` for the
-minute and `perceptual` for the ten, or `logits` under the ESRGAN, which students cannot follow. Teachers trained for
-PSNR: bicubic input, `fit` and `logits`. A control of the same shape and time learns the originals without a teacher
+Each teacher gets students of several kinds for a minute (`fit`), and some of them for ten (`logits`), of one thread's
+processor time, validation apart; on a busy machine a step takes more of it. Teachers trained for looks: a degraded
+input; ten minutes under those that run at every step are measured by `strength`. Teachers trained for PSNR: bicubic
+input. A control of the same shape and time learns the originals without a teacher
 (`scratch`). A teacher whose step takes seconds runs once on some of the photos, each degraded once (`--teacher-cache`),
 within the ten minutes. Students, control, bicubic and Lanczos are compared with the teacher's images of a set, and with
 the originals where the teacher is for these; published figures of networks of the students' cost stand beside them.
@@ -77,6 +77,11 @@ class Published:
     """Whether the file holds other scales, too."""
     kept: int | None = None
     """Photos of which a slow teacher's images are made once, and kept; None: it runs at every step."""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its students get the shortest time only: those of ten minutes are measured by `strength`."""
+        return self.for_looks and self.kept is None
 
     @property
     def words(self) -> dict[str, Any]:
@@ -168,7 +173,8 @@ def main() -> int:
             for row in trained.values()
         ]
         tables[f"{teacher.name}-commands"] = Table(COMMANDS, commands)
-        draw(teacher, trained, options)
+        if not teacher.is_short:
+            draw(teacher, trained, options)
         save("real_teachers", tables, seeds=(0,))
     return 0
 
@@ -207,18 +213,18 @@ def students_of(
     trained: dict[str, dict[str, Cell]] = {}
     for student in students:
         safe = file_name(student)
-        lengths = [min(minutes)] if student in A_MINUTE else minutes
+        lengths = [min(minutes)] if student in A_MINUTE or teacher.is_short else minutes
         for length in lengths:
-            short = length == min(minutes)
-            # Students of a teacher that is far above them gain from its pixels alone.
-            recipe = "fit" if short else "perceptual" if teacher.for_looks and teacher.kept is None else "logits"
+            recipe = "fit" if length == min(minutes) else "logits"
             row = learn(teacher, student, recipe, length, folder / safe, options)
             trained[f"{safe}-{length:g}"] = {**row, "control": f"{safe}-control"}
         # A control knows no teacher: it serves all teachers of the scale and the inputs.
         kind = f"x{teacher.scale}-{'degraded' if teacher.for_looks else 'bicubic'}"
-        trained[f"{safe}-control"] = learn(
-            teacher, student, "scratch", max(lengths), options.out / "controls" / f"{kind}-{safe}", options
+        place, length = (
+            options.out / "controls" / f"{kind}-{safe}",
+            min(minutes) if student in A_MINUTE else max(minutes),
         )
+        trained[f"{safe}-control"] = learn(teacher, student, "scratch", length, place, options)
     return trained
 
 

@@ -23,7 +23,7 @@ from compressor.teachers.teacher import Teacher
 from export.formats.conversion import FileOptions, Int8Options, Size, tuned_and_largest
 from export.formats.table import FORMATS, find_formats
 from export.hosts.table import HOSTS, Host
-from export.hosts.writing import Export, write_export
+from export.hosts.writing import HUB, Export, write_export
 from export.writing.card import CardFacts
 from export.writing.exporting import ExportReport, Source
 from srkd.api.blend import write_blend
@@ -50,6 +50,8 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         raise UsageError("strength: for a run folder; the network is open already: srkd.blend makes one")
     run = resolve_checkpoint(options.model, context.note)
     ends, student = ends_of(run), weights_file(run)
+    if HUB in options.hosts and len(as_tuple(options.strength)) > 1:
+        raise UsageError(f"--for {HUB} is a folder of one network: give one --strength")
     folder = student.parent if options.out is None else Path(options.out)
     require_writable_folder(folder, "--out")
     files = {
