@@ -31,7 +31,7 @@ from compressor.models.students.blend import Blended
 from compressor.training.method import Kind, LaterStage, Method, OwnRate
 from compressor.training.step import Step
 from recipes.composition import ROUNDED_IMAGE_TERM
-from recipes.terms.discriminator import LOSSES, LossName, UNetDiscriminator
+from recipes.terms.discriminator import UNetDiscriminator, opponent_loss, student_loss
 from recipes.terms.haar import high_bands, low_band
 from recipes.terms.strength import Patches, blended
 from recipes.terms.texture import (
@@ -68,7 +68,6 @@ class Perceptual(Method):
     last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 4e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
     lam_adversarial: Annotated[float, Field(ge=0, description="λ_D, weight of the discriminator's verdict")] = 0.01
-    game: Annotated[LossName, Field(description="how student and discriminator are judged")] = "bce"
     width: Annotated[
         int | None,
         Field(ge=4, description="channels of the discriminator; none: 16, 32 or 64 by the student's size"),
@@ -188,18 +187,17 @@ class Textured(Method):
         self, step: Step, opponent: UNetDiscriminator, sr: torch.Tensor, target: torch.Tensor, share: float
     ) -> dict[str, torch.Tensor]:
         """Return the discriminator's loss and, times a share above 0, the student's."""
-        game = LOSSES[self.of.game]
         noise = dither(sr, seed=step.seed, step=step.number, samples=step.samples)
         fake, real = (fine_detail(images) for images in (sr.clamp(0, 1) + noise[0], target + noise[1]))
         with step.precision():
             judged = opponent(torch.cat([real, fake.detach()]), learns=True)
         of_real, of_fake = judged.chunk(2)
-        terms = {"discriminator": game.of_opponent(of_real, of_fake)}
+        terms = {"discriminator": opponent_loss(of_real, of_fake)}
         step.observe("adversarial_weight", sr.new_tensor(share * self.of.lam_adversarial))
         if share:
             with step.precision():
                 verdict = opponent(fake)
-            terms["adversarial"] = share * game.of_student(of_real.detach(), verdict)
+            terms["adversarial"] = share * student_loss(verdict)
         return terms
 
 

@@ -9,10 +9,6 @@ xinntao/Real-ESRGAN, realesrgan/archs/discriminator_arch.py (n = 64), whose name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -104,39 +100,11 @@ class UNetDiscriminator(nn.Module):
         return widen(self.conv9.run(x, learns=learns))[..., :height, :width]
 
 
-LossName = Literal["bce", "hinge", "relativistic"]
+def student_loss(fake: torch.Tensor) -> torch.Tensor:
+    """BCE(D(s), 1): the mean of -log sigmoid of the logits of the student's images."""
+    return F.softplus(-fake).mean()
 
 
-@dataclass(frozen=True)
-class AdversarialLoss:
-    """The two losses of one game, each of the logits of the teacher's and of the student's images."""
-
-    of_student: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    of_opponent: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def _bce(logits: torch.Tensor, *, truth: bool) -> torch.Tensor:
-    """Return the mean of -log sigmoid(±logits)."""
-    return F.softplus(-logits if truth else logits).mean()
-
-
-LOSSES: Mapping[LossName, AdversarialLoss] = {
-    "bce": AdversarialLoss(
-        lambda real, fake: _bce(fake, truth=True),
-        lambda real, fake: _bce(real, truth=True) + _bce(fake, truth=False),
-    ),
-    "hinge": AdversarialLoss(
-        lambda real, fake: -fake.mean(),
-        lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
-    ),
-    "relativistic": AdversarialLoss(
-        lambda real, fake: _bce(fake - real, truth=True),
-        lambda real, fake: _bce(real - fake, truth=True),
-    ),
-}
-"""The losses by name. `relativistic` compares the two images of one input."""
-
-
-def accuracy(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """Return the part of the pixels that the logits judge right."""
-    return ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+def opponent_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """BCE(D(t), 1) + BCE(D(s), 0)."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()

@@ -32,7 +32,7 @@ from recipes.methods.perceptual import (
     target_of,
     wavelet_l1,
 )
-from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
+from recipes.terms.discriminator import SpectralConv, UNetDiscriminator, opponent_loss, student_loss
 from recipes.terms.strength import blended
 from recipes.terms.texture import (
     block_agreement,
@@ -87,17 +87,12 @@ def test_losses_and_gradient_of_the_official_code() -> None:
     for _ in range(2):
         opponent(case["in_real"], learns=True)
     real, fake = opponent(case["in_real"]), opponent(case["in_fake"].requires_grad_())
-    (gradient,) = torch.autograd.grad(0.1 * LOSSES["bce"].of_student(real, fake), case["in_fake"], retain_graph=True)
+    (gradient,) = torch.autograd.grad(0.1 * student_loss(fake), case["in_fake"], retain_graph=True)
     official_gradient = case["out_grad_fake_of_loss_g"]
     assert torch.allclose(gradient, official_gradient, atol=2e-2 * float(official_gradient.abs().max()))
-    suffixes: dict[LossName, str] = {"bce": "", "hinge": "_hinge"}
-    for name, suffix in suffixes.items():
-        losses = LOSSES[name]
-        of_student = 0.1 * losses.of_student(real, fake)
-        official_student = case[f"out_loss_g{suffix or '_vanilla'}"].item()
-        assert of_student.item() == pytest.approx(official_student, rel=2e-3), name
-        of_opponent = case[f"out_loss_d_real{suffix}"] + case[f"out_loss_d_fake{suffix}"]
-        assert losses.of_opponent(real, fake).item() == pytest.approx(of_opponent.item(), rel=2e-3), name
+    assert 0.1 * student_loss(fake).item() == pytest.approx(case["out_loss_g_vanilla"].item(), rel=2e-3)
+    of_opponent = case["out_loss_d_real"] + case["out_loss_d_fake"]
+    assert opponent_loss(real, fake).item() == pytest.approx(of_opponent.item(), rel=2e-3)
 
 
 def test_sizes_of_the_published_network() -> None:
@@ -125,13 +120,12 @@ def test_a_pass_that_does_not_learn_leaves_it_alone() -> None:
     assert not torch.equal(opponent.conv1.weight_u, before["conv1.weight_u"])
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
-def test_each_loss_pulls_to_its_own_side(name: Any) -> None:
+def test_each_loss_pulls_to_its_own_side() -> None:
     """A student's loss falls as its image looks more real, the opponent's as it tells the two apart."""
     real, fake = torch.full((1, 1, 2, 2), 0.5, requires_grad=True), torch.full((1, 1, 2, 2), -0.5, requires_grad=True)
-    (of_fake,) = torch.autograd.grad(LOSSES[name].of_student(real.detach(), fake), fake)
+    (of_fake,) = torch.autograd.grad(student_loss(fake), fake)
     assert (of_fake < 0).all()
-    of_real, of_fake = torch.autograd.grad(LOSSES[name].of_opponent(real, fake), (real, fake))
+    of_real, of_fake = torch.autograd.grad(opponent_loss(real, fake), (real, fake))
     assert (of_fake > 0).all() and (of_real < 0).all()
 
 
@@ -142,11 +136,12 @@ def test_it_learns_to_tell_a_blurred_image_from_its_original() -> None:
     optimiser = torch.optim.Adam(opponent.parameters(), lr=2e-3)
     for _ in range(40):
         real, fake = opponent(fine_detail(torch.cat([sharp, blurred])), learns=True).chunk(2)
-        loss = LOSSES["bce"].of_opponent(real, fake)
+        loss = opponent_loss(real, fake)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
-    assert accuracy(opponent(fine_detail(sharp)), opponent(fine_detail(blurred))) > 0.9
+    right = [(opponent(fine_detail(sharp)) > 0), (opponent(fine_detail(blurred)) < 0)]
+    assert torch.cat(right).float().mean() > 0.9
 
 
 # The stages
