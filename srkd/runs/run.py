@@ -348,7 +348,7 @@ class TrainingRun:
         }
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores, **strength})
         if blended is not None:
-            write_ends(blended, self.folder.path, origin)
+            write_ends(blended, self.folder.path, {**origin, "srkd.goal": spec.goal})
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
 
