@@ -86,5 +86,7 @@ class StrengthRow:
     psnr_y_teacher: float
     sharpness: float
     overshoot: float
+    clean_overshoot: float | None
+    """On clean inputs; None without originals to make them from."""
     flat: float
     """Deviation within the teacher's flattest blocks, over the teacher's."""

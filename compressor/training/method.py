@@ -165,12 +165,16 @@ class Method:
         """
 
     def finish(
-        self, kept: Mapping[str, Network], last: Network, patches: Sequence[tuple[Tensor, Tensor]], *, is_clean: bool
+        self,
+        kept: Mapping[str, Network],
+        last: Network,
+        patches: Sequence[tuple[Tensor, Tensor]],
+        clean: Sequence[tuple[Tensor, Tensor]],
     ) -> Blended | None:
         """Return the student as a blend of averaged ones: those of kept stages by name, and the last.
 
-        `patches` are LR patches that no step saw, with the teacher's images of them; `is_clean` says that their inputs
-        are not degraded.
+        `patches` are LR patches that no step saw, with the teacher's images of them; `clean` are such ones whose inputs
+        are not degraded: the same if none are, and no patches without originals.
         """
         return None
 

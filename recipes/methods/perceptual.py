@@ -90,8 +90,8 @@ class Perceptual(Method):
             LaterStage("textured", self.last_share, self.last_rate, partial(Textured, self), from_main=True),
         )
 
-    def finish(self, kept: Mapping[str, Network], last: Network, patches: Patches, *, is_clean: bool) -> Blended | None:
-        return blended(kept["faithful"], last, patches, is_clean=is_clean) if "faithful" in kept else None
+    def finish(self, kept: Mapping[str, Network], last: Network, patches: Patches, clean: Patches) -> Blended | None:
+        return blended(kept["faithful"], last, patches, clean) if "faithful" in kept else None
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         difference = step.student().sr - target_of(step)

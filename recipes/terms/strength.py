@@ -1,7 +1,8 @@
 """The strength of a perceptual student: which blend of a faithful and a textured one is the student of a run.
 
     student = (1 - a)·F + a·T,   a = the largest of STRENGTHS up to which, on patches that no step saw,
-    overshoot ≤ max(1.45·overshoot of F, that of bicubic where the inputs are clean),   flat ≤ 1.2·max(1, flat of F)
+    overshoot ≤ 1.45·overshoot of F,  if the inputs are degraded;      flat ≤ 1.2·max(1, flat of F)
+    overshoot on clean inputs ≤ that of bicubic, or of F if F has more
 
 overshoot: by how many grey levels Y leaves the teacher's 5×5 neighbourhood (compressor/images/looks.py);
 flat: deviation within the flattest 5 % of the teacher's blocks of 8×8, over the teacher's. [choice]
@@ -9,7 +10,8 @@ flat: deviation within the flattest 5 % of the teacher's blocks of 8×8, over th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from typing import TypeAlias
 
 import torch
@@ -34,26 +36,28 @@ Patches: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 
 @torch.no_grad()
-def blended(faithful: Network, textured: Network, patches: Patches, *, is_clean: bool) -> Blended:
+def blended(faithful: Network, textured: Network, patches: Patches, clean: Patches) -> Blended:
     """Return the two students with the largest strength up to which every blend keeps to the bounds.
 
-    Both are as they run after training, so that files of them blend as they do.
+    `clean` are patches of clean inputs: `patches` themselves if the run's are clean, none without originals. Both
+    students are as they run after training, so that files of them blend as they do.
     """
     faithful, textured = faithful.deployed(), textured.deployed()
-    rows = tuple(_row(strength, between(faithful, textured, strength), patches) for strength in STRENGTHS)
-    most_overshoot, most_flat = MOST_OVERSHOOT * rows[0].overshoot, MOST_FLAT * max(1.0, rows[0].flat)
-    if is_clean:
-        enlarged = [(upscale_bicubic(lr, target.shape[-1] // lr.shape[-1]), target) for lr, target in patches]
-        most_overshoot = max(most_overshoot, _mean([overshoot(*_in_levels(*pair)) for pair in enlarged]))
+    rows = [_row(strength, between(faithful, textured, strength), patches, clean) for strength in STRENGTHS]
+    most_overshoot = inf if clean is patches else MOST_OVERSHOOT * rows[0].overshoot
+    most_flat, most_clean = MOST_FLAT * max(1.0, rows[0].flat), inf
+    if rows[0].clean_overshoot is not None:
+        most_clean = max(rows[0].clean_overshoot, _overshoot(upscaled_bicubic, clean))
     strength = 0.0
     for row in rows:
-        if row.overshoot > most_overshoot or row.flat > most_flat:
+        is_too_strong = row.clean_overshoot is not None and row.clean_overshoot > most_clean
+        if is_too_strong or row.overshoot > most_overshoot or row.flat > most_flat:
             break
         strength = row.strength
-    return Blended(faithful, textured, strength, rows)
+    return Blended(faithful, textured, strength, tuple(rows))
 
 
-def _row(strength: float, network: Network, patches: Patches) -> StrengthRow:
+def _row(strength: float, network: Network, patches: Patches, clean: Patches) -> StrengthRow:
     pairs = [(network(lr).float(), target) for lr, target in patches]
     levels = [_in_levels(sr, target) for sr, target in pairs]
     sides = (
@@ -63,7 +67,16 @@ def _row(strength: float, network: Network, patches: Patches) -> StrengthRow:
     flattest = teacher <= teacher.quantile(FLATTEST)
     flat = float(own[flattest].mean().clamp_min(FLOOR) / teacher[flattest].mean().clamp_min(FLOOR))
     db, sharp, over = (_mean([measure(*pair) for pair in levels]) for measure in (psnr, sharpness, overshoot))
-    return StrengthRow(strength, db, sharp, over, flat)
+    on_clean = over if clean is patches else _overshoot(lambda lr, _: network(lr).float(), clean) if clean else None
+    return StrengthRow(strength, db, sharp, over, on_clean, flat)
+
+
+def upscaled_bicubic(lr: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return upscale_bicubic(lr, target.shape[-1] // lr.shape[-1])
+
+
+def _overshoot(enlarge: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], patches: Patches) -> float:
+    return _mean([overshoot(*_in_levels(enlarge(lr, target), target)) for lr, target in patches])
 
 
 def _in_levels(sr: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,18 +12,19 @@ from torch import Tensor
 from compressor.base.context import Context, no_note
 from compressor.data.batches import Batches
 from compressor.images.metrics import as_in_a_file
+from compressor.images.resize import imresize
 from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
 from compressor.models.checkpoints.save import save_network
 from compressor.models.students.blend import Blended
 from compressor.teachers.teacher import Teacher
 from compressor.training.loop import Events
 from compressor.training.networks import build_networks
-from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
 from srkd.runs.opened import OpenRun, take_steps
 
 PATCHES = 64
+Patches = list[tuple[Tensor, Tensor]]
 
 
 def blend_of(
@@ -37,10 +38,9 @@ def blend_of(
     """The blend that a method of the run chooses; None without two ends."""
     if not state.kept or teacher is None:
         return None
-    unseen = _unseen_patches(state, run.stages()[-1], batches, teacher, context, patches)
+    unseen, clean = _unseen_patches(state, run, batches, teacher, context, patches)
     for method in run.methods:
-        is_clean = run.data.train.degraded is None
-        blended = method.finish(state.kept, state.averaged_network(), unseen, is_clean=is_clean)
+        blended = method.finish(state.kept, state.averaged_network(), unseen, clean)
         if blended is not None:
             context.note(
                 f"strength {blended.strength:g} of {blended.rows[-1].strength:g}: the most up to which the overshoot "
@@ -67,13 +67,19 @@ def write_ends(blended: Blended, folder: Path, metadata: dict[str, str]) -> None
 
 
 def _unseen_patches(
-    state: State, stage: Stage, batches: Batches, teacher: Teacher, context: Context, count: int
-) -> list[tuple[Tensor, Tensor]]:
-    """LR patches of the steps after the last one, with the teacher's images of them; those of the leader for all."""
-    networks = build_networks(stage, state, teacher, context.note, context.processes)
-    patches = list[tuple[Tensor, Tensor]]()
+    state: State, run: OpenRun, batches: Batches, teacher: Teacher, context: Context, count: int
+) -> tuple[Patches, Patches]:
+    """LR patches of the steps after the last one with the teacher's images of them, and such ones of clean inputs;
+    those of the leader for all.
+    """
+    networks = build_networks(run.stages()[-1], state, teacher, context.note, context.processes)
+    is_clean, patches, clean = run.data.train.degraded is None, Patches(), Patches()
     while sum(len(lr) for lr, _ in patches) < count:
-        number = state.done + len(patches)
-        step = Step(number, state.seed, batches.at(number), networks)
+        batch = batches.at(state.done + len(patches))
+        step = Step(state.done, state.seed, batch, networks)
         patches.append((step.lr, as_in_a_file(step.teacher().sr)))
-    return context.processes.broadcast(patches)
+        if batch.hr is not None and not is_clean:
+            lr = as_in_a_file(imresize(batch.hr, 1 / step.scale))
+            clean.append((lr, as_in_a_file(step.teacher(lr).sr)))
+    patches, clean = context.processes.broadcast((patches, clean))
+    return patches, patches if is_clean else clean
