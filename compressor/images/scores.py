@@ -86,7 +86,7 @@ class StrengthRow:
     psnr_y_teacher: float
     sharpness: float
     overshoot: float
-    clean_overshoot: float | None
-    """On clean inputs; None without originals to make them from."""
+    clean_overshoot: float
+    """On clean inputs."""
     flat: float
     """Deviation within the teacher's flattest blocks, over the teacher's."""

@@ -174,7 +174,7 @@ class Method:
         """Return the student as a blend of averaged ones: those of kept stages by name, and the last.
 
         `patches` are LR patches that no step saw, with the teacher's images of them; `clean` are such ones whose inputs
-        are not degraded: the same if none are, and no patches without originals.
+        are not degraded: the same if none are.
         """
         return None
 

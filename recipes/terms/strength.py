@@ -39,19 +39,16 @@ Patches: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
 def blended(faithful: Network, textured: Network, patches: Patches, clean: Patches) -> Blended:
     """Return the two students with the largest strength up to which every blend keeps to the bounds.
 
-    `clean` are patches of clean inputs: `patches` themselves if the run's are clean, none without originals. Both
-    students are as they run after training, so that files of them blend as they do.
+    `clean` are patches of clean inputs: `patches` themselves if the run's are clean. Both students are as they run
+    after training, so that files of them blend as they do.
     """
     faithful, textured = faithful.deployed(), textured.deployed()
     rows = [_row(strength, between(faithful, textured, strength), patches, clean) for strength in STRENGTHS]
     most_overshoot = inf if clean is patches else MOST_OVERSHOOT * rows[0].overshoot
-    most_flat, most_clean = MOST_FLAT * max(1.0, rows[0].flat), inf
-    if rows[0].clean_overshoot is not None:
-        most_clean = max(rows[0].clean_overshoot, _overshoot(upscaled_bicubic, clean))
-    strength = 0.0
+    most_clean = max(rows[0].clean_overshoot, _overshoot(upscaled_bicubic, clean))
+    most_flat, strength = MOST_FLAT * max(1.0, rows[0].flat), 0.0
     for row in rows:
-        is_too_strong = row.clean_overshoot is not None and row.clean_overshoot > most_clean
-        if is_too_strong or row.overshoot > most_overshoot or row.flat > most_flat:
+        if row.overshoot > most_overshoot or row.clean_overshoot > most_clean or row.flat > most_flat:
             break
         strength = row.strength
     return Blended(faithful, textured, strength, tuple(rows))
@@ -67,7 +64,7 @@ def _row(strength: float, network: Network, patches: Patches, clean: Patches) ->
     flattest = teacher <= teacher.quantile(FLATTEST)
     flat = float(own[flattest].mean().clamp_min(FLOOR) / teacher[flattest].mean().clamp_min(FLOOR))
     db, sharp, over = (_mean([measure(*pair) for pair in levels]) for measure in (psnr, sharpness, overshoot))
-    on_clean = over if clean is patches else _overshoot(lambda lr, _: network(lr).float(), clean) if clean else None
+    on_clean = over if clean is patches else _overshoot(lambda lr, _: network(lr).float(), clean)
     return StrengthRow(strength, db, sharp, over, on_clean, flat)
 
 

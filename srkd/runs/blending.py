@@ -7,14 +7,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from compressor.base.context import Context, no_note
 from compressor.data.batches import Batches
 from compressor.images.metrics import as_in_a_file
-from compressor.images.resize import imresize
 from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
 from compressor.models.checkpoints.save import save_network
+from compressor.models.fitting.patches import embedded_patches
 from compressor.models.students.blend import Blended
 from compressor.teachers.teacher import Teacher
 from compressor.training.loop import Events
@@ -69,17 +70,17 @@ def write_ends(blended: Blended, folder: Path, metadata: dict[str, str]) -> None
 def _unseen_patches(
     state: State, run: OpenRun, batches: Batches, teacher: Teacher, context: Context, count: int
 ) -> tuple[Patches, Patches]:
-    """LR patches of the steps after the last one with the teacher's images of them, and such ones of clean inputs;
-    those of the leader for all.
+    """LR patches of the steps after the last one with the teacher's images of them, and clean ones of the embedded
+    photos if the run's are degraded; those of the leader for all.
     """
     networks = build_networks(run.stages()[-1], state, teacher, context.note, context.processes)
-    is_clean, patches, clean = run.data.train.degraded is None, Patches(), Patches()
+    patches, clean = Patches(), Patches()
     while sum(len(lr) for lr, _ in patches) < count:
-        batch = batches.at(state.done + len(patches))
-        step = Step(state.done, state.seed, batch, networks)
+        step = Step(state.done, state.seed, batches.at(state.done + len(patches)), networks)
         patches.append((step.lr, as_in_a_file(step.teacher().sr)))
-        if batch.hr is not None and not is_clean:
-            lr = as_in_a_file(imresize(batch.hr, 1 / step.scale))
-            clean.append((lr, as_in_a_file(step.teacher(lr).sr)))
+    if run.data.train.degraded is not None:
+        embedded = embedded_patches(step.scale, step.lr.shape[1])
+        some = embedded[:: max(1, len(embedded) // count)][:count].to(step.lr)
+        clean = [(lr, as_in_a_file(step.teacher(lr).sr)) for lr in torch.split(some, len(step.lr))]
     patches, clean = context.processes.broadcast((patches, clean))
-    return patches, patches if is_clean else clean
+    return patches, clean or patches
