@@ -6,19 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from compressor.base.context import Context
+from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
+from compressor.base.files import atomic_path
+from compressor.base.machine import count_threads
+from compressor.images.scores import GOAL_WORDS
 from compressor.models.networks.base import ImageModel
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import DEFAULT_SIZE, ProfileSettings
+from srkd.charts import Scatter, ScatterPoint, draw_scatter
 from srkd.options.function import public
 from srkd.options.models import ModelFile, file_of
-from srkd.options.shared import ModelOrPath
-from srkd.options.values import as_tuple, read_sizes
+from srkd.options.shared import ModelOrPath, path_of
+from srkd.options.values import as_tuple, read_sizes, require_png
 from srkd.options.verbs import ProfileOptions
 from srkd.record.measurements import write_profile
 from srkd.record.run_teacher import find_run_teacher
-from srkd.reports.pareto import check_pareto, write_pareto
 
 
 def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
@@ -29,8 +32,11 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
 
         >>> srkd.profile("edsr.pt", runtime="torch", lr_size="64x64", seconds=0.5)
     """
-    models = as_tuple(options.models)
-    pareto = check_pareto(options)
+    models, pareto = as_tuple(options.models), path_of(options.pareto)
+    if pareto is not None:
+        if not options.quality:
+            raise UsageError("--pareto shows quality: leave out --no-quality")
+        require_png(pareto, "--pareto")
     settings = ProfileSettings(
         runtimes=tuple(options.runtime),
         device=options.device,
@@ -68,7 +74,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         if run_teacher is not None and paths[0].is_dir():
             write_profile(paths[0], report, context.note)
     if pareto is not None:
-        write_pareto(report, pareto, context.note)
+        _write_pareto(report, pareto, context.note)
     return report
 
 
@@ -79,6 +85,27 @@ def _profiled_file(model: ModelOrPath, folder: Path) -> Path:
     if file.options:
         raise UsageError(f"{file.path} was read with options of its own: profile its path, with arch_options")
     return file.path
+
+
+def _write_pareto(report: ProfileReport, path: Path, note: Note) -> None:
+    """Draw quality against speed, a point for each row of the first size and batch whose quality is known. Without one
+    a note says so: the table is worth having alone.
+    """
+    first, points = report.rows[0], []
+    for row in report.rows:
+        quality = report.quality_of(row)
+        judged = None if quality is None else quality.scores.by(report.goal)
+        if (row.lr_size, row.batch) == (first.lr_size, first.batch) and judged is not None:
+            label = f"{row.model}, {row.runtime} {row.precision}"
+            points.append(ScatterPoint(label, row.latency_ms.p50, judged, row.model))
+    if not points:
+        note(f"{path} is not drawn: no model has both a time and a quality")
+        return
+    where = f"LR {first.lr_size}, batch {first.batch}, {first.device}, {count_threads(first.threads)}"
+    y_label = f"Y-PSNR in dB {GOAL_WORDS[report.goal]}, on the embedded validation photos"
+    chart = Scatter(f"Quality against speed: {where}", "ms a batch, median", y_label, tuple(points))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(draw_scatter(chart))
 
 
 profile = public(ProfileOptions, ProfileOptions, run_profile, "profile")

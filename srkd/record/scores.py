@@ -12,6 +12,7 @@ from compressor.images.scores import GOAL_WORDS, both_goals, without_network
 from compressor.models.networks.image_cost import Cost
 from srkd.record.result import CompressReport, Quality
 from srkd.record.trials import Spread
+from srkd.terminal.console import cell, count_cells
 from srkd.terminal.tables import Table
 
 ScoreRole = Literal["teacher", "student", "baseline", "start", "bicubic"]
@@ -49,13 +50,8 @@ def score_table(scores: Sequence[Score], goal: Goal, title: str) -> Table:
     for score in scores:
         over, spreads = score.over(bicubic, goal), [score.by(each) for each in shown]
         figures = ["-" if spread is None else str(spread) for spread in spreads]
-        counts = [
-            "-" if score.params is None else f"{score.params:,}",
-            "-" if score.macs is None else f"{score.macs / 1e9:.2f}",
-        ]
-        rows.append(
-            [score.name, *counts, *figures[:1], "-" if over is None else f"{over:+.3f}", *figures[1:], str(score.seeds)]
-        )
+        counts = count_cells(score.params, score.macs)
+        rows.append([score.name, *counts, *figures[:1], cell(over, "{:+.3f}"), *figures[1:], str(score.seeds)])
     first, *others = [f"dB {GOAL_WORDS[each]}" for each in shown] or ["dB"]
     over_plain = f"over {'bicubic' if bicubic is None else bicubic.name}"
     return Table(["network", "params", "GMAC at 256x256", first, over_plain, *others, "seeds"], rows, title)
@@ -63,7 +59,7 @@ def score_table(scores: Sequence[Score], goal: Goal, title: str) -> Table:
 
 def scores_of(result: CompressReport) -> list[Score]:
     """The scores of student (or its variants), its start, the teacher and, without a network, bicubic or the input."""
-    params, macs = _counts(result.student.cost)
+    counts = counts_of(result.student.cost)
     rows: list[Score] = []
     if result.trials is None:
         rows.append(_of_quality(", ".join(filter(None, ("student", result.quantisation))), "student", result.student))
@@ -73,9 +69,9 @@ def scores_of(result: CompressReport) -> list[Score]:
         # The first student is the one whose file the folder holds.
         for row in (*sorted(points, key=lambda row: row.name != chosen), *baselines):
             role: ScoreRole = "baseline" if row in baselines else "student"
-            counts = _counts(row.cost or result.student.cost)
+            own = counts_of(row.cost or result.student.cost)
             to_original, to_teacher = spread_of(row.psnr_y), spread_of(row.psnr_y_teacher)
-            rows.append(Score(row.name, role, *counts, to_original, to_teacher, len(row.psnr_y)))
+            rows.append(Score(row.name, role, *own, to_original, to_teacher, len(row.psnr_y)))
     if result.untrained is not None:
         before = {"before training": result.untrained.student, "untrained slice": result.untrained.slice}
         for name, psnr in before.items():
@@ -83,21 +79,23 @@ def scores_of(result: CompressReport) -> list[Score]:
                 continue
             spread = spread_of([psnr])
             to_original, to_teacher = (spread, None) if result.goal == "original" else (None, spread)
-            rows.append(Score(name, "start", params, macs, to_original, to_teacher))
-    if result.float_student is not None:
-        rows.append(_of_quality("float student", "baseline", result.float_student))
-    if result.teacher is not None:
-        rows.append(_of_quality("teacher", "teacher", result.teacher))
-    if result.teacher_joint is not None:
-        rows.append(_of_quality("teacher, joint", "teacher", result.teacher_joint))
-    return [*rows, _of_quality(without_network(result.scale), "bicubic", result.bicubic)]
+            rows.append(Score(name, "start", *counts, to_original, to_teacher))
+    others: dict[str, tuple[ScoreRole, Quality | None]] = {
+        "float student": ("baseline", result.float_student),
+        "teacher": ("teacher", result.teacher),
+        "teacher, joint": ("teacher", result.teacher_joint),
+        without_network(result.scale): ("bicubic", result.bicubic),
+    }
+    return rows + [_of_quality(name, role, quality) for name, (role, quality) in others.items() if quality is not None]
 
 
 def _of_quality(name: str, role: ScoreRole, quality: Quality) -> Score:
-    return Score(name, role, *_counts(quality.cost), spread_of([quality.psnr_y]), spread_of([quality.psnr_y_teacher]))
+    spreads = spread_of([quality.psnr_y]), spread_of([quality.psnr_y_teacher])
+    return Score(name, role, *counts_of(quality.cost), *spreads)
 
 
-def _counts(cost: Cost | None) -> tuple[int | None, int | None]:
+def counts_of(cost: Cost | None) -> tuple[int | None, int | None]:
+    """Parameters and multiply-accumulates."""
     return (None, None) if cost is None else (cost.params, cost.macs)
 
 

@@ -18,7 +18,7 @@ from compressor.models.networks.image_cost import Cost
 from srkd.record.code import short
 from srkd.record.evaluations import software
 from srkd.record.result import Quality
-from srkd.record.scores import ScoreRole
+from srkd.record.scores import ScoreRole, counts_of
 from srkd.record.trials import Gain, Spread
 from srkd.reports.comparison import (
     ComparedGain,
@@ -104,13 +104,6 @@ def _validation_scores(trained: Sequence[Trained], first: Contents) -> SetScores
     )
 
 
-def _judged(run: Contents, role: ScoreRole) -> float | None:
-    """The Y-PSNR in dB of a network by the run's goal."""
-    score = run.score(role)
-    spread = None if score is None else score.by(run.goal)
-    return None if spread is None else spread.mean
-
-
 def _require_alike(runs: Sequence[Contents]) -> None:
     first = runs[0]
     for run in runs[1:]:
@@ -128,7 +121,8 @@ def _require_alike(runs: Sequence[Contents]) -> None:
                     f"{first.name} and {run.name} cannot be compared: their {what} differ{'s' * (what[-1] != 's')} "
                     f"({own} and {other})"
                 )
-        bicubic = [_judged(each, "bicubic") for each in both]
+        spreads = [None if (score := each.score("bicubic")) is None else score.by(each.goal) for each in both]
+        bicubic = [spread and spread.mean for spread in spreads]
         if None in bicubic or abs((bicubic[0] or 0.0) - (bicubic[1] or 0.0)) > SAME_BICUBIC_DB:
             raise UsageError(
                 f"{first.name} and {run.name} cannot be compared: {without_network(run.scale)} has {bicubic[0]} and "
@@ -137,19 +131,18 @@ def _require_alike(runs: Sequence[Contents]) -> None:
 
 
 def _reference(name: str, role: ScoreRole, figures: SetFigures, cost: Cost | None = None) -> ComparedNetwork:
-    params, macs = (None, None) if cost is None else (cost.params, cost.macs)
-    return ComparedNetwork(name, role, (), (), params, macs, {}, _over_seeds([figures]))
+    return ComparedNetwork(name, role, (), (), *counts_of(cost), {}, _over_seeds([figures]))
 
 
 def _method_row(group: MethodRuns, scores: SetScores) -> ComparedNetwork:
-    cost = group.runs[0].result.student.cost
+    params, macs = counts_of(group.runs[0].result.student.cost)
     return ComparedNetwork(
         name=group.name,
         role="baseline" if all(run.is_baseline for run in group.runs) else "student",
         seeds=tuple(run.seed for run in group.runs),
         runs=tuple(run.run for run in group.runs),
-        params=None if cost is None else cost.params,
-        macs=None if cost is None else cost.macs,
+        params=params,
+        macs=macs,
         settings=group.settings,
         sets=_over_seeds([scores.students[run.folder] for run in group.runs]),
     )
@@ -166,25 +159,23 @@ def _over_seeds(runs: Sequence[SetFigures]) -> dict[str, dict[str, OverSeeds]]:
 
 def _gains(groups: Sequence[MethodRuns], scores: SetScores) -> tuple[ComparedGain, ...]:
     """The gains of methods over the baselines of their plans; if there are none, of the best method over each other."""
-    pairs = [(method, other, _pairs(method, other, _is_baseline)) for other in groups for method in groups]
+    same_seed = [
+        (method, over, [(run, other) for run in method.runs for other in over.runs if other.seed == run.seed])
+        for over in groups
+        for method in groups
+    ]
+    pairs = [
+        (
+            method,
+            over,
+            [(run, other) for run, other in runs if other.plan == run.plan and other.method in run.baselines],
+        )
+        for method, over, runs in same_seed
+    ]
     if not any(runs for _, _, runs in pairs):
-        pairs = [(groups[0], other, _pairs(groups[0], other, _has_seed)) for other in groups[1:]]
+        pairs = [each for each in same_seed if each[0] is groups[0] and each[1] is not groups[0]]
     pairs = [each for each in pairs if each[-1]]
     return tuple(_gain(*each, scores, rows=len(pairs)) for each in pairs)
-
-
-def _is_baseline(other: Trained, run: Trained) -> bool:
-    return (other.plan, other.seed) == (run.plan, run.seed) and other.method in run.baselines
-
-
-def _has_seed(other: Trained, run: Trained) -> bool:
-    return other.seed == run.seed
-
-
-def _pairs(
-    method: MethodRuns, over: MethodRuns, is_pair: Callable[[Trained, Trained], bool]
-) -> list[tuple[Trained, Trained]]:
-    return [(run, other) for run in method.runs for other in over.runs if is_pair(other, run)]
 
 
 def _gain(

@@ -18,6 +18,7 @@ from srkd.record.code import listed
 from srkd.record.scores import Score, ScoreRole
 from srkd.record.trials import Gain, Spread
 from srkd.reports.methods import named_value
+from srkd.terminal.console import count_cells
 from srkd.terminal.tables import Table
 
 MAIN = (
@@ -53,12 +54,9 @@ class SetScores:
 
 
 @dataclass(frozen=True)
-class OverSeeds:
-    """A figure of a method on a set: its values in the order of the seeds, their mean and sample standard deviation."""
+class OverSeeds(Spread):
+    """A figure of a method on a set: its values in the order of the seeds, and their spread."""
 
-    mean: float
-    sd: float | None
-    """None with one seed."""
     values: tuple[float, ...]
 
 
@@ -117,8 +115,8 @@ class Comparison:
     def scores(self) -> list[Score]:
         first, scores = next(iter(self.sets)), []
         for row in self.rows:
-            figures = [row.sets[first].get(METRICS["psnr"].key_to(each)) for each in ("original", "teacher")]
-            original, teacher = (None if figure is None else Spread(figure.mean, figure.sd) for figure in figures)
+            figures = (row.sets[first].get(METRICS["psnr"].key_to(each)) for each in ("original", "teacher"))
+            original, teacher = figures
             scores.append(Score(row.name, row.role, row.params, row.macs, original, teacher, len(row.seeds)))
         return scores
 
@@ -131,8 +129,8 @@ class Comparison:
         """The figures by one reference, the best of several methods bold; by the first reference also the gains."""
         rows = [row for row in self.rows if reference == "original" or row.role != "teacher"]
         gains = self.gains if reference == self.references[0] else ()
-        cells = [[row.name, str(len(row.seeds) or "-"), *_counts(row)] for row in rows]
-        cells += [[f"{gain.name} over {gain.over}", str(len(gain.seeds)), "", ""] for gain in gains]
+        cells = [[row.name, str(len(row.seeds) or "-"), *count_cells(row.params, row.macs)] for row in rows]
+        cells += [[f"{each.name} over {each.over}", str(len(each.seeds)), "", ""] for each in gains]
         headings, bold = ["method", "seeds", "params", "GMAC at 256x256"], set()
         for name, metric in itertools.product(self.sets, map(METRICS.__getitem__, DEFAULT_METRICS)):
             if (key := metric.key_to(reference)) not in self.methods[0].sets[name]:
@@ -142,7 +140,9 @@ class Comparison:
             best = max(of_methods.values(), key=float)
             bold |= {(at, len(headings)) for at, mean in of_methods.items() if mean == best and len(of_methods) > 1}
             shown = [_with_spread(metric.show(figure.mean), figure.sd, metric) for figure in figures]
-            shown += [_gain_cell(gain.sets[name][key], metric) for gain in gains]
+            for gain in (each.sets[name][key] for each in gains):
+                mean = _with_spread(f"{gain.mean:+.{metric.digits}f}", gain.sd, metric)
+                shown.append(f"{mean} ({gain.above_zero}/{len(gain.differences)})")
             cells = [[*line, cell] for line, cell in zip(cells, shown, strict=True)]
             headings.append(f"{name} {metric.title}")
         rules = {len(rows) - len(self.methods), len(rows)}
@@ -171,14 +171,5 @@ class Comparison:
         return (*gains, *([differ] if self.differences else ()), *self.left_out)
 
 
-def _counts(row: ComparedNetwork) -> tuple[str, str]:
-    return "-" if row.params is None else f"{row.params:,}", "-" if row.macs is None else f"{row.macs / 1e9:.2f}"
-
-
 def _with_spread(mean: str, sd: float | None, metric: Metric) -> str:
     return mean if sd is None else f"{mean} ± {metric.show(sd)}"
-
-
-def _gain_cell(gain: Gain, metric: Metric) -> str:
-    mean = f"{gain.mean:+.{metric.digits}f}"
-    return f"{_with_spread(mean, gain.sd, metric)} ({gain.above_zero}/{len(gain.differences)})"

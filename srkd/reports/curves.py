@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.base.errors import SrkdError
-from compressor.training.run_files import METRICS
+from compressor.training.run_files import METRICS, read_metrics
 from srkd.charts import Chart, Curve
-from srkd.record.metrics import MetricsRow, read_rows
+from srkd.record.reading import LARGEST_NUMBER, printable
 from srkd.record.run_file import find_run_file, require_run_folder
 
 CURVES = "curves.png"
@@ -17,6 +17,15 @@ SCORES = {"student_psnr_y": "student", "tuned_teacher_psnr_y": "teacher being tu
 """Names of the curves by their keys in the rows of validations."""
 QUALITY_TITLE = "Y-PSNR on the validation images in dB, over steps"
 LOSS_TITLE = "Loss, over steps"
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """One row: its kind (`train`, `validation`, `skipped`, `flag`), its step, and its numbers by name."""
+
+    kind: str
+    step: int
+    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -29,9 +38,17 @@ class Metrics:
 
     @classmethod
     def read(cls, run: Path) -> Metrics | None:
-        """The rows of a run folder; None if there are none yet."""
-        rows = read_rows(run)
-        return cls(run.resolve().name, run, rows) if rows else None
+        """The rows of a run folder with the numbers that can be drawn; None if there are none yet."""
+        rows = []
+        for _, values in read_metrics(run):
+            numbers = {  # without NaN, of which each comparison is False
+                printable(name): value
+                for name, value in values.items()
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+            }
+            if "step" in numbers:
+                rows.append(MetricsRow(str(values.get("kind")), values["step"], numbers))
+        return cls(run.resolve().name, run, tuple(sorted(rows, key=lambda row: row.step))) if rows else None
 
     @property
     def last_step(self) -> int:
@@ -46,11 +63,6 @@ class Metrics:
         score = self.curve("validation", key, name)
         ends = (self.rows[0].step, self.last_step)
         return Curve(name, tuple((step, value) for step in ends for _, value in score.points[-1:]), dashed=True)
-
-    def keys(self, kind: str, start: str) -> list[str]:
-        """The keys that begin with `start` in rows of a kind, in order of appearance."""
-        rows = (row for row in self.rows if row.kind == kind)
-        return list(dict.fromkeys(key for row in rows for key in row.numbers if key.startswith(start)))
 
 
 def read_runs(folder: Path) -> list[Metrics]:
@@ -70,11 +82,15 @@ def named_apart(runs: Sequence[Metrics]) -> list[Metrics]:
 
 
 def charts_of(runs: Sequence[Metrics]) -> list[Chart]:
-    return _charts_of_one(runs[0]) if len(runs) == 1 else _charts_of_several(runs)
-
-
-def _charts_of_one(run: Metrics) -> list[Chart]:
-    terms = run.keys("train", "weighted/")
+    """The charts of a run, or of several over one another; levels are those that the students are compared with."""
+    run = runs[0]
+    levels = [run.level(f"{name}_psnr_y", name) for name in ("teacher", "bicubic", "input")]
+    if len(runs) > 1:
+        scores = [each.curve("validation", "student_psnr_y", each.name) for each in runs]
+        losses = [each.curve("train", "loss", each.name) for each in runs]
+        return [Chart(QUALITY_TITLE, (*scores, *levels)), Chart(LOSS_TITLE, tuple(losses), logarithmic=True)]
+    keys = dict.fromkeys(key for row in run.rows if row.kind == "train" for key in row.numbers)
+    terms = [key for key in keys if key.startswith("weighted/")]
     losses = [run.curve("train", "loss", "loss")]
     if len(terms) > 1:
         losses += [run.curve("train", key, key.removeprefix("weighted/")) for key in terms]
@@ -82,18 +98,7 @@ def _charts_of_one(run: Metrics) -> list[Chart]:
     skipped = tuple(row.step for row in run.rows if row.kind == "skipped")
     title = f"{LOSS_TITLE}; red: skipped steps" if skipped else LOSS_TITLE
     return [
-        Chart(f"{run.name}: {QUALITY_TITLE}", (*scores, *_levels(run))),
+        Chart(f"{run.name}: {QUALITY_TITLE}", (*scores, *levels)),
         Chart(title, tuple(losses), logarithmic=True, marks=skipped),
         Chart("Learning rate, over steps", (run.curve("train", "rate", "rate"),)),
     ]
-
-
-def _levels(run: Metrics) -> list[Curve]:
-    """The curves of the teacher and bicubic or the input, with which the student is compared."""
-    return [run.level(f"{name}_psnr_y", name) for name in ("teacher", "bicubic", "input")]
-
-
-def _charts_of_several(runs: Sequence[Metrics]) -> list[Chart]:
-    scores = [run.curve("validation", "student_psnr_y", run.name) for run in runs]
-    losses = [run.curve("train", "loss", run.name) for run in runs]
-    return [Chart(QUALITY_TITLE, (*scores, *_levels(runs[0]))), Chart(LOSS_TITLE, tuple(losses), logarithmic=True)]

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.base.context import Context
+from compressor.base.context import Context, Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
+from compressor.base.interrupts import StopRequest
 from compressor.base.machine import torch_threads, usable_cores
 from compressor.base.processes import Processes, Rank
 from compressor.models.checkpoints.load import load_checkpoint
@@ -75,13 +76,19 @@ def run_spec(file: Path, folder: Path, context: Context) -> CompressReport:
 def begin(options: CompressOptions, context: Context) -> RunFile:
     """run.json of a new run, or of a plan of runs: all that is decided before the first step."""
     refuse_side_by_side(options)
-    options = _with_threads(_with_measured_degradation(options, context))
-    with torch_threads(options.run.threads):
-        if options.training.then is not None:
+    run, training = options.run, options.training
+    if run.is_side_by_side and run.threads is None:
+        threads = 1 if run.on is not None else max(1, (usable_cores() or 1) // (run.jobs or 1))
+        run = dataclasses.replace(run, threads=threads)
+    # What was measured stands in place of --degrade like:DIR: a continued run does not measure.
+    degrade = measured(options.data.degrade, context)
+    options = dataclasses.replace(options, run=run, data=dataclasses.replace(options.data, degrade=degrade))
+    with torch_threads(run.threads):
+        if training.then is not None:
             return plan_two_recipes(options, context)
         if options.is_compared:
             return plan_trials(options, context)
-        decided = decide if options.training.minutes is None else decide_for_minutes
+        decided = decide if training.minutes is None else decide_for_minutes
         return new_run_file(decided(options, context))
 
 
@@ -153,7 +160,8 @@ def run_resume(run: Path, context: Context, given: ResumeOptions) -> CompressRep
 
 
 def _resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport:
-    began = _read_unfinished(run, context.processes)  # refuse other folders before they are locked
+    from_leader = context.processes.from_leader  # the only process that needs the folder
+    began = from_leader(lambda: _read_unfinished(run))  # refuse other folders before they are locked
     if given.recipe is not None:
         recipe, recorded = CompressOptions.of(recipe=given.recipe).training.recipe, began.options.training.recipe
         if recipe != recorded:
@@ -162,7 +170,7 @@ def _resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport
         find_method(began.options.training.recipe)  # refuses one whose program is not running
     with lock_run(run, context, "--resume"):
         _require_recorded_files(run, context, accepted=given.accept_changed_code)
-        began = _read_unfinished(run, context.processes)
+        began = from_leader(lambda: _read_unfinished(run))
         if (given.jobs, given.on) != (None, None):
             options = began.options
             options = dataclasses.replace(options, run=dataclasses.replace(options.run, jobs=given.jobs, on=given.on))
@@ -171,31 +179,34 @@ def _resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport
         return _train(run, began, context, accept_changed_code=given.accept_changed_code)
 
 
-def _read_unfinished(run: Path, processes: Processes) -> RunFile:
-    """run.json of a run that can be continued; only the leading process needs the folder."""
-
-    def read() -> RunFile:
-        require_run(run)
-        began = read_run_file(run)
-        if began.is_finished:
-            raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")
-        return began
-
-    return processes.from_leader(read)
+def _read_unfinished(run: Path) -> RunFile:
+    """run.json of a run that can be continued."""
+    require_run(run)
+    began = read_run_file(run)
+    if began.is_finished:
+        raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")
+    return began
 
 
-def continue_planned(
-    run: Path, plan: Path, context: Context, *, accept_changed_code: bool = False, wait_seconds: float = 0.0
-) -> None:
-    """Continue a run of a plan to its end, in a process of its own; a finished run stays as it is.
+class RunWorker:
+    """A process that trains runs of plans, one after another: it reads teacher and images once for all of its runs."""
 
-    `wait_seconds` is the time for another process to leave the run: one whose machine was lost may still have its lock.
-    """
-    with lock_run(run, context, "--resume", wait_seconds=wait_seconds):
-        _require_recorded_files(run, context, accepted=accept_changed_code)
-        began = read_run_file(run)
-        if not began.is_finished:
-            train(began.spec, run, context, part_of=plan, accept_changed_code=accept_changed_code)
+    def __init__(self, progress: Progress = no_progress) -> None:
+        self.context = Context()
+
+    def train(self, run: str, plan: str, accept_changed_code: bool, wait_seconds: float = 0.0) -> None:
+        """Continue a run that its plan has begun; before its first step and after its last one, SIGTERM ends the
+        process at once. `wait_seconds`: for the lock of a process whose machine was lost.
+        """
+        processes, folder = Processes(), Path(run)
+        # Ctrl-C in a terminal reaches this process, and its parent sends SIGTERM: the second one must do nothing.
+        processes.stop_request = StopRequest(launched=True)
+        context = dataclasses.replace(self.context, processes=processes)
+        with lock_run(folder, context, "--resume", wait_seconds=wait_seconds):
+            _require_recorded_files(folder, context, accepted=accept_changed_code)
+            began = read_run_file(folder)
+            if not began.is_finished:
+                train(began.spec, folder, context, part_of=Path(plan), accept_changed_code=accept_changed_code)
 
 
 def _require_recorded_files(run: Path, context: Context, *, accepted: bool) -> None:
@@ -224,21 +235,6 @@ def refuse_side_by_side(options: CompressOptions) -> None:
     if is_open_class(options.training.recipe):
         name = recipe_label(options.training.recipe)
         raise UsageError(f"{flag}: other processes cannot import {name}: put it into a file, mine.py:{name}")
-
-
-def _with_threads(options: CompressOptions) -> CompressOptions:
-    """Options with the threads of each worker, if runs are trained side by side and none were given."""
-    run = options.run
-    if not run.is_side_by_side or run.threads is not None:
-        return options
-    threads = 1 if run.on is not None else max(1, (usable_cores() or 1) // (run.jobs or 1))
-    return dataclasses.replace(options, run=dataclasses.replace(run, threads=threads))
-
-
-def _with_measured_degradation(options: CompressOptions, context: Context) -> CompressOptions:
-    """Options with the steps that were measured in place of --degrade like:DIR: a continued run does not measure."""
-    text = measured(options.data.degrade, context)
-    return dataclasses.replace(options, data=dataclasses.replace(options.data, degrade=text))
 
 
 @contextmanager

@@ -89,13 +89,6 @@ class Cluster:
             raise SrkdError(answer["error"])
         return answer["result"]
 
-    @property
-    def processors(self) -> int:
-        return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
-
-    def cancel(self, reference: Any, *, at_once: bool = False) -> None:
-        self.ray.cancel(reference, force=at_once)
-
     def require_shared(self, folder: Path) -> None:
         """Refuse a folder of --out that a node of the cluster cannot write under this path."""
         strategy = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
@@ -178,12 +171,12 @@ class RaySlot(Slot):
 
     def stop(self) -> None:
         if self._reference is not None:
-            self._cluster.cancel(self._reference)
+            self._cluster.ray.cancel(self._reference)
 
     def kill(self) -> None:
         self._is_killed = True
         if self._reference is not None:
-            self._cluster.cancel(self._reference, at_once=True)
+            self._cluster.ray.cancel(self._reference, force=True)
 
 
 @contextmanager
@@ -236,7 +229,8 @@ def _do_groups(
     cluster: Cluster, jobs: Sequence[Job], request: dict[str, Any], settings: UpscaleSettings, context: Context
 ) -> Outcomes:
     """Enlarge pictures in groups; all of a group fail if its task does."""
-    size = min(MOST_PICTURES, math.ceil(len(jobs) / (GROUPS_OF_A_PROCESSOR * cluster.processors))) or 1
+    processors = max(1, int(cluster.ray.cluster_resources().get("CPU", 1)))
+    size = min(MOST_PICTURES, math.ceil(len(jobs) / (GROUPS_OF_A_PROCESSOR * processors))) or 1
     groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     jobs_of = {"options": request, "settings": settings}
     tasks = [cluster.start(UPSCALE_WORKER, "upscale", {**jobs_of, "jobs": group}) for group in groups]

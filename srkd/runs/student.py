@@ -29,7 +29,7 @@ from compressor.models.students.students import (
 )
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method, quantisation_of
-from recipes.config.preset import Preset, StudentRule
+from recipes.config.preset import Preset
 from srkd.options.compress import CompressOptions
 from srkd.record.run_spec import StudentStart
 
@@ -227,8 +227,13 @@ def _cut_spec(teacher: Teacher | None, preset: Preset, options: CompressOptions,
     """The shape of a student that is cut from its teacher by width and depth."""
     if teacher is None:
         raise UsageError("without --student the student is cut from a teacher: add --teacher FILE or --student SPEC")
-    for line in _also_reduced(preset.student, options):
-        note(line)
+    rule, given = preset.student, options.student
+    shares = {"width": (given.width, rule.width), "depth": (given.depth, rule.depth)}
+    for name, other in (("depth", "width"), ("width", "depth")):
+        (share, _), (other_share, usual) = shares[name], shares[other]
+        if share is not None and other_share is None and usual < 1:
+            reduces = f"halves the {other}" if usual == 0.5 else f"takes {usual:g} of the {other}"
+            note(f"--{name} {share:g}: the recipe also {reduces}: add --{other} 1 to keep it")
     spec = _spec_at_scale(teacher)
     if spec is None:
         scale = teacher.descriptor.scale
@@ -236,25 +241,8 @@ def _cut_spec(teacher: Teacher | None, preset: Preset, options: CompressOptions,
             f"no student can be cut from the {teacher.backend} teacher: give its shape, "
             f"--student compact:width=32,depth=8,scale={scale}"
         )
-    return smaller_spec(
-        spec,
-        width=preset.student.width if options.student.width is None else options.student.width,
-        depth=preset.student.depth if options.student.depth is None else options.student.depth,
-    )
-
-
-def _also_reduced(rule: StudentRule, options: CompressOptions) -> list[str]:
-    """A line if only one of width and depth is given and the recipe reduces the other."""
-    width, depth = options.student.width, options.student.depth
-    if depth is not None and width is None and rule.width < 1:
-        return [f"--depth {depth:g}: the recipe also {_reduces(rule.width, 'width')}: add --width 1 to keep it"]
-    if width is not None and depth is None and rule.depth < 1:
-        return [f"--width {width:g}: the recipe also {_reduces(rule.depth, 'depth')}: add --depth 1 to keep it"]
-    return []
-
-
-def _reduces(fraction: float, what: str) -> str:
-    return f"halves the {what}" if fraction == 0.5 else f"takes {fraction:g} of the {what}"
+    width, depth = (usual if share is None else share for share, usual in shares.values())
+    return smaller_spec(spec, width=width, depth=depth)
 
 
 def _given_spec(text: str, init: Init, options: CompressOptions, teacher: Teacher | None) -> Spec:

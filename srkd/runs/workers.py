@@ -30,7 +30,7 @@ MOST_DEATHS = 3
 """A run whose worker died this often has failed."""
 LOOK_SECONDS, REPORT_SECONDS = 0.1, 1.0
 
-WORKER = "srkd.runs.worker:RunWorker"
+WORKER = "srkd.runs.compression:RunWorker"
 """What a worker executes, by name: this module imports nothing of a plan."""
 
 

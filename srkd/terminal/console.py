@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TextIO, TypeVar, cast
 
 from compressor.base.context import Context, Note, Progress, no_note, no_progress
 from compressor.base.durations import format_duration
+from compressor.base.machine import machine_facts
 from srkd.terminal.tables import Table, csv_text, fact_lines
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ class Console:
         """Print the result of a verb: as JSON, its `rows` as CSV, or `latex` if asked for, else what `show` prints."""
         text = ""
         if self.data == "json":
-            text = self._document(verb, result)
+            body = cast("dict[str, object]", json_value(result))
+            document = {"schema": f"srkd.{verb}/1", **body, "machine": machine_facts()}
+            text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         elif self.data == "csv" and rows is not None:
             text = csv_text(map(json_value, rows(result)))
         elif self.data == "latex" and latex is not None:
@@ -114,15 +117,6 @@ class Console:
             show(self, result)
         if text:
             _write(text, self.stream or sys.stdout)
-
-    @staticmethod
-    def _document(verb: str, payload: object) -> str:
-        """The command's JSON object, with its schema and the facts of the machine."""
-        from compressor.base.machine import machine_facts
-
-        body = cast("dict[str, object]", json_value(payload))
-        document = {"schema": f"srkd.{verb}/1", **body, "machine": machine_facts()}
-        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
     def _out(self) -> TextIO:
         return sys.stderr if self.data else sys.stdout
@@ -153,6 +147,11 @@ def context_for_python(progress: Progress | Literal[False] | None, announce: Not
 def cell(value: float | None, text: str) -> str:
     """The cell of a table: `value` in the format `text`, such as "{:.1f} dB", or "-" for None."""
     return "-" if value is None else text.format(value)
+
+
+def count_cells(params: int | None, macs: int | None) -> tuple[str, str]:
+    """The cells of parameters and of multiply-accumulates in 10⁹."""
+    return cell(params, "{:,}"), cell(macs and macs / 1e9, "{:.2f}")
 
 
 def json_value(value: object) -> object:

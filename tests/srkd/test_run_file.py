@@ -13,9 +13,9 @@ import pytest
 import srkd
 from compressor.base.errors import SrkdError
 from srkd.record.measurements import read_exports, read_profile
-from srkd.record.metrics import read_rows
 from srkd.record.reading import printable
 from srkd.record.run_file import find_run_file, read_for_display, read_run_file, read_spec_file, write_run_file
+from srkd.reports.curves import Metrics
 from tests.support.commands import python
 from tests.support.run_files import RESULT, RUN, assert_read_as_written, read_json, save_run_file
 from tests.support.small_runs import SMALL
@@ -174,7 +174,9 @@ def test_rows_of_metrics_hold_numbers_that_can_be_drawn(tmp_path: Path) -> None:
         {"kind": ["train"], "step": 3},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    first, second, third = read_rows(tmp_path)
+    metrics = Metrics.read(tmp_path)
+    assert metrics is not None
+    first, second, third = metrics.rows
     assert (first.step, first.numbers) == (1, {"step": 1, "weighted/": 1})
     assert (second.kind, second.numbers) == ("train", {"step": 2, "loss": 1.5})
     assert third.kind != "train"

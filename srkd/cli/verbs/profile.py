@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from compressor.base.machine import count_threads
 from srkd.cli.verb import verb
 from srkd.options.verbs import ProfileOptions
-from srkd.terminal.console import Console, cell
+from srkd.terminal.console import Console, cell, count_cells
 from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ def _show_models(console: Console, report: ProfileReport) -> None:
     lines = []
     for cost in report.costs:
         name = f"{cost.model} (teacher)" if cost.model == report.teacher else cost.model
-        counts = [cell(cost.params, "{:,}"), "-" if cost.macs is None else f"{cost.macs / 1e9:.2f}"]
+        counts = count_cells(cost.params, cost.macs)
         scores = [item for item in report.quality if item.model == cost.model]
         for score in scores:
             of_file = f", {score.runtime}" if score.precision == "int8" else ""
             precision = "" if len(scores) == 1 else f" {score.precision}{of_file}"
             first, *others = (cell(score.scores.by(goal), "{:.3f}") for goal in shown)
             lines.append([f"{name}{precision}", *counts, first, cell(score.over_bicubic, "{:+.3f}"), *others])
-            counts = ["", ""]
+            counts = "", ""
         if not scores:
             lines.append([name, *counts, *["-"] * (1 + len(shown))])
     plain = " or ".join(sorted({row.model for row in report.quality if row.runtime is None})) or "bicubic"
