@@ -34,20 +34,15 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
     """
     folders = run_folders(options.runs)
     data = path_of(options.data)
-    if data is None:
-        _refuse_scoring_options(options)
+    of_sets = {row.name for row in declarations(ScoringOptions)} | {"device"}
+    for row in declarations(CompareOptions) if data is None else ():
+        if row.name in of_sets and getattr(options, row.name) != row.default:
+            raise UsageError(f"{row.flag}: it is about the sets of --data, which is not given")
     runs = [read_contents(folder) for folder in folders]
     return compare_contents(runs, None if data is None else partial(_score, data, options, context))
 
 
 compare = public(CompareOptions, CompareOptions, run_compare, "compare")
-
-
-def _refuse_scoring_options(options: CompareOptions) -> None:
-    of_sets = {row.name for row in declarations(ScoringOptions)} | {"device"}
-    for row in declarations(CompareOptions):
-        if row.name in of_sets and getattr(options, row.name) != row.default:
-            raise UsageError(f"{row.flag}: it is about the sets of --data, which is not given")
 
 
 def _score(

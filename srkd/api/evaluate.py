@@ -50,9 +50,7 @@ evaluate = public(EvaluateOptions, EvaluateOptions, run_evaluate, "evaluate")
 
 
 def by_goal(result: Evaluation, goal: GoalOption) -> Evaluation:
-    """The scores with what models are judged by first. auto: the originals if the teacher is nearer to them than
-    bicubic.
-    """
+    """The scores with what models are judged by first. auto: the originals if the teacher is nearer than bicubic."""
     if result.teacher is None or len(result.references) < 2:
         return result
     if goal == "auto":

@@ -19,6 +19,7 @@ from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import LayerCost, cost, layer_costs
 from compressor.models.networks.dialect import Assumption
 from compressor.models.networks.registry import spec_from_dict
+from compressor.models.quantisation.description import Quantisation
 from compressor.models.quantisation.file_facts import QuantisedFile, read_quantised_file
 from compressor.models.quantisation.quantisers import FLOAT_BYTES, quantised_bytes, quantised_layers
 from compressor.runtimes.file_runtime import read_spec
@@ -34,13 +35,9 @@ OUTPUTS_ONLY = "not a network that srkd knows: as a teacher it gives outputs onl
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantisedSize:
+class QuantisedSize(Quantisation):
     """The quantisation of a network, and its size in bytes with weights packed at their bits."""
 
-    method: str
-    bits: int
-    placement: str
-    compat: str
     quantised_weights: int
     bytes_at_bits: int
     bytes_as_float: int

@@ -17,6 +17,7 @@ from export.profile.settings import DEFAULT_SIZE, ProfileSettings
 from srkd.charts import Scatter, ScatterPoint, draw_scatter
 from srkd.options.function import public
 from srkd.options.models import ModelFile, file_of
+from srkd.options.option import settings_of
 from srkd.options.shared import ModelOrPath, path_of
 from srkd.options.values import as_tuple, read_sizes, require_png
 from srkd.options.verbs import ProfileOptions
@@ -37,21 +38,13 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         if not options.quality:
             raise UsageError("--pareto shows quality: leave out --no-quality")
         require_png(pareto, "--pareto")
-    settings = ProfileSettings(
+    settings = settings_of(
+        ProfileSettings,
+        options,
         runtimes=tuple(options.runtime),
-        device=options.device,
         precisions=as_tuple(options.precision),
         lr_sizes=(DEFAULT_SIZE,) if options.lr_size is None else read_sizes(options.lr_size),
         batches=as_tuple(options.batch),
-        threads=options.threads,
-        seconds=options.seconds,
-        memory=options.memory,
-        quality=options.quality,
-        goal=options.goal,
-        scale=options.scale,
-        arch_options=options.arch_options,
-        limits=options.limits,
-        trust_code=options.trust_code,
     )
     with TemporaryDirectory(prefix="srkd-networks-") as folder:
         paths = [_profiled_file(model, Path(folder, str(index))) for index, model in enumerate(models)]
@@ -88,9 +81,7 @@ def _profiled_file(model: ModelOrPath, folder: Path) -> Path:
 
 
 def _write_pareto(report: ProfileReport, path: Path, note: Note) -> None:
-    """Draw quality against speed, a point for each row of the first size and batch whose quality is known. Without one
-    a note says so: the table is worth having alone.
-    """
+    """Draw a point for each row of the first size and batch; without one a note says so, as the table is worth it."""
     first, points = report.rows[0], []
     for row in report.rows:
         quality = report.quality_of(row)

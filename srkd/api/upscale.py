@@ -13,6 +13,7 @@ from compressor.inference.upscale_outputs import UpscaleSettings
 from compressor.inference.upscale_report import UpscaleReport
 from srkd.options.function import public
 from srkd.options.models import open_runtime
+from srkd.options.option import settings_of
 from srkd.options.values import as_tuple
 from srkd.options.verbs import UpscaleOptions
 
@@ -68,20 +69,8 @@ def run_upscale_any(options: UpscaleOptions, context: Context) -> UpscaleResult:
 
 
 def _upscale_settings(options: UpscaleOptions) -> UpscaleSettings:
-    return UpscaleSettings(
-        output=options.out,
-        suffix=options.suffix,
-        extension=options.extension,
-        overwrite=options.overwrite,
-        skip_existing=options.skip_existing,
-        recursive=options.recursive,
-        tile=options.tile,
-        overlap=options.overlap,
-        self_ensemble=options.self_ensemble,
-        exact=options.exact or options.precision is not None,
-        codec=options.codec,
-        crf=options.crf,
-    )
+    exact = options.exact or options.precision is not None
+    return settings_of(UpscaleSettings, options, output=options.out, exact=exact)
 
 
 upscale = public(UpscaleOptions, UpscaleOptions, run_upscale_any, "upscale")

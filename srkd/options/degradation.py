@@ -45,9 +45,7 @@ def measured(text: str, context: Context) -> str:
 
 
 def protocol_of(options: ScoringOptions, degradation: Degradation | None, sets: Iterable[AnySet]) -> Protocol:
-    """The protocol of scores; refuse options that contradict each other, and a border for LR images of which none is
-    made.
-    """
+    """The protocol of scores; refuse options that contradict each other, and a border by which no LR image is made."""
     if degradation is not None and options.lr_images is not None:
         raise UsageError(f"{FLAG} makes LR images from the originals, and --lr-images has others: leave one out")
     if options.lr_border != ScoringOptions.lr_border:

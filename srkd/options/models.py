@@ -20,6 +20,7 @@ from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
+from srkd.options.option import settings_of
 from srkd.options.shared import Model, ModelOrPath, ProgramOptions, RuntimeOptions
 from srkd.options.values import A_MODEL
 
@@ -105,18 +106,7 @@ def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Run
         return TorchRuntime(model.network, label=label, device=options.device, precision=options.precision or "fp32")
     if not isinstance(model, (str, Path)):
         return model
-    open_options = OpenOptions(
-        scale=options.scale,
-        arch_options=options.arch_options,
-        strength=options.strength,
-        device=options.device,
-        runtime=options.runtime,
-        threads=options.threads,
-        precision=options.precision,
-        limits=options.limits,
-        trust_code=options.trust_code,
-    )
-    return open_model(model, open_options, context)
+    return open_model(model, settings_of(OpenOptions, options), context)
 
 
 def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:

@@ -17,7 +17,7 @@ import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import (
     ConfigDict,
@@ -84,6 +84,7 @@ class Reader:
 
 OptionsT = TypeVar("OptionsT", bound="Options")
 ClassT = TypeVar("ClassT", bound=type)
+T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -247,6 +248,13 @@ def declarations(cls: type[Group]) -> tuple[Declaration, ...]:
 
 def to_json(options: Options) -> dict[str, Any]:
     return options._to_json()
+
+
+def settings_of(kind: type[T], options: Group, **others: Any) -> T:
+    """Settings of a library class: each that has the name of an option is that, and the `others` as they are given."""
+    names = {field.name for field in dataclasses.fields(cast(Any, kind))}
+    given = {row.name: getattr(options, row.name) for row in declarations(type(options)) if row.name in names}
+    return kind(**{**given, **others})
 
 
 def from_json(cls: type[OptionsT], values: Any, where: str, **others: Any) -> OptionsT:

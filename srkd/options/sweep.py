@@ -25,10 +25,7 @@ MOST_NAME = 120
 
 @dataclass(frozen=True)
 class Point:
-    """One combination of swept values: the name of its folders, its label for a person, and its options.
-
-    Without a sweep there is one point, whose name and label are empty.
-    """
+    """One combination of swept values: name of its folders and label (both empty without a sweep), and its options."""
 
     name: str
     label: str

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from compressor.base.context import Note
-from compressor.base.errors import SrkdError, Unwritable
-from compressor.base.files import atomic_path, file_sha256
+from compressor.base.errors import SrkdError
+from compressor.base.files import file_sha256
 from compressor.base.machine import installed_version
-from srkd.record.reading import Decibels, Entry, parse, read_object
+from srkd.record.reading import Decibels, Entry, parse, read_object, write_object
 from srkd.terminal.console import json_value
 from srkd.version import __version__
 
@@ -67,12 +67,7 @@ def read_evaluations(run: Path, note: Note) -> dict[str, KeptScores]:
         return {}
 
 
-def write_evaluations(run: Path, scores: Mapping[str, KeptScores]) -> Unwritable | None:
-    """Replace evaluations.json of a run folder; return why that is impossible."""
-    values = {"schema": SCHEMA, "scores": {key: entry.model_dump() for key, entry in scores.items()}}
-    try:
-        with atomic_path(run / EVALUATIONS) as temporary:
-            temporary.write_text(json.dumps(json_value(values), indent=1) + "\n", encoding="utf-8")
-    except Unwritable as error:
-        return error
-    return None
+def write_evaluations(run: Path, scores: Mapping[str, KeptScores], note: Note) -> None:
+    """Replace evaluations.json of a run folder; a note says if that is impossible."""
+    values = {"schema": SCHEMA, "scores": json_value(scores)}
+    write_object(run / EVALUATIONS, values, note, "scores are not kept for the next time")

@@ -5,7 +5,6 @@ The writers of both files keep more than is read here, so other keys are passed 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -13,12 +12,12 @@ from typing import TypeVar
 from pydantic import AliasPath, ConfigDict, Field
 
 from compressor.base.context import Note
-from compressor.base.errors import SrkdError, Unwritable
-from compressor.base.files import atomic_path, file_sha256
+from compressor.base.errors import SrkdError
+from compressor.base.files import file_sha256
 from compressor.base.machine import count_threads, machine_facts
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from export.writing.record import RECORD as EXPORTS
-from srkd.record.reading import Entry, parse, printable, read_object
+from srkd.record.reading import Entry, parse, printable, read_object, write_object
 from srkd.terminal.console import json_value
 
 PROFILE = "profile.json"
@@ -132,11 +131,7 @@ def write_profile(run: Path, report: object, note: Note) -> None:
     assert isinstance(body, Mapping)
     sha256 = file_sha256(run / RUN_FOLDER_WEIGHTS)
     record = {"schema": "srkd.profile/1", **body, "machine": machine_facts(), "student_sha256": sha256}
-    try:
-        with atomic_path(run / PROFILE) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    except Unwritable as error:
-        note(f"the profile is not kept for srkd report: {error}")
+    write_object(run / PROFILE, record, note, "the profile is not kept for srkd report")
 
 
 def read_profile(run: Path, student_sha256: str | None) -> ProfileFile | None:

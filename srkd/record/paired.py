@@ -29,9 +29,7 @@ PANELS = 2000
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of paired differences, its standard error and the degrees of freedom of that; one seed has only the
-    mean.
-    """
+    """The mean of paired differences, its standard error and the degrees of freedom; one seed has only the mean."""
 
     mean: float
     error: float | None = None

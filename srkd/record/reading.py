@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from compressor.base.errors import SrkdError, report_unreadable
-from compressor.base.files import read_text
+from compressor.base.context import Note
+from compressor.base.errors import SrkdError, Unwritable, report_unreadable
+from compressor.base.files import atomic_path, read_text
 from compressor.base.yaml_errors import YamlSource
 
 MOST_BYTES = 64 * 10**6
@@ -51,6 +53,15 @@ def read_object(file: Path) -> dict[str, Any]:
     if where is not None:
         raise SrkdError(f"{file} is damaged: {where}: no figure of a run is so large")
     return values
+
+
+def write_object(file: Path, values: Mapping[str, object], note: Note, otherwise: str) -> None:
+    """Replace a JSON file; if that is impossible, a note says what follows."""
+    try:
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    except Unwritable as error:
+        note(f"{otherwise}: {error}")
 
 
 def _unusable_number(value: object, key: str = "") -> str | None:

@@ -96,18 +96,17 @@ def require_run_folder(run: Path) -> None:
 
 def read_run_file(run: Path) -> RunFile:
     """run.json of a folder; refuse anything else in one line."""
-    return _read_file(_file_in(run))
+    return _read(_file_in(run))
 
 
 def read_spec_file(path: Path) -> RunFile:
     """A run.json under any name, or that of a folder."""
-    return read_run_file(path) if path.is_dir() else _read_file(path)
+    return read_run_file(path) if path.is_dir() else _read(path)
 
 
 def read_for_display(run: Path) -> RunFile:
     """run.json of a folder for a page or a terminal: every text is a printable line of bounded length."""
-    file = _file_in(run)
-    return _parse(file, printable(read_object(file)))
+    return _read(_file_in(run), for_display=True)
 
 
 def _file_in(run: Path) -> Path:
@@ -118,11 +117,8 @@ def _file_in(run: Path) -> Path:
     return run / RUN_FOLDER_FACTS
 
 
-def _read_file(file: Path) -> RunFile:
-    return _parse(file, read_object(file))
-
-
-def _parse(file: Path, values: dict[str, Any]) -> RunFile:
+def _read(file: Path, *, for_display: bool = False) -> RunFile:
+    values = printable(read_object(file)) if for_display else read_object(file)
     schema = values.pop("schema", None)
     if schema != SCHEMA:
         raise SrkdError(f"{file} cannot be read: its schema is {str(schema)[:40]!r}, not {SCHEMA}")

@@ -45,8 +45,7 @@ def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
 
 def find_teacher_file(teacher: TeacherFile) -> Path | None:
     """The file of a run's teacher, if it is there and unchanged."""
-    candidates = (teacher.path, embedded_teacher())
-    for path in candidates:
+    for path in (teacher.path, embedded_teacher()):
         with suppress(SrkdError):  # a network of ncnn without its weights
             if path.is_file() and checkpoint_sha256(path) == teacher.sha256:
                 return path

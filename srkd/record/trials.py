@@ -95,10 +95,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class SameBatches:
-    """Evidence that the runs of one seed used the same batches.
-
-    `digest` is the hash of the hashes in `rows` rows of metrics, up to step `steps`.
-    """
+    """Evidence that the runs of one seed used the same batches: a hash of those in `rows` rows, up to step `steps`."""
 
     seed: int
     digest: str
@@ -152,9 +149,7 @@ class VariantScores:
 
 @dataclass(frozen=True)
 class TrialsReport:
-    """Rows (the recipe or the points of a sweep first, then the baselines), the gain of each point over its baselines,
-    and evidence that the batches were the same.
-    """
+    """Rows (points of a sweep first, then baselines), gains of points over baselines, and evidence of equal batches."""
 
     seeds: tuple[int, ...]
     rows: tuple[VariantScores, ...]

@@ -93,7 +93,7 @@ def _validation_scores(trained: Sequence[Trained], first: Contents) -> SetScores
             name: {key: [each] for key, each in asdict(row).items() if each is not None} for name, row in sets.items()
         }
 
-    result, images = trained[0].result, list(first.validation)
+    result, images = trained[0].result, list(first.file.data.validation)
     names = {name: [image for image in images if image.startswith(f"{name}/")] for name in result.student.sets}
     return SetScores(
         protocol=result.protocol,
@@ -112,7 +112,7 @@ def _require_alike(runs: Sequence[Contents]) -> None:
             "scale": [str(each.scale) for each in both],
             "goal": [str(each.goal) for each in both],
             "validation protocol": [str(each.protocol) for each in both],
-            "validation images": [", ".join(each.validation) for each in both],
+            "validation images": [", ".join(each.file.data.validation) for each in both],
             "training images": [each.file.data.digest for each in both],
         }
         for what, (own, other) in facts.items():

@@ -41,10 +41,6 @@ class Contents:
         return self.file.recipe if self.file.result is None else self.file.result.recipe
 
     @property
-    def validation(self) -> tuple[str, ...]:
-        return self.file.data.validation
-
-    @property
     def protocol(self) -> str | None:
         return None if self.file.result is None else self.file.result.protocol
 
@@ -84,9 +80,8 @@ def read_contents(run: Path) -> Contents:
 def _unfinished(file: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
     if file.is_finished:
         return f"The run is finished, but {RUN_FOLDER_WEIGHTS} is missing from its folder."
-    done = max((rows.last_step for rows in metrics), default=0)
-    steps = file.preset.schedule.steps
-    where = f"step {done:,}" + (f" of {steps:,}" if not folders else "")
+    done, steps = max((rows.last_step for rows in metrics), default=0), file.preset.schedule.steps
+    where = f"step {done:,} of {steps:,}"
     if folders:
         where = f"run {sum((folder / RUN_FOLDER_FACTS).is_file() for folder in folders)} of {len(folders)}"
     return f"This run is not finished: it is at {where}."

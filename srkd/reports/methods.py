@@ -27,9 +27,7 @@ them otherwise."""
 
 @dataclass(frozen=True)
 class Trained:
-    """One finished run: a method with one seed. `plan` is the folder of its plan, `baselines` the methods that the plan
-    compares it with.
-    """
+    """One finished run: a method with one seed, the folder of its plan, and the methods that this compares it with."""
 
     run: str
     method: str
@@ -156,9 +154,7 @@ def group_methods(trained: Sequence[Trained]) -> list[MethodRuns]:
 
 
 def _differing(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The settings of each row that name it: the recipe, unless it is the same and another setting differs, and all
-    that differ.
-    """
+    """The settings of each row that name it: all that differ, and the recipe where it differs or nothing else does."""
     keys = []
     for key in dict.fromkeys(key for row in rows for key in row):
         values = {(row["recipe"] if not key.startswith(SHAPES) else "", row[key]) for row in rows if key in row}
@@ -178,9 +174,7 @@ def shared_settings(methods: Sequence[MethodRuns]) -> dict[str, str]:
 
 
 def named_value(key: str, value: str) -> str:
-    """A setting in the name of a method: the recipe by itself, others as in `width=16`, `rate=0.0001`, `lam=2` and
-    `weights.pixel=1.0`.
-    """
+    """A setting in the name of a method: the recipe by itself, others as in `width=16` and `weights.pixel=1.0`."""
     if key == "recipe":
         return value
     return f"{re.sub(r'^(student|schedule|start|options[.][^.]+)[.]', '', key)}={short(value)}"

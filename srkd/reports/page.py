@@ -41,14 +41,11 @@ def report_page(sections: Sequence[Section], comparison: Comparison | None) -> s
     if comparison is None:
         title = f"{sections[0].contents.name}: what was gained"
     else:
-        shown = _show_comparison(comparison, [section.contents for section in sections])
+        by_work = point_figures([against_macs(comparison.scores, comparison.goal)])
+        curves = curve_figures([rows for section in sections for rows in section.contents.metrics])
+        table = comparison.table(comparison.goal)
+        shown = {"scores": table, "lines": comparison.lines(), "charts": [*by_work, *curves]}
     return render_page(title=title, comparison=shown, runs=runs, map_levels=MAP_LEVELS)
-
-
-def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> dict[str, object]:
-    by_work = point_figures([against_macs(comparison.scores, comparison.goal)])
-    curves = curve_figures([rows for run in runs for rows in run.metrics])
-    return {"scores": comparison.table(comparison.goal), "lines": comparison.lines(), "charts": [*by_work, *curves]}
 
 
 def _show_run(section: Section) -> dict[str, object]:
@@ -160,11 +157,8 @@ def _loss_tile(contents: Contents) -> Tile:
 
 
 def _scores(contents: Contents) -> Table:
-    names = (
-        ", ".join(contents.validation)
-        if len(contents.validation) <= MOST_IMAGES_NAMED
-        else f"{len(contents.validation)} images"
-    )
+    images = contents.file.data.validation
+    names = ", ".join(images) if len(images) <= MOST_IMAGES_NAMED else f"{len(images)} images"
     caption = f"Y-PSNR on the validation images ({names or 'unknown'})"
     if contents.protocol:
         caption += f", {contents.protocol}"

@@ -113,9 +113,7 @@ def make_pictures(
     others: Mapping[str, Runtime] | None = None,
     most: int = 3,
 ) -> Pictures:
-    """The crops in which student and teacher differ most; without a teacher, student and original. `others` are shown
-    beside the student: one that was trained otherwise, its strengths.
-    """
+    """The crops in which student and teacher (without one: original) differ most; `others` are shown there as well."""
     scale, degradation = student.descriptor.scale, Degradation.of_header(student.metadata)
     networks: dict[str, Runtime] = {"student": student, **(others or {}), (plain := Bicubic(scale)).label: plain}
     if teacher is not None:

@@ -140,9 +140,7 @@ class Scoring:
             keys = [key for model in own for name in self.digests if (key := self._key(model, name)) in known]
             entries = {**kept[run.folder], **{key: known[key] for key in keys}}
             if entries.keys() != kept[run.folder].keys():
-                obstacle = write_evaluations(run.folder, entries)
-                if obstacle is not None:
-                    self.context.note(f"scores are not kept for the next time: {obstacle}")
+                write_evaluations(run.folder, entries, self.context.note)
 
     def _evaluate(self, models: Sequence[str], image_set: ImageSet) -> dict[str, KeptScores]:
         from compressor.inference.evaluate import EvaluationSettings, evaluate

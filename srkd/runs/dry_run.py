@@ -82,9 +82,7 @@ class DryRun:
             rows.append(("note", "the student is solved for before its first step; that is not timed here"))
         if self.runs > 1:
             rows.append(("note", f"the plan has {self.runs} such runs"))
-        if self.points:
-            rows += [(label, f"{point.line()}") for label, point in self.points.items()]
-        return rows
+        return rows + [(label, point.line()) for label, point in self.points.items()]
 
     def line(self) -> str:
         params = "unknown" if self.student.params is None else f"{self.student.params:,}"

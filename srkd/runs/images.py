@@ -21,12 +21,10 @@ def data_choice(options: CompressOptions) -> DataChoice:
     return DataChoice(
         data=data,
         lr=path_of(options.data.lr_images),
-        val=(
-            *(ValidationFolder(path, name) for name, path in map(split_name, map(str, as_tuple(options.data.val)))),
-            *(
-                ValidationFolder(path, name, True)
-                for name, path in map(split_name, map(str, as_tuple(options.data.val_lr)))
-            ),
+        val=tuple(
+            ValidationFolder(path, name, is_lr)
+            for words, is_lr in ((options.data.val, False), (options.data.val_lr, True))
+            for name, path in map(split_name, map(str, as_tuple(words)))
         ),
         lr_border=options.data.lr_border,
         lr_only=lr_only,

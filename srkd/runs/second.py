@@ -43,9 +43,7 @@ def plan_two_recipes(options: CompressOptions, context: Context) -> RunFile:
 
 
 def decide_second(folder: Path, contents: RunFile, distilled: RunFile, context: Context) -> RunSpec:
-    """The spec of the quantisation: its teacher is the distilled student, and it is judged as that was, also by its
-    teacher.
-    """
+    """The spec of the quantisation of the distilled student, which teaches it; it is judged as that was."""
     assert contents.trials is not None
     student = folder / contents.trials.runs[0].name / STUDENT
     spec = decide(second_options(student, contents.options, distilled.goal), context)

@@ -46,19 +46,15 @@ def _search(options: CompressOptions, context: Context) -> PlanReport:
 def _refuse_contradictions(options: CompressOptions) -> None:
     """Refuse a shape together with a target, and options of a target's runtime without a target."""
     if not options.target.is_given:
-        words = {
-            "--runtime": options.target.runtime,
-            "--precision": options.target.precision,
-            "--lr-size": options.target.lr_size,
-        }
-        for flag, value in words.items():
-            if value is not None:
+        for name in ("runtime", "precision", "lr_size"):
+            if getattr(options.target, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag} belongs to a target: add --target-fps, --target-ms or another")
         return
-    shapes = {"--student": options.student.student, "--width": options.student.width, "--depth": options.student.depth}
-    for flag, shape in shapes.items():
+    for name in ("student", "width", "depth"):
+        shape = getattr(options.student, name)
         if shape is not None:
-            raise UsageError(f"{flag} {shape}: the target decides the shape; leave one of them out")
+            raise UsageError(f"--{name} {shape}: the target decides the shape; leave one of them out")
     for setting in options.training.own_settings:
         if setting.startswith(("student.width", "student.depth")):
             raise UsageError(f"--set {setting}: the target decides the shape; leave one of them out")
@@ -88,13 +84,8 @@ def check_target(student: Path, spec: RunSpec, context: Context) -> TargetReport
         file = student
         if row is not None:
             source = Source(student.stem, loaded.sha256, loaded.header, student)
-            (exported,) = (
-                report
-                for report in export_model(
-                    loaded.network, source, [row.name], student.parent, context, options=FileOptions()
-                ).files
-                if report.format == row.name
-            )
+            written = export_model(loaded.network, source, [row.name], student.parent, context, options=FileOptions())
+            exported = next(report for report in written.files if report.format == row.name)
             if exported.path is None:
                 return replace(nothing, reason=exported.reason)
             file = exported.path

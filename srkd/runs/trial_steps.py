@@ -9,7 +9,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -85,7 +85,8 @@ def stage_costs(run: OpenRun, batches: Batches, context: Context, timed: int = 1
     """What a step of each stage costs, on copies of the networks; `timed` steps are timed in each."""
     stages = run.stages()
     with ExitStack() as counting:
-        meter = _Meter(run.device, timed, partial(context.progress, "trying steps"), len(stages), counting)
+        total = len(stages) * (timed + 2)
+        meter = _Meter(run.device, timed, lambda done: context.progress("trying steps", done, total), counting)
         take_steps(run, timed + 2, meter, context, batches)
     return tuple(
         StageCost(stage.name, stage.schedule.steps, 1e3 * seconds, macs, 1e3 * max(0.0, first - seconds))
@@ -138,8 +139,7 @@ def decide_for_minutes(options: CompressOptions, context: Context) -> RunSpec:
 
     once = replace(context, note=note)
     spec = decide(replace(options, training=replace(training, minutes=None)), once)
-    rounds = 0
-    while True:
+    for _ in range(ROUNDS):
         opening = time.monotonic()
         run = open_run(spec, once)
         opening = time.monotonic() - opening
@@ -153,8 +153,7 @@ def decide_for_minutes(options: CompressOptions, context: Context) -> RunSpec:
             )
             steps = 1
         decided = decide(replace(options, training=replace(training, minutes=None, steps=steps)), once)
-        rounds += 1
-        if rounds == ROUNDS or _mode(decided) == _mode(spec):
+        if _mode(decided) == _mode(spec):
             break
         spec = decided
     each = ", ".join(f"{stage.ms:.0f} ms" for stage in cost.stages)
@@ -175,28 +174,23 @@ def _require_time(needed: float, left: float, what: str) -> None:
         )
 
 
+@dataclass
 class _Meter(Events):
     """Events that time steps of each stage, and count the multiply-accumulates of its last one in `counting`."""
 
-    def __init__(
-        self,
-        device: torch.device,
-        timed: int,
-        progress: Callable[[int, int], None],
-        stages: int,
-        counting: ExitStack,
-    ) -> None:
-        self.device, self.timed, self.progress, self.counting = device, timed, progress, counting
-        self.steps = stages * (timed + 2)
-        self.firsts: list[float] = []
-        self.seconds: list[float] = []
-        self.macs: list[int] = []
-        self.began = time.perf_counter()
-        self.counter = FlopCounterMode(display=False)
+    device: torch.device
+    timed: int
+    progress: Callable[[int], None]
+    counting: ExitStack
+    firsts: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    macs: list[int] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+    counter: FlopCounterMode = field(default_factory=partial(FlopCounterMode, display=False))
 
     def after_step(self, done: int, state: State) -> None:
         synchronise(self.device)
-        self.progress(done, self.steps)
+        self.progress(done)
         number, now = (done - 1) % (self.timed + 2), time.perf_counter()
         if number == 0:
             self.firsts.append(now - self.began)
