@@ -48,5 +48,5 @@ compare = public(CompareOptions, CompareOptions, run_compare, "compare")
 def _score(
     data: Path, options: CompareOptions, context: Context, runs: Sequence[Trained], first: Contents
 ) -> SetScores:
-    sets = find_sets(data, scale=first.scale, lr=path_of(options.lr_images))
-    return Scoring(runs, sets, first.scale, first.goal, options, context).scores()
+    sets = find_sets(data, scale=first.file.student.scale, lr=path_of(options.lr_images))
+    return Scoring(runs, sets, first.file.student.scale, first.goal, options, context).scores()

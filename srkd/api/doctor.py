@@ -96,7 +96,17 @@ def _pieces() -> Iterator[Piece]:
         ("wandb", "`srkd compress --track wandb`, curves at Weights & Biases", ("wandb",)),
     ):
         yield _piece(OTHERS, name, adds, modules, name)
-    yield _demo_app()
+    is_built = is_app_built()
+    is_old = is_built and is_app_outdated()
+    yield Piece(
+        OTHERS,
+        "demo app",
+        "the page that `srkd demo` shows and `srkd demo --build` writes",
+        is_built,
+        missing=() if is_built else ("built app",),
+        command=app_command() if is_old or not is_built else None,
+        remark="it is older than its sources" if is_old else None,
+    )
     for metric in METRICS.values():
         if metric.needs:
             adds = f"{metric.title} in `srkd evaluate`"
@@ -121,21 +131,6 @@ def _int8_runtimes() -> str:
     missing = [name for name in names if name not in ready]
     others = f"; not here: {', '.join(missing)}" if missing else ""
     return f"int8 files run in: {', '.join(ready) or 'no runtime'}{others}"
-
-
-def _demo_app() -> Piece:
-    """The state of the app of `srkd demo`: whether it is built, and from its present sources."""
-    is_built = is_app_built()
-    outdated = is_built and is_app_outdated()
-    return Piece(
-        group=OTHERS,
-        name="demo app",
-        adds="the page that `srkd demo` shows and `srkd demo --build` writes",
-        ready=is_built,
-        missing=() if is_built else ("built app",),
-        command=app_command() if outdated or not is_built else None,
-        remark="it is older than its sources" if outdated else None,
-    )
 
 
 def _piece(

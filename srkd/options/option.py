@@ -135,7 +135,7 @@ class Group:
             raise _usage_error(cls, error) from None
 
     @model_serializer
-    def _to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             row.name: json_value(getattr(getattr(self, row.group) if row.group else self, row.name))
             for row in declarations(type(self))
@@ -244,10 +244,6 @@ def declarations(cls: type[Group]) -> tuple[Declaration, ...]:
                 text = option.help or fields_of(base)[name].description or ""
                 rows[name] = Declaration(name, fields[name], option, " ".join(text.split()), cls)
     return tuple(sorted(rows.values(), key=lambda row: not row.is_positional))
-
-
-def to_json(options: Options) -> dict[str, Any]:
-    return options._to_json()
 
 
 def settings_of(kind: type[T], options: Group, **others: Any) -> T:

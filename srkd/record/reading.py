@@ -88,17 +88,14 @@ def parse(model: type[EntryT], values: dict[str, Any], file: Path) -> EntryT:
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
         more = f" (and {len(others)} more)" if others else ""
-        raise SrkdError(f"{_describe(first, file)}{more}") from error
+        origin = YamlSource(str(file), {}, {})
+        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            mistake = origin.problem(first["loc"], None, "unknown key: another version of srkd wrote it")
+        else:
+            mistake = origin.pydantic_problem(first, ())
+        raise SrkdError(f"{mistake}{more}") from error
     except SrkdError as error:
         raise SrkdError(f"{file}: {error}") from error
-
-
-def _describe(error: Any, file: Path) -> str:
-    """One mistake: file, key, value, and what was expected."""
-    origin = YamlSource(str(file), {}, {})
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return str(origin.problem(error["loc"], None, "unknown key: another version of srkd wrote it"))
-    return str(origin.pydantic_problem(error, ()))
 
 
 def printable(value: Any) -> Any:

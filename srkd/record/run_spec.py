@@ -18,7 +18,7 @@ from compressor.models.quantisation.description import Quantisation
 from compressor.models.students.init_report import InitReport
 from recipes.config.preset import Preset
 from srkd.options.compress import CompressOptions
-from srkd.options.option import from_json, to_json
+from srkd.options.option import from_json
 from srkd.record.reading import Entry
 from srkd.terminal.console import json_value
 
@@ -27,7 +27,7 @@ def _read_options(values: object) -> CompressOptions:
     return values if isinstance(values, CompressOptions) else from_json(CompressOptions, values, "its options")
 
 
-GivenOptions = Annotated[CompressOptions, PlainValidator(_read_options), PlainSerializer(to_json)]
+GivenOptions = Annotated[CompressOptions, PlainValidator(_read_options), PlainSerializer(CompressOptions.to_json)]
 """The options that a user gave, one flat object in JSON. `--out` is not among them: the folder says where it is."""
 
 

@@ -167,18 +167,13 @@ class TrialsReport:
         cls,
         outcomes: Sequence[Outcome],
         batches: Sequence[SameBatches],
-        goal: Goal = "original",
-        baselines_of: Mapping[str, Sequence[str]] | None = None,
+        goal: Goal,
+        points: Mapping[str, Sequence[str]],
     ) -> TrialsReport:
-        """Build the report from outcomes in the order of the plan, seed by seed.
-
-        `baselines_of` names the baselines of each point; without it the first variant is the only point.
-        """
+        """Build the report from outcomes in the order of the plan, seed by seed, and the baselines of each point."""
         groups: dict[str, list[Outcome]] = {}
         for outcome in outcomes:
             groups.setdefault(outcome.variant, []).append(outcome)
-        first, *others = groups
-        points = {first: others} if baselines_of is None else baselines_of
         is_sweep = len(points) > 1
         pairs = [(point, name) for point, baselines in points.items() for name in baselines]
         judged = {name: [[outcome.by(goal)] for outcome in group] for name, group in groups.items()}

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeAlias
 
-from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.scores import GOAL_WORDS, both_goals, set_mean, without_network
-from compressor.inference.metric_table import METRICS
+from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 from compressor.models.networks.image_cost import Cost
 from srkd.record.code import short
@@ -55,7 +54,10 @@ def compare_contents(runs: Sequence[Contents], score: Scorer | None = None) -> C
     _require_alike(finished)
     first, trained = finished[0], trained_runs(finished)
     scores = (score or _validation_scores)(trained, first)
-    references: tuple[Goal, ...] = tuple(each for each in both_goals(first.goal) if scores.keys_to(each))
+    known = set.intersection(*(set(figures) for sets in scores.students.values() for figures in sets.values()))
+    references = tuple(
+        each for each in both_goals(first.goal) if known & {METRICS[name].key_to(each) for name in DEFAULT_METRICS}
+    )
     if first.goal not in references:
         raise SrkdError(
             f"{first.path / RUN_FOLDER_FACTS} does not say what its networks scored: it was written by another program"
@@ -68,7 +70,7 @@ def compare_contents(runs: Sequence[Contents], score: Scorer | None = None) -> C
     teacher = trained[0].result.teacher
     cost = None if teacher is None or len(scores.teachers) > 1 else teacher.cost
     return Comparison(
-        scale=first.scale,
+        scale=first.file.student.scale,
         protocol=scores.protocol,
         goal=first.goal,
         references=references,
@@ -76,7 +78,7 @@ def compare_contents(runs: Sequence[Contents], score: Scorer | None = None) -> C
         settings=shared_settings(groups),
         software=software(),
         rows=(
-            _reference(without_network(first.scale), "bicubic", scores.bicubic),
+            _reference(without_network(first.file.student.scale), "bicubic", scores.bicubic),
             *(_reference(name, "teacher", figures, cost) for name, figures in scores.teachers.items()),
             *(row for row, _ in methods),
         ),
@@ -109,7 +111,7 @@ def _require_alike(runs: Sequence[Contents]) -> None:
     for run in runs[1:]:
         both = (first, run)
         facts = {
-            "scale": [str(each.scale) for each in both],
+            "scale": [str(each.file.student.scale) for each in both],
             "goal": [str(each.goal) for each in both],
             "validation protocol": [str(each.protocol) for each in both],
             "validation images": [", ".join(each.file.data.validation) for each in both],
@@ -125,8 +127,8 @@ def _require_alike(runs: Sequence[Contents]) -> None:
         bicubic = [spread and spread.mean for spread in spreads]
         if None in bicubic or abs((bicubic[0] or 0.0) - (bicubic[1] or 0.0)) > SAME_BICUBIC_DB:
             raise UsageError(
-                f"{first.name} and {run.name} cannot be compared: {without_network(run.scale)} has {bicubic[0]} and "
-                f"{bicubic[1]} dB on their validation images, so these are not the same"
+                f"{first.name} and {run.name} cannot be compared: {without_network(run.file.student.scale)} has "
+                f"{bicubic[0]} and {bicubic[1]} dB on their validation images, so these are not the same"
             )
 
 

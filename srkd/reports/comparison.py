@@ -47,11 +47,6 @@ class SetScores:
     left_out: tuple[str, ...] = ()
     """Lines about teachers that could not be scored."""
 
-    def keys_to(self, reference: Goal) -> list[str]:
-        """The keys of the metrics that all students have to one reference."""
-        keys = [METRICS[name].key_to(reference) for name in DEFAULT_METRICS]
-        return [key for key in keys if all(key in each for sets in self.students.values() for each in sets.values())]
-
 
 @dataclass(frozen=True)
 class OverSeeds(Spread):

@@ -44,10 +44,6 @@ class Contents:
     def protocol(self) -> str | None:
         return None if self.file.result is None else self.file.result.protocol
 
-    @property
-    def scale(self) -> int:
-        return self.file.student.scale
-
     def unfinished_line(self, folder: str) -> str | None:
         """What an unfinished run lacks, and the command that continues it in `folder`."""
         if self.unfinished is None or self.file.is_finished:

@@ -59,14 +59,10 @@ class Trained:
         return settings | _flat({"weights": preset.get("weights", {}), "options": options})
 
     @property
-    def variant(self) -> str:
-        """The name of a point of a sweep or of its baseline, such as `rate=0.0001`; empty for other runs."""
-        return self.method if "=" in self.method else ""
-
-    @property
     def labels(self) -> dict[str, str]:
         """The settings that can name a row: those of `settings` under short names, with the rate that was used."""
-        recipe = self.file.recipe if self.variant else self.method
+        # A point of a sweep or its baseline has a name such as `rate=0.0001`.
+        recipe = self.file.recipe if "=" in self.method else self.method
         values = {"recipe": recipe or self.method, **self.settings}
         fit_rate = values.pop("schedule.fit_rate", "none")
         if values.get("start.init") == "fit" and fit_rate != "none":

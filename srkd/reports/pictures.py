@@ -127,8 +127,7 @@ def make_pictures(
     if not photos:
         raise SrkdError("no photo is large enough to compare the networks on: give others with --data")
     compared = ("student", "teacher" if teacher is not None else "original")
-    windows = [window for photo in photos for window in _windows(photo, compared)]
-    crops = [_crop(window, compared) for window in _most_different(windows, most)]
+    crops = [_crop(window, compared) for window in _most_different(photos, compared, most)]
     large = [photo for photo in photos if min(photo.images["student"].shape[-2:]) >= MIN_SPECTRUM_SIDE + 2 * scale]
     to_teacher = _to_teacher(large, scale) if teacher is not None and large else {}
     return Pictures(tuple(crops), to_teacher, len(large), None if degradation is None else degradation.label)
@@ -173,22 +172,16 @@ def _enlarge(
     return _Photo(pair.stem, {**images, "original": hr[None, :, rows, columns]})
 
 
-def _windows(photo: _Photo, compared: tuple[str, str]) -> list[_Window]:
-    """All windows of a photo with the mean squared difference of Y."""
-    a, b = (luma_of(photo.images[name]) for name in compared)
-    side = min(SIDE, *a.shape[-2:])
-    stride = max(1, side // STEPS_A_SIDE)
-    difference = torch.nn.functional.avg_pool2d((a - b).square(), side, stride)[0, 0]
-    return [
-        _Window(photo, column * stride, row * stride, side, float(difference[row, column]))
-        for row in range(difference.shape[0])
-        for column in range(difference.shape[1])
-    ]
-
-
-def _most_different(windows: Sequence[_Window], count: int) -> list[_Window]:
-    """The windows of the largest differences that do not overlap each other."""
-    chosen: list[_Window] = []
+def _most_different(photos: Sequence[_Photo], compared: tuple[str, str], count: int) -> list[_Window]:
+    """The windows with the largest mean squared differences of Y that do not overlap each other."""
+    windows, chosen = list[_Window](), list[_Window]()
+    for photo in photos:
+        a, b = (luma_of(photo.images[name]) for name in compared)
+        side = min(SIDE, *a.shape[-2:])
+        stride = max(1, side // STEPS_A_SIDE)
+        difference = torch.nn.functional.avg_pool2d((a - b).square(), side, stride)[0, 0]
+        for row, means in enumerate(difference.tolist()):
+            windows += [_Window(photo, at * stride, row * stride, side, mean) for at, mean in enumerate(means)]
     for window in sorted(windows, key=lambda window: -window.difference):
         if len(chosen) < count and not any(window.overlaps(other) for other in chosen):
             chosen.append(window)

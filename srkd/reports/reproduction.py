@@ -7,7 +7,7 @@ from pathlib import Path
 from compressor.base.files import file_sha256
 from compressor.training.run_folder import STUDENT
 from srkd.options.compress import CompressOptions
-from srkd.options.option import declarations, to_json
+from srkd.options.option import declarations
 from srkd.options.values import INPUT, NAMED_FOLDERS, split_name
 from srkd.record.run_file import RunFile
 
@@ -18,7 +18,7 @@ ALWAYS = ("recipe", "seed")
 
 def given_options(options: CompressOptions) -> list[tuple[str, str]]:
     """The flags and values of the options that are not the defaults, without the folders of their files."""
-    request, lines = to_json(options), []
+    request, lines = options.to_json(), []
     for row in declarations(CompressOptions):
         value = request.get(row.name)
         default = list(row.default) if isinstance(row.default, tuple) else row.default

@@ -94,10 +94,9 @@ def dry_run(options: CompressOptions, context: Context) -> DryRun:
     if Rank.from_environment().world_size > 1:
         raise UsageError("--dry-run reports on one process: start it without torchrun")
     contents = begin(options, context)
-    specs = _specs_of(contents)
     reports = {
         label: _measure(spec, context if number == 0 else replace(context, note=no_note))
-        for number, (label, spec) in enumerate(specs.items())
+        for number, (label, spec) in enumerate(_specs_of(contents).items())
     }
     first = next(iter(reports.values()))
     runs = max(1, len(contents.run_names))

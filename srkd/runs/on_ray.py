@@ -31,7 +31,7 @@ from compressor.inference.upscale_report import Failed, Outcomes, UpscaleReport
 from compressor.runtimes.base import Runtime
 from compressor.training.run_folder import LOCK
 from srkd.options.models import open_runtime
-from srkd.options.option import from_json, to_json
+from srkd.options.option import from_json
 from srkd.options.values import as_tuple
 from srkd.options.verbs import UpscaleOptions
 from srkd.runs.workers import MOST_DEATHS, WORKER, BegunRun, Slot
@@ -71,12 +71,16 @@ class Cluster:
 
     def __init__(self, ray: Any, threads: int, *, on_gpu: bool) -> None:
         self.ray = ray
-        self._execute = ray.remote(execute).options(
-            num_cpus=threads, num_gpus=1 if on_gpu else 0, max_retries=MOST_DEATHS - 1, retry_exceptions=[Interrupted]
+        self.start = (
+            ray.remote(execute)
+            .options(
+                num_cpus=threads,
+                num_gpus=1 if on_gpu else 0,
+                max_retries=MOST_DEATHS - 1,
+                retry_exceptions=[Interrupted],
+            )
+            .remote
         )
-
-    def start(self, target: str, method: str, job: Mapping[str, Any]) -> Any:
-        return self._execute.remote(target, method, dict(job))
 
     def result(self, reference: Any) -> Any:
         try:
@@ -211,7 +215,7 @@ def upscale_on_ray(options: UpscaleOptions, settings: UpscaleSettings, context: 
     model = str(Path(options.model).absolute())
     inputs = [Path(str(path)).absolute() for path in as_tuple(options.inputs)]
     runtime = open_runtime(model, options, context)
-    request = to_json(replace(options, model=model, inputs=(), threads=options.threads or 1))
+    request = replace(options, model=model, inputs=(), threads=options.threads or 1).to_json()
     on_gpu = options.device.startswith("cuda")
     with open_cluster(options.on, threads=options.threads or 1, on_gpu=on_gpu) as cluster:
 

@@ -131,7 +131,7 @@ def summarise_trials(
             )
         )
     batches = [_same_batches(folder, runs) for runs in compared_runs(planned)]
-    trials = TrialsReport.of(outcomes, batches, results[0].goal, baselines_of=planned.baselines)
+    trials = TrialsReport.of(outcomes, batches, results[0].goal, planned.baselines)
     chosen = results[outcomes.index(trials.chosen)]
     assert chosen.result is not None
     report = replace(

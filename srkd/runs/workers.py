@@ -102,10 +102,8 @@ def local_slots(jobs: int, threads: int | None, device: str) -> list[Slot]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = list(map(str, range(torch.cuda.device_count()))) if visible is None else visible.split(",")
         gpus = [names[number % len(names)] for number in range(jobs)]
-    environments = [{} if gpu == "" else {"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
-    if threads is not None:
-        environments = [{**environment, "OMP_NUM_THREADS": str(threads)} for environment in environments]
-    return [LocalSlot(environment) for environment in environments]
+    of_threads = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    return [LocalSlot(of_threads | ({} if gpu == "" else {"CUDA_VISIBLE_DEVICES": gpu})) for gpu in gpus]
 
 
 class SideBySide:

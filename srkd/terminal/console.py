@@ -265,7 +265,20 @@ class _Bars:
         if self._screen is None:
             if time.monotonic() - self._start < PROGRESS_AFTER_SECONDS or done >= total:
                 return
-            self._screen = self._open_screen()
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._screen = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[status]}", markup=False),
+                console=RichConsole(stderr=True),
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            self._screen.start()
         if title not in self._tasks:
             self._tasks[title] = self._screen.add_task(title, total=total, status="")
         task = self._tasks[title]
@@ -274,21 +287,3 @@ class _Bars:
     def close(self) -> None:
         if self._screen is not None:
             self._screen.stop()
-
-    @staticmethod
-    def _open_screen() -> rich.progress.Progress:
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        screen = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-            console=RichConsole(stderr=True),
-            transient=True,
-            redirect_stdout=sys.stdout.isatty(),
-        )
-        screen.start()
-        return screen

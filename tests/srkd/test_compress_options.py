@@ -14,7 +14,7 @@ from srkd.cli.main import run
 from srkd.cli.verbs.compress import command
 from srkd.options.command_line import from_command_line
 from srkd.options.compress import CompressOptions
-from srkd.options.option import declarations, to_json
+from srkd.options.option import declarations
 from srkd.runs.recipe import load_recipe
 from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL
@@ -95,7 +95,7 @@ def test_rare_options_are_named_alone_and_are_flags_like_others() -> None:
         teacher_cache=True,
         settings=["schedule.warmup=3"],
     )
-    assert to_json(by_flag) == to_json(by_keyword)
+    assert by_flag.to_json() == by_keyword.to_json()
 
 
 def test_batch_patch_and_rate_have_options_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,13 +32,13 @@ import srkd
 from compressor.base.context import Context
 from srkd.cli.verbs.compress import command
 from srkd.options.compress import CompressOptions
-from srkd.options.option import from_json, to_json
+from srkd.options.option import from_json
 from srkd.runs.compression import begin
 from srkd.runs.second import second_options
 
 folder = Path(sys.argv[1])
 call = CliRunner().invoke
-value = lambda options, name="grain": to_json(options)[name]
+value = lambda options, name="grain": options.to_json()[name]
 small = dict(teacher="teacher.safetensors", data="photos", width=0.5, init="inherit", steps=1, batch=2, lr_patch=8)
 small |= dict(grain=2, tint=3)
 baselines = CompressOptions.of(**small, with_baseline=True, seeds=2, out=folder / "plan")

@@ -19,7 +19,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from srkd.cli.verb import verb
 from srkd.options.function import public
-from srkd.options.option import Group, Option, Options, declarations, from_json, options, to_json
+from srkd.options.option import Group, Option, Options, declarations, from_json, options
 from srkd.options.values import SETTING, SIZES, TEXTS
 from srkd.terminal.console import Console
 
@@ -105,7 +105,7 @@ def test_python_and_the_command_line_give_the_same_options() -> None:
         out="there",
     )
     by_command = painted(*words.split(), "--dry", "--no-frame", "-o", "there")
-    assert [str(v) for v in to_json(by_command).values()] == [str(v) for v in to_json(python).values()]
+    assert [str(v) for v in by_command.to_json().values()] == [str(v) for v in python.to_json().values()]
     assert str(by_command.out) == python.out and by_command.sizes == python.sizes and python.words == ("a", "b")
 
 
@@ -189,13 +189,13 @@ def test_a_model_that_holds_options_writes_and_reads_them() -> None:
     options = paint("x.pt", layers=2, words=("a", "b"), extras={"k": 1}, gilt=0.5)
     document = Document(options=options, border=FrameGroup(frame=False))
     text = document.model_dump_json()
-    assert json.loads(text)["options"] == to_json(options)
+    assert json.loads(text)["options"] == options.to_json()
     assert Document.model_validate_json(text) == document
 
 
 def test_json_reads_back_to_equal_options() -> None:
     options = paint("x.pt", layers=2, words=("a",), extras={"k": 1}, out="there")
-    stored = to_json(options)
+    stored = options.to_json()
     assert not {"out", "sizes"} & set(stored) and "progress" not in stored
     assert from_json(PaintOptions, stored, "--resume there", out="there") == options
     for other in ({**stored, "new": 1}, {key: stored[key] for key in stored if key != "layers"}):

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from srkd.options.compress import CompressOptions
-from srkd.options.option import to_json
 from srkd.record.run_file import read_run_file
 
 RUN: dict[str, Any] = {
     "schema": "srkd.compress/3",
     "srkd_version": "0.1.0",
     "machine": {"cpu": "a processor", "torch_threads": 1},
-    "options": to_json(CompressOptions()),
+    "options": CompressOptions().to_json(),
     "recipe": "logits",
     "preset": {"title": "Logits KD", "source": "a test", "methods": [{"name": "logits"}]},
     "seed": 10,
