@@ -81,7 +81,7 @@ def _profiled_file(model: ModelOrPath, folder: Path) -> Path:
 
 
 def _write_pareto(report: ProfileReport, path: Path, note: Note) -> None:
-    """Draw a point for each row of the first size and batch; without one a note says so, as the table is worth it."""
+    """Draw the rows of the first size and batch; without any a note says so, for the table is worth having alone."""
     first, points = report.rows[0], []
     for row in report.rows:
         quality = report.quality_of(row)

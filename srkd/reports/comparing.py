@@ -161,23 +161,17 @@ def _over_seeds(runs: Sequence[SetFigures]) -> dict[str, dict[str, OverSeeds]]:
 
 def _gains(groups: Sequence[MethodRuns], scores: SetScores) -> tuple[ComparedGain, ...]:
     """The gains of methods over the baselines of their plans; if there are none, of the best method over each other."""
-    same_seed = [
-        (method, over, [(run, other) for run in method.runs for other in over.runs if other.seed == run.seed])
-        for over in groups
-        for method in groups
-    ]
-    pairs = [
-        (
-            method,
-            over,
-            [(run, other) for run, other in runs if other.plan == run.plan and other.method in run.baselines],
-        )
-        for method, over, runs in same_seed
-    ]
+    pairs = [(method, over, _pairs(method, over, of_plan=True)) for over in groups for method in groups]
     if not any(runs for _, _, runs in pairs):
-        pairs = [each for each in same_seed if each[0] is groups[0] and each[1] is not groups[0]]
+        pairs = [(groups[0], over, _pairs(groups[0], over, of_plan=False)) for over in groups[1:]]
     pairs = [each for each in pairs if each[-1]]
     return tuple(_gain(*each, scores, rows=len(pairs)) for each in pairs)
+
+
+def _pairs(method: MethodRuns, over: MethodRuns, *, of_plan: bool) -> list[tuple[Trained, Trained]]:
+    """The runs of both with one seed; `of_plan`: of one plan, in which the other is a baseline."""
+    pairs = [(run, other) for run in method.runs for other in over.runs if other.seed == run.seed]
+    return [(a, b) for a, b in pairs if not of_plan or (b.plan == a.plan and b.method in a.baselines)]
 
 
 def _gain(

@@ -46,7 +46,7 @@ class _Base:
 
 
 def baselines(spec: RunSpec, context: Context) -> dict[str, RunSpec]:
-    """The baselines of a run by their names: those that were chosen, or the usual ones that can be and are not it."""
+    """The baselines of a run by their names: those that were chosen, or the usual ones that are possible and differ."""
     teacher = None if spec.teacher is None else open_teacher(spec.options.teacher, context)
     methods = bind_phi(spec.preset.build_methods(), phi_source(spec))
     base = _Base(spec, student_shape(spec), teacher, methods)

@@ -107,7 +107,7 @@ def _train(folder: Path, contents: RunFile, context: Context, *, accept_changed_
 
 @contextmanager
 def _teacher_file(options: CompressOptions, context: Context) -> Iterator[CompressOptions]:
-    """Yield options whose teacher is a file: an open network is beside the run folder, as long as that is there."""
+    """Yield options whose teacher is a file: an open network is written beside the run folder, while there is one."""
     teacher, run, group = options.teacher.teacher, options.run.folder.resolve(), context.processes
     if not isinstance(teacher, ImageModel):
         yield options

@@ -71,16 +71,10 @@ class Cluster:
 
     def __init__(self, ray: Any, threads: int, *, on_gpu: bool) -> None:
         self.ray = ray
-        self.start = (
-            ray.remote(execute)
-            .options(
-                num_cpus=threads,
-                num_gpus=1 if on_gpu else 0,
-                max_retries=MOST_DEATHS - 1,
-                retry_exceptions=[Interrupted],
-            )
-            .remote
+        task = ray.remote(execute).options(
+            num_cpus=threads, num_gpus=1 if on_gpu else 0, max_retries=MOST_DEATHS - 1, retry_exceptions=[Interrupted]
         )
+        self.start = task.remote
 
     def result(self, reference: Any) -> Any:
         try:
