@@ -173,18 +173,14 @@ def run_in_child(
     function: str,
     job: Mapping[str, object],
     *,
-    what: str,
     timeout_seconds: float | None = None,
-    environment: Mapping[str, str] | None = None,
-    progress: Progress = no_progress,
     limits: ResourceLimits | None = None,
+    **options: Any,
 ) -> Any:
-    """Return the result of `function` ("module:name"), called with `job` in a child process.
-
-    An SrkdError that the function raises is raised here. A crash, an exit or a timeout becomes `ChildFailed`, which
-    begins with `what`.
+    """Return the result of `function` ("module:name"), called with `job` in a child process; errors are those of
+    `Child.result`, and the other options those of `Child`.
     """
-    with start_child(function, job, what=what, environment=environment, progress=progress, limits=limits) as child:
+    with start_child(function, job, limits=limits, **options) as child:
         return child.result(timeout_seconds if limits is None else limits.seconds)
 
 

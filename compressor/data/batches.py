@@ -85,12 +85,8 @@ class Sampler:
 
     def _positions(self, images: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tops and lefts from uniform numbers in [0,1)."""
-        tops = (u * self._position_count(self.heights[images])).long()
-        return tops, (v * self._position_count(self.widths[images])).long()
-
-    def _position_count(self, sizes: torch.Tensor) -> torch.Tensor:
-        """Return at how many positions a patch fits along an axis of each size."""
-        return sizes - self.lr_patch + 1
+        tops = (u * (self.heights[images] - self.lr_patch + 1)).long()
+        return tops, (v * (self.widths[images] - self.lr_patch + 1)).long()
 
 
 class BatchHashes:

@@ -218,8 +218,10 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         _require_patches(sources, scale, lr_patch)
         images = decode(sources)
         origin = ", ".join(image_set.name for image_set in sets)
-        if not choice.val:
-            held_out = _held_out(len(images.images))
+        count = len(images.images)
+        if not choice.val and count >= MIN_IMAGES_TO_HOLD_OUT:
+            stride = max(20, -(-count // 10))
+            held_out = range(stride // 2, count, stride)
     else:
         context.note(
             "no --data: training on the embedded photos, which show that everything works, not what it can reach"
@@ -284,11 +286,3 @@ def _require_patches(sources: Sequence[Source], scale: int, lr_patch: int) -> No
             f"schedule.lr_patch={lr_patch}: the largest LR image has {largest[0]}x{largest[1]} pixels: --lr-patch "
             f"{min(largest)} or less"
         )
-
-
-def _held_out(images: int) -> range:
-    """Return every k-th position, or none if there are few images."""
-    if images < MIN_IMAGES_TO_HOLD_OUT:
-        return range(0)
-    stride = max(20, -(-images // 10))
-    return range(stride // 2, images, stride)

@@ -136,10 +136,6 @@ class Extent:
     height: int
     width: int
 
-    @property
-    def bytes(self) -> int:
-        return 3 * self.height * self.width
-
 
 @dataclass(frozen=True)
 class ImageRecord:
@@ -245,5 +241,4 @@ def read_entry(folder: Path) -> DecodedImages:
 
 def _map_pixels(path: Path, extents: Sequence[Extent]) -> torch.Tensor:
     with open(path, "rb") as file:
-        is_empty = not any(extent.bytes for extent in extents)
-        return torch.empty(0, dtype=torch.uint8) if is_empty else torch.frombuffer(map_file(file), dtype=torch.uint8)
+        return torch.frombuffer(map_file(file), dtype=torch.uint8) if extents else torch.empty(0, dtype=torch.uint8)

@@ -177,13 +177,12 @@ class Blur(DegradationStep):
         widths = self.sigma or (scale * low_lr, scale * high_lr)
         kind = _choice(self.kinds, u[3])
         shape: KernelShape = "gaussian"
-        beta = 1.0
+        low_beta = high_beta = 1.0
         if kind.startswith("generalized"):
-            low_beta, high_beta = self.beta_generalized
-            shape, beta = "generalized", _between((low_beta, 1) if u[7] < 0.5 else (1, high_beta), u[8])
+            shape, (low_beta, high_beta) = "generalized", self.beta_generalized
         elif kind.startswith("plateau"):
-            low_beta, high_beta = self.beta_plateau
-            shape, beta = "plateau", _between((low_beta, 1) if u[7] < 0.5 else (1, high_beta), u[8])
+            shape, (low_beta, high_beta) = "plateau", self.beta_plateau
+        beta = _between((low_beta, 1) if u[7] < 0.5 else (1, high_beta), u[8])
         sigma_x, sigma_y = (max(_between(widths, each), 1e-3) for each in u[4:6])
         if self.size is None:
             size = 2 * math.ceil(3 * (max(sigma_x, sigma_y) if kind.endswith("aniso") else sigma_x)) + 1
@@ -277,18 +276,13 @@ class Shrink(DegradationStep):
     """Interpolations without antialiasing, each as often; left out: the bicubic that srkd makes LR images with."""
 
     def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
-        u = float(numbers.random())
-        return to_lr_size(image_01, target, None if not self.modes else self.modes[int(u * len(self.modes))])
-
-
-def to_lr_size(image_01: Tensor, target: LrTarget, mode: Mode | None) -> Tensor:
-    """Return the image in the size of the LR image, in [0,1]; without a mode by srkd's own bicubic."""
-    size = (target.height, target.width)
-    if tuple(image_01.shape[-2:]) == size:
-        return image_01
-    if mode is None and tuple(image_01.shape[-2:]) == tuple(side * target.scale for side in size):
-        return imresize(image_01, 1 / target.scale).clamp(0, 1)
-    return interpolate(image_01, size, mode or "bicubic").clamp(0, 1)
+        u, size = float(numbers.random()), (target.height, target.width)
+        if tuple(image_01.shape[-2:]) == size:
+            return image_01
+        if not self.modes and tuple(image_01.shape[-2:]) == tuple(side * target.scale for side in size):
+            return imresize(image_01, 1 / target.scale).clamp(0, 1)
+        mode: Mode = self.modes[int(u * len(self.modes))] if self.modes else "bicubic"
+        return interpolate(image_01, size, mode).clamp(0, 1)
 
 
 class Jpeg(DegradationStep):

@@ -38,10 +38,8 @@ _MODE_8BIT |= {"RGBA": "RGBA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 """The step between grey values of 2 and 4 bit when they are decoded to 8 bit."""
 _ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
-    "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95, "method": 4},
-    "BMP": {},
 }
 _LOSSLESS_WEBP_OPTIONS: dict[str, Any] = {"lossless": True, "exact": True, "method": 4}
 """`exact` also keeps the colours of fully transparent pixels."""
@@ -322,7 +320,7 @@ def _save_8bit(
     image = Image.fromarray(squeezed)
     if kind == "WEBP" and icc is not None and icc[16:20] == b"GRAY":
         image, icc = _to_srgb(image, icc), None  # WebP holds RGB alone, which a profile of grey cannot describe
-    options = dict(_LOSSLESS_WEBP_OPTIONS if lossless and kind == "WEBP" else _ENCODER_OPTIONS[kind])
+    options = dict(_LOSSLESS_WEBP_OPTIONS if lossless and kind == "WEBP" else _ENCODER_OPTIONS.get(kind, {}))
     if kind != "BMP":
         options |= {"icc_profile": icc} | ({"exif": exif} if exif else {})
     image.save(path, format=kind, **options)

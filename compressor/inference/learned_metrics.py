@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -21,21 +21,15 @@ SMALLEST_SIDE = 32
 """AlexNet's last features need 31 pixels."""
 
 
-def lpips(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
-    """LPIPS for each image of (N,3,H,W) on 0..255: (N,) float64; 0 for equal images."""
-    return _distance("lpips", images_255, reference_255, border)
-
-
-def dists(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
-    """DISTS for each image of (N,3,H,W) on 0..255: (N,) float64; 0 for equal images."""
-    return _distance("dists", images_255, reference_255, border)
-
-
-def _distance(name: str, images_255: Tensor, reference_255: Tensor, border: int) -> Tensor:
+def _distance(name: str, images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
+    """The distance for each image of (N,3,H,W) on 0..255: (N,) float64; 0 for equal images."""
     images, reference = ((image / PEAK).float() for image in crop_both(images_255, reference_255, border))
     require_side(images, SMALLEST_SIDE, name.upper())
     with torch.inference_mode():
         return _metric(name)(images, reference).flatten().double()
+
+
+lpips, dists = partial(_distance, "lpips"), partial(_distance, "dists")
 
 
 @lru_cache

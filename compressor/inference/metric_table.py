@@ -88,9 +88,6 @@ class Metric(Requirements):
         return text if self.name in DEFAULT_METRICS else f"{self.title} {text}"
 
 
-LEARNED = "compressor.inference.learned_metrics"
-
-
 def _missing_pyiqa() -> str | None:
     """One line with the command that installs pyiqa and keeps the installed torch, or None if it is here."""
     if find_spec("pyiqa") is not None:
@@ -163,25 +160,18 @@ METRICS: dict[str, Metric] = {
             best="lowest",
             takes="frames",
         ),
-        Metric(
-            name="lpips",
-            title="LPIPS",
-            source=f"{LEARNED}:lpips",
-            best="lowest",
-            digits=4,
-            takes="rgb",
-            needs=("pyiqa",),
-            obstacle=_missing_pyiqa,
-        ),
-        Metric(
-            name="dists",
-            title="DISTS",
-            source=f"{LEARNED}:dists",
-            best="lowest",
-            digits=4,
-            takes="rgb",
-            needs=("pyiqa",),
-            obstacle=_missing_pyiqa,
+        *(
+            Metric(
+                name=name,
+                title=name.upper(),
+                source=f"compressor.inference.learned_metrics:{name}",
+                best="lowest",
+                digits=4,
+                takes="rgb",
+                needs=("pyiqa",),
+                obstacle=_missing_pyiqa,
+            )
+            for name in ("lpips", "dists")
         ),
     )
 }

@@ -157,23 +157,18 @@ def trial_key(content: bytes) -> str:
 def try_in_child(progress: Progress, *, path: str, shown: str, crashed: list[str]) -> dict[str, Any]:
     """Open and run a file, in the child process; return scale, size multiple and smallest size of a foreign one."""
     with one_line(f"{shown} is not a model ONNX Runtime can open", first=True):
-        return _try(Path(path).read_bytes(), Path(shown), progress, crashed)
-
-
-def _try(content: bytes, path: Path, progress: Progress, crashed: list[str]) -> dict[str, Any]:
-    runtime = OnnxRuntime(path, OpenOptions(threads=1), content=content)
-    descriptor, image = runtime.descriptor, runtime._image
-    if runtime.spec is not None:
-        width, height = image.fixed_size or (PROBE_SIDES[0], PROBE_SIDES[0])
-        runtime.run(torch.full((1, image.channels, height, width), 0.5))
-        return {}
-    if image.fixed_size is not None or image.batch not in (None, 1):
-        return {}
-    scale, channels = descriptor.scale, descriptor.channels
-    run = run_but(runtime.run, crashed, progress)
-    multiple = smallest_multiple(run, channels, scale)
-    least = smallest_side(run, channels, scale, multiple, PROBE_SIDES[0])
-    return {"scale": scale, "size_multiple": multiple, "min_size": least}
+        runtime = OnnxRuntime(Path(shown), OpenOptions(threads=1), content=Path(path).read_bytes())
+        image, channels, scale = runtime._image, runtime.descriptor.channels, runtime.descriptor.scale
+        if runtime.spec is not None:
+            width, height = image.fixed_size or (PROBE_SIDES[0], PROBE_SIDES[0])
+            runtime.run(torch.full((1, channels, height, width), 0.5))
+            return {}
+        if image.fixed_size is not None or image.batch not in (None, 1):
+            return {}
+        run = run_but(runtime.run, crashed, progress)
+        multiple = smallest_multiple(run, channels, scale)
+        least = smallest_side(run, channels, scale, multiple, PROBE_SIDES[0])
+        return {"scale": scale, "size_multiple": multiple, "min_size": least}
 
 
 def run_bound(

@@ -93,6 +93,8 @@ class ForeignFacts:
     descriptor: Descriptor
     params: int | None
     largest_batch: int | None = None
+    companions: tuple[Path, ...] = ()
+    """The files beside the model's own that hold its weights."""
 
 
 class Program(Protocol):
@@ -113,10 +115,6 @@ class Program(Protocol):
         """Return the sha256 of a text and of the weights as they are now."""
         ...
 
-    def companions(self) -> Iterable[Path]:
-        """Return the files beside it that hold its weights."""
-        ...
-
 
 class ForeignModel(ImageModel):
     """A program as a model of images in [0,1] of any size; it only gives outputs."""
@@ -125,10 +123,6 @@ class ForeignModel(ImageModel):
         super().__init__()
         self._device = torch.device("cpu")
         self.program, self.facts, self.image_settings = program, program.facts, settings
-
-    @property
-    def network(self) -> None:
-        return None
 
     @property
     def device(self) -> torch.device:
@@ -229,9 +223,6 @@ class ModuleProgram:
 
     def digest(self, settings: str) -> str:
         return weights_digest(settings, named_tensors(self.module))
-
-    def companions(self) -> Iterable[Path]:
-        return ()
 
 
 def run_module(module: Callable[[torch.Tensor], object], images: torch.Tensor, label: str) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -39,7 +38,9 @@ class OnnxProgram:
         require_finite(self._weights, "ONNX")
         descriptor, spec = self.runtime.descriptor, self.runtime.spec
         params = sum(tensor.numel() for _, tensor in self._weights)
-        self.facts = ForeignFacts("ONNX", "unknown" if spec is None else spec.arch, descriptor, params, batch)
+        companions = tuple(external_files(load_onnx(path, external_weights=False), path))
+        arch = "unknown" if spec is None else spec.arch
+        self.facts = ForeignFacts("ONNX", arch, descriptor, params, batch, companions)
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         return self.runtime.run(images)
@@ -52,9 +53,6 @@ class OnnxProgram:
             )
             return device
         return torch.device("cpu")
-
-    def companions(self) -> Iterable[Path]:
-        return external_files(load_onnx(self.path, external_weights=False), self.path)
 
     def digest(self, settings: str) -> str:
         return weights_digest(settings, self._weights)

@@ -180,6 +180,6 @@ def _foreign_teacher(
     assumed: tuple[Assumption, ...] = ()
     if not any("range" in name for name in options):
         assumed = (Assumption("img_range", 1.0, "not in the file; images of [0,1] are what most models take"),)
-    size = path.stat().st_size + sum(file.stat().st_size for file in program.companions())
+    size = path.stat().st_size + sum(file.stat().st_size for file in facts.companions)
     origin = TeacherOrigin(path, file_sha256(path), size, facts.backend, wrapping, assumed, options=options)
     return Teacher(ForeignModel(program, settings), origin)

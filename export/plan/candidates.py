@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from compressor.base.errors import SrkdError
-from compressor.models.fitting.following import can_follow
+from compressor.models.fitting.across_source import can_follow
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.cost import cost
 from compressor.models.networks.image_cost import Cost

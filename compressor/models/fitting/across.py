@@ -21,12 +21,10 @@ from torch.nn import functional as F
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.models.fitting.across_aims import AimChoice, bend_of
-from compressor.models.fitting.across_source import FollowedSource
+from compressor.models.fitting.across_source import FollowedSource, following_plan
 from compressor.models.fitting.balance import balance
-from compressor.models.fitting.following import following_plan
-from compressor.models.fitting.layer_solver import LayerSolver
+from compressor.models.fitting.layer_solver import FitProgress, LayerSolver
 from compressor.models.fitting.layers import asked_rows, groups_of, linear_layer
-from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.stages import FitStage, stages
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.linear_plan import LinearLayer
@@ -64,11 +62,6 @@ class AcrossFit(LayerSolver):
         with torch.no_grad():
             balance(student, self.short)
         return student
-
-    @property
-    def has_shares(self) -> bool:
-        """True if layers hold both the stream and units, so that the share of the stream matters."""
-        return self.choice.has_shares
 
     def _begin(self, progress: FitProgress) -> None:
         with torch.no_grad():

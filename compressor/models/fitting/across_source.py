@@ -1,4 +1,6 @@
-"""The source of a fit across kinds: the network that a student follows, and moments of its features and units."""
+"""The source of a fit across kinds: the network that a student follows, moments of its features and units, and which
+students can follow which networks.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from compressor.base.errors import UsageError
 from compressor.models.fitting.layers import dense_segment, linear_layer
 from compressor.models.fitting.merging import MOST_UNITS, SAMPLE, places_of
 from compressor.models.fitting.shares import Share, ShareBatch
 from compressor.models.fitting.watching import AllSeen, watched
-from compressor.models.networks.base import ImageModel, Network, Tap
+from compressor.models.networks.base import ImageModel, Network, Spec, Tap
 from compressor.models.networks.linear_plan import FeatureStream, LinearPlan
+from compressor.models.networks.registry import linear_plan
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,29 @@ class FollowedSource:
         if image:
             sr = self.teacher.as_output(sr) if goes_on else self.teacher(batch.lr)
         return features, sr
+
+
+def has_stream_for(student: Spec, source: Spec) -> bool:
+    """Return True if the student can follow the features of the source: one with skips needs a stream with skips."""
+    short, long = linear_plan(student), linear_plan(source)
+    if short is None or long is None or long.stream is None:
+        return False
+    has_skips = any(len(short.producers[layer.output]) > 1 for layer in short.body_layers)
+    return long.stream.is_residual or not has_skips
+
+
+def can_follow(spec: Spec) -> bool:
+    """Return True if a student of this spec can be solved for from a network of another kind."""
+    plan = linear_plan(spec)
+    return plan is not None and plan.can_follow
+
+
+def following_plan(spec: Spec) -> LinearPlan:
+    """Return the plan by which a student follows another network; refuse one that the stream cannot pass."""
+    plan = linear_plan(spec)
+    if plan is None or not plan.can_follow:
+        raise UsageError(f"a {spec.arch} cannot be solved for from a network of another kind: take --init random")
+    return plan.following
 
 
 def zeros(device: torch.device, *size: int) -> torch.Tensor:

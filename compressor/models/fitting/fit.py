@@ -11,8 +11,8 @@ from compressor.base.context import QUIET, Context, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.fitting.across import AcrossFit
-from compressor.models.fitting.following import following_plan, has_stream_for
-from compressor.models.fitting.progress import FitProgress
+from compressor.models.fitting.across_source import following_plan, has_stream_for
+from compressor.models.fitting.layer_solver import FitProgress
 from compressor.models.fitting.same_kind import SameKindFit
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.cost import cost
@@ -62,7 +62,7 @@ def _follow(teacher: ImageModel, spec: Spec, lr: torch.Tensor, context: Context)
     last = AcrossFit(source, teacher, spec, lr, context=context)
     trials = [
         AcrossFit(source, teacher, spec, few, stream_share=share, merges_units=False, context=context)
-        for share in (STREAM_SHARES if last.has_shares else ())
+        for share in (STREAM_SHARES if last.choice.has_shares else ())
     ]
     progress = FitProgress(context, last.work + sum(trial.work for trial in trials))
     for trial in trials:

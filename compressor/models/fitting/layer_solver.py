@@ -24,10 +24,8 @@ from compressor.models.fitting.layers import (
     groups_of,
     inputs_of,
     linear_layer,
-    outputs_of,
 )
 from compressor.models.fitting.least_squares import Sums, best_correction
-from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.replay import Replay
 from compressor.models.fitting.shares import Share, ShareBatch
 from compressor.models.fitting.stages import FitStage, StageWalk
@@ -49,6 +47,18 @@ SATURATED = 8.0
 
 BORDER, IMAGE_SIDE = 8, 256
 """Pixels nearer than BORDER to the edge of a patch are weighted as in an image of IMAGE_SIDE pixels."""
+
+
+class FitProgress:
+    """The progress of a fit, reported to a context; `total` is the amount of all work, in any unit."""
+
+    def __init__(self, context: Context, total: float) -> None:
+        self.context, self.total, self.done = context, max(total, 1.0), 0.0
+        self.add(0.0)
+
+    def add(self, work: float) -> None:
+        self.done += work
+        self.context.progress("fit, percent", round(100 * min(1.0, self.done / self.total)), 100)
 
 
 class LayerSolver(ABC):
@@ -116,7 +126,7 @@ class LayerSolver(ABC):
     def _work(self, layer: LinearLayer) -> float:
         """Return the approximate number of products in a layer's sums, for one patch."""
         module = linear_layer(self.student, layer)
-        columns, rows = inputs_of(module) // groups_of(module) * area_of(module), outputs_of(module)
+        columns, rows = inputs_of(module) // groups_of(module) * area_of(module), len(module.weight)
         values = sum(size.numel() for size in self.sizes[layer.target])
         return float(values * columns * (1 + columns / rows))
 
@@ -125,7 +135,7 @@ class LayerSolver(ABC):
         module = linear_layer(self.student, layer)
         inputs, target = Tap(layer.name, "input"), layer.target
         groups = groups_of(module)
-        columns, rows = inputs_of(module) // groups * area_of(module), outputs_of(module) // groups
+        columns, rows = inputs_of(module) // groups * area_of(module), len(module.weight) // groups
         energy, difference = torch.zeros(2, dtype=torch.float64, device=self.device)
         sums = [[Sums(columns, rows, self.device) for _ in range(groups)] for _ in range(2)]
         for batch in self.patches.batches():

@@ -24,10 +24,6 @@ def inputs_of(module: Linear) -> int:
     return len(module.weight) if isinstance(module, nn.LayerNorm) else module.weight.shape[1] * groups_of(module)
 
 
-def outputs_of(module: Linear) -> int:
-    return len(module.weight)
-
-
 def groups_of(module: nn.Module) -> int:
     return module.groups if isinstance(module, nn.Conv2d) else 1
 
@@ -37,7 +33,7 @@ def asked_rows(module: Linear, count: int) -> torch.Tensor:
     groups = groups_of(module)
     if count % groups:
         return torch.arange(count)
-    return torch.arange(outputs_of(module)).view(groups, -1)[:, : count // groups].flatten()
+    return torch.arange(len(module.weight)).view(groups, -1)[:, : count // groups].flatten()
 
 
 def area_of(module: nn.Module) -> int:
@@ -51,7 +47,7 @@ def units_of(network: Network, plan: LinearPlan, space: str) -> int:
         if len(layer.inputs) == 1:
             return inputs_of(linear_layer(network, layer))
     if plan.producers[space]:
-        return outputs_of(linear_layer(network, plan.producers[space][0]))
+        return len(linear_layer(network, plan.producers[space][0]).weight)
     layer, _ = plan.consumers[space][0]
     return inputs_of(linear_layer(network, layer)) // len(layer.inputs)
 

@@ -22,17 +22,15 @@ from torch import nn
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.models.fitting.bases import Basis, choose_bases
-from compressor.models.fitting.layer_solver import SATURATED, LayerSolver, logits_of
+from compressor.models.fitting.layer_solver import SATURATED, FitProgress, LayerSolver, logits_of
 from compressor.models.fitting.layers import (
     channels_first,
     dense_weight,
     in_bases,
     inputs_of,
     linear_layer,
-    outputs_of,
     write_dense,
 )
-from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.stages import FitStage, StageWalk, stages
 from compressor.models.networks.base import Network, Spec, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearLayer
@@ -120,8 +118,8 @@ class SameKindFit(LayerSolver):
         """
         module = linear_layer(self.student, layer)
         sides = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
-        weight = torch.zeros(outputs_of(module), inputs_of(module), *sides, dtype=torch.float64)
-        bias = torch.zeros(outputs_of(module), dtype=torch.float64)
+        weight = torch.zeros(len(module.weight), inputs_of(module), *sides, dtype=torch.float64)
+        bias = torch.zeros(len(module.weight), dtype=torch.float64)
         weight, bias = weight.to(self.teacher.device), bias.to(self.teacher.device)
         is_gate = layer.name in self.short.gates
         for name in [self.places.last_of(layer.name)] if is_gate else self.places.all_of(layer.name):

@@ -29,7 +29,4 @@ def with_averaged_tail(network: N, scale: int) -> N | None:
     for name in ("tail.weight", "tail.bias"):
         subpixels = state[name].unflatten(0, (spec.channels, scale, mean, scale, mean))
         state[name] = subpixels.mean((2, 4)).flatten(0, 2)
-    smaller = type(network)(replace(spec, scale=scale))
-    smaller.load_state_dict(state)
-    like = next(network.parameters())
-    return smaller.to(like.device, like.dtype).train(network.training)
+    return network.filled(type(network)(replace(spec, scale=scale)), state)

@@ -74,10 +74,12 @@ class AxisPlan:
 
     def expressions(self, name: str) -> tuple[str, ...]:
         """Return how the size of each of a parameter's dimensions follows from the axes."""
-        expressions = self.parameters.get(name) or self._by_pattern(name)
-        if expressions is None:
-            raise SrkdError(f"the axis plan has no entry for {name}")
-        return expressions
+        if name in self.parameters:
+            return self.parameters[name]
+        for pattern, expressions in self.parameters.items():
+            if "*" in pattern and re.fullmatch(_any_numbers(pattern), name):
+                return expressions
+        raise SrkdError(f"the axis plan has no entry for {name}")
 
     def terms(self, expression: str) -> list[Term]:
         terms, start = [], 0
@@ -88,13 +90,6 @@ class AxisPlan:
             terms.append(Term(name, operator, int(number), start, length))
             start += length
         return terms
-
-    def _by_pattern(self, name: str) -> tuple[str, ...] | None:
-        """Return the expressions of the pattern that matches, such as `groups.*.conv.0.weight`."""
-        for pattern, expressions in self.parameters.items():
-            if "*" in pattern and re.fullmatch(_any_numbers(pattern), name):
-                return expressions
-        return None
 
 
 def _any_numbers(pattern: str) -> str:

@@ -196,9 +196,9 @@ class ImageModel(nn.Module, ABC):
         return self.descriptor
 
     @property
-    @abstractmethod
     def network(self) -> Network | None:
         """The network with its spec, features and weights; None for a foreign model, which only gives outputs."""
+        return None
 
     @property
     def donor(self) -> Network | None:
@@ -338,6 +338,12 @@ class Network(ImageModel):
         None if this network has no such form.
         """
         return None
+
+    def filled(self, network: N, state: Mapping[str, torch.Tensor]) -> N:
+        """Return another network with these tensors, on this one's device, in its number format and mode."""
+        like = next(self.parameters())
+        network.load_state_dict(state)
+        return network.to(like.device, like.dtype).train(self.training)
 
     def fill(self, deployed: Network) -> None:
         """Set the weights so that `deployed()` is that network."""

@@ -151,7 +151,6 @@ class Compact(Network):
             return self
         if self.quantisation is not None:
             return super().in_rgb()
-        network = type(self)(replace(self.spec, channels=3, width=3 * self.spec.width))
         state = {}
         for name, tensor in self.state_dict().items():
             if tensor.dim() == 1:
@@ -159,9 +158,7 @@ class Compact(Network):
             else:
                 each = torch.eye(3, device=tensor.device, dtype=tensor.dtype)
                 state[name] = torch.einsum("ab,oikl->aobikl", each, tensor).flatten(2, 3).flatten(0, 1)
-        network.load_state_dict(state)
-        like = next(self.parameters())
-        return network.to(like.device, like.dtype).train(self.training)
+        return self.filled(type(self)(replace(self.spec, channels=3, width=3 * self.spec.width)), state)
 
     @torch.no_grad()
     def in_luma(self) -> Network:
@@ -172,7 +169,6 @@ class Compact(Network):
         """
         if self.spec.channels != 3 or self.quantisation is not None:
             return super().in_luma()
-        network = type(self)(replace(self.spec, channels=1))
         state = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         weight, tail = state["head.conv.weight"].sum(1, keepdim=True) / STUDIO_RANGE, self.spec.scale**2
         state["head.conv.weight"] = weight
@@ -182,8 +178,7 @@ class Compact(Network):
             state[name] = torch.einsum("c,cs...->s...", parts, state[name].unflatten(0, (3, tail)))
         if not self.spec.residual:
             state["tail.bias"] += STUDIO_BLACK
-        network.load_state_dict(state)
-        return network.to(weight.device, weight.dtype).train(self.training)
+        return self.filled(type(self)(replace(self.spec, channels=1)), state)
 
     @property
     def descriptor(self) -> Descriptor:

@@ -167,33 +167,24 @@ def read_mean_shift(state: State, suffix: str = "") -> Reading:
 
     Tensors that equal the constants exactly are replaced by these; any others are kept as in the file.
     """
-    tensors = {
-        (side, kind): state.get(f"{side}{suffix}.{kind}")
-        for side in ("sub_mean", "add_mean")
-        for kind in ("weight", "bias")
-    }
     shapes = {"weight": (3, 3, 1, 1), "bias": (3,)}
-    for (side, kind), tensor in tensors.items():
+    tensors: dict[tuple[str, str], torch.Tensor] = {}
+    for side, kind in product(("sub_mean", "add_mean"), shapes):
+        tensor = state.get(f"{side}{suffix}.{kind}")
         if tensor is None or tuple(tensor.shape) != shapes[kind]:
             raise SrkdError(f"tensor {side}{suffix}.{kind} is missing or not of shape {shapes[kind]}")
-    add_bias = tensors["add_mean", "bias"].double()  # type: ignore[union-attr]
+        tensors[side, kind] = tensor.double()
+    add_bias = tensors["add_mean", "bias"]
     mean = min((DIV2K_MEAN, DIV_FLICKR_MEAN), key=lambda m: float((add_bias / torch.tensor(m).double()).std()))
     ratio = float((add_bias / torch.tensor(mean).double()).mean())
     img_range = min((255.0, 1.0), key=lambda r: abs(ratio - r))
     if ratio > 0 and abs(ratio / img_range - 1) > 0.2:
         img_range = ratio
-    constants = {
-        ("sub_mean", "weight"): torch.eye(3).reshape(3, 3, 1, 1),
-        ("add_mean", "weight"): torch.eye(3).reshape(3, 3, 1, 1),
-        ("sub_mean", "bias"): -img_range * torch.tensor(mean),
-        ("add_mean", "bias"): img_range * torch.tensor(mean),
-    }
-    distances = (
-        float((tensors[side, kind].double() - constant.double()).abs().max())  # type: ignore[union-attr]
-        / (img_range if kind == "bias" else 1.0)
-        for (side, kind), constant in constants.items()
-    )
-    distance = max(distances)
+    constants = {"weight": torch.eye(3).reshape(3, 3, 1, 1), "bias": img_range * torch.tensor(mean)}
+    distance = 0.0
+    for (side, kind), tensor in tensors.items():
+        sign, unit = (-1.0 if side == "sub_mean" else 1.0, img_range) if kind == "bias" else (1.0, 1.0)
+        distance = max(distance, float((tensor - sign * constants[kind].double()).abs().max()) / unit)
     if distance != 0:
         note = f"mean shift taken from the file: it differs from the constants by up to {distance:.2g} of the range"
         return Reading({"mean": mean, "img_range": img_range, "mean_shift": "file"}, notes=(note,))

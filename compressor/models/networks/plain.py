@@ -73,10 +73,8 @@ class Plain(Compact):
         if self.spec.branches or self.quantisation is not None:
             return self
         fields = ("scale", "width", "depth", "channels", "act", "residual")
-        like = next(self.parameters())
-        network = Compact(CompactSpec(**{name: getattr(self.spec, name) for name in fields}))
-        network.load_state_dict(self.state_dict())
-        return network.to(like.device, like.dtype).train(self.training)
+        compact_spec = CompactSpec(**{name: getattr(self.spec, name) for name in fields})
+        return self.filled(Compact(compact_spec), self.state_dict())
 
     @torch.no_grad()
     def deployed(self) -> Network:
@@ -87,10 +85,7 @@ class Plain(Compact):
             for branch in [entry for entry in state if entry.startswith(f"{name}.")]:
                 del state[branch]
             state[f"{name}.weight"], state[f"{name}.bias"] = conv.collapsed()
-        like = next(self.parameters())
-        plain = type(self)(self.spec.deployed).to(like.device, like.dtype)
-        plain.load_state_dict(state, strict=True)
-        return plain.train(self.training)
+        return self.filled(type(self)(self.spec.deployed), state)
 
     @torch.no_grad()
     def fill(self, deployed: Network) -> None:
