@@ -192,10 +192,15 @@ def _as_line(measured: Sequence[PictureMeasured]) -> str:
     ):
         if name == "jpeg" and len(values) < len(measured) / 2:
             continue
-        ordered = sorted(values)
-        cut = len(ordered) // 10
         # Two decimals at most, and never an exponent, which a line of steps does not have.
-        low, high = (f"{round(value, 2):g}" for value in (ordered[cut], ordered[-1 - cut]))
+        low, high = (f"{round(value, 2):g}" for value in _middle(values))
         if high != "0":
             parts.append(f"{name}={low}" if low == high else f"{name}={low}..{high}")
     return ",".join(parts) or NONE
+
+
+def _middle(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of the middle four fifths."""
+    ordered = sorted(values)
+    cut = len(ordered) // 10
+    return ordered[cut], ordered[-1 - cut]
