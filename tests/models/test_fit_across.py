@@ -19,7 +19,7 @@ from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import embedded_photos
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.fitting import across as across_module
-from compressor.models.fitting import following
+from compressor.models.fitting import across_source
 from compressor.models.fitting.across import AcrossFit
 from compressor.models.fitting.balance import balance
 from compressor.models.fitting.fit import fit, is_far_smaller, require_solvable, source_for
@@ -323,7 +323,7 @@ def test_students_that_no_stream_passes_are_refused_by_name(monkeypatch: pytest.
     teacher = lively(replace(architecture("rcan").small, scale=2))
     plan = linear_plan(CompactSpec(2))
     for other in (None, replace(plan, slopes={})):
-        monkeypatch.setattr(following, "linear_plan", lambda _, other=other: other)
+        monkeypatch.setattr(across_source, "linear_plan", lambda _, other=other: other)
         with pytest.raises(UsageError, match="a compact cannot be solved for from a network of another kind"):
             require_solvable(teacher, CompactSpec(2))
     monkeypatch.undo()
