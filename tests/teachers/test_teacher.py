@@ -232,7 +232,7 @@ def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(
     with pytest.raises(UsageError, match=f"inherit needs weights or features.*recipes that take it: {offered}"):
         compress(path, recipe="inherit", data=nowhere, student="edsr:scale=2", out=tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(UsageError, match=r"fit solves for it, .*trains it from random"):
-        patch.setattr(across_source, "linear_plan", lambda spec: None)  # as for a network of another package without layers
+        patch.setattr(across_source, "linear_plan", lambda spec: None)  # as of another package, without layers
         compress(path, recipe="fit", data=nowhere, student="carn:scale=2", out=tmp_path / "run")
     with pytest.raises(UsageError, match="give its shape, --student compact:width=32,depth=8,scale=2"):
         compress(path, recipe="logits", data=nowhere, out=tmp_path / "run")
