@@ -37,6 +37,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file as a whole, or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def atomic_files(path: Path) -> Iterator[Path]:
     """Yield `path`'s name in an empty temporary folder; at the end, move everything in it to `path`'s folder.

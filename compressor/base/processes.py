@@ -39,9 +39,7 @@ class ReportedElsewhere(SrkdError):
 
 @dataclass(frozen=True)
 class Rank:
-    """The rank of one process out of `world_size`; `local_rank` is its rank on this machine, `restarts` the number of
-    times torchrun has restarted the run.
-    """
+    """One process of `world_size`: its rank, its rank on this machine, and how often torchrun restarted the run."""
 
     index: int = 0
     world_size: int = 1

@@ -65,10 +65,7 @@ def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> Iterator[tuple[fl
 def lr_images(
     path: Path, option: str = "--lr-only", *, cache: CacheFolder | None = None, note: Note = no_note
 ) -> tuple[LrImage, ...]:
-    """Return the images of a folder, or frames of a film, as LR images without HR partners.
-
-    Frames of a film come with the one that follows each.
-    """
+    """Return a folder's images, or a film's frames, each with the one that follows it, as LR images without HR ones."""
     if not is_film(path):
         return find_lr_images(path, option)
     images = find_lr_images(_frames_folder(path, CacheFolder(default_folder()) if cache is None else cache, note))

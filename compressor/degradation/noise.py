@@ -13,9 +13,7 @@ FEWEST_LEVELS = 32
 
 
 def add_gaussian(image_01: Tensor, sigma_255: float, *, grey: bool, generator: np.random.Generator) -> Tensor:
-    """Return an image (3,H,W) with noise of a standard deviation in grey levels of 255; grey: one field for all
-    channels.
-    """
+    """Return an image (3,H,W) with noise of this deviation in grey levels; grey: one field for all channels."""
     shape = (1 if grey else 3, *image_01.shape[-2:])
     field = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
     return image_01 + field.to(image_01.device) * (sigma_255 / 255)

@@ -101,9 +101,7 @@ def line_about_inputs(sources: Iterable[ImagePair | LrImage], scale: int) -> str
 
 
 def find_lr_images(folder: Path, option: str = "--lr-only") -> tuple[LrImage, ...]:
-    """Return the images of a folder, or of its subfolders if it has none, as LR images without HR partners. `option` is
-    the one that named the folder.
-    """
+    """Return a folder's images, or if it has none its subfolders', as LR images; `option` named the folder."""
     require_folder(folder, "LR folder")
     if (folder / "HR").is_dir():
         pairs = "--val" if option == "--val-lr" else "--data"
@@ -154,9 +152,7 @@ def _images_or_those_of_subfolders(folder: Path) -> list[Path]:
 
 
 def evenly_spaced_photos(folder: Path, most: int, *, option: str) -> dict[str, Path]:
-    """Return at most `most` photos of a folder, of its `HR/`, or of its subfolders if it has none itself, by name;
-    `option` is the one that named the folder.
-    """
+    """Return by name at most `most` photos of a folder, its `HR/` or its subfolders; `option` named the folder."""
     if not folder.is_dir():
         raise UsageError(f"{option} {folder}: {'is a file' if folder.exists() else 'does not exist'}: give a folder")
     images = _images_or_those_of_subfolders(folder / "HR" if (folder / "HR").is_dir() else folder)

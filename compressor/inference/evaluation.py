@@ -18,9 +18,7 @@ from compressor.inference.numbers import Numbers
 
 @dataclass(frozen=True)
 class ImageScore:
-    """The scores of one image by their keys in JSON; PSNR in dB, infinite for equal images; NaN where there was nothing
-    to measure.
-    """
+    """The scores of an image by their keys in JSON: PSNR in dB, infinite for equal images; NaN: nothing to measure."""
 
     figures: Mapping[str, float]
 

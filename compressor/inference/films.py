@@ -21,7 +21,7 @@ import torch
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, report_unwritable
-from compressor.base.files import atomic_path, file_sha256, temporary_files
+from compressor.base.files import atomic_path, file_sha256, temporary_files, write_text
 from compressor.base.locks import hold_lock
 from compressor.inference.background import OneBehind, one_ahead
 from compressor.inference.lower_precision import MAX_FRAME_LEVELS, MAX_SAMPLE_LEVELS, PrecisionChoice, Selected
@@ -133,7 +133,7 @@ class _Rest:
                 number = first + len(segments)
                 with atomic_path(_packets(folder, number)) as path:
                     segment = self._segment(chain([frame], islice(frames, self.settings.segment - 1)), path)
-                _write_json(_facts(folder, number), asdict(segment))
+                write_text(_facts(folder, number), json.dumps(asdict(segment)))
                 segments.append(segment)
         self.context.progress(self.film.path.name, self.done, self.done)
         return segments
@@ -231,7 +231,7 @@ def _whole_segments(folder: Path, made_with: dict[str, Any]) -> list[_Segment]:
     """Return the segments that are there; check that they were made in the same way."""
     segments = list[_Segment]()
     if not _facts(folder, 0).exists():
-        _write_json(folder / STATE, made_with)
+        write_text(folder / STATE, json.dumps(made_with))
         return segments
     before = _read_json(folder / STATE)
     different = [name for name, value in made_with.items() if not _is_as_before(name, before.get(name), value)]
@@ -265,8 +265,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise SrkdError(f"{path} cannot be read: delete the folder {path.parent.name} to begin anew") from error
-
-
-def _write_json(path: Path, content: object) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")

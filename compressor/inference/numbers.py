@@ -14,9 +14,7 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 
 @dataclass(frozen=True)
 class Numbers:
-    """The number format of a model. `quantised` is an 8-bit file's own description, or how a float network was trained
-    if that was with quantisation.
-    """
+    """The number format of a model; `quantised`: what an 8-bit file says of itself, or how a float one was trained."""
 
     precision: str
     quantised: QuantisedFile | Quantisation | None = None

@@ -22,9 +22,7 @@ _YCBCR_OFFSET = (16.0, 128.0, 128.0)
 
 
 class Bicubic(Runtime):
-    """The reference row of every table, as a model: MATLAB's bicubic in float, rounded only when written. At scale 1 it
-    is the input as it is.
-    """
+    """The reference row of every table: MATLAB's bicubic in float, rounded only when written; at scale 1 the input."""
 
     name = "torch"
     layout = "contiguous"
@@ -38,9 +36,7 @@ class Bicubic(Runtime):
 
 
 class Lanczos(Bicubic):
-    """The second reference row where images are compared with a teacher's: what players enlarge with, sharper than
-    bicubic. Three lobes, in float.
-    """
+    """The second reference row beside a teacher: what players enlarge with, sharper than bicubic. Three lobes."""
 
     def __init__(self, scale: int) -> None:
         super().__init__(scale)

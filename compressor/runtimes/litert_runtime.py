@@ -35,9 +35,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class LiteRtRuntime(FileRuntime):
-    """An interpreter with XNNPACK. A file with dynamic sizes is prepared again whenever the size changes; one with a
-    fixed batch of one runs several images in sequence.
-    """
+    """An interpreter with XNNPACK, prepared again at another size; with a fixed batch of one it runs image by image."""
 
     name = "litert"
 

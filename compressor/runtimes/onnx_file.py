@@ -124,8 +124,7 @@ EXACT = frozenset(
 
 
 def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in float32, including inputs and outputs, with half inputs and each half result rounded. Value names are
-    kept."""
+    """A copy in float32, with its inputs and outputs; half inputs and half results are rounded, and names are kept."""
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     has_graphs = any(attribute.HasField("g") or attribute.graphs for attribute in attributes)
     if has_graphs or any(node.domain not in ("", "ai.onnx") for node in model.graph.node):

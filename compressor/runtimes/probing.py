@@ -20,7 +20,7 @@ from compressor.base.cache_folder import default_folder
 from compressor.base.child import ChildFailed, ResourceLimits, run_in_child
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, report_unwritable
-from compressor.base.files import atomic_path
+from compressor.base.files import write_text
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.base import find_scale
 
@@ -149,5 +149,5 @@ def _experiment(function: str, job: Mapping[str, object], what: str, limits: Res
 
 def keep_result(key: str, values: Mapping[str, Any]) -> None:
     """Store the trial result of a file, so that it is not tried again."""
-    with suppress(SrkdError, OSError), atomic_path(tried_folder() / f"{key}.json") as temporary:
-        temporary.write_text(json.dumps(values), encoding="utf-8")
+    with suppress(SrkdError, OSError):
+        write_text(tried_folder() / f"{key}.json", json.dumps(values))

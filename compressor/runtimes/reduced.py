@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from compressor.base.context import Note
-from compressor.base.errors import UsageError
 from compressor.images.resize import imresize
 from compressor.models.networks.base import reduced_sizes
 from compressor.runtimes.base import Runtime
@@ -13,7 +12,7 @@ from compressor.runtimes.base import Runtime
 
 class Reduced(Runtime):
     def __init__(self, runtime: Runtime, scale: int) -> None:
-        self.runtime, self.descriptor = runtime, reduced_sizes(runtime.descriptor, scale)
+        self.runtime, self.descriptor = runtime, reduced_sizes(runtime.descriptor, scale, runtime.label)
         for name in ("name", "label", "device", "precision", "layout", "emulated", "metadata", "spec"):
             setattr(self, name, getattr(runtime, name))
 
@@ -26,7 +25,6 @@ def at_scale(runtime: Runtime, scale: int, note: Note) -> Runtime:
     own = runtime.descriptor.scale
     if scale == own:
         return runtime
-    if scale > own:
-        raise UsageError(f"{runtime.label} enlarges x{own}, and its images can be reduced, not enlarged to x{scale}")
+    reduced = Reduced(runtime, scale)
     note(f"{runtime.label} enlarges x{own}: its images are reduced to x{scale} once, by antialiased bicubic")
-    return Reduced(runtime, scale)
+    return reduced

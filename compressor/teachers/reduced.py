@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from compressor.base.errors import UsageError
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Descriptor, ImageModel, Network, reduced_sizes
 from compressor.models.networks.dialect import SeveralScales
@@ -28,10 +27,11 @@ class ReducedTeacher(Teacher):
     def __init__(self, model: ImageModel, origin: TeacherOrigin | None, scale: int) -> None:
         super().__init__(model, origin)
         self.scale = scale
+        self._descriptor = reduced_sizes(model.descriptor, scale)
 
     @property
     def descriptor(self) -> Descriptor:
-        return reduced_sizes(self.model.descriptor, self.scale)
+        return self._descriptor
 
     @property
     def own_sizes(self) -> Descriptor:
@@ -64,22 +64,13 @@ class ReducedTeacher(Teacher):
 
 def at_scale(teacher: Teacher, scale: int | None) -> Teacher:
     """Return the teacher at a scale, its own or a smaller one; refuse a larger one."""
-    own = teacher.descriptor.scale
-    if scale in (None, own):
+    if scale in (None, teacher.descriptor.scale):
         return teacher
-    if scale > own:
-        raise UsageError(
-            f"scale {scale}: the network enlarges x{own}, and its images can be reduced, not enlarged: take one "
-            f"of x{scale} or more"
-        )
     return ReducedTeacher(teacher.model, teacher.origin, scale)
 
 
 def load_at_scale(path: str | Path, scale: int | None, **reading: Any) -> Teacher:
-    """Return the teacher in a file at a scale: one of those that the file holds, or a smaller one.
-
-    `reading` are the other arguments of `load_teacher`.
-    """
+    """Return the teacher in a file at a scale, one of the file's or a smaller one; `reading` is for `load_teacher`."""
     try:
         teacher = load_teacher(path, **reading)
     except SeveralScales:

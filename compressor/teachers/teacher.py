@@ -40,10 +40,7 @@ class TeacherOrigin:
 
 
 class Teacher(ImageModel):
-    """A model in eval mode without gradients, and its origin.
-
-    `network` is set if srkd knows the architecture, and gives features, weights and parts.
-    """
+    """A model in eval mode without gradients, and its origin; its `network` is set if srkd knows the architecture."""
 
     def __init__(self, model: ImageModel, origin: TeacherOrigin | None = None) -> None:
         super().__init__()

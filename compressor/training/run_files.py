@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from compressor.base.files import atomic_path, require_regular
+from compressor.base.files import require_regular, write_text
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 
 METRICS = "metrics.jsonl"
@@ -51,5 +51,4 @@ def _row_of(line: str | bytes) -> dict[str, Any] | None:
 
 
 def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
-    with atomic_path(run / RUN_FOLDER_FACTS) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_text(run / RUN_FOLDER_FACTS, json.dumps(facts, indent=1) + "\n")

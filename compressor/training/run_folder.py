@@ -16,7 +16,7 @@ import torch
 from compressor.base.choices import DEFAULT_TRACKERS, TrackerName
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unwritable
-from compressor.base.files import append, atomic_path, flush_file, no_empty_folder, temporary_files, unwritable_folder
+from compressor.base.files import append, flush_file, no_empty_folder, temporary_files, unwritable_folder, write_text
 from compressor.base.interrupts import resume_command
 from compressor.base.locks import LockedElsewhere, hold_lock
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
@@ -134,8 +134,7 @@ class RunFolder:
         if not self.writes:
             return
         lines = [line for line, row in read_metrics(self.path) if row["step"] <= done]
-        with atomic_path(self.path / METRICS) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(self.path / METRICS, "".join(f"{line}\n" for line in lines))
 
     def metrics(
         self, kind: str, done: int, numbers: Mapping[str, float], words: Mapping[str, str] | None = None

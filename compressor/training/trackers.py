@@ -21,7 +21,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 from compressor.base.choices import TrackerName
 from compressor.base.errors import MissingExtra, SrkdError, one_line, reason_of
-from compressor.base.files import append, atomic_path, read_text
+from compressor.base.files import append, read_text, write_text
 
 WANDB_FILE = "wandb.json"
 """File in a run folder with the run's id and address at Weights & Biases; with the id a resumed run continues its
@@ -123,8 +123,7 @@ class WeightsAndBiases(Tracker):
             self._run.define_metric("*", step_metric="step")
             # An offline run has no address yet, and wandb warns when it is read.
             url = None if self._run.offline else self._run.url
-        with atomic_path(self._folder / WANDB_FILE) as temporary:
-            temporary.write_text(json.dumps({"id": identity, "url": url}) + "\n", encoding="utf-8")
+        write_text(self._folder / WANDB_FILE, json.dumps({"id": identity, "url": url}) + "\n")
 
     def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         self._log({"step": step, **{f"{kind}/{name}": value for name, value in numbers.items()}})

@@ -30,9 +30,7 @@ SetScores = Mapping[str, Scores]
 
 @dataclass(frozen=True)
 class Reference:
-    """Scores that the student's are compared with, on the first set: bicubic's, at scale 1 the input's, and the
-    teacher's. `name` is that of the former.
-    """
+    """Scores to compare the student's with, on the first set: those without a network, `name`, and the teacher's."""
 
     name: str
     bicubic: Scores

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from compressor.base.files import atomic_path
+from compressor.base.files import write_text
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.header import HUB_FOLDER_WEIGHTS
 from compressor.models.checkpoints.licence import KEY as LICENCE
@@ -41,8 +41,7 @@ def write(job: HostJob) -> HostFolder:
         return verify(opened.run, TorchRuntime(network, label="the network").run, inputs, FP32, job.context)
 
     weights = job.write_checkpoint(job.folder / HUB_FOLDER_WEIGHTS, "checkpoint of srkd", save)
-    with atomic_path(config) as temporary:
-        temporary.write_text(json.dumps(_config(job), indent=2) + "\n", encoding="utf-8")
+    write_text(config, json.dumps(_config(job), indent=2) + "\n")
     return HostFolder(job.host.name, job.folder, (weights,), (config,))
 
 

@@ -26,7 +26,7 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, no_empty_folder, require_writable_folder
+from compressor.base.files import atomic_path, no_empty_folder, require_writable_folder, write_text
 from compressor.base.hub import import_hub, push
 from compressor.base.locks import hold_lock
 from compressor.base.machine import count_threads, machine_facts
@@ -286,6 +286,5 @@ def _write_texts(job: HostJob, written: HostFolder) -> list[Path]:
     if may_write(readme):
         templates[readme] = host.readme
     for path, template in templates.items():
-        with atomic_path(path) as temporary:
-            temporary.write_text(render(host.package, template, **values), encoding="utf-8")
+        write_text(path, render(host.package, template, **values))
     return list(templates)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, read_text, require_writable_folder
+from compressor.base.files import read_text, require_writable_folder, write_text
 from compressor.inference.open import open_model
 from export.plan.measure import Environment, megabytes_of, write_untrained
 from export.plan.search import CandidateShape, ShapeMeasurement, Targets
@@ -120,8 +120,7 @@ def emit(
     )
     plan = plan.model_copy(update={"id": hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:16]})
     shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUN)
-    with atomic_path(folder / PLAN) as temporary:
-        temporary.write_text(plan.model_dump_json(indent=2, by_alias=True), encoding="utf-8")
+    write_text(folder / PLAN, plan.model_dump_json(indent=2, by_alias=True))
     return plan
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
-from compressor.base.files import atomic_path, read_text
+from compressor.base.files import read_text, write_text
 from compressor.degradation.chain import Degradation
 from compressor.images.scores import GOAL_WORDS, both_goals, without_network
 from compressor.models.checkpoints.licence import commercial_warning, hub_licence
@@ -60,8 +60,7 @@ def write_card(path: Path, network: Network, facts: CardFacts, record: Mapping[s
     """Write the card of a network's files; False if a card that srkd did not write is there."""
     if not may_write(path):
         return False
-    with atomic_path(path) as temporary:
-        temporary.write_text(card_text(network, facts, record), encoding="utf-8")
+    write_text(path, card_text(network, facts, record))
     return True
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, require_writable_folder
+from compressor.base.files import require_writable_folder, write_text
 from compressor.base.yaml_errors import Problem, YamlError, file_error
 from compressor.base.yaml_text import parse_yaml
 from compressor.training.method import TEACHER_NEEDS, TeacherNeeds
@@ -66,8 +66,7 @@ def copy_recipe(name: str, target: Path) -> Path:
         lines.insert(0, COMMENT + write_schema().as_uri())
     except SrkdError as error:  # a method of another package that cannot be imported, or no place to write
         lines.insert(0, f"# no schema for editors: {error}")
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 

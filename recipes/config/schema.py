@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from compressor.base.cache_folder import default_folder
-from compressor.base.files import atomic_path
+from compressor.base.files import write_text
 from recipes.catalogue import METHODS, MethodEntry
 from recipes.config.options import options_model
 from recipes.config.preset import MethodRule, Preset, PresetPart
@@ -72,6 +72,5 @@ def schema_text(methods: Mapping[str, MethodEntry]) -> str:
 def write_schema() -> Path:
     """Write the schema of all installed methods to the cache folder, where the first line of a copy leads editors."""
     path = default_folder() / "recipe-schema.json"
-    with atomic_path(path) as temporary:
-        temporary.write_text(schema_text(METHODS), encoding="utf-8")
+    write_text(path, schema_text(METHODS))
     return path

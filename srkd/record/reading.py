@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, Unwritable, report_unreadable
-from compressor.base.files import atomic_path, read_text
+from compressor.base.files import read_text, write_text
 from compressor.base.yaml_errors import YamlSource
 
 MOST_BYTES = 64 * 10**6
@@ -58,8 +58,7 @@ def read_object(file: Path) -> dict[str, Any]:
 def write_object(file: Path, values: Mapping[str, object], note: Note, otherwise: str) -> None:
     """Replace a JSON file; if that is impossible, a note says what follows."""
     try:
-        with atomic_path(file) as temporary:
-            temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(values, indent=1) + "\n")
     except Unwritable as error:
         note(f"{otherwise}: {error}")
 

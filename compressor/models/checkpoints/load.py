@@ -148,9 +148,7 @@ def _load(
 def _fit_any(
     unwrapped: Unwrapped, scale: int | None, options: Mapping[str, object]
 ) -> tuple[Unwrapped, Recognised, Network]:
-    """Return the first reading of the names, and the first dialect, that all tensors fit; else raise the error of the
-    unchanged names.
-    """
+    """Return the first reading and the first dialect that all tensors fit; else raise the error of unchanged names."""
     misfit: DoesNotFit | None = None
     unknown: UnknownNetwork | None = None
     for candidate in readings(unwrapped):

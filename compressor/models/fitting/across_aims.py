@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compressor.models.fitting.across_source import FollowedSource, SourceMoments, zeros
+from compressor.models.fitting.across_source import FollowedSource, SourceMoments
 from compressor.models.fitting.bases import leading_directions
 from compressor.models.fitting.layers import area_of, groups_of, linear_layer
 from compressor.models.fitting.merging import merge, predicted
@@ -101,11 +101,8 @@ class AimChoice:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what a layer's hidden channels take of the units of these spaces, with their slopes and sizes."""
         if not spaces:
-            return (
-                torch.zeros(0, 0, device=self.source.device),
-                torch.zeros(0, device=self.source.device),
-                zeros(self.source.device, 0),
-            )
+            none = torch.zeros(0, device=self.source.device)
+            return none.reshape(0, 0), none, none.double()
         strength, size = (torch.cat([values[space] for space in spaces]) for values in (source.strength, source.size))
         slopes = torch.cat([self.source.slopes(space).to(self.source.device) for space in spaces]).float()
         chosen = strength.argsort(descending=True, stable=True)[:count]

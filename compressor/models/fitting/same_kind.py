@@ -118,9 +118,8 @@ class SameKindFit(LayerSolver):
         """
         module = linear_layer(self.student, layer)
         sides = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
-        weight = torch.zeros(len(module.weight), inputs_of(module), *sides, dtype=torch.float64)
-        bias = torch.zeros(len(module.weight), dtype=torch.float64)
-        weight, bias = weight.to(self.teacher.device), bias.to(self.teacher.device)
+        weight = module.weight.new_zeros(len(module.weight), inputs_of(module), *sides, dtype=torch.float64)
+        bias = weight.new_zeros(len(weight))
         is_gate = layer.name in self.short.gates
         for name in [self.places.last_of(layer.name)] if is_gate else self.places.all_of(layer.name):
             source = self.long.by_name[name]

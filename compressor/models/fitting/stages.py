@@ -27,10 +27,7 @@ class FitStage:
 
 
 def stages(plan: LinearPlan, of_teacher: Callable[[str], Sequence[str]]) -> Iterator[FitStage]:
-    """Yield the stages of a student with this plan, in the order of execution.
-
-    `of_teacher` names the teacher's modules that a module of the student's body replaces.
-    """
+    """Yield a student's stages as they run; `of_teacher` names the teacher's modules that one of its body replaces."""
     inside = {
         layer.name: stage for stage in plan.stages for layer in plan.layers if f"{layer.name}.".startswith(f"{stage}.")
     }

@@ -18,9 +18,7 @@ N = TypeVar("N", bound=Network)
 
 @torch.no_grad()
 def with_averaged_tail(network: N, scale: int) -> N | None:
-    """Return the network with averaged filters in its layer `tail`; None if it is quantised or unshuffles its image, or
-    if `scale` does not divide its own.
-    """
+    """Return the network with averaged filters in `tail`; None if quantised, unshuffling or no multiple of `scale`."""
     spec: Any = network.spec
     if spec.scale % scale or network.quantisation is not None or getattr(spec, "unshuffle", 1) > 1:
         return None

@@ -176,8 +176,13 @@ REACH = 3
 """LR pixels on each side that a reduction adds to what a pixel depends on: two of the wider kernel's, and its phase."""
 
 
-def reduced_sizes(sizes: Descriptor, scale: int) -> Descriptor:
-    """Return the facts of a model whose images are reduced to a smaller scale."""
+def reduced_sizes(sizes: Descriptor, scale: int, what: str = "the network") -> Descriptor:
+    """Return the facts of a model whose images are reduced to a smaller scale; refuse a larger one."""
+    if scale > sizes.scale:
+        raise UsageError(
+            f"scale {scale}: {what} enlarges x{sizes.scale}, and its images can be reduced, not enlarged to x{scale}: "
+            f"take one of x{scale} or more"
+        )
     radius = None if sizes.receptive_radius is None else sizes.receptive_radius + REACH
     return dataclasses.replace(sizes, scale=scale, receptive_radius=radius)
 
@@ -333,10 +338,7 @@ class Network(ImageModel):
         )
 
     def at_scale(self, scale: int) -> Network | None:
-        """Return the network of a smaller scale whose image is this one's, reduced by the mean of squares of pixels.
-
-        None if this network has no such form.
-        """
+        """Return a network of a smaller scale whose pixels are means of squares of this one's; None: there is none."""
         return None
 
     def filled(self, network: N, state: Mapping[str, torch.Tensor]) -> N:

@@ -200,9 +200,7 @@ def axes(spec: CompactSpec) -> AxisPlan:
 
 
 def linear(spec: CompactSpec) -> LinearPlan:
-    """Return the linear plan. An activation follows every convolution but the last: units are selected, with their
-    slopes.
-    """
+    """Return the linear plan: units are selected, with their slopes, as every convolution but the last is activated."""
     names = ["head", *(f"layers.{index}" for index in range(spec.depth))]
     layers = [LinearLayer(f"{name}.conv", (before,), name) for before, name in pairwise(["lr", *names])]
     layers.append(LinearLayer("tail", (names[-1],), "sr"))

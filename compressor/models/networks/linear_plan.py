@@ -177,8 +177,7 @@ class LinearPlan:
 
     @property
     def can_follow(self) -> bool:
-        """True if the stream of another network passes through: only sums, activations of known slopes, and gates that
-        can be open or held, are between the layers."""
+        """True if another network's stream passes: between layers are only sums, known slopes, open or held gates."""
         plan = self.following
         passed = {space for space, kind in plan.spaces.items() if kind in ("linear", "fixed")} | set(plan.slopes)
         passed |= {layer.output for layer in plan.layers if layer.opens}

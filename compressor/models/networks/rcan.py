@@ -124,9 +124,7 @@ def axes(spec: RCANSpec) -> AxisPlan:
 
 
 def linear(spec: RCANSpec) -> LinearPlan:
-    """Return the linear plan. Gates multiply the blocks' outputs, so another basis of the stream is approximate. A gate
-    whose last layer is zero is 1/2.
-    """
+    """Return the linear plan: gates make another basis of the stream approximate. One with a zero last layer is 1/2."""
     groups = [f"groups.{g}" for g in range(spec.groups)]
     head = entry = Tap("head")
     body: list[LinearLayer] = []

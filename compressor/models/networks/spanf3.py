@@ -97,9 +97,7 @@ def axes(spec: SPANF3Spec) -> AxisPlan:
 
 
 def linear(spec: SPANF3Spec) -> LinearPlan:
-    """Return the linear plan. With its first gates a block is (h + x)·tanh(3), which a stream of another network
-    passes.
-    """
+    """Return the linear plan. With its first gates a block is (h + x)·tanh(3): another network's stream passes."""
     plan = trunk_linear(spec.depth, has_end=False, gates=GATES)
     layers = []
     for layer in plan.layers:

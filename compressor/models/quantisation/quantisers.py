@@ -301,10 +301,7 @@ def round_biases(network: nn.Module, lr: torch.Tensor) -> None:
 
 
 def add_quantisers(network: nn.Module, quantisation: Quantisation, papers_layers: Sequence[str], *, arch: str) -> None:
-    """Add quantisers to a network without any.
-
-    `papers_layers` are patterns of the layers that the papers quantise, such as `blocks.*.conv1`.
-    """
+    """Add quantisers to a float network; `papers_layers` are patterns of what papers quantise: `blocks.*.conv1`."""
     layers = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
     whole = quantisation.placement == "all"
     edges = frozenset((next(iter(layers)), next(reversed(layers))))
