@@ -181,10 +181,11 @@ def read_mean_shift(state: State, suffix: str = "") -> Reading:
     if ratio > 0 and abs(ratio / img_range - 1) > 0.2:
         img_range = ratio
     constants = {"weight": torch.eye(3).reshape(3, 3, 1, 1), "bias": img_range * torch.tensor(mean)}
-    distance = 0.0
+    distances = []
     for (side, kind), tensor in tensors.items():
         sign, unit = (-1.0 if side == "sub_mean" else 1.0, img_range) if kind == "bias" else (1.0, 1.0)
-        distance = max(distance, float((tensor - sign * constants[kind].double()).abs().max()) / unit)
+        distances.append((tensor - sign * constants[kind].double()).abs().max() / unit)
+    distance = float(torch.stack(distances).max())  # NaN if any is: such a tensor is kept, and refused as a weight
     if distance != 0:
         note = f"mean shift taken from the file: it differs from the constants by up to {distance:.2g} of the range"
         return Reading({"mean": mean, "img_range": img_range, "mean_shift": "file"}, notes=(note,))
