@@ -54,7 +54,7 @@ BENCHMARK = Benchmark(
 )
 
 OF = ("realesr-general-x4v3", "realesr-animevideov3_rezipped", "spanx4_ch48", "realesrgan-x4plus-anime")
-KEPT = 40
+KEPT = 24
 """Photos of which the images of a slow teacher are kept: more would take most of the ten minutes."""
 STUDENT = "compact:width=32,depth=8"
 SCALES = (2, 4)
