@@ -53,9 +53,8 @@ class Model:
     producer: str
     """The program that wrote the file, with its version, as declared in the file; "" if not declared."""
     textured: str | None = None
-    """The name of the other end of this student, between whose weights and its own the page goes."""
+    """The name of the other end of this student, to which the page's slider goes from this one."""
     strength: float | None = None
-    """How far from this end the page begins: 0 is this one, 1 the other."""
 
     @property
     def address(self) -> str:

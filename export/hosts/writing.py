@@ -75,8 +75,8 @@ class Export:
     hosts: tuple[Host, ...] = ()
     push_to: str | None = None
     """The repository to which the folder of the hub is sent."""
-    others: tuple[str, ...] = ()
-    """Models of other strengths that are written to the same folders."""
+    remarks: tuple[str, ...] = ()
+    """What the READMEs of its hosts say of it."""
 
     def require_possible(self) -> None:
         """Refuse, before any work, what no folder of a host can be written for."""
@@ -146,11 +146,6 @@ class HostJob:
         """The name of files, in which programs read the scale: 4x-MODEL."""
         return self.named("{scale}x-{model}")
 
-    def others(self) -> list[str]:
-        """A remark on the models of other strengths in the folder."""
-        names = [f"{self.network.descriptor.scale}x-{model}" for model in self.export.others]
-        return [f"the same network at other strengths is in this folder, too: {', '.join(names)}"] if names else []
-
     def rule(self, name: str) -> Callable[..., Any] | None:
         """A function of the host's module; None if it has none of that name."""
         return getattr(importlib.import_module(self.host.rules), name, None) if self.host.rules else None
@@ -215,7 +210,7 @@ def write_host(job: HostJob) -> HostFolder:
         if (refusal := job.refusal()) is not None:
             raise CannotConvert(refusal)
         written: HostFolder = (job.rule("write") or write_row)(job)
-        written = replace(written, expect=host.expect or _time(written), notes=(*written.notes, *job.others()))
+        written = replace(written, expect=host.expect or _time(written), notes=(*written.notes, *job.export.remarks))
         written = replace(written, also=(*written.also, *_write_texts(job, written)))
         if job.export.push_to is None or host.name != HUB:
             return written

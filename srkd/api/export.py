@@ -63,11 +63,9 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         write_blend(ends, strength, file)
         one = replace(options, model=file, out=folder, strength=None)
         exports.append(decide(one, context.note, run=student.parent))
-    names = [export.source.model for export in exports]
-    reports = [
-        write_export(replace(export, others=tuple(name for name in names if name != export.source.model)), context)
-        for export in exports
-    ]
+    names = ", ".join(export.source.model for export in exports)
+    remarks = (f"the same network is in this folder at several strengths: {names}",) if len(exports) > 1 else ()
+    reports = [write_export(replace(export, remarks=remarks), context) for export in exports]
     return replace(
         reports[-1],
         files=tuple(file for report in reports for file in report.files),
