@@ -233,9 +233,14 @@ BREAKS = (
         ("a skip of the discriminator", "SLOPE) + skips.pop()", "SLOPE)"),
     ),
     *_in(
-        "recipes/terms/looks_guard.py",
+        "recipes/terms/strength.py",
         "recipes/test_perceptual.py",
-        ("a breach halves the weight", "self.scale /= 2", "self.scale /= 1"),
+        ("the first breach ends the search", "            break\n", "            continue\n"),
+    ),
+    *_in(
+        "compressor/models/students/blend.py",
+        "recipes/test_perceptual.py",
+        ("the middle is nearer to both ends", "> apart:", "> 100 * apart:"),
     ),
     *_in(
         "recipes/methods/hkdsr.py",

@@ -63,7 +63,7 @@ CORE: Mapping[str, str] = {
     "recipes/methods/perceptual.py": "recipes/test_perceptual.py",
     "recipes/terms/discriminator.py": "recipes/test_perceptual.py",
     "recipes/terms/haar.py": "recipes/test_terms_images.py recipes/test_perceptual.py",
-    "recipes/terms/looks_guard.py": "recipes/test_perceptual.py",
+    "recipes/terms/strength.py": "recipes/test_perceptual.py",
     "recipes/methods/dukd.py": "recipes/test_dukd.py recipes/test_terms_images.py",
     "recipes/terms/symmetries.py": "recipes/test_dukd.py recipes/test_terms_images.py",
     "recipes/methods/facd.py": "recipes/test_terms_features.py recipes/test_feature_methods.py recipes/test_gating.py",

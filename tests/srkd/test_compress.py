@@ -153,7 +153,7 @@ def test_run_json_has_every_option(teacher, photos, tmp_path):
     request = read_json(report.run)["options"]
     assert set(request) == set(fields) - {"out"} and request["arch_options"] is None
     assert from_json(CompressOptions, request, "", out=report.run) == CompressOptions.of(
-        teacher=teacher, data=photos, steps=1, out=report.run, settings=SMALL
+        teacher=teacher, recipe="logits", data=photos, steps=1, out=report.run, settings=SMALL
     )
 
 

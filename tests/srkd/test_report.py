@@ -243,7 +243,7 @@ def test_options_are_given_without_folders_and_zeros_are_options_too() -> None:
     options = CompressOptions.of(seed=0, label_margin=0, calm=0, data="/home/me/photos", val=["own=/home/me/more"])
     given = dict(given_options(options))
     assert given == {
-        "--recipe": "logits",
+        "--recipe": "auto",
         "--seed": "0",
         "--label-margin": "0",
         "--calm": "0.0",
