@@ -29,7 +29,6 @@ SCHEMA = "srkd.demo-models/1"
 SUFFIX = ".onnx"
 
 SAMPLES = Path(__file__).parent / "samples"
-"""Folder of the drawn samples; its SAMPLES.md describes how they were made."""
 
 DRAWN = "drawn for srkd, Apache-2.0"
 
@@ -51,7 +50,6 @@ class Model:
     architecture: str | None
     metadata: Mapping[str, str]
     producer: str
-    """The program that wrote the file, with its version, as declared in the file; "" if not declared."""
     textured: str | None = None
     """The name of the other end of this student, to which the page's slider goes from this one."""
     strength: float | None = None
@@ -94,7 +92,6 @@ def read_model(path: Path, name: str, role: Role, *, limits: float = 1.0) -> Mod
     runtime = open_file(file, OpenOptions(label=path.stem, threads=1, limits=limits))
     content = file.read_bytes()
     proto = _read_proto(content, path)
-    graph = proto.graph
     return Model(
         name=name,
         role="int8" if runtime.precision == "int8" else role,
@@ -102,8 +99,8 @@ def read_model(path: Path, name: str, role: Role, *, limits: float = 1.0) -> Mod
         content=content,
         sha256=hashlib.sha256(content).hexdigest(),
         descriptor=runtime.descriptor,
-        input=graph.input[0].name,
-        output=graph.output[0].name,
+        input=proto.graph.input[0].name,
+        output=proto.graph.output[0].name,
         architecture=None if runtime.spec is None else runtime.spec.arch,
         metadata=dict(runtime.metadata),
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
@@ -114,10 +111,9 @@ def _read_proto(content: bytes, path: Path) -> onnx.ModelProto:
     import onnx
 
     proto = onnx.load_model_from_string(content)
-    graph = proto.graph
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
         raise SrkdError(f"{path} keeps weights in a file beside it, which a browser does not get: name its checkpoint")
-    element_type = graph.input[0].type.tensor_type.elem_type
+    element_type = proto.graph.input[0].type.tensor_type.elem_type
     if element_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
         type_name = onnx.TensorProto.DataType.Name(element_type).lower()
         raise SrkdError(f"{path} takes {type_name}, and the demo feeds float32 or float16 in [0,1]")
@@ -192,6 +188,5 @@ def site_contents(
         "plan": plan,
     }
     text = json.dumps(catalogue, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    contents = {model.address: model.content for model in models}
-    contents |= {sample.address: sample.content for sample in samples}
+    contents = {row.address: row.content for row in (*models, *samples)}
     return {**contents, CATALOGUE: text.encode()}

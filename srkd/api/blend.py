@@ -24,8 +24,6 @@ class BlendedFile:
 
     path: Path
     strength: float
-    faithful: Path
-    textured: Path
 
 
 def blend(faithful: ModelOrPath, textured: ModelOrPath, strength: float) -> Network:
@@ -44,10 +42,10 @@ def run_blend(options: BlendOptions, context: Context) -> BlendedFile:
     if len(paths) != 2:
         raise UsageError("a blend is of a run of perceptual, or of two files: srkd blend FAITHFUL TEXTURED")
     assert options.out is not None
-    return write_blend((paths[0], paths[1]), options.strength, Path(options.out))
+    write_blend((paths[0], paths[1]), options.strength, Path(options.out))
+    return BlendedFile(Path(options.out), options.strength)
 
 
-def write_blend(ends: tuple[Path, Path], strength: float, out: Path) -> BlendedFile:
+def write_blend(ends: tuple[Path, Path], strength: float, out: Path) -> None:
     loaded = load_blend(ends, strength)
     save_network(loaded.network, out, metadata=srkd_keys(loaded.header))
-    return BlendedFile(out, strength, *ends)

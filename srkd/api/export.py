@@ -54,12 +54,9 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         raise UsageError(f"--for {HUB} is a folder of one network: give one --strength")
     folder = student.parent if options.out is None else Path(options.out)
     require_writable_folder(folder, "--out")
-    files = {
-        strength: folder / f"{student.stem}-strength-{strength:g}.safetensors"
-        for strength in as_tuple(options.strength)
-    }
     exports = []
-    for strength, file in files.items():
+    for strength in as_tuple(options.strength):
+        file = folder / f"{student.stem}-strength-{strength:g}.safetensors"
         write_blend(ends, strength, file)
         one = replace(options, model=file, out=folder, strength=None)
         exports.append(decide(one, context.note, run=student.parent))

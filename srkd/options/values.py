@@ -102,13 +102,6 @@ def read_count(value: object) -> int:
     return int(str(value))
 
 
-def read_strength(value: object) -> float:
-    try:
-        return float(str(value))
-    except ValueError as error:
-        raise UsageError(f"{reprlib.repr(value)} is not a strength: give numbers such as 0.3,0.6,1") from error
-
-
 def parse_setting(text: str) -> tuple[str, object]:
     """Read `key=value`; the value becomes a number, a bool or text."""
     key, equals, value = text.partition("=")
@@ -218,7 +211,7 @@ A_MODEL = "a model: give a path, a run folder, hf://OWNER/NAME or what srkd.load
 SIZE = Reader("WxH", read_size, format_size)
 SIZES = Reader("WxH[,WxH]", read_sizes)
 COUNTS = Reader("N[,N]", partial(read_list, read_count), show_list)
-STRENGTHS = Reader("X[,X]", partial(read_list, read_strength), show_list)
+STRENGTHS = Reader("X[,X]", partial(read_list, float), show_list)
 BYTES = Reader("SIZE", parse_bytes, format_exact_bytes)
 SETTING = Reader("KEY=VALUE", read_settings, is_multiple=True)
 TEXTS = each("TEXT")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,8 +12,6 @@ from torch import Tensor
 from compressor.base.context import Context, no_note
 from compressor.data.batches import Batches
 from compressor.images.metrics import as_in_a_file
-from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
-from compressor.models.checkpoints.save import save_network
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.students.blend import Blended
 from compressor.teachers.teacher import Teacher
@@ -29,12 +26,7 @@ Patches = list[tuple[Tensor, Tensor]]
 
 
 def blend_of(
-    run: OpenRun,
-    state: State,
-    batches: Batches,
-    teacher: Teacher | None,
-    context: Context,
-    patches: int = PATCHES,
+    run: OpenRun, state: State, batches: Batches, teacher: Teacher | None, context: Context, patches: int = PATCHES
 ) -> Blended | None:
     """The blend that a method of the run chooses; None without two ends."""
     if not state.kept or teacher is None:
@@ -60,11 +52,6 @@ def blend_seconds(run: OpenRun, batches: Batches, teacher: Teacher | None, conte
     began = time.perf_counter()
     blend_of(run, state, batches, teacher, quiet, batch)
     return (time.perf_counter() - began) * math.ceil(PATCHES / batch)
-
-
-def write_ends(blended: Blended, folder: Path, metadata: dict[str, str]) -> None:
-    for network, name in ((blended.faithful, FAITHFUL), (blended.textured, TEXTURED)):
-        save_network(network.to("cpu"), folder / name, metadata=metadata)
 
 
 def _unseen_patches(

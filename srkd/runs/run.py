@@ -23,6 +23,7 @@ from compressor.data.batches import Batches
 from compressor.degradation.names import METADATA as DEGRADATION
 from compressor.images.scores import GOAL_WORDS, without_network
 from compressor.images.sheet import write_sheet
+from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
@@ -45,7 +46,7 @@ from srkd.record.code import CodeFacts
 from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
 from srkd.record.run_file import RunFile, find_run_file
 from srkd.record.run_spec import RunSpec
-from srkd.runs.blending import blend_of, write_ends
+from srkd.runs.blending import blend_of
 from srkd.runs.code import require_same_code, used_code
 from srkd.runs.opened import ChangedInput, OpenRun, build_batches, open_run, solve
 from srkd.version import __version__
@@ -348,7 +349,8 @@ class TrainingRun:
         }
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores, **strength})
         if blended is not None:
-            write_ends(blended, self.folder.path, {**origin, "srkd.goal": spec.goal})
+            for network, name in ((blended.faithful, FAITHFUL), (blended.textured, TEXTURED)):
+                save_network(network.to("cpu"), self.folder.path / name, metadata={**origin, "srkd.goal": spec.goal})
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
 

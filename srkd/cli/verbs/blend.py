@@ -26,4 +26,4 @@ def command(console: Console, result: BlendedFile) -> None:
 
     A run of perceptual keeps both: faithful.safetensors (strength 0) and textured.safetensors (1).
     """
-    console.result(f"wrote {result.path}: strength {result.strength:g} between {result.faithful} and {result.textured}")
+    console.result(f"wrote {result.path}: strength {result.strength:g}")
