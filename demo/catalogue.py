@@ -30,8 +30,6 @@ SUFFIX = ".onnx"
 
 SAMPLES = Path(__file__).parent / "samples"
 
-DRAWN = "drawn for srkd, Apache-2.0"
-
 Role = Literal["student", "teacher", "int8"]
 
 
@@ -159,9 +157,9 @@ def load_samples() -> tuple[Sample, ...]:
     photos = {**embedded_photos("val"), **embedded_photos("train")}
     astronaut, cat, coffee = (read_rgb_u8(photos[name]) for name in ("astronaut", "chelsea", "coffee"))
     return (
-        _encode("timetable", "Text", DRAWN, read_rgb_u8(SAMPLES / "timetable.webp"), (0.4, 0.62)),
+        _encode("timetable", "Text", "srkd, Apache-2.0", read_rgb_u8(SAMPLES / "timetable.webp"), (0.4, 0.62)),
         _encode("astronaut", "Hair", "NASA, public domain", downscale_u8(astronaut, 2), (0.6, 0.2)),
-        _encode("leaves", "Leaves", DRAWN, read_rgb_u8(SAMPLES / "leaves.webp"), (0.5, 0.5)),
+        _encode("leaves", "Leaves", "srkd, Apache-2.0", read_rgb_u8(SAMPLES / "leaves.webp"), (0.5, 0.5)),
         _encode("chelsea", "Fur", "Stéfan van der Walt, CC0", downscale_u8(cat, 2), (0.45, 0.4)),
         _encode("coffee", "Coffee", "Rachel Michetti, CC0", coffee, (0.5, 0.5)),
     )
@@ -188,5 +186,6 @@ def site_contents(
         "plan": plan,
     }
     text = json.dumps(catalogue, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    contents = {row.address: row.content for row in (*models, *samples)}
+    contents = {model.address: model.content for model in models}
+    contents |= {sample.address: sample.content for sample in samples}
     return {**contents, CATALOGUE: text.encode()}

@@ -41,7 +41,6 @@ from srkd.runs.recipe import (
     needs_teacher,
     repeats_published,
     with_pace_of_start,
-    with_recipe,
 )
 from srkd.runs.student import (
     choose_quantisation,
@@ -152,7 +151,7 @@ def _with_recipe(options: CompressOptions, choice: DataChoice, context: Context)
     if asks_teacher and _check(open_teacher(given, context), options, choice, context).is_for_looks:
         recipe = FOR_LOOKS
         context.note(f"recipe {recipe}: the teacher is trained for looks (--recipe {USUAL}: by its pixels alone)")
-    return with_recipe(options, recipe)
+    return replace(options, training=replace(options.training, recipe=recipe))
 
 
 def _choose_teacher(

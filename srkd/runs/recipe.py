@@ -43,14 +43,10 @@ SPAN 48x6 of EDSR gains 0.13 dB in 200 steps of SOAP at 5e-5 and at 2e-4; at 3e-
 """
 
 
-def with_recipe(options: CompressOptions, recipe: str) -> CompressOptions:
-    return replace(options, training=replace(options.training, recipe=recipe))
-
-
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     """The recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
     if options.training.recipe == AUTO:  # without a teacher to decide it
-        options = with_recipe(options, USUAL)
+        options = replace(options, training=replace(options.training, recipe=USUAL))
     more = methods_for_films(options, note)
     preset = load_preset(options.training.recipe, options.training.recipe_settings, more)
     for rule in preset.methods if is_recipe_file(options.training.recipe) else ():

@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 26688,
-    "recipes": 4637,
-    "export": 10058,
-    "srkd": 13154,
-    "demo": 527,
-    "tests": 44996,
+    "compressor": 26673,
+    "recipes": 4447,
+    "export": 10056,
+    "srkd": 13151,
+    "demo": 526,
+    "tests": 44987,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
