@@ -2,7 +2,7 @@
 
     student = (1 - a)·F + a·T,   a = the largest of STRENGTHS up to which, on patches that no step saw,
     overshoot ≤ 1.45·overshoot of F,  if the inputs are degraded;      flat ≤ 1.2·max(1, flat of F)
-    overshoot on clean inputs ≤ that of bicubic, or of F if F has more
+    overshoot on clean inputs ≤ 0.9·that of bicubic, or that of F if F has more
 
 overshoot: by how many grey levels Y leaves the teacher's 5×5 neighbourhood (compressor/images/looks.py);
 flat: deviation within the flattest 5 % of the teacher's blocks of 8×8, over the teacher's. [choice]
@@ -25,7 +25,7 @@ from compressor.models.students.blend import Blended, between
 from recipes.terms.texture import BLOCK_SIDE, deviations
 
 STRENGTHS = tuple(step / 8 for step in range(9))
-MOST_OVERSHOOT, MOST_FLAT = 1.45, 1.2
+MOST_OVERSHOOT, MOST_OF_BICUBIC, MOST_FLAT = 1.45, 0.9, 1.2
 FLATTEST = 0.05
 FLOOR = 0.5 / PEAK
 """The smallest deviation that counts: half a level, as images are rounded."""
@@ -45,7 +45,7 @@ def blended(faithful: Network, textured: Network, patches: Patches, clean: Patch
     faithful, textured = faithful.deployed(), textured.deployed()
     rows = [_row(strength, between(faithful, textured, strength), patches, clean) for strength in STRENGTHS]
     most_overshoot = inf if clean is patches else MOST_OVERSHOOT * rows[0].overshoot
-    most_clean = max(rows[0].clean_overshoot, _overshoot(upscaled_bicubic, clean))
+    most_clean = max(rows[0].clean_overshoot, MOST_OF_BICUBIC * _overshoot(upscaled_bicubic, clean))
     most_flat, strength = MOST_FLAT * max(1.0, rows[0].flat), 0.0
     for row in rows:
         if row.overshoot > most_overshoot or row.clean_overshoot > most_clean or row.flat > most_flat:
