@@ -425,8 +425,8 @@ def test_the_strength_is_the_most_that_keeps_to_the_bounds(
     bound, place = 1.45 * chosen.rows[0].overshoot, round(8 * chosen.strength)
     if change is halos and not is_clean:
         assert chosen.rows[place].overshoot <= bound < chosen.rows[place + 1].overshoot
-        # On clean inputs as much as bicubic has is allowed, or the faithful student: here it has more.
-        assert blended(*ends, calm, [*calm]).strength == 0
+        # Of clean inputs as much as bicubic has is allowed, or the faithful student: here it has more.
+        assert blended(*ends, calm, calm).strength == 0
 
 
 def test_blends_are_of_networks_that_share_a_start() -> None:
