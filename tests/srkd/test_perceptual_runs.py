@@ -95,6 +95,8 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     shown = demo_models(DemoOptions((out,)), QUIET)
     assert [model.role for model in shown] == ["student", "student", "teacher"]
     assert (shown[0].textured, shown[0].strength, shown[1].textured) == (shown[1].name, result["strength"], None)
+    assert run(["report", str(out)]) == 0
+    assert 'data-strengths="strength 0,strength 0.25,' in (out / "report.html").read_text()
     exported = tmp_path / "exported"
     words = ["--onnx", "--for", "spandrel", "--strength", "0,0.6", "-o", str(exported)]
     assert run(["export", str(out), *words]) == 0
