@@ -97,7 +97,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
         ),
         Part(
             "perceptual",
-            "an ESRGAN (random weights) and a student against a discriminator, on degraded photos",
+            "an ESRGAN (random weights) and both ends of a student, on degraded photos",
             3,
             compress(
                 *("perceptual", 400, "--recipe", "perceptual", "--teacher", str(runs.parent / ESRGAN)),
