@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeAlias
 
+from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.scores import GOAL_WORDS, both_goals, set_mean, without_network
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
@@ -55,7 +56,7 @@ def compare_contents(runs: Sequence[Contents], score: Scorer | None = None) -> C
     first, trained = finished[0], trained_runs(finished)
     scores = (score or _validation_scores)(trained, first)
     known = set.intersection(*(set(figures) for sets in scores.students.values() for figures in sets.values()))
-    references = tuple(
+    references: tuple[Goal, ...] = tuple(
         each for each in both_goals(first.goal) if known & {METRICS[name].key_to(each) for name in DEFAULT_METRICS}
     )
     if first.goal not in references:

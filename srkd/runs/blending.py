@@ -61,7 +61,7 @@ def _unseen_patches(
     photos if the run's are degraded; those of the leader for all.
     """
     networks = build_networks(run.stages()[-1], state, teacher, context.note, context.processes)
-    patches, clean = Patches(), Patches()
+    step, patches, clean = Step(state.done, state.seed, batches.at(state.done), networks), Patches(), Patches()
     while sum(len(lr) for lr, _ in patches) < count:
         step = Step(state.done, state.seed, batches.at(state.done + len(patches)), networks)
         patches.append((step.lr, as_in_a_file(step.teacher().sr)))

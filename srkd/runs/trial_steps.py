@@ -139,7 +139,8 @@ def decide_for_minutes(options: CompressOptions, context: Context) -> RunSpec:
 
     once = replace(context, note=note)
     spec = decide(replace(options, training=replace(training, minutes=None)), once)
-    for _ in range(ROUNDS):
+    rounds = 0
+    while True:
         opening = time.monotonic()
         run = open_run(spec, once)
         opening = time.monotonic() - opening
@@ -153,7 +154,8 @@ def decide_for_minutes(options: CompressOptions, context: Context) -> RunSpec:
             )
             steps = 1
         decided = decide(replace(options, training=replace(training, minutes=None, steps=steps)), once)
-        if _mode(decided) == _mode(spec):
+        rounds += 1
+        if rounds == ROUNDS or _mode(decided) == _mode(spec):
             break
         spec = decided
     each = ", ".join(f"{stage.ms:.0f} ms" for stage in cost.stages)
