@@ -33,10 +33,10 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
     label, compiled = options.label or path.stem, options.runtime == "torch-compiled"
     for line in teacher.origin.notes if teacher.origin is not None else ():
         context.note(f"{label}: {line}")
-    network = teacher.network
+    network, header = teacher.network, {} if teacher.origin is None else teacher.origin.header or {}
     if options.strength is not None:
         blended = load_blend(ends_of(path), options.strength, scale=options.scale, arch_options=options.arch_options)
-        network = blended.network
+        network, header = blended.network, blended.header
     if network is None:
         if compiled:
             raise UsageError(f"{path}: the {teacher.backend} model runs as it is, not compiled: use --runtime torch")
@@ -44,7 +44,6 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
             raise UsageError(f"{path}: the {teacher.backend} model runs in fp32 here, not {options.precision}")
         foreign = ForeignRuntime(teacher.model, label=label, device=options.device)
         return at_scale(foreign, teacher.descriptor.scale, context.note)
-    header = teacher.origin.header if teacher.origin is not None and teacher.origin.header is not None else {}
     runtime = (TorchCompiledRuntime if compiled else TorchRuntime)(
         network,
         label=label,

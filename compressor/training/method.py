@@ -11,12 +11,12 @@ from compressor.training.calibration import Blend, Calibrated, Weights, added_we
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from compressor.models.networks.axes import Segments
     from compressor.models.networks.base import Descriptor, Network, Spec
     from compressor.models.quantisation.description import Quantisation
-    from compressor.models.students.blend import Blended
+    from compressor.models.students.blend import Blended, Patches
     from compressor.training.step import Step
 
 TeacherNeeds = Literal["nothing", "outputs", "network"]
@@ -164,13 +164,7 @@ class Method:
         average is updated.
         """
 
-    def finish(
-        self,
-        kept: Mapping[str, Network],
-        last: Network,
-        patches: Sequence[tuple[Tensor, Tensor]],
-        clean: Sequence[tuple[Tensor, Tensor]],
-    ) -> Blended | None:
+    def finish(self, kept: Mapping[str, Network], last: Network, patches: Patches, clean: Patches) -> Blended | None:
         """Return the student as a blend of averaged ones: those of kept stages by name, and the last.
 
         `patches` are LR patches that no step saw, with the teacher's images of them; `clean` are such ones whose inputs

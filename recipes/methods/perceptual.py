@@ -27,13 +27,13 @@ from torch.nn import functional as F
 from compressor.base.randomness import crop_each, generator_of, random_positions
 from compressor.images.metrics import as_in_a_file
 from compressor.models.networks.base import Network
-from compressor.models.students.blend import Blended
+from compressor.models.students.blend import Blended, Patches
 from compressor.training.method import Kind, LaterStage, Method, OwnRate
 from compressor.training.step import Step
 from recipes.composition import ROUNDED_IMAGE_TERM
 from recipes.terms.discriminator import UNetDiscriminator, opponent_loss, student_loss
 from recipes.terms.haar import high_bands, low_band
-from recipes.terms.strength import Patches, blended
+from recipes.terms.strength import blended
 from recipes.terms.texture import (
     block_agreement,
     block_deviations,

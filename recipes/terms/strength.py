@@ -11,7 +11,6 @@ flat: deviation within the flattest 5 % of the teacher's blocks of 8×8, over th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import torch
 
@@ -20,7 +19,7 @@ from compressor.images.metrics import PEAK, as_in_a_file, luma, psnr
 from compressor.images.resize import upscale_bicubic
 from compressor.images.scores import StrengthRow
 from compressor.models.networks.base import Network
-from compressor.models.students.blend import Blended, between
+from compressor.models.students.blend import Blended, Patches, between
 from recipes.terms.texture import BLOCK_SIDE, deviations
 
 STRENGTHS = tuple(step / 8 for step in range(9))
@@ -28,10 +27,6 @@ MOST_OVERSHOOT, MOST_FLAT = 1.45, 1.2
 FLATTEST = 0.05
 FLOOR = 0.5 / PEAK
 """The smallest deviation that counts: half a level, as images are rounded."""
-
-
-Patches: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""LR patches, and the teacher's images of them as files would hold them."""
 
 
 @torch.no_grad()

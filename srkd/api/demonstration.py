@@ -12,9 +12,8 @@ from pathlib import Path
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.inference.open import model_file
+from compressor.inference.open import model_file, read_metadata
 from compressor.models.checkpoints.header import TEXTURED
-from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import STRENGTH
 from compressor.models.students.blend import ends_of
 from compressor.runtimes.table import runtime_of
@@ -104,8 +103,7 @@ def _read_models(path: Path, role: Role, options: DemoOptions, context: Context,
         models[index] = replace(model, name=name)
         used_names.add(name)
     if is_between:
-        strength = float(load_checkpoint(path).header.get(STRENGTH, "1"))
-        models[0] = replace(models[0], textured=models[1].name, strength=strength)
+        models[0] = replace(models[0], textured=models[1].name, strength=float(read_metadata(file).get(STRENGTH, 1)))
     return models
 
 

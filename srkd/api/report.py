@@ -12,8 +12,11 @@ from compressor.data.prepare import DataChoice
 from compressor.images.sets import embedded_pairs, line_about_inputs
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.header import TEXTURED
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.students.blend import between, ends_of
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import OpenOptions
+from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.training.run_folder import STUDENT
 from srkd.options.function import public
 from srkd.options.shared import path_of
@@ -126,5 +129,5 @@ def _strengths(contents: Contents) -> dict[str, Runtime]:
     """The student of a run with two ends at several strengths."""
     if not (contents.path / TEXTURED).is_file():
         return {}
-    opened = [open_model(contents.path / STUDENT, OpenOptions(strength=strength)) for strength in STRENGTHS]
-    return {f"{OF_STRENGTH}{strength:g}": network for strength, network in zip(STRENGTHS, opened, strict=True)}
+    first, last = (load_checkpoint(end).network for end in ends_of(contents.path))
+    return {f"{OF_STRENGTH}{each:g}": TorchRuntime(between(first, last, each), label="student") for each in STRENGTHS}

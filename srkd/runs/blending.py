@@ -13,7 +13,7 @@ from compressor.base.context import Context, no_note
 from compressor.data.batches import Batches
 from compressor.images.metrics import as_in_a_file
 from compressor.models.fitting.patches import embedded_patches
-from compressor.models.students.blend import Blended
+from compressor.models.students.blend import Blended, Patches
 from compressor.teachers.teacher import Teacher
 from compressor.training.loop import Events
 from compressor.training.networks import build_networks
@@ -22,7 +22,7 @@ from compressor.training.step import Step
 from srkd.runs.opened import OpenRun, take_steps
 
 PATCHES = 64
-Patches = list[tuple[Tensor, Tensor]]
+Pair = tuple[Tensor, Tensor]
 
 
 def blend_of(
@@ -61,7 +61,7 @@ def _unseen_patches(
     photos if the run's are degraded; those of the leader for all.
     """
     networks = build_networks(run.stages()[-1], state, teacher, context.note, context.processes)
-    step, patches, clean = Step(state.done, state.seed, batches.at(state.done), networks), Patches(), Patches()
+    step, patches, clean = Step(state.done, state.seed, batches.at(state.done), networks), list[Pair](), list[Pair]()
     while sum(len(lr) for lr, _ in patches) < count:
         step = Step(state.done, state.seed, batches.at(state.done + len(patches)), networks)
         patches.append((step.lr, as_in_a_file(step.teacher().sr)))
@@ -69,5 +69,4 @@ def _unseen_patches(
         embedded = embedded_patches(step.scale, step.lr.shape[1])
         some = embedded[:: max(1, len(embedded) // count)][:count].to(step.lr)
         clean = [(lr, as_in_a_file(step.teacher(lr).sr)) for lr in torch.split(some, len(step.lr))]
-    patches, clean = context.processes.broadcast((patches, clean))
-    return patches, clean or patches
+    return context.processes.broadcast((patches, clean or patches))

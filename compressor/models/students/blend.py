@@ -7,9 +7,10 @@ student for a few hundred steps, everything moves smoothly with the strength a, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -23,6 +24,8 @@ from compressor.models.networks.base import Network
 
 LEAST, MOST = -0.5, 1.5
 """Strengths that are allowed."""
+Patches: TypeAlias = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""LR patches, and the teacher's images of them as files would hold them."""
 FEW = 8
 """Patches of the embedded photos on which the middle is compared with the ends."""
 
