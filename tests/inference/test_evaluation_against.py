@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import srkd
@@ -17,8 +21,8 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import Picture, read_rgb_u8, write_picture
 from compressor.images.metrics import ImageTooSmall, luma, psnr_y, ssim, to_u8
 from compressor.images.resize import downscale_u8, upscale_bicubic
-from compressor.images.sets import LrImage, LrSet, find_lr_images, find_sets
-from compressor.inference import learned_metrics
+from compressor.images.sets import LrImage, LrSet, embedded_photos, find_lr_images, find_sets
+from compressor.inference import packaged_metrics
 from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.inference.metric_table import LOOKS, METRICS
 from compressor.models.networks.base import Descriptor
@@ -30,7 +34,7 @@ MEASURED = EvaluationSettings(2, metrics=("psnr", "ssim", "sharpness", "spectrum
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    noise = torch.rand(2, 3, 24, 30, generator=torch.Generator().manual_seed(1))
+    noise = torch.rand(2, 3, 30, 32, generator=torch.Generator().manual_seed(1))
     for index, picture in enumerate(upscale_bicubic(noise, 4).clamp(0, 1)):
         write_picture(Picture(picture), tmp_path / "photos" / f"{index}.png")
     return tmp_path / "photos"
@@ -75,12 +79,14 @@ def test_lr_images_alone_are_scored_to_the_teacher(photos: Path) -> None:
         evaluate([teacher], [lr], MEASURED)
 
 
-@pytest.mark.parametrize("name", [name for name, row in METRICS.items() if not row.needs])
+@pytest.mark.parametrize("name", METRICS)
 def test_an_image_has_the_best_figure_to_itself(name: str) -> None:
     """Every row holds for an image with texture and for a flat one; noise is worse."""
     row = METRICS[name]
+    if (missing := row.missing_requirement()) is not None:
+        pytest.skip(missing)
     measure = row.load()
-    images, noise = 255 * torch.rand(2, 1, 3, 80, 80, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    images, noise = 255 * torch.rand(2, 1, 3, 120, 120, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     own, other = (measure(image, images, border=0).item() for image in (images, images + noise))
     if row.best in ("0", "1"):
         best = float(row.best)
@@ -185,7 +191,7 @@ def test_without_a_teacher_there_are_grey_levels(film: LrSet, tmp_path: Path) ->
         evaluate([TEACHER], find_sets(tmp_path / "photos", scale=2), FLICKER)
 
 
-# LPIPS and DISTS.
+# Metrics that packages compute.
 
 
 STAND_IN = """
@@ -197,25 +203,100 @@ def create_metric(name, device):
 """
 
 
-def test_without_pyiqa_one_line_names_the_command_that_keeps_torch() -> None:
-    if METRICS["lpips"].missing_requirement() is None:
-        pytest.skip("pyiqa is installed")
-    command = f"pip install pyiqa torch=={metadata.version('torch')}"
-    for name in ("lpips", "dists"):
-        with pytest.raises(SrkdError) as raised:
-            srkd.evaluate(scale=2, metrics=f"psnr,{name}")
-        assert str(raised.value) == f"--metrics {name}: pyiqa is not installed: {command}"
+@pytest.mark.parametrize("name", [name for name, row in METRICS.items() if row.needs])
+def test_a_missing_package_is_named_with_the_command_that_keeps_torch(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package,) = METRICS[name].needs
+    monkeypatch.setitem(sys.modules, package, None)
+    wanted = package if package == "pyiqa" else "'srkd[metrics]'"
+    command = f"pip install {wanted} torch=={metadata.version('torch')}"
+    with pytest.raises(SrkdError) as raised:
+        srkd.evaluate(scale=2, metrics=f"psnr,{name}")
+    assert str(raised.value) == f"--metrics {name}: {package} is not installed: {command}"
 
 
 def test_pyiqa_gets_both_images_without_their_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pyiqa.py").write_text(STAND_IN)
     monkeypatch.syspath_prepend(tmp_path)
-    learned_metrics._metric.cache_clear()
+    packaged_metrics._metric.cache_clear()
     scores = srkd.evaluate(scale=4, metrics="lpips,dists").without_network["embedded"]
     assert scores["lpips"] > 0 and scores["dists"] == pytest.approx(2 * scores["lpips"])
     ours, theirs = torch.full((2, 3, 40, 50), 51.0), torch.zeros(2, 3, 40, 50)
     theirs[0, :, 3:-3, 3:-3] = 51
-    assert learned_metrics.lpips(ours, theirs, border=3).tolist() == pytest.approx([0, 0.2])
+    assert packaged_metrics.lpips(ours, theirs, border=3).tolist() == pytest.approx([0, 0.2])
     with pytest.raises(ImageTooSmall, match="40x30"):
-        learned_metrics.dists(ours, theirs, border=5)
-    learned_metrics._metric.cache_clear()
+        packaged_metrics.dists(ours, theirs, border=5)
+    packaged_metrics._metric.cache_clear()
+
+
+def photo_and_blurred(side: int) -> tuple[Tensor, Tensor]:
+    """A photo of odd width and the same under a mean of so many pixels a side, which no machine rounds otherwise."""
+    photo = read_rgb_u8(embedded_photos("val")["chelsea"])[None].double()
+    padded = torch.nn.functional.pad(photo, (side // 2,) * 4, mode="reflect")
+    return photo, torch.nn.functional.avg_pool2d(padded, side, 1).add(0.5).floor()
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize(("side", "authors"), [(3, 64.49884348), (5, 39.42525536), (9, -5.91425067)])
+def test_ssimulacra2_is_that_of_its_authors(
+    side: int, authors: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures of their C++ program (cloudinary/ssimulacra2, 2.1), whose blur is in float32. The package's one call
+    differs by its blur alone, and by up to 3.6 here."""
+    package = pytest.importorskip("ssimulacra2.ssimulacra2")
+    photo, blurred = photo_and_blurred(side)
+    ours = packaged_metrics.ssimulacra2(blurred, photo).item()
+    assert ours == pytest.approx(authors, abs=0.05)
+    paths = [tmp_path / "photo.png", tmp_path / "blurred.png"]
+    for path, image in zip(paths, (photo, blurred), strict=True):
+        write_picture(Picture(image[0].float() / 255), path)
+    assert package.compute_ssimulacra2(*paths) < authors - 0.3
+    monkeypatch.setattr(package, "blur_image", packaged_metrics._blurred)
+    assert package.compute_ssimulacra2(*paths) == pytest.approx(ours, abs=1e-9)
+
+
+@pytest.mark.extras
+def test_flip_is_that_of_nvidias_package() -> None:
+    package = pytest.importorskip("flip_evaluator")
+    photo, blurred = photo_and_blurred(5)
+    arrays = [(image[0] / 255).permute(1, 2, 0).numpy().astype(np.float32) for image in (photo, blurred)]
+    _, mean, parameters = package.evaluate(*arrays, "LDR")
+    ours = packaged_metrics.flip(blurred, photo).item()
+    assert ours == pytest.approx(mean, rel=1e-4) and ours == pytest.approx(0.0665685, abs=1e-6)
+    assert parameters["ppd"] == pytest.approx(67, abs=0.1)
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("name", ["ssimulacra2", "flip"])
+def test_more_blur_and_a_lower_jpeg_quality_are_worse(name: str) -> None:
+    row = METRICS[name]
+    pytest.importorskip(row.needs[0])
+    measure, (photo, _) = row.load(), photo_and_blurred(3)
+    blurred = [photo_and_blurred(side)[1] for side in (1, 3, 5, 9)]
+    compressed = [photo]
+    for quality in (95, 75, 40, 10):
+        file = BytesIO()
+        Image.fromarray(photo[0].permute(1, 2, 0).byte().numpy()).save(file, "JPEG", quality=quality)
+        compressed.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].double())
+    for images in (blurred, compressed):
+        errors = [row.error(measure(image, photo, border=4).item()) for image in images]
+        assert errors == sorted(set(errors)) and errors[0] == {"ssimulacra2": -100, "flip": 0}[name]
+
+
+@pytest.mark.extras
+def test_a_package_measures_to_the_original_and_to_the_teacher(photos: Path) -> None:
+    for package in ("ssimulacra2", "flip_evaluator"):
+        pytest.importorskip(package)
+    teacher, settings = nearest_model(2, "teacher"), EvaluationSettings(2, metrics=("ssimulacra2", "flip"))
+    models = [teacher, nearest_model(2, "equal")]
+    result = evaluate(models, find_sets(photos, scale=2), settings, teacher=teacher)
+    figures = {label: scores["photos"].figures for label, scores in result.models.items()}
+    assert [figures["equal"][key] for key in ("ssimulacra2_teacher", "flip_teacher")] == [100, 0]
+    assert figures["bicubic"]["ssimulacra2_teacher"] < 100 and figures["bicubic"]["flip_teacher"] > 0
+    assert figures["equal"]["ssimulacra2"] < 100 and figures["equal"]["flip"] > 0
+    assert result.to_dict()["metrics"]["ssimulacra2"] == {"unit": "", "best": "highest"}
+    assert "SSIMULACRA2 100.00 FLIP 0.0000, to the teacher teacher" in str(result)
+    write_picture(Picture(torch.zeros(3, 116, 130)), photos / "small.png")
+    with pytest.raises(UsageError, match=r"small\.png: SSIMULACRA2 needs 113x113 pixels, the image has 126x112"):
+        evaluate(models, find_sets(photos, scale=2), settings)
