@@ -42,7 +42,7 @@ from compressor.images.metrics import to_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import list_images
 from compressor.inference.open import open_model
-from compressor.inference.super_resolve import Bicubic, super_resolve
+from compressor.inference.super_resolve import Enlargement, super_resolve
 from compressor.runtimes.table import OpenOptions
 
 BENCHMARK = Benchmark(
@@ -219,7 +219,7 @@ def against_control(
 def draw(teacher: Published, scale: int, run: Path, options: argparse.Namespace) -> None:
     """Draw twelve crops in two columns, each by bicubic, the student and the teacher from left to right."""
     networks = [
-        Bicubic(scale),
+        Enlargement(scale),
         open_model(run),
         open_model(options.checkpoints / teacher.file, OpenOptions(scale=scale)),
     ]

@@ -175,11 +175,8 @@ def _band_ratio(channel: Tensor, noise: float) -> float:
 @cache
 def _usual_ratio() -> float:
     """The ratio of srkd's own photos, reduced as LR images are."""
-    ratios = []
-    for path in embedded_photos("train").values():
-        lr_u8 = downscale_u8(mod_crop(read_rgb_u8(path), 4), 4)
-        ratios.append(_band_ratio(lr_u8[1].float(), 0.0))
-    return statistics.median(ratios)
+    photos_u8 = (mod_crop(read_rgb_u8(path), 4) for path in embedded_photos("train").values())
+    return statistics.median(_band_ratio(downscale_u8(photo_u8, 4)[1].float(), 0.0) for photo_u8 in photos_u8)
 
 
 def _as_line(measured: Sequence[PictureMeasured]) -> str:
@@ -193,14 +190,8 @@ def _as_line(measured: Sequence[PictureMeasured]) -> str:
         if name == "jpeg" and len(values) < len(measured) / 2:
             continue
         # Two decimals at most, and never an exponent, which a line of steps does not have.
-        low, high = (f"{round(value, 2):g}" for value in _middle(values))
+        ordered, cut = sorted(values), len(values) // 10
+        low, high = (f"{round(value, 2):g}" for value in (ordered[cut], ordered[-1 - cut]))
         if high != "0":
             parts.append(f"{name}={low}" if low == high else f"{name}={low}..{high}")
     return ",".join(parts) or NONE
-
-
-def _middle(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of the middle four fifths."""
-    ordered = sorted(values)
-    cut = len(ordered) // 10
-    return ordered[cut], ordered[-1 - cut]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.images.metrics import PEAK, crop_both, require_side
+from compressor.images.resize import centre_crop
 
 NEIGHBOURS = 5
 """Side of the neighbourhood that an image may not leave without an overshoot."""
@@ -84,27 +85,23 @@ def _gradient_magnitude(images: Tensor) -> Tensor:
 
 def _ring_power(images: Tensor) -> Tensor:
     require_side(images, MIN_SPECTRUM_SIDE, "the spectrum")
-    return ring_powers(images)
-
-
-def ring_powers(images: Tensor) -> Tensor:
-    """Return P for each ring of each image: (N, rings). Of images under 64 pixels, as many rings as half their side."""
     return ring_means(windowed_spectrum(images).abs().square())
 
 
 def windowed_spectrum(images: Tensor) -> Tensor:
     """Return the DFT of the central even square, its mean removed, under a Hann window: (N,C,side,side), complex."""
-    height, width = images.shape[-2:]
-    side = min(height, width) // 2 * 2
-    top, left = (height - side) // 2, (width - side) // 2
-    square = images[..., top : top + side, left : left + side]
+    side = min(images.shape[-2:]) // 2 * 2
+    square = centre_crop(images, side, side)
     hann = torch.hann_window(side, dtype=square.dtype, device=square.device)
     spectrum: Tensor = torch.fft.fft2((square - square.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann)
     return spectrum
 
 
 def ring_means(values: Tensor) -> Tensor:
-    """Return the means of what a spectrum of (N,C,side,side) holds over its channels and each ring: (N, rings)."""
+    """Return the means of what a spectrum of (N,C,side,side) holds over its channels and each ring: (N, rings).
+
+    Of images under 64 pixels there are as many rings as half their side.
+    """
     side = values.shape[-1]
     rings, flat = min(RINGS, side // 2), values.mean(dim=-3).flatten(-2)
     cycles = torch.fft.fftfreq(side, dtype=flat.dtype, device=flat.device)  # in cycles a pixel; Nyquist is 0.5

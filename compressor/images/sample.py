@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
 from torch import Tensor
 
 from compressor.images.files import grey_of, read_rgb_u8
-from compressor.images.resize import downscale_u8, reflected_indices
+from compressor.images.resize import downscale_u8, mirror_to
 from compressor.images.sets import embedded_photos
 
 SCALE = 2
@@ -21,12 +20,7 @@ SCALE = 2
 
 def sample_photo(width: int, height: int, *, channels: int = 3, batch: int = 1) -> Tensor:
     """Return a batch of an embedded photo in [0,1], mirrored at its borders up to the requested size."""
-    photo = _photo()
-    rows, columns = (
-        reflected_indices(torch.arange(target), size)
-        for target, size in zip((height, width), photo.shape[1:], strict=True)
-    )
-    planes = photo[:, rows][:, :, columns]
+    planes = mirror_to(_photo(), height, width)[:, :height, :width]
     if channels == 1:
         planes = grey_of(planes)
     return planes.expand(batch, -1, -1, -1).contiguous()

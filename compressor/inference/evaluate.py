@@ -37,7 +37,7 @@ from compressor.inference.evaluation import (
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Measure, Reference
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import unique_label
-from compressor.inference.super_resolve import Bicubic, Lanczos, super_resolve
+from compressor.inference.super_resolve import Enlargement, super_resolve
 from compressor.runtimes.base import Runtime
 
 
@@ -130,7 +130,7 @@ class _Table:
         rows = sorted(self.rows.items(), key=lambda row: row[1] is not self.teacher)  # the teacher's image comes first
         references: dict[Reference, Tensor] = {} if picture.hr_u8 is None else {"original": picture.hr_u8}
         for label, model in rows:
-            ensemble = self.settings.self_ensemble and not isinstance(model, Bicubic)
+            ensemble = self.settings.self_ensemble and not isinstance(model, Enlargement)
             enlarge = partial(run_exactly, model, tile=self.settings.tile, ensemble=ensemble, path=source.path)
             sr_u8 = to_u8(enlarge(picture.lr)[0])
             if model is self.teacher:
@@ -195,7 +195,7 @@ class _Table:
 
 def _by_label(models: Sequence[Runtime], scale: int, *, with_lanczos: bool) -> dict[str, Runtime]:
     """Return the models by label, after the rows without a network; duplicate labels are numbered."""
-    plain = [Bicubic(scale), *([Lanczos(scale)] if with_lanczos else [])]
+    plain = [Enlargement(scale), *([Enlargement(scale, "lanczos")] if with_lanczos else [])]
     rows: dict[str, Runtime] = {row.label: row for row in plain}
     for model in models:
         if model.descriptor.scale != scale:

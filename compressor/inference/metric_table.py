@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
@@ -23,6 +24,7 @@ from compressor.runtimes.table import Requirements
 if TYPE_CHECKING:
     from torch import Tensor
 Reference: TypeAlias = Goal
+Best: TypeAlias = Literal["highest", "lowest", "0", "1"]
 
 
 Measure: TypeAlias = "Callable[..., Tensor]"
@@ -35,7 +37,7 @@ class Metric(Requirements):
     title: str
     source: str
     """Its `Measure`, as module:function."""
-    best: Literal["highest", "lowest", "0", "1"]
+    best: Best
     unit: str = ""
     digits: int = 3
     takes: Literal["channel", "rgb", "frames"] = "channel"
@@ -88,9 +90,9 @@ class Metric(Requirements):
         return text if self.name in DEFAULT_METRICS else f"{self.title} {text}"
 
 
-def _missing_pyiqa() -> str | None:
-    """One line with the command that installs pyiqa and keeps the installed torch, or None if it is here."""
-    if find_spec("pyiqa") is not None:
+def _missing_pyiqa(package: str) -> str | None:
+    """One line with the command that installs pyiqa and keeps the installed torch; None if another one is needed."""
+    if package != "pyiqa" or find_spec(package) is not None:
         return None
     return f"pyiqa is not installed: pip install pyiqa torch=={metadata.version('torch')}"
 
@@ -160,38 +162,24 @@ METRICS: dict[str, Metric] = {
             best="lowest",
             takes="frames",
         ),
-        Metric(
-            name="ssimulacra2",
-            title="SSIMULACRA2",
-            source="compressor.inference.packaged_metrics:ssimulacra2",
-            best="highest",
-            digits=2,
-            takes="rgb",
-            needs=("ssimulacra2",),
-            extra="metrics",
-        ),
-        Metric(
-            name="flip",
-            title="FLIP",
-            source="compressor.inference.packaged_metrics:flip",
-            best="lowest",
-            digits=4,
-            takes="rgb",
-            needs=("flip_evaluator",),
-            extra="metrics",
-        ),
         *(
             Metric(
                 name=name,
                 title=name.upper(),
                 source=f"compressor.inference.packaged_metrics:{name}",
-                best="lowest",
-                digits=4,
+                best=cast("Best", best),
+                digits=digits,
                 takes="rgb",
-                needs=("pyiqa",),
-                obstacle=_missing_pyiqa,
+                needs=(package,),
+                extra=None if package == "pyiqa" else "metrics",
+                obstacle=partial(_missing_pyiqa, package),
             )
-            for name in ("lpips", "dists")
+            for name, best, digits, package in (
+                ("ssimulacra2", "highest", 2, "ssimulacra2"),
+                ("flip", "lowest", 4, "flip_evaluator"),
+                ("lpips", "lowest", 4, "pyiqa"),
+                ("dists", "lowest", 4, "pyiqa"),
+            )
         ),
     )
 }

@@ -46,10 +46,7 @@ def _metric(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def flip(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
-    """The mean error of LDR-FLIP at 67 pixels per degree, for each image of (N,3,H,W) on 0..255: (N,) float64.
-
-    From 0, for equal images, to 1.
-    """
+    """Mean LDR-FLIP at 67 pixels per degree for each image of (N,3,H,W) on 0..255: (N,) float64; 0 for equal ones."""
     evaluate = importlib.import_module("flip_evaluator").evaluate
     pairs = _pairs(images_255 / PEAK, reference_255 / PEAK, border)
     maps = [evaluate(theirs, ours, "LDR", applyMagma=False, computeMeanError=False)[0] for ours, theirs in pairs]

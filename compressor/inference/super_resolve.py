@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.resize import imresize, upscale_bicubic
+from compressor.images.resize import KERNELS, KernelName, imresize, upscale_bicubic
 from compressor.images.scores import LANCZOS, without_network
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, run_tiled
 from compressor.models.networks.base import Descriptor
@@ -18,33 +19,26 @@ from compressor.models.networks.cost import pixel_bytes
 from compressor.runtimes.base import Runtime
 
 _TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
-_YCBCR_OFFSET = (16.0, 128.0, 128.0)
+_MATRIX = torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255
+_OFFSET = torch.tensor((16.0, 128.0, 128.0), dtype=torch.float64) / 255
 
 
-class Bicubic(Runtime):
-    """The reference row of every table: MATLAB's bicubic in float, rounded only when written; at scale 1 the input."""
+class Enlargement(Runtime):
+    """A row of every table without a network: MATLAB's bicubic, at scale 1 the input, in float, rounded when written.
+
+    Beside a teacher there is another: Lanczos with three lobes, which is sharper and which players use.
+    """
 
     name = "torch"
     layout = "contiguous"
 
-    def __init__(self, scale: int) -> None:
-        self.label = without_network(scale)
-        self.descriptor = Descriptor(scale=scale, receptive_radius=3)
+    def __init__(self, scale: int, kernel: KernelName = "cubic") -> None:
+        self._kernel: KernelName = kernel
+        self.label = LANCZOS if kernel == "lanczos" else without_network(scale)
+        self.descriptor = Descriptor(scale=scale, receptive_radius=math.ceil(KERNELS[kernel][1] / 2) + 1)
 
     def _run(self, lr: Tensor) -> Tensor:
-        return upscale_bicubic(lr, self.descriptor.scale)
-
-
-class Lanczos(Bicubic):
-    """The second reference row beside a teacher: what players enlarge with, sharper than bicubic. Three lobes."""
-
-    def __init__(self, scale: int) -> None:
-        super().__init__(scale)
-        self.label = LANCZOS
-        self.descriptor = Descriptor(scale=scale, receptive_radius=4)
-
-    def _run(self, lr: Tensor) -> Tensor:
-        return imresize(lr, float(self.descriptor.scale), "lanczos")
+        return imresize(lr, float(self.descriptor.scale), self._kernel)
 
 
 def super_resolve(
@@ -91,15 +85,6 @@ def apply_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool)
     return images.transpose(-1, -2) if transpose else images
 
 
-def undo_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
-    """Invert `apply_symmetry`: undo its steps in reverse order, as transpose and flips do not commute."""
-    if transpose:
-        images = images.transpose(-1, -2)
-    if hflip:
-        images = images.flip(-1)
-    return images.flip(-2) if vflip else images
-
-
 def with_self_ensemble(run: Run) -> Run:
     """Return `run` averaged over the eight symmetries of the square ('+' in tables), before any rounding.
 
@@ -111,7 +96,8 @@ def with_self_ensemble(run: Run) -> Run:
         total: Tensor | None = None
         for vflip, hflip, transpose in product((False, True), repeat=3):
             transformed = apply_symmetry(lr, vflip=vflip, hflip=hflip, transpose=transpose).contiguous()
-            sr = undo_symmetry(run(transformed), vflip=vflip, hflip=hflip, transpose=transpose)
+            back_v, back_h = (hflip, vflip) if transpose else (vflip, hflip)  # what was done to columns is in the rows
+            sr = apply_symmetry(run(transformed), vflip=back_v, hflip=back_h, transpose=transpose)
             total = sr.clone() if total is None else total.add_(sr)
         assert total is not None
         return total.div_(8)
@@ -121,16 +107,13 @@ def with_self_ensemble(run: Run) -> Run:
 
 def rgb_to_ycbcr(rgb_01: Tensor) -> Tensor:
     """Return BT.601 studio range divided by 255: Y in 16/255..235/255, Cb and Cr around 128/255."""
-    matrix = torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255
-    offset = torch.tensor(_YCBCR_OFFSET, dtype=torch.float64) / 255
-    return _mix_channels(rgb_01, matrix, offset)
+    return _mix_channels(rgb_01, _MATRIX, _OFFSET)
 
 
 def ycbcr_to_rgb(ycbcr_01: Tensor) -> Tensor:
     """Return RGB: the exact inverse of `rgb_to_ycbcr`."""
-    inverse = torch.linalg.inv(torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255)
-    offset = torch.tensor(_YCBCR_OFFSET, dtype=torch.float64) / 255
-    return _mix_channels(ycbcr_01, inverse, -inverse @ offset)
+    inverse = torch.linalg.inv(_MATRIX)
+    return _mix_channels(ycbcr_01, inverse, -inverse @ _OFFSET)
 
 
 def _mix_channels(images: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, to_u8
-from compressor.images.resize import downscale_u8, reflected_indices, upscale_bicubic
+from compressor.images.resize import centre_crop, downscale_u8, mirror_to, upscale_bicubic
 from compressor.images.scores import without_network
 from compressor.images.sets import embedded_photos
 from compressor.inference.super_resolve import rgb_to_ycbcr, ycbcr_to_rgb
@@ -176,10 +176,8 @@ def _photo(scale: int, lr_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Te
 
 def _middle(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """The middle of an image in (width, height), mirrored where the image is smaller."""
-    for axis, side in zip((-1, -2), size, strict=True):
-        first = max(0, (image.shape[axis] - side) // 2)
-        image = image.index_select(axis, reflected_indices(torch.arange(first, first + side), image.shape[axis]))
-    return image
+    width, height = size
+    return centre_crop(mirror_to(image, height, width), height, width)
 
 
 @torch.no_grad()

@@ -118,7 +118,12 @@ def run_tiled(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            side = _half_tile(side, padded, error)
+            if (half := min(side, max(padded.shape[-2:])) // 2) < MIN_TILE:
+                raise SrkdError(
+                    f"out of memory even with tiles of {side} pixels: close other programs or use a smaller network or "
+                    "picture"
+                ) from error
+            side = half
             torch.cuda.empty_cache()
     return Tiled(sr[..., : height * scale, : width * scale], side if len(windows) > 1 else None, seam)
 
@@ -215,15 +220,6 @@ def _largest_tile(max_size: tuple[int, int], margin: int, model: Descriptor) -> 
             "export it for larger sizes".format(*max_size, margin)
         )
     return tile
-
-
-def _half_tile(tile: int, padded: Tensor, error: Exception) -> int:
-    half = min(tile, max(padded.shape[-2:])) // 2
-    if half < MIN_TILE:
-        raise SrkdError(
-            f"out of memory even with tiles of {tile} pixels: close other programs or use a smaller network or picture"
-        ) from error
-    return half
 
 
 def _run_windows(

@@ -82,11 +82,6 @@ class ImageFormat:
         return self.run(lr, lambda images: torch.from_numpy(run_batch(images.cpu().numpy())))
 
 
-def require_cpu(device: str, runtime: str) -> None:
-    if device != "cpu":
-        raise UsageError(f"device {device!r}: {runtime} runs on cpu here")
-
-
 def require_one_image(label: str, inputs: int, outputs: int) -> None:
     if inputs != 1 or outputs != 1:
         raise SrkdError(f"{label} has {inputs} inputs and {outputs} outputs: a super-resolution model has one each")

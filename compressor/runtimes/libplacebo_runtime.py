@@ -19,7 +19,7 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, report_unreadable
 from compressor.base.metadata import srkd_keys
-from compressor.runtimes.file_runtime import Array, FileRuntime, build_descriptor, read_spec, require_cpu
+from compressor.runtimes.file_runtime import Array, FileRuntime, build_descriptor, read_spec
 from compressor.runtimes.shader_player import play
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
@@ -77,7 +77,6 @@ class LibplaceboRuntime(FileRuntime):
     name = "libplacebo"
 
     def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
-        require_cpu(options.device, "libplacebo")
         super().__init__(path, options)
         self.metadata, text = _read(path)
         self._shader, self._seconds = text.encode(), options.call_seconds

@@ -20,7 +20,6 @@ from compressor.runtimes.file_runtime import (
     FileRuntime,
     ImageFormat,
     image_format,
-    require_cpu,
     require_one_image,
 )
 from compressor.runtimes.table import DEFAULTS, OpenOptions
@@ -42,7 +41,6 @@ class LiteRtRuntime(FileRuntime):
     def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        require_cpu(options.device, "LiteRT")
         super().__init__(path, options)
         _require_model(path)
         with one_line(f"{path} is not a model LiteRT can open"), native_silence():

@@ -12,7 +12,7 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, report_unreadable
-from compressor.runtimes.file_runtime import Array, FileRuntime, require_cpu
+from compressor.runtimes.file_runtime import Array, FileRuntime
 from compressor.runtimes.sidecar import read_sidecar
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
@@ -40,7 +40,6 @@ class NcnnRuntime(FileRuntime):
     name = "ncnn"
 
     def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
-        require_cpu(options.device, "ncnn")
         super().__init__(path, options)
         sidecar = read_sidecar(path)
         self.precision, self.metadata, self.spec = sidecar.precision, sidecar.metadata, sidecar.spec

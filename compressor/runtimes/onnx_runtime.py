@@ -50,12 +50,6 @@ FLOAT_ON_GRIDS = ("session.disable_quant_qdq", "1")
 results on every CPU. CPUs without VNNI add two products of a byte and a signed byte in 16 bits, where they overflow."""
 
 
-def is_for_another_chip(metadata: Mapping[str, str]) -> bool:
-    """Whether these are the metadata of an int8 file for TensorRT or Qualcomm's NPUs."""
-    file = read_quantised_file(metadata)
-    return file is not None and file.flavour in ("tensorrt", "qnn-w8a8", "qnn-w8a16")
-
-
 def read_metadata(path: Path) -> Mapping[str, str]:
     return read_facts(path)[1]
 
@@ -88,7 +82,9 @@ class OnnxRuntime(FileRuntime):
         if not on_cpu and torch.cuda.is_available():
             self._gpu = torch.device(self.device)
         self.emulated = on_cpu and (self.precision == "bf16" or (options.emulate_target and self.precision == "fp16"))
-        self._float_on_grids = on_cpu and options.emulate_target and is_for_another_chip(self.metadata)
+        file = read_quantised_file(self.metadata)
+        is_of_another_chip = file is not None and file.flavour in ("tensorrt", "qnn-w8a8", "qnn-w8a16")
+        self._float_on_grids = on_cpu and options.emulate_target and is_of_another_chip
         self._session = self._open(content, path)
         self._input, self._output, self._image, self._output_dtype = _read_images(self._session, self.label)
         self.spec = read_spec(self.metadata, self.label)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from compressor.base.child import USUAL_LIMITS, ResourceLimits
+from compressor.base.child import USUAL_LIMITS
 from compressor.base.errors import MissingExtra, UsageError
 from compressor.base.files import file_sha256, require_regular
 from compressor.models.checkpoints.header import weights_file
@@ -122,7 +122,12 @@ def load_teacher(
     require_regular(path)
     kind = "onnx" if path.suffix.lower() == ".onnx" else archive_kind(path)
     if kind is not None:
-        program = _open_program(kind, path, USUAL_LIMITS.scaled(limits), trust_code=trust_code)
+        if kind == "onnx":
+            from compressor.teachers.onnx_teacher import OnnxProgram
+
+            program: Program = OnnxProgram(path, USUAL_LIMITS.scaled(limits))
+        else:
+            program = open_program(kind, path, trust_code=trust_code)
         return _foreign_teacher(program, path, scale, options, wrapping=kind)
     try:
         file = load_checkpoint(path, scale=scale, arch_options=options)
@@ -132,14 +137,6 @@ def load_teacher(
         file.path, file.sha256, file.bytes, file.dialect, file.wrapping, file.assumed, file.notes, file.header, options
     )
     return Teacher(file.network, origin)
-
-
-def _open_program(kind: str, path: Path, limits: ResourceLimits, *, trust_code: bool) -> Program:
-    if kind == "onnx":
-        from compressor.teachers.onnx_teacher import OnnxProgram
-
-        return OnnxProgram(path, limits)
-    return open_program(kind, path, trust_code=trust_code)
 
 
 def _open_with_spandrel(

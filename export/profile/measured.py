@@ -29,7 +29,7 @@ from compressor.images.sets import embedded_pairs
 from compressor.inference.evaluate import run_exactly
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import open_model
-from compressor.inference.super_resolve import Bicubic
+from compressor.inference.super_resolve import Enlargement
 from compressor.runtimes.table import OpenOptions
 from export.profile.memory import PeakMemory
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
@@ -160,7 +160,7 @@ class MeasuredModel:
                 hr_u8 = mod_crop(read_rgb_u8(pair.hr), scale)
                 lr = downscale_u8(hr_u8, scale)[None].float() / 255
                 sr_u8, enlarged_u8 = (
-                    to_u8(run_exactly(model, lr, None, False, pair.hr)) for model in (self._runtime, Bicubic(scale))
+                    to_u8(run_exactly(model, lr, None, False, pair.hr)) for model in (self._runtime, Enlargement(scale))
                 )
                 file, teacher_u8 = Path(folder, f"{pair.stem}-x{scale}.pt"), None
                 if is_teacher:

@@ -21,7 +21,7 @@ from compressor.images.scores import EQUAL_DB, LANCZOS
 from compressor.images.sets import ImagePair
 from compressor.inference.evaluated_images import read_stored_lr
 from compressor.inference.metric_table import METRICS
-from compressor.inference.super_resolve import Bicubic, Lanczos, super_resolve
+from compressor.inference.super_resolve import Enlargement, super_resolve
 from compressor.runtimes.base import Runtime
 
 SIDE = 160
@@ -115,9 +115,9 @@ def make_pictures(
 ) -> Pictures:
     """The crops in which student and teacher (without one: original) differ most; `others` are shown there as well."""
     scale, degradation = student.descriptor.scale, Degradation.of_header(student.metadata)
-    networks: dict[str, Runtime] = {"student": student, **(others or {}), (plain := Bicubic(scale)).label: plain}
+    networks: dict[str, Runtime] = {"student": student, **(others or {}), (plain := Enlargement(scale)).label: plain}
     if teacher is not None:
-        networks = {"teacher": teacher, **networks} | ({LANCZOS: Lanczos(scale)} if scale > 1 else {})
+        networks = {"teacher": teacher, **networks} | ({LANCZOS: Enlargement(scale, "lanczos")} if scale > 1 else {})
     some = pairs[:: math.ceil(len(pairs) / MOST_PHOTOS)] if pairs else ()
     photos = []
     for pair in context.each("photos", some):

@@ -180,7 +180,7 @@ def test_what_goes_wrong_is_one_line(gpu: Nvidia, tmp_path: Path, fault: str, me
     ("device", "error", "message"),
     [
         ("cuda:1", SrkdError, "device cuda:1: there is 1 NVIDIA GPU here"),
-        ("mps", UsageError, "device 'mps': an engine runs on an NVIDIA GPU"),
+        ("mps", UsageError, "device 'mps': runtime tensorrt runs on cuda"),
     ],
 )
 def test_devices(gpu: Nvidia, tmp_path: Path, device: str, error: type[SrkdError], message: str) -> None:

@@ -31,11 +31,10 @@ Damage: TypeAlias = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class FormatCase:
-    """A format's files, what it converts, and the errors of damaged files and of a wrong device."""
+    """A format's files, what it converts, and the errors of damaged files."""
 
     name: str
     files: tuple[str, ...]
-    wrong_device: str
     specs: tuple[Spec, ...]
     """Networks that convert for any size, beside EDSR."""
     damages: tuple[tuple[Damage, str], ...]
@@ -92,7 +91,6 @@ CASES = (
     FormatCase(
         "onnx",
         ("small.onnx",),
-        "ONNX Runtime runs on cpu",
         specs=(),  # tests/models/test_traces.py has them
         damages=((half, "is not an ONNX file"),),
         free_windows=True,
@@ -100,7 +98,6 @@ CASES = (
     FormatCase(
         "openvino",
         ("small.openvino.bin", "small.openvino.xml"),
-        "OpenVINO runs on cpu",
         specs=(RCAN, CARN_M, GREY, PLAIN, WINDOWS),
         damages=(
             (half, "small.openvino.xml is not a model OpenVINO can open: "),
@@ -117,7 +114,6 @@ CASES = (
     FormatCase(
         "ncnn",
         ("small.bin", "small.param", "small.param.json"),
-        "ncnn runs on cpu here",
         specs=(
             EDSRSpec(width=8, depth=2, scale=4),
             EDSRSpec(width=8, depth=1, scale=3, res_scale=0.1, mean_shift="file"),
@@ -145,7 +141,6 @@ CASES = (
     FormatCase(
         "litert",
         ("small.tflite",),
-        "LiteRT runs on cpu here",
         specs=(RCAN, CARN_M, CompactSpec(width=8, depth=1, scale=4, channels=1)),
         damages=(
             (half, "is not a model LiteRT can open"),

@@ -30,11 +30,6 @@ class Skipped:
         """Drop the state."""
 
 
-def _dictionary(*arguments: object) -> OrderedDict[Any, Any]:
-    """Return what a dictionary of another kind begins as; its items follow."""
-    return OrderedDict()
-
-
 STAND_INS: Mapping[str, Any] = {
     **dict.fromkeys(
         (
@@ -56,7 +51,7 @@ STAND_INS: Mapping[str, Any] = {
         ),
         Skipped,
     ),
-    "collections.defaultdict": _dictionary,
+    "collections.defaultdict": lambda *_: OrderedDict(),  # empty: its items follow
     **dict.fromkeys(
         (
             "pytorch_lightning.utilities.parsing.AttributeDict",

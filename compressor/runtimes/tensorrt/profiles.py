@@ -72,12 +72,7 @@ def dynamic_profile(model: Descriptor, sizes: tuple[Size, Size] | None = None) -
     for width, height in sizes or ():
         if min(width, height) < least or width % multiple or height % multiple:
             raise SrkdError(f"size {width}x{height}: this network takes multiples of {multiple}, from {least}x{least}")
-    tuned, largest = sizes or (_square(side, least, multiple) for side in (TUNED_FOR, LARGEST))
+    squares = [max(least, side // multiple * multiple) for side in (TUNED_FOR, LARGEST)]
+    tuned, largest = sizes or ((side, side) for side in squares)
     shapes = ((1, model.channels, height, width) for width, height in ((least, least), tuned, largest))
     return OptimizationProfile(*shapes)
-
-
-def _square(side: int, least: int, multiple: int) -> Size:
-    """The largest square of multiples within a side, at least the smallest one."""
-    length = max(least, side // multiple * multiple)
-    return length, length
