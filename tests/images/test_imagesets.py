@@ -130,22 +130,21 @@ def test_originals_of_one_stem_have_partners_of_their_whole_names(tmp_path: Path
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SrkdError, match="does not exist"):
-        find_sets(tmp_path / "nowhere", scale=4)
-    with pytest.raises(SrkdError, match="no images in"):
-        find_sets(tmp_path, scale=4)
-    picture = fill(tmp_path / "x", "a.png") / "a.png"
-    with pytest.raises(SrkdError, match="is a file: give the folder"):
-        find_sets(picture, scale=4)
+    fill(tmp_path / "none")
+    fill(tmp_path / "x", "a.png")
     fill(tmp_path / "empty" / "HR")
-    with pytest.raises(SrkdError, match=r"no images in .*HR"):
-        find_sets(tmp_path / "empty", scale=4)
     fill(tmp_path / "s" / "HR", *(f"{n}.png" for n in range(9)))
     fill(tmp_path / "s" / "LRbicX4", "3x4.png", "4.png")
-    with pytest.raises(SrkdError, match=r"7 of 9 .*\(0, 1, 2, 5, 6, \.\.\.\)"):
-        find_sets(tmp_path / "s", scale=4)
-    with pytest.raises(SrkdError, match="nope does not exist"):
-        find_sets(tmp_path / "s", scale=4, lr=tmp_path / "nope")
+    for folder, lr, words in (
+        ("nowhere", None, "does not exist"),
+        ("none", None, "no images in"),
+        ("x/a.png", None, "is a file: give the folder"),
+        ("empty", None, r"no images in .*HR"),
+        ("s", None, r"7 of 9 .*\(0, 1, 2, 5, 6, \.\.\.\)"),
+        ("s", tmp_path / "nope", "nope does not exist"),
+    ):
+        with pytest.raises(SrkdError, match=words):
+            find_sets(tmp_path / folder, scale=4, lr=lr)
 
 
 def test_photos_are_spaced_over_a_folder_its_hr_or_its_subfolders(tmp_path: Path) -> None:

@@ -66,14 +66,12 @@ def test_the_border_is_cropped_on_every_side() -> None:
     assert ssim(luma(image), luma(reference), border=3).item() == pytest.approx(1)
 
 
-def test_ssim_by_brute_force_inside_a_border_and_not_below_a_window() -> None:
+def test_ssim_by_brute_force_inside_a_border() -> None:
     a = random_u8(18, 17)
     b = (a + random_u8(18, 17, seed=1) / 4).clamp(0, 255)
     inside = slice(2, -2)
     expected = ssim_brute_force(a[inside, inside], b[inside, inside])
     assert ssim(a[None, None], b[None, None], border=2).item() == pytest.approx(expected, abs=1e-9)
-    with pytest.raises(SrkdError, match="11x11"):
-        ssim(a[None, None, 4:], b[None, None, 4:], border=2)
 
 
 def test_to_u8_rounds_half_up_and_clips() -> None:
@@ -82,7 +80,7 @@ def test_to_u8_rounds_half_up_and_clips() -> None:
 
 
 def test_too_small_is_told_in_one_line() -> None:
-    with pytest.raises(SrkdError, match="image has 10x12 after"):
+    with pytest.raises(SrkdError, match=r"11x11.* image has 10x12 after"):
         ssim(torch.zeros(1, 1, 16, 14), torch.zeros(1, 1, 16, 14), border=2)
     with pytest.raises(SrkdError, match=r"1x1x8x8 .* border of 4"):
         psnr(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), border=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
 from compressor.runtimes.onnx_providers import CPU, CUDA, select_providers
-from compressor.runtimes.onnx_runtime import OnnxRuntime, run_bound
+from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions, torch_device_for
 from srkd.options.values import DEVICE
 
@@ -91,34 +92,6 @@ def test_bound_tensors_give_the_same(exported: Path, network: Network) -> None:
         runtime.run(LR)
 
 
-def test_a_binding_says_type_shape_and_place() -> None:
-    text: list[tuple[object, ...]] = []
-
-    class Binding:
-        def bind_input(self, *source: object) -> None:
-            text.append(("in", *source))
-
-        def bind_output(self, *source: object) -> None:
-            text.append(("out", *source))
-
-        def synchronize_outputs(self) -> None:
-            text.append(("wait",))
-
-    class Recorder:
-        def io_binding(self) -> Binding:
-            return Binding()
-
-        def run_with_iobinding(self, binding: Binding) -> None:
-            text.append(("run",))
-
-    fed = torch.rand(1, 2, 3, 3).permute(0, 3, 1, 2)
-    out = run_bound(Recorder(), "lr", fed, "sr", (1, 3, 4, 6), torch.float16)
-    assert [entry[0] for entry in text] == ["in", "out", "run", "wait"]
-    assert text[0][1:6] == ("lr", "cpu", 0, np.float32, (1, 3, 2, 3))
-    assert text[1][1:6] == ("sr", "cpu", 0, np.float16, (1, 3, 4, 6))
-    assert text[1][6] == out.data_ptr() and out.dtype == torch.float16
-
-
 @pytest.mark.parametrize(("word", "torchs"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("openvino:GPU", "cpu")])
 def test_where_torch_stands_beside_it(word: str, torchs: str) -> None:
     assert torch_device_for(word) == torchs and DEVICE.read(word) == word
@@ -179,8 +152,10 @@ def test_a_file_of_fp16_images(tmp_path: Path) -> None:
     nodes = [helper.make_node("Mul", ["x", "half"], ["y"])]
     weights = {"half": np.full((1, 1, 1, 1), 0.5, np.float16)}
     path = image_model(tmp_path / "h.onnx", nodes, weights, TensorProto.FLOAT16, ["n", 3, "h", "w"])
-    for rounded in (False, True):
-        sr = OnnxRuntime(path, OpenOptions(emulate_target=rounded)).run(LR)
+    for rounded, gpu in product((False, True), (None, torch.device("cpu"))):
+        runtime = OnnxRuntime(path, OpenOptions(emulate_target=rounded))
+        runtime._gpu = gpu
+        sr = runtime.run(LR)
         assert sr.dtype == torch.float32
         torch.testing.assert_close(sr, LR / 2, atol=5e-4, rtol=0)
 
