@@ -1,6 +1,7 @@
 """srkd makes image super-resolution networks smaller: a good, slow teacher trains a small student.
 
-Every function takes a model as a file, a run folder or an open network. Each has its own help: help(srkd.compress).
+Every function takes a model as a file, a run folder, a name of srkd.students() or an open network. Each has its own
+help: help(srkd.compress).
 
     data           tell and show what a run would see of a folder of images
                    >>> srkd.data("photos", degrade="jpeg=30..90").images
@@ -28,6 +29,8 @@ Every function takes a model as a file, a run folder or an open network. Each ha
                    >>> srkd.inspect("edsr.pt")
     networks       list the networks and their named sizes, with their cost
                    >>> srkd.networks("plain").networks[0].params
+    students       list the students that come with srkd, whose names are models, timed here
+                   >>> srkd.students("general-x2", seconds=0.1).students[0].ms
     blend          a network of a strength between two of one start
                    >>> srkd.blend("runs/small", "runs/small/checkpoints/best.safetensors", 0.6)
     convert        write a network in the names of another code base
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from srkd.api.plot import plot
     from srkd.api.profile import profile
     from srkd.api.report import report
+    from srkd.api.students import students
     from srkd.api.upscale import upscale
 
 __all__ = [
@@ -102,6 +106,7 @@ __all__ = [
     "report",
     "resume",
     "save",
+    "students",
     "upscale",
 ]
 

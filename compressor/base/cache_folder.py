@@ -50,6 +50,11 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or default) / "srkd"
 
 
+def folder_for_files(file: Path) -> Path:
+    """Return the folder for files made of a model's: its own, or one of its name here for a model in the cache."""
+    return Path(file.parent.name) if file.resolve().is_relative_to(default_folder().resolve()) else file.parent
+
+
 def parse_bytes(text: str | int) -> int:
     """Read 500MB, 8GB, 1.5 TB or a plain number of bytes; MB = 10^6."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", str(text).upper())

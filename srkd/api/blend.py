@@ -7,11 +7,9 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
-from compressor.base.metadata import srkd_keys
-from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.students.blend import blend as blend_networks
-from compressor.models.students.blend import ends_of, load_blend
+from compressor.models.students.blend import ends_of, write_blend
 from srkd.options.models import open_network, path_of_model
 from srkd.options.shared import ModelOrPath
 from srkd.options.values import as_tuple
@@ -44,8 +42,3 @@ def run_blend(options: BlendOptions, context: Context) -> BlendedFile:
     assert options.out is not None
     write_blend((paths[0], paths[1]), options.strength, Path(options.out))
     return BlendedFile(Path(options.out), options.strength)
-
-
-def write_blend(ends: tuple[Path, Path], strength: float, out: Path) -> None:
-    loaded = load_blend(ends, strength)
-    save_network(loaded.network, out, metadata=srkd_keys(loaded.header))

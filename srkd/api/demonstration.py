@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from compressor.assets import embedded_student, embedded_teacher
+from compressor.assets import embedded_teacher
+from compressor.assets.shipped import shipped_names, shipped_student
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import model_file, read_metadata
 from compressor.models.checkpoints.header import TEXTURED
 from compressor.models.checkpoints.save import STRENGTH
 from compressor.models.students.blend import ends_of
+from compressor.models.students.shipped import unpack_student
 from compressor.runtimes.table import runtime_of
 from demo.catalogue import Model, Role, read_model
 from export.plan.emit import PLAN, read_emitted
@@ -48,8 +50,9 @@ def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
     """All models with the bytes of their ONNX files, students first, the teacher last. Exports are verified."""
     paths = [Path(model) for model in as_tuple(options.models)]
     if not paths:
-        context.note("no MODEL: showing the embedded student")
-        paths = [embedded_student()]
+        names = [name for name in shipped_names() if shipped_student(name).scale == 2]
+        context.note(f"no MODEL: showing {', '.join(names)} of `srkd students`")
+        paths = list(map(unpack_student, names))
     models: list[Model] = []
     for path in paths:
         models += _read_models(path, "student", options, context, {model.name for model in models})

@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
+from compressor.base.cache_folder import folder_for_files
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
@@ -17,7 +18,7 @@ from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, weights_file
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import STRENGTH
 from compressor.models.networks.base import ImageModel, Network
-from compressor.models.students.blend import ends_of
+from compressor.models.students.blend import ends_of, write_blend
 from compressor.teachers.reduced import load_at_scale
 from compressor.teachers.teacher import Teacher
 from export.formats.conversion import FileOptions, Int8Options, Size, tuned_and_largest
@@ -26,7 +27,6 @@ from export.hosts.table import HOSTS, Host
 from export.hosts.writing import HUB, Export, write_export
 from export.writing.card import CardFacts
 from export.writing.exporting import ExportReport, Source
-from srkd.api.blend import write_blend
 from srkd.options.function import public
 from srkd.options.models import refuse_file_options
 from srkd.options.shared import path_of
@@ -52,7 +52,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     ends, student = ends_of(run), weights_file(run)
     if HUB in options.hosts and len(as_tuple(options.strength)) > 1:
         raise UsageError(f"--for {HUB} is a folder of one network: give one --strength")
-    folder = student.parent if options.out is None else Path(options.out)
+    folder = folder_for_files(student) if options.out is None else Path(options.out)
     require_writable_folder(folder, "--out")
     exports = []
     for strength in as_tuple(options.strength):
@@ -112,9 +112,7 @@ def _folder(options: ExportOptions, source: Source) -> Path:
         return Path(options.out)
     if source.path is None:
         raise UsageError("an open network has no folder to write to: give out, the folder for the files")
-    if repository_of(source.path) is not None:
-        raise UsageError("a model of the hub has no folder to write to: give --out, the folder for the files")
-    return source.path.parent
+    return folder_for_files(source.path)
 
 
 def _file_options(

@@ -31,6 +31,7 @@ VERBS = {
     "inspect": "Show the network in MODEL, its cost, and what srkd assumed.",
     "data": "Show what a run would see of a folder of images.",
     "networks": "List the networks and their named sizes, with their cost.",
+    "students": "List the students that come with srkd: what they follow, how well, how fast.",
     "recipes": "List, show, copy and check recipes.",
     "blend": "Write the network of a strength between two that were trained from one start.",
     "convert": "Write MODEL as a checkpoint of another code base.",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.hub import is_address, pull
 from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.open import model_file, open_model, read_metadata
 from compressor.models.checkpoints.save import save_network
@@ -22,7 +21,7 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.options.option import settings_of
 from srkd.options.shared import Model, ModelOrPath, ProgramOptions, RuntimeOptions
-from srkd.options.values import A_MODEL
+from srkd.options.values import A_MODEL, read_model
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,9 @@ class ModelFile:
 
 
 def path_of_model(model: object) -> Path:
-    if isinstance(model, str) and is_address(model):
-        return pull(model)
-    if isinstance(model, (str, os.PathLike)):
-        return Path(model)
+    path = read_model(model)
+    if isinstance(path, (str, os.PathLike)):
+        return Path(path)
     raise UsageError(f"{reprlib.repr(model)} is not {A_MODEL}")
 
 

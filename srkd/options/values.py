@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import AfterValidator
 
+from compressor.assets.shipped import shipped_names
 from compressor.base.cache_folder import format_exact_bytes, parse_bytes
 from compressor.base.errors import UsageError, nearest
 from compressor.base.files import require_writable_folder
@@ -156,9 +157,13 @@ def absolute_input(value: Any) -> Any:
 
 
 def read_model(value: object) -> Any:
-    """Check a model: a path, an address of the Hugging Face hub, whose files are fetched, or an open network."""
+    """Check a model: a path, the name of a student of srkd, an address of the hub, which is fetched, or a network."""
     if isinstance(value, str) and is_address(value):
         return pull(value)
+    if isinstance(value, str) and value in shipped_names():
+        from compressor.models.students.shipped import unpack_student  # imports torch
+
+        return unpack_student(value)
     if not isinstance(value, (str, os.PathLike)) and not hasattr(value, "descriptor"):
         raise UsageError(f"{reprlib.repr(value)} is not {A_MODEL}")
     return value
@@ -206,7 +211,7 @@ def each(metavar: str, read: Callable[[Any], Any] = lambda value: value) -> Read
     return Reader(metavar, read_all, is_multiple=True)
 
 
-A_MODEL = "a model: give a path, a run folder, hf://OWNER/NAME or what srkd.load returned"
+A_MODEL = "a model: give a path, a run folder, a name of `srkd students`, hf://OWNER/NAME or what srkd.load returned"
 
 SIZE = Reader("WxH", read_size, format_size)
 SIZES = Reader("WxH[,WxH]", read_sizes)

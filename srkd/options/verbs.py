@@ -223,7 +223,7 @@ class ConvertOptions(CheckpointOptions):
 
 @options
 class BlendOptions(Options):
-    models: Annotated[Paths, PATHS, Option(argument=True, metavar="RUN | FAITHFUL TEXTURED")]
+    models: Annotated[Paths, MODELS, Option(argument=True, metavar="RUN | FAITHFUL TEXTURED")]
     """A run folder that keeps both ends, or their files."""
     _: KW_ONLY
     strength: float
@@ -234,10 +234,14 @@ class BlendOptions(Options):
 
 @options
 class DemoOptions(CheckpointOptions):
-    models: Annotated[Paths, PATHS, Option(unset="the embedded student", argument=True, metavar="[MODEL]...")] = ()
+    models: Annotated[
+        Paths, MODELS, Option(unset="the x2 ones of `srkd students`", argument=True, metavar="[MODEL]...")
+    ] = ()
     """Checkpoints, run folders and ONNX files; or the folder of a plan (srkd plan --emit), to time its files."""
     _: KW_ONLY
-    teacher: Annotated[PathOption, Option(unset="the run folder's, or the embedded teacher")] = None
+    teacher: Annotated[PathOption, MODEL, Option(unset="the run folder's, or the embedded teacher", metavar="PATH")] = (
+        None
+    )
     """Model to compare with."""
     limits: Limits = 1.0
     host: str = "127.0.0.1"
@@ -302,6 +306,18 @@ class NetworksOptions(Options):
     threads: Threads = None
     seconds: Annotated[float, Field(ge=0.1)] = 1.0
     """Time for each network."""
+
+
+@options
+class StudentsOptions(Options):
+    names: Annotated[str | Sequence[str], TEXTS, Option(argument=True)] = ()
+    """Names of students; all if none."""
+    _: KW_ONLY
+    lr_size: Annotated[Size, SIZE] = (320, 180)
+    """LR image that is timed."""
+    threads: Threads = None
+    seconds: Annotated[float, Field(ge=0)] = 0.3
+    """Time for each student in each runtime; 0: none is timed."""
 
 
 @options

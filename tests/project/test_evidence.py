@@ -159,7 +159,7 @@ def test_every_question_is_listed_with_its_command_and_duration(capsys: pytest.C
         assert f"{name}: {benchmark.question}\n    python -m benchmarks {name}" in listed
 
 
-MAKERS = {"embedded_student", "embedded_teacher", "gpu_evidence"}
+MAKERS = {"embedded_student", "embedded_teacher", "gpu_evidence", "student_images"}
 """Commands without a question: they make files, or run other benchmarks."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from compressor.base.cache_folder import folder_for_files
 from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.base.files import atomic_path, file_sha256, require_writable_folder
 from compressor.models.checkpoints.load import OWN_DIALECT, load_checkpoint, recognise
@@ -68,7 +69,7 @@ def convert_file(
     if out is not None:
         require_writable_folder(Path(out).parent, "--out")
     loaded = load_checkpoint(model, scale=scale, arch_options=arch_options)
-    path = Path(out) if out is not None else loaded.path.with_name(f"{loaded.path.stem}_{to}{suffix}")
+    path = Path(out) if out is not None else folder_for_files(loaded.path) / f"{loaded.path.stem}_{to}{suffix}"
     if path.exists() and path.resolve() == loaded.path.resolve():
         raise UsageError(f"{path} is the file that is converted: give another name with -o")
     entries = {key: value for key, value in loaded.header.items() if key in METADATA_KEYS - {"srkd.spec"}}

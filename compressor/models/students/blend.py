@@ -15,10 +15,11 @@ from typing import TypeAlias
 import torch
 
 from compressor.base.errors import UsageError
+from compressor.base.metadata import srkd_keys
 from compressor.images.scores import StrengthRow
 from compressor.models.checkpoints.header import FAITHFUL, TEXTURED, weights_file
 from compressor.models.checkpoints.load import Loaded, load_checkpoint
-from compressor.models.checkpoints.save import STRENGTH
+from compressor.models.checkpoints.save import STRENGTH, save_network
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.base import Network
 
@@ -86,6 +87,11 @@ def load_blend(
     header = {name: text for name, text in faithful.header.items() if name != "srkd.scores"}
     network = blend(faithful.network, textured.network, strength)
     return replace(faithful, network=network, header={**header, STRENGTH: f"{strength:g}"})
+
+
+def write_blend(ends: tuple[Path, Path], strength: float, out: Path) -> None:
+    loaded = load_blend(ends, strength)
+    save_network(loaded.network, out, metadata=srkd_keys(loaded.header))
 
 
 @torch.no_grad()

@@ -1,0 +1,252 @@
+"""The students that come with srkd: `python -m benchmarks students --checkpoints DIR --data SETS`.
+
+--train NAME trains one on the images of `python -m benchmarks.student_images`; stopped, it goes on. --ship NAME packs
+its finished run into the package. Without either the shipped ones are measured on Set14, B100 and Urban100-20, degraded
+and clean: to the teacher's images, beside bicubic, Lanczos, published models of their scale and a student of the same
+shape, time and images that had no teacher (--train NAME --control). Scores are kept in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+import srkd
+from benchmarks.evidence import Benchmark, Cell, Column, Table, save
+from benchmarks.kept_runs import figures_of
+from benchmarks.real_teachers import DEGRADATION, tables_before
+from compressor.assets.shipped import FACTS, STUDENTS, ShippedStudent, shipped_names, shipped_student
+from compressor.base.files import write_text
+from compressor.base.machine import machine_facts
+from compressor.base.metadata import srkd_keys
+from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_FACTS, TEXTURED
+from compressor.models.checkpoints.licence import KEY as LICENCE
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.cost import cost
+from compressor.models.students.students import parse_student
+
+BENCHMARK = Benchmark(
+    "How near are the students that come with srkd to their teachers?",
+    minutes=240,
+    arguments=("--checkpoints", "{checkpoints}", "--data", "{sets}"),
+    small=(
+        *("--checkpoints", "{checkpoints}", "--data", "{sets}", "--only", "general-x2", "--sets", "Set14"),
+        *("--out", "runs/small/students"),
+    ),
+)
+SETS = ("Set14", "B100", "Urban100-20")
+MEASURES = ("psnr", "sharpness", "spectrum", "overshoot", "ssimulacra2", "flip")
+COLUMNS = (
+    Column("set", "images"),
+    Column("images", "by"),
+    Column("psnr", "to the teacher, dB", ".2f"),
+    Column("sharpness", "sharpness", ".2f"),
+    Column("spectrum", "spectrum, dB", ".2f"),
+    Column("overshoot", "overshoot", ".2f"),
+    Column("ssimulacra2", "SSIMULACRA2", ".1f"),
+    Column("flip", "FLIP", ".3f"),
+)
+TRAINING = ("--batch", "16", "--lr-patch", "48", "--teacher-cache", "--cache-size", "16GB", "--threads", "1")
+
+
+@dataclass(frozen=True)
+class Student:
+    """What is trained: a student of a teacher, on images of a kind."""
+
+    name: str
+    teacher: str
+    """The teacher's file."""
+    student: str
+    images: str
+    steps: int
+    beside: tuple[str, ...] = ()
+    """Files of published models of its scale, or of a larger one, that are measured beside it."""
+    looked_at: tuple[str, ...] = ()
+    """What a person saw in its pictures."""
+
+
+GENERAL, PHOTO, DRAWING, FILM = (
+    "realesr-general-x4v3.param",
+    "realesrgan-x4plus.param",
+    "realesrgan-x4plus-anime.param",
+    "realesr-animevideov3_rezipped.pth",
+)
+ALL = {
+    student.name: student
+    for student in (
+        Student("general-x2", GENERAL, "compact:width=32,depth=8,scale=2", "photos", 24_000, (FILM,)),
+        Student("general-x4", GENERAL, "compact:width=32,depth=8,scale=4", "photos", 24_000, (FILM,)),
+    )
+}
+IMAGES = {
+    "photos": "14 photos of CLIC 2025's validation images (Unsplash licence) and 17 wallpapers of Lomiri (CC BY 4.0, "
+    "CC BY-SA 3.0 and 4.0, CC0)",
+    "drawings": "drawings of The Battle for Wesnoth (GPL-2+, CC BY-SA 4.0) and of Ren'Py's two games (MIT)",
+}
+LICENCES = {GENERAL: "BSD-3-Clause", PHOTO: "BSD-3-Clause", DRAWING: "BSD-3-Clause", FILM: "BSD-3-Clause"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of the published files")
+    parser.add_argument("--data", type=Path, help="folder with the sets")
+    parser.add_argument("--sets", default=",".join(SETS), help="sets to measure on")
+    parser.add_argument("--images", type=Path, default=Path("runs/images"), help="folder with photos/ and drawings/")
+    parser.add_argument("--train", metavar="NAME", help="train this student")
+    parser.add_argument("--control", action="store_true", help="train it without a teacher")
+    parser.add_argument("--ship", metavar="NAME", help="pack the finished run of this student into the package")
+    parser.add_argument("--only", default="", help="students to measure, separated by commas")
+    parser.add_argument("--out", type=Path, default=Path("runs/students"), help="folder of the runs and scores")
+    options = parser.parse_args()
+    if options.train is not None:
+        return train(ALL[options.train], options)
+    if options.ship is not None:
+        ship(ALL[options.ship], options)
+        return 0
+    torch.set_num_threads(2)
+    tables = tables_before("students")
+    for name in filter(None, options.only.split(",")) if options.only else shipped_names():
+        rows = list(rows_of(ALL[name], options))
+        about = f"To the images of {shipped_student(name).teacher}; inputs degraded ({DEGRADATION}) or clean."
+        tables[name] = Table(COLUMNS, rows, about)
+        note_figures(name, tables[name])
+        save("students", tables)
+    return 0
+
+
+def command_of(student: Student, checkpoints: Path, images: Path, out: Path) -> list[str]:
+    """Return the words of the command that trains a student."""
+    return [
+        *("srkd", "compress", "--teacher", str(checkpoints / student.teacher), "--student", student.student),
+        *("--degrade", DEGRADATION, "--data", str(images / student.images), *TRAINING),
+        *("--steps", str(student.steps), "--out", str(out / student.name)),
+    ]
+
+
+def train(student: Student, options: argparse.Namespace) -> int:
+    words = command_of(student, options.checkpoints, options.images, options.out)
+    out = options.out / student.name
+    if options.control:
+        out = out.with_name(f"{out.name}-control")
+        minutes = 60 * json.loads((options.out / student.name / RUN_FOLDER_FACTS).read_bytes())["result"]["seconds"]
+        words = [
+            *("srkd", "compress", "--recipe", "scratch", "--student", student.student, "--degrade", DEGRADATION),
+            *("--data", str(options.images / student.images), "--batch", "16", "--lr-patch", "48", "--threads", "1"),
+            *("--minutes", f"{minutes / 3600:.0f}", "--out", str(out)),
+        ]
+    if (out / RUN_FOLDER_FACTS).is_file():
+        words = ["srkd", "compress", "--resume", str(out)]
+    return subprocess.run([sys.executable, "-m", *words], check=False).returncode
+
+
+def ship(student: Student, options: argparse.Namespace) -> None:
+    """Write both ends of a finished run in fp16 and the facts of the student."""
+    run, folder = options.out / student.name, STUDENTS / student.name
+    result = json.loads((run / RUN_FOLDER_FACTS).read_bytes())["result"]
+    for end in (FAITHFUL, TEXTURED):
+        loaded = load_checkpoint(run / end)
+        header = {**srkd_keys(loaded.header), LICENCE: LICENCES[student.teacher]}
+        save_network(loaded.network, folder / end, metadata=header, dtype=torch.float16)
+    spec, size = parse_student(student.student), (256, 256)
+    counted, of_teacher = cost(spec, size), srkd.cost(options.checkpoints / student.teacher, size)
+    shipped = ShippedStudent(
+        name=student.name,
+        teacher=Path(student.teacher).stem.removesuffix("_rezipped"),
+        student=student.student,
+        scale=spec.scale,
+        params=counted.params,
+        teacher_macs=of_teacher.macs // (size[0] * size[1]),
+        macs=counted.macs // (size[0] * size[1]),
+        strength=result["strength"],
+        licence=LICENCES[student.teacher],
+        images=IMAGES[student.images],
+        command=shlex.join(command_of(student, Path(), Path("images"), Path("runs"))),
+        hours=round(result["seconds"] / 3600, 1),
+        machine=str(machine_facts()["cpu"]),
+    )
+    write_facts(shipped)
+
+
+def write_facts(shipped: ShippedStudent, tables: Sequence[Table] = ()) -> None:
+    """Write the facts of a student, and its card with the tables."""
+    write_text(shipped.folder / FACTS, json.dumps(asdict(shipped), indent=1) + "\n")
+    write_text(shipped.folder / "README.md", card_of(shipped, tables))
+
+
+def card_of(shipped: ShippedStudent, tables: Sequence[Table]) -> str:
+    """Return the model card: where the student comes from, how near it is, and what is wrong with it."""
+    lines = [
+        f"# {shipped.name}",
+        "",
+        f"A student of {shipped.teacher} that enlarges ×{shipped.scale}: `srkd upscale {shipped.name} picture.jpg`.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| network | {shipped.student}: {shipped.params:,} parameters, {shipped.macs:,} multiply-adds an LR pixel; "
+        f"its teacher {shipped.teacher_macs:,} |",
+        "| files | `faithful.safetensors` keeps to the teacher's pixels, `textured.safetensors` also to its texture; "
+        f"the student is {shipped.strength:g} of the way between their weights (`--strength`) |",
+        f"| trained on | {shipped.images}, degraded; never on a benchmark |",
+        f"| by | `{shipped.command}` |",
+        f"| in | {shipped.hours:g} hours on one thread of {shipped.machine}, beside other work |",
+        f"| licence | {shipped.licence}, that of its teacher (LICENSES.md) |",
+        "",
+    ]
+    for table in tables:
+        lines += ["## Figures", "", table.render(), ""]
+    if ALL[shipped.name].looked_at:
+        lines += ["## Looked at", "", *(f"- {remark}" for remark in ALL[shipped.name].looked_at), ""]
+    return "\n".join(lines)
+
+
+def rows_of(student: Student, options: argparse.Namespace) -> Iterator[dict[str, Cell]]:
+    """Yield the rows of all sets: the student, what it has to beat, and published models."""
+    scale = parse_student(student.student).scale
+    control = options.out / f"{student.name}-control"
+    models = [student.name, *([str(control)] if control.is_dir() else [])]
+    models += [str(options.checkpoints / file) for file in student.beside]
+    names = ["bicubic", "Lanczos", student.name, *(["without a teacher"] if control.is_dir() else [])]
+    names += [Path(file).stem.removesuffix("_rezipped") for file in student.beside]
+    for name in options.sets.split(","):
+        for inputs in (DEGRADATION, "none"):
+            kept = options.out / "scores" / f"{student.name}-{name}-{inputs}.json"
+            if not kept.is_file():
+                scored = srkd.evaluate(
+                    models,
+                    against=options.checkpoints / student.teacher,
+                    data=options.data / name,
+                    scale=scale,
+                    degrade=inputs,
+                    metrics=MEASURES,
+                    threads=2,
+                )
+                write_text(kept, json.dumps(figures_of(scored, MEASURES, to="teacher")))
+            about = f"{name}, {'clean' if inputs == 'none' else 'degraded'}"
+            for by, figures in zip(names, json.loads(kept.read_bytes()), strict=True):
+                yield {"set": about, "images": by, **figures}
+
+
+def note_figures(name: str, table: Table) -> None:
+    """Write the figures on degraded Set14 into the facts of a student, and all into its card."""
+    figures = {row["images"]: row for row in table.rows if row["set"] == "Set14, degraded"}
+    own, lanczos = figures[name], figures["Lanczos"]
+    facts = replace(
+        shipped_student(name),
+        psnr_y_teacher=round(float(own["psnr"] or 0), 2),
+        lanczos_psnr_y_teacher=round(float(lanczos["psnr"] or 0), 2),
+        sharpness=round(float(own["sharpness"] or 0), 3),
+    )
+    write_facts(facts, [table])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""The students that come with srkd as folders of models: their ends and the blend of their own strength."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compressor.assets.shipped import shipped_student
+from compressor.base.cache_folder import default_folder
+from compressor.base.files import file_sha256
+from compressor.base.metadata import srkd_keys
+from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_WEIGHTS, TEXTURED
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.students.blend import write_blend
+
+
+def unpack_student(name: str) -> Path:
+    """Return the folder of a student in srkd's cache, which is as a run leaves it; it is written unless it is there."""
+    shipped = shipped_student(name)
+    stored = [shipped.folder / end for end in (FAITHFUL, TEXTURED)]
+    contents = "-".join(file_sha256(file)[:8] for file in stored)
+    folder = default_folder() / "students" / f"{contents}-{shipped.strength:g}" / name
+    weights = folder / RUN_FOLDER_WEIGHTS
+    if not weights.is_file():
+        for file in stored:
+            loaded = load_checkpoint(file)
+            save_network(loaded.network, folder / file.name, metadata=srkd_keys(loaded.header))
+        write_blend((folder / FAITHFUL, folder / TEXTURED), shipped.strength, weights)
+    return folder

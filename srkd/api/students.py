@@ -1,0 +1,77 @@
+"""`srkd students`: the students that come with srkd, with their facts, timed here in the fastest runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from compressor.assets.shipped import ShippedStudent, shipped_names, shipped_student
+from compressor.base.context import Context
+from compressor.base.errors import UsageError, nearest
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.students.shipped import unpack_student
+from compressor.runtimes.table import RUNTIMES
+from export.plan.measure import Environment, write_for
+from export.timing.turns import take_turns
+from srkd.options.function import public
+from srkd.options.values import as_tuple, read_size
+from srkd.options.verbs import StudentsOptions
+
+FAST = ("torch", "onnxruntime", "openvino")
+"""The runtimes of a CPU that are timed, where they are installed."""
+
+
+@dataclass(frozen=True)
+class StudentHere:
+    """A student with the median time of an image in its fastest runtime here; None if it was not timed."""
+
+    facts: ShippedStudent
+    ms: float | None = None
+    runtime: str | None = None
+
+
+@dataclass(frozen=True)
+class StudentList:
+    """The students; `lr_size` is (width, height) of the image that was timed."""
+
+    lr_size: tuple[int, int]
+    students: tuple[StudentHere, ...]
+
+
+def run_students(options: StudentsOptions, context: Context) -> StudentList:
+    """List the students that come with srkd; each name is a model wherever one is taken.
+
+    >>> srkd.students("general-x2").students[0].ms
+    """
+    names, lr_size = as_tuple(options.names) or shipped_names(), read_size(options.lr_size)
+    for name in names:
+        if name not in shipped_names():
+            raise UsageError(f"{name!r} is no student of srkd; {nearest(name, shipped_names())}")
+    here = [StudentHere(shipped_student(name)) for name in names]
+    if options.seconds:
+        here = list(map(partial(_timed, options=options, lr_size=lr_size), context.each("time students", here)))
+    return StudentList(lr_size, tuple(here))
+
+
+def _timed(student: StudentHere, options: StudentsOptions, lr_size: tuple[int, int]) -> StudentHere:
+    with tempfile.TemporaryDirectory(prefix="srkd-students-") as folder:
+        environments = [Environment(name, lr_size=lr_size, threads=options.threads) for name in FAST]
+        available = [each for each in environments if RUNTIMES[each.runtime].missing_requirement() is None]
+        calls = list(_calls(student.facts.name, available, Path(folder)))
+        times = [times.percentile(50) for times in take_turns(calls, seconds_each=options.seconds)]
+    ms, runtime = min(zip(times, (each.runtime for each in available), strict=True))
+    return StudentHere(student.facts, ms, runtime)
+
+
+def _calls(name: str, environments: list[Environment], folder: Path) -> Iterator[Callable[[], object]]:
+    network = load_checkpoint(unpack_student(name)).network.deployed()
+    for environment in environments:
+        file = write_for(network, name, environment, folder)
+        yield environment.call(open_model(file, environment.open_options()))
+
+
+students = public(StudentsOptions, StudentsOptions, run_students, "students")

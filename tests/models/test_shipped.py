@@ -1,0 +1,80 @@
+"""The students that come with srkd: what they hold is what their facts say, and their names are models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import srkd
+from compressor.assets.shipped import STUDENTS, shipped_names, shipped_student
+from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
+from compressor.models.checkpoints.licence import forbids_commercial_use
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.students.shipped import unpack_student
+from compressor.models.students.students import parse_student
+from srkd.cli.main import cli
+from tests.support.small_runs import save_photos
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_all_together_are_at_most_8_megabytes() -> None:
+    assert sum(file.stat().st_size for file in STUDENTS.rglob("*") if file.is_file()) <= 8_000_000
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_facts_are_those_of_the_files(name: str) -> None:
+    facts, folder = shipped_student(name), unpack_student(name)
+    ends = [load_checkpoint(facts.folder / end) for end in (FAITHFUL, TEXTURED)]
+    student = load_checkpoint(folder)
+    assert student.network.spec == ends[0].network.spec == ends[1].network.spec == parse_student(facts.student)
+    assert (facts.name, facts.params, facts.scale) == (name, student.network.params, student.network.descriptor.scale)
+    assert student.header["srkd.strength"] == f"{facts.strength:g}"
+    weights = [dict(loaded.network.state_dict()) for loaded in (*ends, student)]
+    for key, middle in weights[2].items():
+        torch.testing.assert_close(middle, weights[0][key].lerp(weights[1][key], facts.strength))
+    assert {loaded.header["srkd.license"] for loaded in (*ends, student)} == {facts.licence}
+    assert not forbids_commercial_use(facts.licence)
+    card = (facts.folder / "README.md").read_text(encoding="utf-8")
+    assert facts.licence in card and facts.command in card and f"{facts.params:,}" in card and facts.images in card
+    assert facts.licence in (STUDENTS / "LICENSES.md").read_text(encoding="utf-8")
+    assert facts.teacher_macs > 10 * facts.macs
+
+
+def test_a_name_is_a_model_wherever_one_is_taken(tmp_path: Path) -> None:
+    photos = save_photos(tmp_path / "photos")
+    srkd.upscale("general-x2", photos / "0.png", out=tmp_path / "large.png", strength=0.25)
+    with Image.open(tmp_path / "large.png") as large:
+        assert large.size == (80, 96)
+    assert srkd.load("general-x2").descriptor.scale == 2
+    assert srkd.inspect("general-x2").architecture == "compact"
+    assert srkd.evaluate("general-x2", against="general-x2", metrics="psnr", data=photos).models
+    assert srkd.blend("general-x2", "general-x2", 0.5).descriptor.scale == 2
+    exported = srkd.export("general-x2", formats="onnx")
+    assert exported.files[0].path == Path("general-x2/student.onnx")
+    assert srkd.convert("general-x2", to="basicsr").path == Path("general-x2/student_basicsr.pth")
+    with pytest.raises(srkd.SrkdError, match="a folder without student"):
+        srkd.load("./general-x2")
+
+
+def test_the_list_names_each_with_its_time_here() -> None:
+    listed = json.loads(CliRunner().invoke(cli, ["students", "general-x2", "--seconds", "0.01", "--json"]).stdout)
+    (row,) = listed["students"]
+    assert (
+        row["facts"]["name"] == "general-x2"
+        and row["ms"] > 0
+        and row["runtime"] in ("torch", "onnxruntime", "openvino")
+    )
+    result = CliRunner().invoke(cli, ["students", "general-x3"])
+    assert result.exit_code == 2 or "is no student of srkd" in str(result.exception)
+    listed = srkd.students(seconds=0)
+    assert [row.facts.name for row in listed.students] == list(shipped_names()) and listed.students[0].ms is None
