@@ -1,5 +1,6 @@
 """The hook of mkdocs.yml: the menu is docs/README.md, and what is generated is added to the pages.
 
+- The first page is the repository's README.md; docs/README.md is the page `pages.md`.
 - Links remain as on a code host: relative paths to files of the repository. A Markdown file outside docs/ becomes a
   page under `project/`, a source file a page with its text, a result (docs/results/NAME.json) a page with its tables.
 - A line `[result: NAME](...)` becomes a table (benchmarks/pages.py), `<!-- rendered: NAME -->` what is made from the
@@ -21,6 +22,8 @@ from scripts.rendered import with_parts
 DOCS = PurePosixPath("docs")
 RESULTS = DOCS / "results"
 PROJECT = PurePosixPath("project")
+PLACES = {PurePosixPath("README.md"): PurePosixPath("index.md"), DOCS / "README.md": PurePosixPath("pages.md")}
+"""Pages that have another place than their folder's."""
 
 STYLE = ".md-typeset td:first-child code { white-space: nowrap }\n"
 """Names of options stay on one line."""
@@ -35,7 +38,7 @@ def anchor_of(heading: str, separator: str = "-") -> str:
 
 def menu(index: str) -> list[dict[str, Any]]:
     """Return the menu: each heading of the index with the pages linked in the first column of its tables."""
-    entries: list[dict[str, Any]] = [{"Overview": "README.md"}]
+    entries: list[dict[str, Any]] = [{"Overview": "index.md"}, {"All pages": "pages.md"}]
     for section in re.split(r"^## ", index, flags=re.MULTILINE)[1:]:
         title, _, body = section.partition("\n")
         links = [
@@ -65,6 +68,8 @@ def repository_path(folder: PurePosixPath, link: str) -> PurePosixPath:
 
 def place_of(path: PurePosixPath) -> PurePosixPath:
     """Return the site's path of a file's page."""
+    if path in PLACES:
+        return PLACES[path]
     if path.parent == RESULTS and path.suffix == ".json":
         path = path.with_suffix(".md")
     if path.is_relative_to(DOCS):
@@ -75,6 +80,9 @@ def place_of(path: PurePosixPath) -> PurePosixPath:
 
 def origin_of(place: PurePosixPath) -> PurePosixPath:
     """Return the source file of a page, if it is a Markdown file."""
+    for path, its_place in PLACES.items():
+        if place == its_place:
+            return path
     return place.relative_to(PROJECT) if place.is_relative_to(PROJECT) else DOCS / place
 
 
@@ -145,6 +153,9 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File, InclusionLevel
 
     pages = {str(place_of(path)): text for path, text in outside().items()}
+    index = files.get_file_from_path("README.md")
+    files.remove(index)
+    pages[str(PLACES[DOCS / "README.md"])] = index.content_string
     for file in results_folder().glob("*.json"):
         pages[str(place_of(RESULTS / file.name))] = "\n\n".join(result.page() for result in Result.read_all(file))
     for place, text in pages.items():

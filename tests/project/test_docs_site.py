@@ -35,10 +35,11 @@ def test_the_menu_is_the_index() -> None:
     index = "# Docs\n\n[Methods](#methods)\n\n## Use\n\n| page | content |\n|---|---|\n"
     index += "| [One](one.md), [Two](methods/two.md#part) | see [three](three.md) |\n| [All](../README.md) | text |\n"
     assert menu(index) == [
-        {"Overview": "README.md"},
-        {"Use": [{"One": "one.md"}, {"All": "project/README.md"}]},
+        {"Overview": "index.md"},
+        {"All pages": "pages.md"},
+        {"Use": [{"One": "one.md"}, {"All": "index.md"}]},
     ]
-    pages = {page for section in menu((ROOT / "docs" / "README.md").read_text())[1:] for page in _pages(section)}
+    pages = {page for section in menu((ROOT / "docs" / "README.md").read_text())[2:] for page in _pages(section)}
     assert {"formats/int8.md", "methods/csd.md", "design/house.md", "project/CONTRIBUTING.md"} <= pages
 
 
@@ -51,14 +52,15 @@ def test_links_are_moved_to_the_pages_of_the_site() -> None:
     text = "[a](../../CONTRIBUTING.md#tests) " + rest
     place = PurePosixPath("formats/int8.md")
     assert moved(text, place) == "[a](../project/CONTRIBUTING.md#tests) " + rest
-    assert moved("[a](docs/formats/int8.md)", PurePosixPath("project/README.md")) == "[a](../formats/int8.md)"
+    assert moved("[a](docs/formats/int8.md)", PurePosixPath("index.md")) == "[a](formats/int8.md)"
+    assert moved("[a](../README.md) [b](README.md)", PurePosixPath("pages.md")) == "[a](index.md) [b](pages.md)"
     source = moved("[a](../../export/formats/table.py)", PurePosixPath("design/export.md"))
     assert source == "[a](../project/export/formats/table.py.md)"
     assert moved("[a](../results/int8_quality.json)", place) == "[a](../results/int8_quality.md)"
-    assert moved('<img src="docs/a.svg">', PurePosixPath("project/README.md")) == '<img src="docs/a.svg">', (
+    assert moved('<img src="docs/a.svg">', PurePosixPath("project/CONTRIBUTING.md")) == '<img src="docs/a.svg">', (
         "no such file"
     )
-    picture = moved('<img src="docs/images/overview.svg" width="8">', PurePosixPath("project/README.md"))
+    picture = moved('<img src="docs/images/overview.svg" width="8">', PurePosixPath("project/CONTRIBUTING.md"))
     assert picture == '<img src="../images/overview.svg" width="8">'
     assert moved("[a](../images/overview.svg)", place) == "[a](../images/overview.svg)"
     assert moved("![a](results/tour.webp)", PurePosixPath("real-models.md")) == "![a](results/tour.webp)"
@@ -94,7 +96,7 @@ def test_anchors_are_those_of_a_code_host() -> None:
 
 
 def test_a_page_of_a_method_is_in_the_menu_without_a_line_in_the_index() -> None:
-    menu_without = with_all_methods([{"Overview": "README.md"}, {"Methods": [{"Logits KD": "methods/logits.md"}]}])
+    menu_without = with_all_methods([{"Overview": "index.md"}, {"Methods": [{"Logits KD": "methods/logits.md"}]}])
     pages = _pages(menu_without[1])
     assert sorted(pages) == sorted(f"methods/{path.name}" for path in (ROOT / "docs" / "methods").glob("*.md"))
     assert {"CSD-lite": "methods/csd-lite.md"} in menu_without[1]["Methods"]
