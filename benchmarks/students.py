@@ -18,21 +18,31 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 import srkd
-from benchmarks.evidence import Benchmark, Cell, Column, Table, save
+from benchmarks.evidence import Benchmark, Cell, Column, Table, results_folder, save
 from benchmarks.kept_runs import figures_of
 from benchmarks.real_teachers import DEGRADATION, tables_before
 from compressor.assets.shipped import FACTS, STUDENTS, ShippedStudent, shipped_names, shipped_student
-from compressor.base.files import write_text
+from compressor.base.files import atomic_path, write_text
 from compressor.base.machine import machine_facts
 from compressor.base.metadata import srkd_keys
+from compressor.degradation.chain import read_degradation
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import to_u8
+from compressor.images.resize import downscale_u8, mod_crop
+from compressor.images.sets import embedded_photos
+from compressor.inference.open import open_model
+from compressor.inference.super_resolve import Bicubic, super_resolve
 from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_FACTS, TEXTURED
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.cost import cost
+from compressor.models.students.shipped import unpack_student
 from compressor.models.students.students import parse_student
+from compressor.runtimes.table import OpenOptions
 
 BENCHMARK = Benchmark(
     "How near are the students that come with srkd to their teachers?",
@@ -55,6 +65,19 @@ COLUMNS = (
     Column("ssimulacra2", "SSIMULACRA2", ".1f"),
     Column("flip", "FLIP", ".3f"),
 )
+FIRST = "general-x2"
+"""The student of the README."""
+FIRST_COLUMNS = (
+    Column("network", ""),
+    Column("params", "parameters", ",d"),
+    Column("seconds", "s a megapixel", ".2f"),
+    Column("times_as_fast", "times as fast", ".0f"),
+    *COLUMNS[2:4],
+    *COLUMNS[5:],
+)
+SIDE, GAP = 224, 4
+CROPS = (("astronaut", "none", (60, 150)), ("chelsea", "jpeg=30..30", (60, 96)))
+"""Photos of the README's picture: what their LR image suffers, and the first row and column of the crop."""
 TRAINING = ("--batch", "16", "--lr-patch", "48", "--teacher-cache", "--cache-size", "16GB", "--threads", "1")
 
 
@@ -120,6 +143,15 @@ def main() -> int:
         tables[name] = Table(COLUMNS, rows, about)
         note_figures(name, tables[name])
         save("students", tables)
+    first = ALL[FIRST]
+    about = (
+        f"{FIRST} and its teacher {shipped_student(FIRST).teacher}, whose ×4 images are reduced: seconds for a "
+        f"megapixel of the enlarged picture in ONNX Runtime on 2 threads of {machine_facts()['cpu']}; the rest on "
+        f"Set14, degraded ({DEGRADATION}), to the teacher's images."
+    )
+    tables["first"] = Table(FIRST_COLUMNS, list(first_rows(first, tables[FIRST], options)), about)
+    save("students", tables)
+    draw(first, options)
     return 0
 
 
@@ -233,6 +265,45 @@ def rows_of(student: Student, options: argparse.Namespace) -> Iterator[dict[str,
             about = f"{name}, {'clean' if inputs == 'none' else 'degraded'}"
             for by, figures in zip(names, json.loads(kept.read_bytes()), strict=True):
                 yield {"set": about, "images": by, **figures}
+
+
+def first_rows(student: Student, table: Table, options: argparse.Namespace) -> Iterator[dict[str, Cell]]:
+    """Yield the README's rows: teacher, student and bicubic, with what a megapixel takes."""
+    side, figures = 512, {row["images"]: row for row in table.rows if row["set"] == "Set14, degraded"}
+    scale = parse_student(student.student).scale
+    profile = srkd.profile(
+        student.name, teacher=options.checkpoints / student.teacher, scale=scale, runtime="onnxruntime",
+        lr_size=f"{side}x{side}", memory=False, quality=False, threads=2,
+    )  # fmt: skip
+    params = {cost.model: cost.params for cost in profile.costs}
+    for row in (row for row in profile.rows if row.runtime == "onnxruntime"):
+        is_teacher = row.model == profile.teacher
+        yield {
+            "network": "teacher" if is_teacher else student.name,
+            "params": params[row.model],
+            "seconds": row.latency_ms.p50 / 1e3 / (scale * side) ** 2 * 1e6,
+            "times_as_fast": None if is_teacher else row.speedup_same_runtime,
+            **({} if is_teacher else {key: value for key, value in figures[student.name].items() if key in MEASURES}),
+        }
+    for name in ("Lanczos", "bicubic"):
+        yield {"network": name, **{key: value for key, value in figures[name].items() if key in MEASURES}}
+
+
+def draw(student: Student, options: argparse.Namespace) -> None:
+    """Draw the README's picture: a photo, and a compressed one, by bicubic, the student and its teacher."""
+    scale = parse_student(student.student).scale
+    teacher = open_model(options.checkpoints / student.teacher, OpenOptions(scale=scale))
+    networks = [Bicubic(scale), open_model(unpack_student(student.name)), teacher]
+    drawn = Image.new("RGB", (len(networks) * (SIDE + GAP) - GAP, len(CROPS) * (SIDE + GAP) - GAP), "white")
+    for row, (name, inputs, (top, left)) in enumerate(CROPS):
+        hr, degradation = mod_crop(read_rgb_u8(embedded_photos("val")[name]), scale), read_degradation(inputs)
+        lr = downscale_u8(hr, scale) if degradation is None else degradation.of_image(hr, scale, name)
+        for column, network in enumerate(networks):
+            image = to_u8(super_resolve(network, lr.reshape(1, *lr.shape[-3:]).float() / 255).sr)[0]
+            crop = image[:, top : top + SIDE, left : left + SIDE].permute(1, 2, 0).contiguous().numpy()
+            drawn.paste(Image.fromarray(crop), (column * (SIDE + GAP), row * (SIDE + GAP)))
+    with atomic_path(results_folder() / "students.webp") as temporary:
+        drawn.save(temporary, format="WEBP", quality=92, method=6)
 
 
 def note_figures(name: str, table: Table) -> None:
