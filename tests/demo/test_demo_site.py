@@ -105,13 +105,12 @@ def test_a_checkpoint_becomes_onnx_files_beside_its_teacher(checkpoint: Path, tm
     assert len({model.address for model in models}) == len(models)
 
 
-def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(srkd.api.demonstration, "embedded_student", lambda: enlarger(tmp_path / "small.onnx"))
-    monkeypatch.setattr(srkd.api.demonstration, "embedded_teacher", lambda: enlarger(tmp_path / "teacher.onnx"))
+def test_without_arguments_the_students_of_srkd_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(srkd.api.demonstration, "shipped_names", lambda: ("general-x2",))
     notes: list[str] = []
     models = demo_models(DemoOptions(), Context(note=notes.append))
-    assert [models[0].name, models[-1].name] == ["small", "teacher"]
-    assert notes[0] == "no MODEL: showing the embedded student" and "embedded teacher" in notes[-1]
+    assert [model.name for model in models] == ["general-x2", "general-x2-textured"]
+    assert notes[0] == "no MODEL: showing general-x2 of `srkd students`" and notes[-1].startswith("no teacher beside it")
 
 
 def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path: Path) -> None:

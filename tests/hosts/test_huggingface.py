@@ -156,7 +156,9 @@ def test_a_card_that_its_owner_changed_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.ci
-def test_pushed_and_pulled(local_hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pushed_and_pulled(
+    local_hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     srkd.save(build(EDSRSpec(width=8, depth=1, scale=2), seed=3), tmp_path / "net.safetensors")
     words = ["export", str(tmp_path / "net.safetensors"), "--for", "huggingface", "--push", "me/first"]
     assert run([*words, "-o", str(tmp_path / "out")]) == 0
@@ -171,8 +173,8 @@ def test_pushed_and_pulled(local_hub: Path, tmp_path: Path, capsys: pytest.Captu
     assert isinstance(teacher, Path) and teacher.is_absolute() and teacher.is_dir()
     (host,) = srkd.export("hf://me/first", hosts="openmodeldb", out=tmp_path / "again").hosts
     assert host.files[-1].path is not None and host.files[-1].path.name == "2x-first.onnx"
-    with pytest.raises(UsageError, match="give --out"):
-        srkd.export("hf://me/first", formats="onnx")
+    monkeypatch.chdir(tmp_path)
+    assert srkd.export("hf://me/first", formats="onnx").files[0].path == Path("first/model.onnx")
 
 
 def test_another_programs_checkpoint_is_fetched_by_its_name(local_hub: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from benchmarks.evidence import Result, results_folder
+from compressor.assets.shipped import shipped_student
 from compressor.runtimes.table import RUNTIMES
 from scripts.design_parts import imports, methods
 from srkd.cli.main import VERBS
@@ -23,17 +23,23 @@ def texts() -> list[str]:
     return ["".join(element.itertext()) for element in picture.iter("{http://www.w3.org/2000/svg}text")]
 
 
+def gmacs(macs: int) -> str:
+    """Return multiply-adds of an LR pixel as those of 256×256."""
+    return f"{macs * 256**2 / 1e9:.2f}"
+
+
 def test_the_picture_names_every_runtime_but_torch(texts: list[str]) -> None:
     named = {re.sub(r"\W", "", line).lower() for line in texts[texts.index("Formats") + 1 : texts.index("measure")]}
     assert named == {name.removesuffix("runtime") for name in RUNTIMES if not name.startswith("torch")}
 
 
-def test_its_figures_are_those_of_the_quickstart_and_its_commands_are_verbs(texts: list[str]) -> None:
-    rows = Result.read(results_folder() / "quickstart.json").tables["scores"].rows
-    for title, network in (("Teacher", "teacher"), ("Student", "logits")):
-        (row,) = (row for row in rows if row["network"] == network)
-        figures = f"{row['params']:,} parameters", f"{row['gmacs']:.2f} GMAC", f"{row['psnr_y_db']:.3f} dB"
-        assert set(figures) <= set(texts[texts.index(title) :][:5])
+def test_its_figures_are_those_of_a_student_and_its_commands_are_verbs(texts: list[str]) -> None:
+    facts = shipped_student(texts[texts.index("Student") + 1])
+    of_student = f"{facts.params:,} parameters", f"{gmacs(facts.macs)} GMAC"
+    distance = f"{facts.psnr_y_teacher:.2f} dB to its teacher"
+    assert texts[texts.index("Student") + 2 :][:3] == [*of_student, distance]
+    of_teacher = facts.teacher, "large and slow", "1,213,296 parameters", f"{gmacs(facts.teacher_macs)} GMAC"
+    assert texts[texts.index("Teacher") + 1 :][:4] == list(of_teacher)
     commands = {line.split()[1] for line in texts if line.startswith("srkd ")}
     assert commands == {"compress", "export", "profile", "evaluate"} and commands <= set(VERBS)
 

@@ -140,7 +140,7 @@ def test_the_ten_python_lines_run(desk: Path) -> None:
 
 def test_the_make_commands_are_targets_and_quickstart_is_srkd_commands(desk: Path) -> None:
     targets = [line.split()[1] for line in commands(README) if line.startswith("make ")]
-    assert targets == ["quickstart", "test"]
+    assert targets == ["env", "quickstart", "test"]
     steps = quickstart_lines(*targets)
     assert [shlex.split(step)[1] for step in steps] == ["compress", "compress", "export", "profile", "report"]
 
