@@ -155,18 +155,18 @@ def main() -> int:
     return 0
 
 
-def command_of(student: Student, checkpoints: Path, images: Path, out: Path) -> list[str]:
-    """Return the words of the command that trains a student."""
+def command_of(student: Student, checkpoints: Path, images: Path, run: Path) -> list[str]:
+    """Return the words of the command that trains a student on a folder of images."""
     return [
         *("srkd", "compress", "--teacher", str(checkpoints / student.teacher), "--student", student.student),
-        *("--degrade", DEGRADATION, "--data", str(images / student.images), *TRAINING),
-        *("--steps", str(student.steps), "--out", str(out / student.name)),
+        *("--degrade", DEGRADATION, "--data", str(images), *TRAINING),
+        *("--steps", str(student.steps), "--out", str(run)),
     ]
 
 
 def train(student: Student, options: argparse.Namespace) -> int:
-    words = command_of(student, options.checkpoints, options.images, options.out)
     out = options.out / student.name
+    words = command_of(student, options.checkpoints, options.images / student.images, out)
     if options.control:
         out = out.with_name(f"{out.name}-control")
         minutes = 60 * json.loads((options.out / student.name / RUN_FOLDER_FACTS).read_bytes())["result"]["seconds"]
@@ -201,7 +201,7 @@ def ship(student: Student, options: argparse.Namespace) -> None:
         strength=result["strength"],
         licence=LICENCES[student.teacher],
         images=IMAGES[student.images],
-        command=shlex.join(command_of(student, Path(), Path("images"), Path("runs"))),
+        command=shlex.join(command_of(student, Path(), Path("images", student.images), Path("runs", student.name))),
         hours=round(result["seconds"] / 3600, 1),
         machine=str(machine_facts()["cpu"]),
     )
