@@ -2,7 +2,8 @@
 
 A student of `srkd students` is trained by its own command, but with fewer steps: seconds, ten minutes, an hour, and all
 of them; from the solved start and from a random one. Each run has the whole schedule: its rate falls to zero. TILES is
-the folder of its images that `python -m benchmarks.student_images` makes. Finished runs are kept in --out; others go on where they stopped.
+the folder of its images that `python -m benchmarks.student_images` makes. Finished runs are kept in --out; others go on
+where they stopped.
 """
 
 from __future__ import annotations
