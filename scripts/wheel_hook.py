@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -34,4 +35,21 @@ class AppHook(BuildHookInterface):  # type: ignore[type-arg]
             folder = build_demo.build()
         except build_demo.BuildError as error:
             self.app.abort(f"{error} (or set {WITHOUT}=1 for a wheel without the demo's app)")
-        build_data["force_include"][str(folder)] = "demo/app/dist"
+        if self.target_name == "sdist":
+            build_data["force_include"][str(folder)] = "demo/app/dist"
+            return
+        packed = Path(self.directory) / "dist.tar.xz"
+        packed.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(packed, "w:xz") as archive:
+            archive.add(folder, arcname=folder.name, filter=without_origin)
+        build_data["force_include"][str(packed)] = "demo/app/dist.tar.xz"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        (Path(self.directory) / "dist.tar.xz").unlink(missing_ok=True)
+
+
+def without_origin(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return an entry without owner and date, so that equal files are packed to equal bytes."""
+    entry.uid = entry.gid = entry.mtime = 0
+    entry.uname = entry.gname = ""
+    return entry

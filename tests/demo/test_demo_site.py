@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +112,9 @@ def test_without_arguments_the_students_of_srkd_are_shown(monkeypatch: pytest.Mo
     notes: list[str] = []
     models = demo_models(DemoOptions(), Context(note=notes.append))
     assert [model.name for model in models] == ["general-x2", "general-x2-textured"]
-    assert notes[0] == "no MODEL: showing general-x2 of `srkd students`" and notes[-1].startswith("no teacher beside it")
+    assert notes[0] == "no MODEL: showing general-x2 of `srkd students`" and notes[-1].startswith(
+        "no teacher beside it"
+    )
 
 
 def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path: Path) -> None:
@@ -257,5 +261,10 @@ def test_an_installation_without_the_app_says_how_to_build_it(tmp_path: Path, mo
         find_app()
     monkeypatch.setattr(demo.files, "APP", write_app(tmp_path / "dist"))
     assert find_app() == tmp_path / "dist"
+    with tarfile.open(tmp_path / "dist.tar.xz", "w:xz") as packed:
+        packed.add(tmp_path / "dist", "dist")
+    shutil.rmtree(tmp_path / "dist")
+    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
+    assert find_app() == find_app() and find_app().is_relative_to(tmp_path / "cache")
     with pytest.raises(SrkdError, match=r"app: there is no index\.html"):
         find_app(tmp_path)

@@ -66,6 +66,15 @@ def test_a_name_is_a_model_wherever_one_is_taken(tmp_path: Path) -> None:
         srkd.load("./general-x2")
 
 
+@pytest.mark.extras
+@pytest.mark.parametrize("name", shipped_names())
+def test_formats_and_programs_take_it_at_several_strengths(name: str, tmp_path: Path) -> None:
+    words = {"formats": ("onnx", "fp16", "ncnn", "openvino"), "hosts": ("upscayl", "vapoursynth", "web")}
+    report = srkd.export(name, strength=(0, 1), out=tmp_path, **words)
+    assert {file.verdict for file in report.files} == {"passed"} and len(report.files) == 2 * 4
+    assert all(file.path is not None for host in report.hosts for file in host.files) and len(report.hosts) == 2 * 3
+
+
 def test_the_list_names_each_with_its_time_here() -> None:
     listed = json.loads(CliRunner().invoke(cli, ["students", "general-x2", "--seconds", "0.01", "--json"]).stdout)
     (row,) = listed["students"]
