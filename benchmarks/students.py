@@ -34,7 +34,7 @@ from compressor.images.metrics import to_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
-from compressor.inference.super_resolve import Bicubic, super_resolve
+from compressor.inference.super_resolve import Enlargement, super_resolve
 from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_FACTS, TEXTURED
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.load import load_checkpoint
@@ -293,7 +293,7 @@ def draw(student: Student, options: argparse.Namespace) -> None:
     """Draw the README's picture: a photo, and a compressed one, by bicubic, the student and its teacher."""
     scale = parse_student(student.student).scale
     teacher = open_model(options.checkpoints / student.teacher, OpenOptions(scale=scale))
-    networks = [Bicubic(scale), open_model(unpack_student(student.name)), teacher]
+    networks = [Enlargement(scale), open_model(unpack_student(student.name)), teacher]
     drawn = Image.new("RGB", (len(networks) * (SIDE + GAP) - GAP, len(CROPS) * (SIDE + GAP) - GAP), "white")
     for row, (name, inputs, (top, left)) in enumerate(CROPS):
         hr, degradation = mod_crop(read_rgb_u8(embedded_photos("val")[name]), scale), read_degradation(inputs)
