@@ -310,7 +310,7 @@ class NetworksOptions(Options):
 
 @options
 class StudentsOptions(Options):
-    names: Annotated[str | Sequence[str], TEXTS, Option(argument=True)] = ()
+    names: Annotated[str | Sequence[str], TEXTS, Option(argument=True, metavar="[NAME]...")] = ()
     """Names of students; all if none."""
     _: KW_ONLY
     lr_size: Annotated[Size, SIZE] = (320, 180)

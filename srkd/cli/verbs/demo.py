@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 def command(console: Console, options: DemoOptions) -> None:
     """Show MODELs in an app that runs them in the browser.
 
-    MODEL is a checkpoint, a run folder or an ONNX file. Without MODEL it shows the embedded student. The folder of a
-    plan (srkd plan --emit) opens a page that times its files, for srkd plan --measured. Ctrl-C ends it.
+    MODEL is a checkpoint, a run folder, a name of srkd students or an ONNX file. Without MODEL it shows the students of
+    x2 that come with srkd. The folder of a plan (srkd plan --emit) opens a page that times its files, for srkd plan
+    --measured. Ctrl-C ends it.
     """
     from demo import require_server_modules
     from demo.addresses import list_addresses, listen, require_certificate
