@@ -27,6 +27,8 @@ class BlendedFile:
 def blend(faithful: ModelOrPath, textured: ModelOrPath, strength: float) -> Network:
     """Return the network of a strength between two of one start, such as a run's faithful.safetensors and its
     textured.safetensors: 0 is the first, 1 the second; -0.5 to 1.5.
+
+    >>> srkd.blend("runs/small", "runs/small/checkpoints/best.safetensors", 0.6)
     """
     ends = [open_network(end).require_network("weights") for end in (faithful, textured)]
     return blend_networks(ends[0], ends[1], strength)

@@ -75,8 +75,8 @@ class Verbs(click.Group):
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="MODEL is a file, a run folder, hf://OWNER/NAME or a name of `srkd students`. Every verb has its own --help. "
-    "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
+    epilog="MODEL is a file, a run folder, hf://OWNER/NAME or a name of `srkd students`. Every verb has its own "
+    "--help. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
 )
 @click.version_option(__version__, "--version", message="srkd %(version)s")
 @click.pass_context
