@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from compressor.base.context import Context
+from compressor.base.decided import LabelMargin
 from compressor.base.errors import UsageError
 from compressor.data.batches import Batches, Draw, WiderPatches, around, gather
 from compressor.data.store import ImageStore
@@ -36,30 +37,6 @@ REFERENCE_MARGIN = 128
 MEASURED_PATCHES = 8
 MEASURED_SEED = 0
 """Always the same patches of the same images, so that runs with different seeds have the same margin."""
-
-
-@dataclass(frozen=True)
-class LabelMargin:
-    """The margin of a run: `pixels` on each side of a patch, where its image has them, in windows of `side` pixels."""
-
-    pixels: int
-    side: int
-    psnr_alone: float | None = None
-    """PSNR in dB of labels of patches alone to whole images; None: not measured."""
-    psnr: float | None = None
-    """The same with the margin."""
-
-    def line(self, lr_patch: int) -> str:
-        """The margin, its reason and its price as one line."""
-        if not self.pixels:
-            return f"labels: {self.psnr:.1f} dB from the teacher's whole images"
-        reason = ""
-        if self.psnr is not None:
-            reason = f"{self.psnr:.1f} dB from the teacher's whole images in place of {self.psnr_alone:.1f}, by "
-        return (
-            f"labels: {reason}a margin of {self.pixels} LR pixels that the teacher sees around each patch; it runs on "
-            f"{self.side**2 / lr_patch**2:.1f} times as many pixels a step"
-        )
 
 
 def given_margin(pixels: int, teacher: Teacher, store: ImageStore, lr_patch: int) -> LabelMargin:

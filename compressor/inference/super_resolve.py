@@ -76,15 +76,6 @@ def super_resolve(
     return tiled
 
 
-def apply_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
-    """Return t(h(v(x))): rows reversed, then columns reversed, then rows and columns exchanged, each if requested."""
-    if vflip:
-        images = images.flip(-2)
-    if hflip:
-        images = images.flip(-1)
-    return images.transpose(-1, -2) if transpose else images
-
-
 def with_self_ensemble(run: Run) -> Run:
     """Return `run` averaged over the eight symmetries of the square ('+' in tables), before any rounding.
 
@@ -94,11 +85,11 @@ def with_self_ensemble(run: Run) -> Run:
 
     def run_averaged(lr: Tensor) -> Tensor:
         total: Tensor | None = None
-        for vflip, hflip, transpose in product((False, True), repeat=3):
-            transformed = apply_symmetry(lr, vflip=vflip, hflip=hflip, transpose=transpose).contiguous()
-            back_v, back_h = (hflip, vflip) if transpose else (vflip, hflip)  # what was done to columns is in the rows
-            sr = apply_symmetry(run(transformed), vflip=back_v, hflip=back_h, transpose=transpose)
-            total = sr.clone() if total is None else total.add_(sr)
+        for flipped, transposed in product(((), (-1,), (-2,), (-2, -1)), (False, True)):
+            images = lr.flip(flipped)
+            sr = run((images.mT if transposed else images).contiguous())
+            sr = (sr.mT if transposed else sr).flip(flipped)
+            total = sr if total is None else total.add_(sr)
         assert total is not None
         return total.div_(8)
 

@@ -8,20 +8,17 @@ fp32 on a processor without AVX-512; compiled in long runs on CUDA.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
-from torch import nn
 
-from compressor.base.choices import CompileOption, Layout, Precision, PrecisionOption
+from compressor.base.choices import CompileOption, Precision, PrecisionOption
 from compressor.base.context import Note
+from compressor.base.decided import ExecutionMode, SpeedOptions
 from compressor.base.errors import reason_of
-from compressor.base.precision import computes_bf16, memory_format, training_layout
+from compressor.base.precision import computes_bf16, training_layout
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
-
-M = TypeVar("M", bound=nn.Module)
 
 SHORT_RUN_MACS = 1.5e12
 """Multiply-accumulates of student and teacher, forward and backward, below which a run trains in fp32: half a minute on
@@ -32,51 +29,6 @@ MIN_COMPILED_STEPS = 2000
 """Fewest steps for compilation, which takes about a minute: shorter runs end sooner without it."""
 
 
-@dataclass(frozen=True)
-class SpeedOptions:
-    """The choices of a preset; "auto" leaves a choice to the facts of machine and run."""
-
-    precision: PrecisionOption = "auto"
-    teacher_precision: PrecisionOption = "auto"
-    """The teacher's precision; auto: the student's."""
-    compile: CompileOption = "auto"
-
-    def of_teacher(self, student: Precision) -> Precision:
-        return student if self.teacher_precision == "auto" else self.teacher_precision
-
-
-@dataclass(frozen=True)
-class ExecutionMode:
-    """The chosen mode and its reason; run.json stores its fields, so that a resumed run trains in the same mode."""
-
-    precision: Precision = "fp32"
-    layout: Layout = "channels_last"
-    teacher_precision: Precision = "fp32"
-    compiled: bool = False
-    reason: str = ""
-
-    def lay_out(self, module: M, *, frozen: bool = False) -> M:
-        """Return a module with its tensors converted in place to the mode's memory layout.
-
-        A frozen one computes no gradients of weights: it is faster with channels last.
-        """
-        layout: Layout = "channels_last" if frozen else self.layout
-        return module.to(memory_format=memory_format(layout))  # type: ignore[call-overload, no-any-return]
-
-    def line(self) -> str:
-        mode = f"{self.precision}, {self.layout.replace('_', ' ')}" + (", compiled" if self.compiled else "")
-        return f"training in {mode}" + (f": {self.reason}" if self.reason else "")
-
-
-PLAIN_MODE = ExecutionMode()
-
-
-def plain_mode(options: SpeedOptions) -> ExecutionMode:
-    """Return the mode independently of a machine: open options become fp32 and not compiled."""
-    precision: Precision = "bf16" if options.precision == "bf16" else "fp32"
-    return ExecutionMode(precision, PLAIN_MODE.layout, options.of_teacher(precision), options.compile == "on")
-
-
 def choose_execution_mode(
     student: Network,
     *,
@@ -84,7 +36,7 @@ def choose_execution_mode(
     batch: int,
     lr_patch: int,
     device: torch.device,
-    options: SpeedOptions = SpeedOptions(),
+    options: SpeedOptions,
     teacher_macs: int = 0,
 ) -> ExecutionMode:
     """Return the mode to train `student` on `device`; `batch` is that of all processes. The student is not changed.

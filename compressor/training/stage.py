@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from compressor.base.choices import Decay
+from compressor.base.decided import PLAIN_MODE, ExecutionMode
 from compressor.models.networks.axes import Segments
 from compressor.training.calibration import Blend, Calibrated
 from compressor.training.method import Method, term_weights
 from compressor.training.optimisers import Optimiser
-from compressor.training.speed import PLAIN_MODE, ExecutionMode
 
 Role = Literal["student", "teacher", "joint"]
 """The network that a stage trains: the student; a copy of the teacher for the later stages; or a copy of the teacher

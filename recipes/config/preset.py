@@ -23,12 +23,12 @@ from compressor.base.choices import (
     PrecisionOption,
     Select,
 )
+from compressor.base.decided import ExecutionMode, SpeedOptions, plain_mode
 from compressor.base.errors import UsageError
 
 if TYPE_CHECKING:
     from compressor.models.networks.base import Spec
     from compressor.training.method import Method
-    from compressor.training.speed import ExecutionMode, SpeedOptions
     from compressor.training.stage import Stage
 
 MIN_VALIDATE_EVERY = 25
@@ -214,8 +214,6 @@ class Preset(PresetPart):
 
     def speed_options(self) -> SpeedOptions:
         """Return the preset's speed settings; the machine decides the open ones."""
-        from compressor.training.speed import SpeedOptions
-
         rule = self.schedule
         return SpeedOptions(rule.precision, rule.teacher_precision, rule.compile)
 
@@ -233,7 +231,6 @@ class Preset(PresetPart):
         A fitted student uses `fit_rate`, if that is set.
         """
         from compressor.training.optimisers import Optimiser
-        from compressor.training.speed import plain_mode
         from compressor.training.stage import Average, Schedule, Stage
 
         rule = self.schedule

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
+from compressor.inference.open import model_file
 from compressor.models.networks.base import Network
 from compressor.models.students.blend import blend as blend_networks
 from compressor.models.students.blend import ends_of, write_blend
@@ -38,7 +39,7 @@ def run_blend(options: BlendOptions, context: Context) -> BlendedFile:
     """Write the network of a strength between the two ends of a run, or between two files."""
     paths = tuple(path_of_model(model) for model in as_tuple(options.models))
     if len(paths) == 1:
-        paths = ends_of(paths[0])
+        paths = ends_of(model_file(paths[0]))
     if len(paths) != 2:
         raise UsageError("a blend is of a run of perceptual, or of two files: srkd blend FAITHFUL TEXTURED")
     assert options.out is not None

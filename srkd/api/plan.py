@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.base.context import Context
+from compressor.models.networks.base import ImageModel
 from srkd.options.compress import PlanKeywords, PlanOptions
 from srkd.options.function import public
-from srkd.runs.planning import PlanReport, open_teacher, run_plan
+from srkd.options.models import refuse_file_options
+from srkd.runs.planning import PlanReport, run_plan
 from srkd.runs.planning_elsewhere import PlanFiles, plan_from, write_shapes
+from srkd.runs.teacher import open_teacher
 
 
 def plan_here_or_elsewhere(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
@@ -18,8 +21,10 @@ def plan_here_or_elsewhere(options: PlanOptions, context: Context) -> PlanReport
 
         >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
     """
-    measured, emit = options.measurement.measured, options.measurement.emit
-    teacher = open_teacher(options.teacher, context)
+    measured, emit, given = options.measurement.measured, options.measurement.emit, options.teacher
+    if isinstance(given.teacher, ImageModel):
+        refuse_file_options(given.scale, given.arch_options)
+    teacher = given.teacher if isinstance(given.teacher, ImageModel) else open_teacher(given, context)
     if measured is not None:
         return plan_from(Path(measured), options, teacher, context)
     if emit is not None:

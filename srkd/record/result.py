@@ -13,17 +13,11 @@ from srkd.record.reading import Decibels
 from srkd.record.trials import TrialsReport
 
 
-@dataclass(frozen=True)
-class Quality:
+@dataclass(frozen=True, kw_only=True)
+class Quality(Scores):
     """The scores of a network on the validation images that decide, and its cost at 256×256 LR pixels."""
 
-    psnr_y: float | None
-    """Y-PSNR in dB to the originals; None without originals."""
     cost: Cost | None
-    ssim_y: float | None = None
-    psnr_y_teacher: float | None = None
-    """Y-PSNR in dB to the teacher's images; None without a teacher, and for the teacher itself."""
-    ssim_y_teacher: float | None = None
     sets: dict[str, Scores] = field(default_factory=dict)
     """The scores on each validation set, if there are several."""
 
@@ -32,10 +26,6 @@ class Quality:
         """The quality by the scores on all sets, of which the first decides."""
         first = next(iter(by_set.values()))
         return cls(cost=cost, sets=dict(by_set) if len(by_set) > 1 else {}, **asdict(first))
-
-    @property
-    def scores(self) -> Scores:
-        return Scores(self.psnr_y, self.ssim_y, self.psnr_y_teacher, self.ssim_y_teacher)
 
 
 @dataclass(frozen=True)
@@ -115,6 +105,6 @@ class CompressReport:
     @property
     def below_bicubic(self) -> str | None:
         """A warning if the student is below bicubic on a validation set, by what it is judged by."""
-        own, plain = (quality.sets or {ALL_IMAGES: quality.scores} for quality in (self.student, self.bicubic))
+        own, plain = (quality.sets or {ALL_IMAGES: quality} for quality in (self.student, self.bicubic))
         by_set = {name: (scores, plain[name]) for name, scores in own.items()}
         return below_bicubic("the student", by_set, self.goal, self.scale)

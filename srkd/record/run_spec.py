@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, PlainSerializer, PlainValidator
 
-from compressor.base.choices import Goal, Init, Layout, Precision, Select
+from compressor.base.choices import Goal, Init, Precision, Select
+from compressor.base.decided import ExecutionMode, InitReport, LabelMargin
 from compressor.models.quantisation.description import Quantisation
-from compressor.models.students.init_report import InitReport
 from recipes.config.preset import Preset
 from srkd.options.compress import CompressOptions
 from srkd.options.option import from_json
@@ -41,16 +41,6 @@ class StudentPlan(Entry):
     lr_size: str
     device: str
     threads: int | None
-
-
-class TrainingMode(Entry):
-    """How training computes (`compressor.training.speed.ExecutionMode`)."""
-
-    precision: Precision
-    layout: Layout
-    teacher_precision: Precision = "fp32"
-    compiled: bool = False
-    reason: str = ""
 
 
 class StudentSpec(Entry):
@@ -108,15 +98,6 @@ class TeacherOutputs(Entry):
     bytes: int
 
 
-class MarginOfLabels(Entry):
-    """The margin that the teacher sees around patches (`compressor.data.label_margin.LabelMargin`)."""
-
-    pixels: int
-    side: int
-    psnr_alone: float | None = None
-    psnr: float | None = None
-
-
 class TrainingImages(Entry):
     """The images of the run."""
 
@@ -149,7 +130,7 @@ class RunSpec(Entry):
     device: str
     threads: int
     processes: int
-    execution_mode: TrainingMode
+    execution_mode: ExecutionMode
     goal: Goal
     student: StudentSpec
     quantisation: Quantisation | None
@@ -158,7 +139,7 @@ class RunSpec(Entry):
     distilled: Distillation | None = None
     phi: PhiFile | None
     teacher_cache: TeacherOutputs | None
-    label_margin: MarginOfLabels | None
+    label_margin: LabelMargin | None
     """None if no teacher runs on patches, or as it did before there was a margin."""
     data: TrainingImages
     degradation: DegradationSteps | None

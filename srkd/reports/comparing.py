@@ -6,12 +6,12 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import TypeAlias
 
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.scores import GOAL_WORDS, both_goals, set_mean, without_network
+from compressor.images.scores import GOAL_WORDS, Scores, both_goals, set_mean, without_network
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 from compressor.models.networks.image_cost import Cost
@@ -91,9 +91,10 @@ def compare_contents(runs: Sequence[Contents], score: Scorer | None = None) -> C
 
 def _validation_scores(trained: Sequence[Trained], first: Contents) -> SetScores:
     def figures(quality: Quality) -> SetFigures:
-        sets = quality.sets or {VALIDATION: quality.scores}
+        sets = quality.sets or {VALIDATION: quality}
         return {
-            name: {key: [each] for key, each in asdict(row).items() if each is not None} for name, row in sets.items()
+            name: {each.name: [figure] for each in fields(Scores) if (figure := getattr(row, each.name)) is not None}
+            for name, row in sets.items()
         }
 
     result, images = trained[0].result, list(first.file.data.validation)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from compressor.base.files import file_sha256
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
@@ -16,6 +15,7 @@ from srkd.record.code import short
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, read_for_display
 from srkd.reports.contents import Contents
+from srkd.terminal.tables import leaves
 
 SEED_MARK = "-seed"
 BASELINE = "scratch"
@@ -48,15 +48,13 @@ class Trained:
         """All else that decides the result, by key: runs with equal settings and code are seeds of one method."""
         file = self.file
         kept = file.model_dump(mode="json", include={"student", "quantisation"})
-        if file.start is not None:
-            origin = file.start.init_from
-            kept["start"] = {**file.start.model_dump(), "init_from": None if origin is None else origin.sha256}
+        origin = file.start.init_from
+        kept["start"] = {**file.start.model_dump(), "init_from": None if origin is None else origin.sha256}
         kept["teacher"] = None if file.teacher is None else file.teacher.sha256
-        settings = _flat(kept)
         preset = file.preset.model_dump(mode="json")
-        settings |= _flat({"schedule": preset["schedule"]})
-        options = {rule["name"]: rule["options"] for rule in preset.get("methods", ())}
-        return settings | _flat({"weights": preset.get("weights", {}), "options": options})
+        kept |= {name: preset[name] for name in ("schedule", "weights")}
+        kept["options"] = {rule["name"]: rule["options"] for rule in preset["methods"]}
+        return {key: _as_text(value) for key, value in leaves("", kept)}
 
     @property
     def labels(self) -> dict[str, str]:
@@ -109,7 +107,7 @@ def trained_runs(runs: Sequence[Contents]) -> list[Trained]:
         variants = {} if trials is None else {outcome.run: outcome.variant for outcome in trials.runs}
         files = {run.path / name: read_for_display(run.path / name) for name in names} or {run.path: run.file}
         for folder, file in files.items():
-            if file.result is None or file.seed is None:
+            if file.result is None:
                 continue
             if names:
                 label, plan = f"{run.name}/{folder.name}", run.path
@@ -176,13 +174,5 @@ def named_value(key: str, value: str) -> str:
     return f"{re.sub(r'^(student|schedule|start|options[.][^.]+)[.]', '', key)}={short(value)}"
 
 
-def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, str]:
-    """Nested settings by their path, such as `schedule.rate`."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        key = f"{path}.{name}" if path else name
-        if isinstance(value, Mapping):
-            flat |= _flat(value, key)
-        else:
-            flat[key] = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return flat
+def _as_text(value: object) -> str:
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

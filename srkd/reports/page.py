@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import TypeAlias
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from compressor.base.machine import count_threads
 from compressor.images.scores import GOAL_WORDS, LANCZOS
 from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.models.checkpoints.licence import commercial_warning
@@ -15,9 +23,9 @@ from srkd.reports.charts import against_macs, against_time, curve_figures, point
 from srkd.reports.comparison import Comparison
 from srkd.reports.contents import Contents
 from srkd.reports.pictures import MAP_LEVELS, MEASURES, Pictures
-from srkd.reports.render import render_page
 from srkd.reports.reproduction import deciding_facts, given_options
-from srkd.terminal.tables import Table
+from srkd.terminal.tables import Table, is_numeric
+from srkd.version import __version__
 
 MOST_IMAGES_NAMED = 6
 
@@ -45,7 +53,7 @@ def report_page(sections: Sequence[Section], comparison: Comparison | None) -> s
         curves = curve_figures([rows for section in sections for rows in section.contents.metrics])
         table = comparison.table(comparison.goal)
         shown = {"scores": table, "lines": comparison.lines(), "charts": [*by_work, *curves]}
-    return render_page(title=title, comparison=shown, runs=runs, map_levels=MAP_LEVELS)
+    return _render(title=title, comparison=shown, runs=runs, map_levels=MAP_LEVELS)
 
 
 def _show_run(section: Section) -> dict[str, object]:
@@ -163,3 +171,38 @@ def _scores(contents: Contents) -> Table:
     if contents.protocol:
         caption += f", {contents.protocol}"
     return score_table(contents.scores, contents.goal, caption)
+
+
+def _render(**values: object) -> str:
+    """The page of the template, which escapes all text: no name in a run folder can be markup. Style and script are
+    inside; it fetches nothing and runs only this script.
+    """
+    own_files = [files("srkd.reports") / "templates" / name for name in ("report.css", "report.js")]
+    style, script = (Markup(file.read_text(encoding="utf-8")) for file in own_files)  # noqa: S704
+    script_hash = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    page = _environment().get_template("page.html")
+    own = {"style": style, "script": script, "script_hash": script_hash}
+    return page.render(values, **own, version=__version__)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("srkd.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["numeric"] = is_numeric
+    environment.filters |= {"data_url": _data_url, "figure": _figure, "threads": count_threads}
+    return environment
+
+
+def _figure(value: float | None, text: str, unit: float = 1.0) -> str:
+    """A number of a table in a format such as "%.1f"; unknown ones are a dash."""
+    return "–" if value is None else text % (value / unit)
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from compressor.base.choices import BaselineName, Goal, Init
 from compressor.base.context import Context
+from compressor.base.decided import LabelMargin
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.fitting.fit import require_solvable
 from compressor.models.networks.base import Spec
@@ -21,10 +22,10 @@ from compressor.training.method import Method, quantisation_of
 from recipes.catalogue import FOR_FILMS, PIXEL_ONLY
 from recipes.config.reading import load_preset
 from recipes.terms.phi import bind_phi
-from srkd.record.run_spec import MarginOfLabels, RunSpec
+from srkd.record.run_spec import RunSpec
 from srkd.runs.images import data_choice, read_images
 from srkd.runs.margin import choose_margin
-from srkd.runs.opened import open_device, open_teacher, phi_source, student_shape
+from srkd.runs.opened import open_device, phi_source, student_shape
 from srkd.runs.recipe import (
     OFFSET_RATE,
     needs_teacher,
@@ -32,6 +33,7 @@ from srkd.runs.recipe import (
     repeats_published,
     schedule_settings,
 )
+from srkd.runs.teacher import open_teacher
 from srkd.runs.teacher_use import TeacherUse
 
 
@@ -143,7 +145,7 @@ def _baseline(name: BaselineName, base: _Base, context: Context) -> RunSpec:
     )
 
 
-def _margin(use: TeacherUse, base: _Base, context: Context) -> MarginOfLabels | None:
+def _margin(use: TeacherUse, base: _Base, context: Context) -> LabelMargin | None:
     """The run's margin, where the baseline's teacher sees windows too; measured where the run had no use for one."""
     spec, options = base.spec, base.spec.options
     if not use.sees_windows or spec.label_margin is not None:

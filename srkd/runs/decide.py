@@ -28,11 +28,11 @@ from recipes.config.reading import recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, bind_phi
 from srkd.options.compress import AUTO, CompressOptions
-from srkd.record.run_spec import PhiFile, RunSpec, TrainingMode, student_spec
+from srkd.record.run_spec import PhiFile, RunSpec, student_spec
 from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
 from srkd.runs.images import data_choice, read_images, require_tracked_images
 from srkd.runs.margin import choose_margin
-from srkd.runs.opened import build_methods, open_device, open_run, open_teacher, speed_options, take_steps
+from srkd.runs.opened import build_methods, open_device, open_run, speed_options, take_steps
 from srkd.runs.recipe import (
     EMBEDDED,
     USUAL,
@@ -49,7 +49,7 @@ from srkd.runs.student import (
     require_inside,
 )
 from srkd.runs.target import with_student_for_target
-from srkd.runs.teacher import require_fit
+from srkd.runs.teacher import open_teacher, require_fit
 from srkd.runs.teacher_use import TeacherUse, plan_cache
 
 
@@ -121,7 +121,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         device=str(device),
         threads=torch.get_num_threads(),
         processes=rank.world_size,
-        execution_mode=TrainingMode(**asdict(mode)),
+        execution_mode=mode,
         goal=goal,
         student=student_spec(shape.to_dict()),
         quantisation=quantisation,
@@ -136,7 +136,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
     )
     if not all(method.name in BUILTIN for method in methods) and rank.world_size == 1:
         # The faults of a method of one's own are told before a fit, a teacher cache and the run's folder.
-        quiet, uncompiled = replace(context, note=no_note), TrainingMode(**asdict(replace(mode, compiled=False)))
+        quiet, uncompiled = replace(context, note=no_note), replace(mode, compiled=False)
         take_steps(open_run(spec.changed(execution_mode=uncompiled), quiet), 1, Events(), quiet)
     return spec
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
 
 import torch
 
 from compressor.base.context import Context
+from compressor.base.decided import LabelMargin
 from compressor.base.errors import UsageError
-from compressor.data.label_margin import LabelMargin, given_margin, measure_margin
+from compressor.data.label_margin import given_margin, measure_margin
 from compressor.data.prepare import Data
 from srkd.options.compress import CompressOptions
-from srkd.record.run_spec import MarginOfLabels
 from srkd.runs.recipe import repeats_published
 from srkd.runs.teacher_use import TeacherUse
 
 
 def choose_margin(
     options: CompressOptions, use: TeacherUse, data: Data, lr_patch: int, device: torch.device, context: Context
-) -> MarginOfLabels | None:
+) -> LabelMargin | None:
     """The margin, given or measured, and announce it; None if no teacher runs on patches."""
     given, teacher = options.training.label_margin, use.teacher
     if teacher is None or not use.sees_windows:
@@ -36,7 +35,7 @@ def choose_margin(
         )
     if given != 0:
         context.note(margin.line(lr_patch) + ("" if given else _margin_advice(use, margin)))
-    return MarginOfLabels(**asdict(margin))
+    return margin
 
 
 def _margin_advice(use: TeacherUse, margin: LabelMargin) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from compressor.base.context import Context, Note, no_note
+from compressor.base.decided import SpeedOptions
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import Batches, draw_calibration_patches
-from compressor.data.label_margin import LabelMargin
 from compressor.data.placement import place_on_device
 from compressor.data.prepare import Data
 from compressor.data.teacher_cache import TeacherCache
@@ -25,20 +25,18 @@ from compressor.teachers.teacher import Teacher
 from compressor.training.distributed import process_device
 from compressor.training.loop import Events, Trainer
 from compressor.training.method import Method, fit_methods
-from compressor.training.speed import ExecutionMode, SpeedOptions
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.validation import Validation
 from recipes.config.preset import Preset
 from recipes.terms.phi import PhiSource, bind_phi
-from srkd.options.compress import TeacherOptions
 from srkd.record.reading import Entry
 from srkd.record.run_spec import RunSpec, TeacherFile
 from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
 from srkd.runs.images import data_choice, read_images
 from srkd.runs.recipe import fit_batch
 from srkd.runs.student import FirstStudent, first_student, whole_teacher
-from srkd.runs.teacher import fit_sizes, load_given_teacher
+from srkd.runs.teacher import fit_sizes, open_teacher
 from srkd.runs.teacher_use import TeacherUse, plan_cache
 
 
@@ -66,18 +64,9 @@ class OpenRun:
     validation: Validation
     """The validation sets; runs of one operation share them, so that the teacher enlarges their images once."""
 
-    @property
-    def mode(self) -> ExecutionMode:
-        return ExecutionMode(**self.spec.execution_mode.model_dump())
-
-    @property
-    def label_margin(self) -> LabelMargin | None:
-        margin = self.spec.label_margin
-        return None if margin is None else LabelMargin(**margin.model_dump())
-
     def stages(self) -> tuple[Stage, ...]:
         """The stages of the run in order; the learning rate depends on how the student starts."""
-        return self.spec.preset.stages(self.methods, self.mode, is_fitted=self.student.is_computed)
+        return self.spec.preset.stages(self.methods, self.spec.execution_mode, is_fitted=self.student.is_computed)
 
     def place_teacher(self) -> Teacher | None:
         """Move the teacher to the run's device, in the memory layout in which a frozen network is fast."""
@@ -85,7 +74,7 @@ class OpenRun:
             return None
         teacher = self.teacher.move_to(self.device)
         if teacher.network is not None:
-            self.mode.lay_out(teacher.network, frozen=True)
+            self.spec.execution_mode.lay_out(teacher.network, frozen=True)
         return teacher
 
 
@@ -122,7 +111,7 @@ def open_run(spec: RunSpec, context: Context) -> OpenRun:
 
 def build_batches(run: OpenRun, context: Context) -> Batches:
     """This process's part of every batch, without outputs of the teacher cache."""
-    rule, margin = run.spec.preset.schedule, run.label_margin
+    rule, margin = run.spec.preset.schedule, run.spec.label_margin
     images = run.data.train if run.spec.labels == "original" else replace(run.data.train, hr=None)
     store = place_on_device(images, run.device, context.note)
     batches = Batches.for_store(
@@ -182,11 +171,6 @@ def open_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
-
-
-def open_teacher(given: TeacherOptions, context: Context) -> Teacher:
-    """The teacher of the options, read once for all runs of an operation."""
-    return context.once("teacher", repr(given), read=lambda: load_given_teacher(given, context.note))
 
 
 def build_methods(

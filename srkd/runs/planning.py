@@ -30,11 +30,9 @@ from export.plan.quality import FittedQuality
 from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
 from export.profile.conditions import observe
 from srkd.charts import Scatter, ScatterPoint, draw_scatter
-from srkd.options.compress import PlanOptions, TargetOptions, TeacherOptions
-from srkd.options.models import refuse_file_options
+from srkd.options.compress import PlanOptions, TargetOptions
 from srkd.options.shared import path_of
 from srkd.options.values import format_size, require_png
-from srkd.runs.teacher import load_given_teacher
 
 LOOK_SECONDS = 90.0
 """Time after which no further shape is tried; finalists are then measured again and fitted."""
@@ -106,13 +104,6 @@ def picture_of(options: PlanOptions) -> Path | None:
 
 def targets_of(target: TargetOptions) -> Targets:
     return Targets(target.target_fps, target.target_ms, target.target_mb, target.target_macs)
-
-
-def open_teacher(given: TeacherOptions, context: Context) -> ImageModel:
-    if not isinstance(given.teacher, ImageModel):
-        return load_given_teacher(given, context.note)
-    refuse_file_options(given.scale, given.arch_options)
-    return given.teacher
 
 
 @dataclass(frozen=True)

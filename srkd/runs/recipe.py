@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError
@@ -21,7 +20,7 @@ from recipes.config.options import make_method
 from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import is_recipe_file, load_preset, recipe_label
 from recipes.terms.phi import PhiSource, find_phi, lacks_vgg19
-from srkd.options.compress import AUTO, CompressOptions
+from srkd.options.compress import CompressOptions
 from srkd.options.shared import originals_and_lr_only, path_of
 from srkd.record.run_spec import StudentStart
 from srkd.runs.student import is_solved_across
@@ -45,8 +44,6 @@ SPAN 48x6 of EDSR gains 0.13 dB in 200 steps of SOAP at 5e-5 and at 2e-4; at 3e-
 
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     """The recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
-    if options.training.recipe == AUTO:  # without a teacher to decide it
-        options = replace(options, training=replace(options.training, recipe=USUAL))
     more = methods_for_films(options, note)
     preset = load_preset(options.training.recipe, options.training.recipe_settings, more)
     for rule in preset.methods if is_recipe_file(options.training.recipe) else ():

@@ -188,7 +188,7 @@ class TrainingRun:
         trained, joint = _finished(state.averaged_network() if blended is None else blended.student), None
         student = self._quality(trained)
         # A stage after the main one gives up some dB on purpose.
-        worse = None if stages[-1].is_later else _below_its_start(student.scores.by(run.spec.goal), untrained)
+        worse = None if stages[-1].is_later else _below_its_start(student.by(run.spec.goal), untrained)
         if worse and state.role == "student":
             # Not the trained student but the best one, which may be the start.
             trained.load_state_dict(

@@ -15,8 +15,9 @@ from export.writing.exporting import Source, export_model
 from srkd.options.compress import CompressOptions, MeasurementOptions, PlanOptions
 from srkd.record.result import TargetReport
 from srkd.record.run_spec import RunSpec, StudentPlan
-from srkd.runs.planning import PlanReport, open_teacher, run_plan, targets_of
+from srkd.runs.planning import PlanReport, run_plan, targets_of
 from srkd.runs.recipe import load_recipe
+from srkd.runs.teacher import open_teacher
 from srkd.terminal.console import json_value
 
 PLAN_SECONDS, SECONDS = 0.5, 10.0

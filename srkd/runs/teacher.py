@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compressor.assets import embedded_teacher
-from compressor.base.context import Note
+from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
 from compressor.teachers.reduced import ReducedTeacher, load_at_scale
 from compressor.teachers.teacher import Teacher
@@ -15,7 +15,12 @@ from srkd.options.compress import TeacherOptions
 from srkd.runs.recipe import recipes_for_outputs, trains_teacher
 
 
-def load_given_teacher(given: TeacherOptions, note: Note) -> Teacher:
+def open_teacher(given: TeacherOptions, context: Context) -> Teacher:
+    """The teacher of the options, read once for all runs of an operation."""
+    return context.once("teacher", repr(given), read=lambda: _load_teacher(given, context.note))
+
+
+def _load_teacher(given: TeacherOptions, note: Note) -> Teacher:
     """Load `--teacher`, or the embedded one, and announce the assumptions about it."""
     path = given.path
     if path is None:

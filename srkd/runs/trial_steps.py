@@ -76,7 +76,9 @@ class RunCost:
         preset, is_fitted = run.spec.preset, run.student.is_computed
 
         def forecast(steps: int) -> float:
-            return self.seconds(preset.with_steps(steps).stages(run.methods, run.mode, is_fitted=is_fitted))
+            return self.seconds(
+                preset.with_steps(steps).stages(run.methods, run.spec.execution_mode, is_fitted=is_fitted)
+            )
 
         return bisect_right(range(1, MOST_STEPS), seconds, key=forecast)
 

@@ -127,7 +127,7 @@ def fact_lines(facts: Sequence[tuple[str, str]], width: int) -> list[str]:
 
 def csv_text(rows: Iterable[object]) -> str:
     """JSON objects as CSV (RFC 4180, lines end in a newline), with the keys of nested ones joined by dots."""
-    records = [dict(_flat("", row)) for row in rows]
+    records = [{key: _csv_cell(value) for key, value in leaves("", row)} for row in rows]
     found = dict.fromkeys(key for record in records for key in record)
     # An object that is null in some rows is a group of columns, not another one.
     keys = [key for key in found if not any(other.startswith(f"{key}.") for other in found)]
@@ -161,14 +161,19 @@ def is_numeric(cell: str) -> bool:
     return bool(cell) and (cell[0].isdigit() or cell[0] in "+-−±") and digits * 3 >= len(cell)
 
 
-def _flat(key: str, value: object) -> Iterator[tuple[str, object]]:
+def leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
+    """The values of nested objects by their path, such as `schedule.rate`."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _flat(f"{key}.{name}" if key else str(name), item)
-    elif isinstance(value, list):
-        yield key, " ".join(item if isinstance(item, str) else json.dumps(item) for item in value)
+            yield from leaves(f"{key}.{name}" if key else str(name), item)
     else:
         yield key, value
+
+
+def _csv_cell(value: object) -> object:
+    if not isinstance(value, list):
+        return value
+    return " ".join(item if isinstance(item, str) else json.dumps(item) for item in value)
 
 
 def _width(text: str) -> int:

@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -218,19 +217,6 @@ def test_without_the_extra_there_is_one_line_and_building_still_works(desk: Path
     built = python("-c", WITHOUT_THE_EXTRA, "demo", *PAIR, "--app", "app", "--build", tmp_path / "site", cwd=desk)
     assert built.code == 0, built.err
     assert (tmp_path / "site" / "api" / "models.json").is_file()
-
-
-def test_building_reports_what_was_written(
-    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(desk)
-    folder = tmp_path / "site"
-    assert run(["demo", *PAIR, "--app", "app", "--build", str(folder), "--json"]) == 0
-    report: dict[str, Any] = json.loads(capfd.readouterr().out)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert report["folder"] == str(folder) and report["bytes"] > 20_000_000
-    assert {path.name for path in files} >= {"index.html", "models.json", "_headers", ".nojekyll"}
-    assert report["models"] == json.loads((folder / "api" / "models.json").read_text())["models"]
 
 
 def test_errors_are_one_line(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.base.context import no_progress
-from compressor.base.errors import SrkdError
-from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
-from export.convert import to_litert
 from tests.support.exports import export_file, run_as_an_app
 from tests.support.extras import extra
 
@@ -52,18 +48,3 @@ def test_a_converter_that_dies_is_one_line(
     assert file.verdict == "failed" and file.reason is not None
     assert file.reason.startswith("LiteRT's converter on edsr: ") and reason in file.reason
     assert not list((tmp_path / "out").iterdir())
-
-
-def test_an_error_of_the_converter_is_one_line(
-    network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def fail(*_: object) -> bytes:
-        raise AssertionError("float32[1,?]")
-
-    weights = tmp_path / "weights.safetensors"
-    save_network(network, weights)
-    monkeypatch.setattr(to_litert, "_convert_module", fail)
-    with pytest.raises(SrkdError, match=r"cannot convert edsr: AssertionError: float32\[1,\?\]"):
-        to_litert.convert_checkpoint(
-            no_progress, weights=str(weights), path=str(tmp_path / "x.tflite"), lr_size=None, io="float", metadata={}
-        )

@@ -30,11 +30,9 @@ from export.formats.conversion import Conversion
 from export.formats.proof_inputs import ProofInput, proof_inputs
 from export.formats.table import FP32, Bounds
 from export.graph import onnx_graph
-from export.graph.onnx_graph import shared_graph
 from export.proof.verify import verify
 from export.writing.exporting import Source, export_metadata, export_model
 from tests.support.exports import export_file, new_format
-from tests.support.networks import changed
 from tests.support.onnx_files import scaled
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": "{}", "srkd.source_sha256": "teacher's"})
@@ -235,17 +233,6 @@ def test_a_simplifier_that_damages_the_graph(format: str, tmp_path: Path, monkey
     monkeypatch.setattr(onnxsim, "simplify", damaged)
     file = export_file(build(SPECS[1], seed=0), format, tmp_path)
     assert file.verdict == "failed" and list(tmp_path.iterdir()) == []
-
-
-def test_a_graph_is_shared_by_what_has_the_same_network_and_a_change_of_one_leaves_the_next_whole() -> None:
-    network, context = build(SPECS[1], seed=0), Context()
-    first = shared_graph(network, None, 18, context).model
-    whole = first.SerializeToString()
-    del first.graph.node[:]
-    assert shared_graph(copy.deepcopy(network), None, 18, context).model.SerializeToString() == whole
-    other = changed(network, "tail.bias", lambda bias: bias + 1e-6)
-    assert shared_graph(other, None, 18, context).model.SerializeToString() != whole
-    assert shared_graph(network, (20, 24), 18, context).model.SerializeToString() != whole
 
 
 @pytest.mark.ci

@@ -22,7 +22,7 @@ from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export.writing.card import MARK, CardFacts
+from export.writing.card import CardFacts
 from export.writing.exporting import Source
 from srkd.cli.main import run
 from srkd.options.compress import TeacherOptions
@@ -103,18 +103,6 @@ def test_srkd_and_the_pages_snippet_rebuild_the_network(
     torch.testing.assert_close(open_model(folder).run(lr), expected, atol=1e-6, rtol=0)
 
 
-def test_the_folder_is_a_model_of_every_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = written(build(EDSRSpec(width=8, depth=1, scale=2), seed=3), tmp_path)
-    Image.new("RGB", (20, 16), (200, 90, 10)).save(tmp_path / "a.png")
-    assert run(["upscale", str(folder), str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png")]) == 0
-    assert Image.open(tmp_path / "b.png").size == (40, 32)
-    assert run(["inspect", str(folder), "--json"]) == 0
-    assert run(["export", str(folder), "--onnx", "-o", str(tmp_path / "onnx")]) == 0
-    capsys.readouterr()
-    with pytest.raises(SrkdError, match=r"without student.safetensors and model.safetensors"):
-        open_model(tmp_path / "onnx")
-
-
 def test_what_the_checkpoint_says_stays_in_its_copy(tmp_path: Path) -> None:
     """Equal bytes have the hash that the run's record holds."""
     network = build(EDSRSpec(width=8, depth=1, scale=2), seed=3)
@@ -141,18 +129,6 @@ def test_the_readme_is_the_card_and_ends_with_the_three_lines(tmp_path: Path) ->
         "Expect",
     ]
     assert srkd.inspect(folder).licence == "cc-by-nc-4.0"
-
-
-@pytest.mark.ci
-def test_a_card_that_its_owner_changed_is_left_alone(tmp_path: Path) -> None:
-    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
-    readme = written(network, tmp_path) / "README.md"
-    readme.write_text(readme.read_text().replace("# net", "# old"))
-    written(network, tmp_path)
-    assert "# net" in readme.read_text()
-    readme.write_text(readme.read_text().replace(MARK, "").replace("# net", "# mine"))
-    written(network, tmp_path)
-    assert "# mine" in readme.read_text()
 
 
 @pytest.mark.ci

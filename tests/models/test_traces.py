@@ -99,16 +99,6 @@ def gradients(
     return result
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("spec", USUAL, ids=label)
-def test_inductor_gives_the_same(spec: Spec) -> None:
-    network = lively(spec)
-    torch._dynamo.reset()
-    compiled = torch.compile(network)
-    for height, width in ((8, 8), (7, 13)):
-        assert same(compiled, network, noise(spec, height, width))
-
-
 @pytest.mark.parametrize(
     "spec", by_tier(spec for spec in (*USUAL, *OTHERS) if not _exported_elsewhere(spec)), ids=label
 )

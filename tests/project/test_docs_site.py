@@ -17,7 +17,6 @@ from recipes.catalogue import BUILTIN
 from recipes.config.schema import preset_schema
 from scripts import recipe_keys
 from scripts.docs_site import (
-    anchor_of,
     links_of,
     menu,
     moved,
@@ -25,7 +24,6 @@ from scripts.docs_site import (
     outside,
     place_of,
     with_all_methods,
-    with_plain_bars,
 )
 from scripts.rendered import MARK, PARTS, with_parts
 from tests.support.commands import ROOT
@@ -85,14 +83,6 @@ def test_everything_that_pages_link_to_is_on_the_site() -> None:
         for target in links_of(text, path.parent) if path.suffix == ".md" else ():
             assert target in pages or target.is_relative_to("docs") or not (ROOT / target).is_file(), (path, target)
     assert place_of(PurePosixPath("docs/methods/csd.md")) == PurePosixPath("methods/csd.md")
-
-
-def test_bars_in_the_code_of_a_table_lose_their_backslash() -> None:
-    assert with_plain_bars("| `a\\|b` | c\\|d |\n`e\\|f`\n") == "| `a|b` | c\\|d |\n`e\\|f`\n"
-
-
-def test_anchors_are_those_of_a_code_host() -> None:
-    assert anchor_of("Speed, and quality (Set5)") == "speed-and-quality-set5"
 
 
 def test_a_page_of_a_method_is_in_the_menu_without_a_line_in_the_index() -> None:
@@ -168,17 +158,3 @@ def test_the_page_has_every_key_of_the_schema_with_its_meaning(keys: str) -> Non
     assert set(rows(keys, "## `methods`")) == methods and all(
         cells[-1] for cells in rows(keys, "## `methods`").values()
     )
-
-
-def test_values_are_in_words() -> None:
-    in_words: list[tuple[dict[str, Any], str]] = [
-        ({"type": "integer", "minimum": 1}, "whole number ≥ 1"),
-        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "number, 0 < x ≤ 1"),
-        ({"type": "number", "exclusiveMaximum": 0.5}, "number < 0.5"),
-        ({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}, "number > 0, or `null`"),
-        ({"enum": ["", "csd"], "type": "string"}, '`""`, `csd`'),
-        ({"type": "array", "items": {"type": "string"}, "minItems": 1}, "list of at least 1; each entry: text"),
-        ({"type": "array", "items": [{"type": "boolean"}] * 2}, "list of 2; each entry: `true`, `false`"),
-        ({"type": "object", "additionalProperties": {"type": "number"}}, "keys; each value: number"),
-    ]
-    assert [recipe_keys.values(part) for part, _ in in_words] == [text for _, text in in_words]

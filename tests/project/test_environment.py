@@ -76,11 +76,3 @@ def test_the_lowest_versions_are_those_of_the_core_dependencies() -> None:
         assert name == "torch" or f" {name}=={version} " in line
     (torch,) = re.findall(r"^torch==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert line.count("torch==") == 1 and f" {torch} " in line
-
-
-def test_ci_runs_what_the_readme_says() -> None:
-    script = (ROOT / ".ci" / "run").read_text()
-    assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    for target in ("lint", "types", "test", "test-ci"):
-        assert f"make {target}" in script
-    assert re.search(r"^make test\b", (ROOT / "README.md").read_text(), re.MULTILINE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +65,3 @@ def test_every_command_works_in_the_small_form(part: str, tmp_path: Path, capsys
     """They must work when somebody has a GPU."""
     done = main(["--tiny", "--device", "cpu", "--out", str(tmp_path), "--only", part])
     assert done == 0, capsys.readouterr().out
-
-
-def test_make_asks_them_with_the_words_of_its_user() -> None:
-    words = ["make", "-n", "evidence-gpu", "GPU=--only tests"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "-m benchmarks.gpu_evidence --only tests" in done.stdout

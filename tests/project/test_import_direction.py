@@ -82,10 +82,6 @@ def test_every_file_has_a_docstring() -> None:
     assert bare == []
 
 
-SHARED: dict[str, str] = {}
-"""Class names that several modules may define, each with its reason: one meaning, as of a protocol and its class."""
-
-
 def modules_by_class(files: list[Path]) -> dict[str, set[str]]:
     """Return the files that define a class of each name at their top level."""
     found: defaultdict[str, set[str]] = defaultdict(set)
@@ -101,9 +97,7 @@ def doubled(files: list[Path]) -> dict[str, set[str]]:
 
 
 def test_no_two_modules_define_a_class_of_the_same_name() -> None:
-    found = doubled(SOURCES)
-    assert {name: sorted(modules) for name, modules in found.items() if name not in SHARED} == {}
-    assert sorted(set(SHARED) - set(found)) == [], "these names are no longer shared"
+    assert doubled(SOURCES) == {}
 
 
 def test_a_doubled_name_is_found(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import recipes.terms.phi
 import srkd
+from compressor.base.decided import PLAIN_MODE
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Processes
 from compressor.models.checkpoints.load import load_checkpoint
@@ -21,7 +22,6 @@ from compressor.models.networks.registry import build, spec_from_dict
 from compressor.models.students.students import StudentView, build_student, student_of_spec
 from compressor.training.loop import Trainer
 from compressor.training.networks import build_networks
-from compressor.training.speed import PLAIN_MODE
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks

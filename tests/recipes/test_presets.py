@@ -179,11 +179,6 @@ def test_values_are_those_of_yaml_1_2(text, value):
     assert parsed == value and type(parsed) is type(value)
 
 
-def test_lines_are_those_of_the_file():
-    lines = parse_yaml("a: 1\nb:\n  - c: 2\n    d: 3\n", "f").lines
-    assert (lines[("a",)], lines[("b",)], lines[("b", 0, "d")]) == (1, 2, 4)
-
-
 def test_a_method_whose_entry_promises_less_than_it_needs_is_refused(monkeypatch):
     monkeypatch.setitem(METHODS.rows, "greedy", MethodEntry(f"{__name__}:Greedy", "nothing", "elsewhere"))
     with pytest.raises(SrkdError, match=r"elsewhere.*needs 'outputs'"):

@@ -103,16 +103,6 @@ def test_steps_rescale_the_shape():
     assert [schedule.at(step) for step in (0, 99, 100, 200)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
 
 
-def test_a_short_run_keeps_its_rate_up_until_it_falls_along_a_cosine():
-    """At 200 steps the rescaled milestones reduced the rate to a tenth from step 80 on."""
-    short = load_preset("logits-paper").with_steps(200).for_short_run().stage([]).schedule
-    rates = [short.at(step) for step in range(200)]
-    assert rates[0] == pytest.approx(8e-4) and rates[80] > 5e-4 and rates[199] < 1e-6
-    assert rates == sorted(rates, reverse=True)
-    fast = load_preset("logits-paper", ["schedule.rate=2e-3"]).with_steps(200).for_short_run()
-    assert fast.schedule.rate == 2e-3
-
-
 def test_cosine_falls_from_the_rate_to_zero_after_the_warmup():
     schedule = Schedule(steps=110, rate=1.0, decay="cosine", warmup=10)
     assert schedule.at(0) == pytest.approx(0.1) and schedule.at(9) == pytest.approx(1.0)

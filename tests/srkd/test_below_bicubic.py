@@ -68,7 +68,7 @@ def test_a_good_one_is_not():
 def test_every_set_is_judged_by_the_goal(goal, clean, figures):
     """The degraded images, which decide, are better than bicubic, the clean ones are not."""
     sets = {"photos (jpeg)": Scores(31.0, None, 41.0), "photos": clean}
-    student, plain = (Quality(None, None, sets=s) for s in (sets, dict.fromkeys(sets, Scores(30.0, None, 40.0))))
+    student, plain = (Quality(cost=None, sets=s) for s in (sets, dict.fromkeys(sets, Scores(30.0, None, 40.0))))
     report = CompressReport(Path(), Path(), "", 1, 1, "", 1, {}, student, None, plain, 2, goal)
     assert f"the student is BELOW BICUBIC, {figures} on photos: enlarging" in report.below_bicubic
     header = {"srkd.goal": goal, "srkd.scores": '{"validation_psnr_y_teacher": 39, "bicubic_psnr_y_teacher": 40}'}

@@ -23,7 +23,7 @@ SMALL = ("schedule.batch=2", "schedule.lr_patch=12", "schedule.validate_every=10
 def methods_of(**options: object) -> tuple[dict[str, dict[str, object]], list[str]]:
     """The methods of the recipe that the options give, with their options, and the lines about it."""
     lines = list[str]()
-    preset = load_recipe(CompressOptions.of(**options), lines.append)
+    preset = load_recipe(CompressOptions.of(**{"recipe": "logits", **options}), lines.append)
     return {rule.name: rule.options for rule in preset.methods}, lines
 
 
@@ -69,7 +69,7 @@ def test_its_options_are_set_as_those_of_other_methods(tmp_path: Path) -> None:
     assert methods[FOR_FILMS] == {"noise": 2}
     assert methods_of(degrade="video", settings=("noise=2",))[0][FOR_FILMS] == {"noise": 2}
     weighed = ("weights.calm=0.3", "blend.calm=2")
-    preset = load_recipe(CompressOptions.of(degrade="video", settings=weighed))
+    preset = load_recipe(CompressOptions.of(recipe="logits", degrade="video", settings=weighed))
     assert preset.weights == {"calm": 0.3} and preset.blend == {"calm": 2}
     for setting in ("calm.noise=2", *weighed):
         with pytest.raises(SrkdError, match="calm"):

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import MappingProxyType
 
 import click
 import pytest
@@ -20,9 +19,8 @@ from compressor.base.errors import SrkdError, UsageError
 from srkd.cli.main import VERBS, cli, run
 from srkd.cli.verb import run_or_exit
 from srkd.options.values import BYTES, DEVICE, SETTING, SIZE, SIZES, parse_setting
-from srkd.terminal.console import Console, json_value
-from srkd.terminal.tables import Table
-from tests.support.commands import ROOT, Outcome, python, srkd
+from srkd.terminal.console import Console
+from tests.support.commands import ROOT, python, srkd
 
 HELP_SECONDS = 0.25
 HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "rich", "pydantic", "PIL")
@@ -197,19 +195,6 @@ def test_json_keeps_stdout_for_itself() -> None:
     )
     for line in ("from Python", "from C", "from a child", "a line"):
         assert line in outcome.err
-
-
-def test_values_of_json() -> None:
-    value = {"a": (1, Path("x"), float("nan")), 2: None, "table": MappingProxyType({"k": Outcome(0, "", "")})}
-    outcome = {"code": 0, "out": "", "err": ""}
-    assert json_value(value) == {"a": [1, "x", None], "2": None, "table": {"k": outcome}}
-
-
-def test_tables_are_not_cut_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    long = "a/very/long/path/" * 20
-    Console().table(Table(["model", "PSNR"], [[long, "30.12"], ["[bold]", "9.1"]], "Scores"))
-    output = capsys.readouterr().out
-    assert long in output and re.search(r"^\[bold\] +9\.1$", output, re.MULTILINE)
 
 
 def test_parameters() -> None:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from types import SimpleNamespace
 
 import pytest
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.scores import Scores
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import spec_from_dict
 from srkd import compress
 from srkd.api.export import _images_of_scores
 from srkd.cli.main import run
-from srkd.cli.verbs.compress import set_line
 from srkd.options.compress import CompressOptions
 from srkd.options.option import declarations, from_json
-from srkd.record.result import Quality
 from srkd.runs.decide import decide
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.run_files import assert_whole, read_json, save_run_file
@@ -180,13 +176,6 @@ def test_a_teacher_of_one_size_sees_no_windows(tmp_path, photos):
     assert decide(CompressOptions.of(**words), Context()).label_margin is None
     with pytest.raises(UsageError, match=r"^--label-margin 4: the teacher takes images of one size only; leave"):
         decide(CompressOptions.of(label_margin=4, **words), Context())
-
-
-def test_a_line_of_a_set_names_no_network_without_a_figure():
-    quality = Quality(None, None, psnr_y_teacher=38.5, sets={"films": Scores(psnr_y=None, psnr_y_teacher=38.5)})
-    nothing = Quality(None, None, sets={"films": Scores(psnr_y=None)})
-    report = SimpleNamespace(student=quality, teacher=nothing, bicubic=quality, scale=2)
-    assert set_line(report, "films") == "films: student 38.500 dB to the teacher; bicubic 38.500 dB to the teacher"
 
 
 @pytest.mark.parametrize(

@@ -99,12 +99,12 @@ def test_rare_options_are_named_alone_and_are_flags_like_others() -> None:
 
 
 def test_batch_patch_and_rate_have_options_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    schedule = load_recipe(options_of("--batch", "3", "--lr-patch", "12", "--rate", "2e-4")).schedule
+    options = options_of("--recipe", "logits", "--batch", "3", "--lr-patch", "12", "--rate", "2e-4")
+    schedule = load_recipe(options).schedule
     assert (schedule.batch, schedule.lr_patch, schedule.rate) == (3, 12, 2e-4)
     # This recipe states its patches in HR pixels.
     schedule = load_recipe(CompressOptions.of(recipe="csd-paper", lr_patch=12)).schedule
     assert (schedule.lr_patch, schedule.hr_patch) == (12, None)
-    assert load_recipe(CompressOptions()).schedule.batch == load_recipe(CompressOptions.of(batch=None)).schedule.batch
     for words, expected in (
         (["--batch", "3", "--set", "schedule.batch=4"], "--batch 3 and --set schedule.batch=... say the same twice"),
         (["--lr-patch", "8", "--set", "schedule.hr_patch=32"], "--lr-patch 8 and --set schedule.hr_patch=... say the"),

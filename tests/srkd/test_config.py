@@ -199,24 +199,6 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
         assert torch.allclose(student[name], earlier_weights[name], atol=1e-6), name
 
 
-@pytest.mark.ci
-def test_the_strongest_heads_are_trained_and_written(
-    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    spec = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=8)
-    saved(spec, tmp_path / "teacher.safetensors")
-    arguments = ["compress", "--teacher", str(tmp_path / "teacher.safetensors"), "--data", str(photos), "--steps", "2"]
-    arguments += ["--set", "schedule.batch=2", "--set", "schedule.lr_patch=8", "--select", "l1"]
-    assert run([*arguments, "--out", str(tmp_path / "run")]) == 0
-    out = capfd.readouterr().out
-    assert "hint: 4 channels" in out
-    student = load_checkpoint(tmp_path / "run").network
-    assert student.spec == spec.narrowed(0.5)
-    with torch.no_grad():
-        assert student(torch.rand(1, 3, 7, 13)).shape == (1, 3, 14, 26)
-    assert read_json(tmp_path / "run")["start"]["select"] == "l1"
-
-
 def test_layers_are_listed_with_what_they_cost(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     saved(SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=8), tmp_path / "swinir.safetensors")
     words = ["inspect", str(tmp_path / "swinir.safetensors"), "--layers", "--lr-size", "16x8"]

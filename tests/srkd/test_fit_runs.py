@@ -97,16 +97,6 @@ def test_two_processes_start_from_the_fit_of_one(ground: Path, tmp_path: Path) -
     assert len(figures[0]) == 3 and figures[0] == pytest.approx(figures[1], abs=0.02)
 
 
-@pytest.mark.ci
-def test_the_start_is_the_fit_and_not_the_slice(ground: Path, tmp_path: Path) -> None:
-    """The test compares after one step at a rate of almost zero."""
-    for init in ("fit", "inherit"):
-        settings = (*SMALL, "schedule.ema=0")
-        compress(ground, tmp_path / init, recipe="logits", init=init, steps=1, rate=1e-9, settings=settings)
-    fitted, sliced = (difference(ground, tmp_path / init) for init in ("fit", "inherit"))
-    assert float(fitted.square().mean()) < 0.5 * float(sliced.square().mean())
-
-
 def difference(ground: Path, run: Path) -> torch.Tensor:
     """Return the difference between a student's and the teacher's images."""
     store = prepare_data(DataChoice(ground / "photos", cache_size=0), scale=2, lr_patch=8).train
@@ -188,15 +178,6 @@ def test_solved_students_of_another_kind_or_with_gates_are_trained_by_soap(groun
     assert optimiser == "soap" and slower < rate / 8, "its outputs gate themselves"
     assert pace_of(student="carn:width=4,scale=2") == (optimiser, slower), "its stream has an offset"
     assert pace_of(student="carn:width=4,scale=2", init="random") == (name, rate)
-
-
-@pytest.mark.ci
-def test_a_run_with_a_student_of_another_kind_starts_solved(ground: Path, tmp_path: Path) -> None:
-    lines = compress(ground, tmp_path / "run", student="compact:width=12,depth=2", steps=1)
-    (line,) = [line for line in lines if "solved for in" in line]
-    solved, bicubic = map(float, re.search(r"has ([\d.]+) dB .* \(bicubic ([\d.]+)\)", line).groups())  # type: ignore[union-attr]
-    assert solved > bicubic, "the teacher's images are the goal"
-    assert read_json(tmp_path / "run")["start"]["init"] == "fit"
 
 
 @pytest.mark.ci

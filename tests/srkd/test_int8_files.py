@@ -19,7 +19,6 @@ import export.profile.measured
 import export.profile.models
 import srkd
 from compressor.base import machine
-from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
@@ -29,11 +28,9 @@ from export.formats.conversion import FileOptions, Int8Options
 from export.formats.table import Format, find_formats
 from export.int8 import task
 from export.int8.calibration import calibration_patches
-from export.proof.verify import Parity
-from export.writing.exporting import ExportReport, FileReport, Source, convert_to
+from export.writing.exporting import Source, convert_to
 from srkd.api.doctor import diagnose
 from srkd.cli.main import run
-from srkd.cli.verbs.export import show_formats
 from srkd.cli.verbs.profile import command
 from srkd.terminal.console import Console
 
@@ -155,19 +152,6 @@ def test_profile_says_what_an_int8_file_is_and_how_it_compares(
 
 
 @pytest.mark.ci
-def test_a_file_is_timed_where_its_graph_is_not_shown(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*_: object) -> None:
-        raise SrkdError("onnxruntime does not show its graph")
-
-    monkeypatch.setattr(export.profile.measured, "count_integer_nodes", refuse)
-    report = told(capsys, "profile", folder / "small.int8.onnx", "--no-quality", *PROFILE)
-    assert (report["rows"][0]["int8"]["nodes"], report["rows"][0]["int8"]["flavour"]) == (None, "cpu")
-    assert "onnxruntime does not show its graph" in report["notes"]
-
-
-@pytest.mark.ci
 def test_profile_writes_a_checkpoint_in_int8(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch and the teacher stay in float; the row says that the loss is not bounded.
 
@@ -234,13 +218,3 @@ def test_the_demo_lists_the_loss(folder: Path, tmp_path: Path, capsys: pytest.Ca
     words = said(capsys, "demo", *files, "--teacher", folder / "small.onnx", "--app", app, "--build", tmp_path / "site")
     loss = json.loads(told(capsys, "inspect", files[1])["metadata"]["srkd.quant"])["drop_db"]
     assert f"small.int8 int8 edsr int8 {-loss:+.3f} dB x2" in words
-
-
-def test_a_large_difference_on_a_pattern_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    parity = Parity(1.0, 52.0, "stripes, checks and dots", (0, 0, 0, 0))
-    int8 = FileReport("int8", Path("a.int8.onnx"), 9, "int8", parity, "passed", 1.0, None)
-    plain = replace(int8, format="onnx", parity=replace(parity, max_abs=1e-6))
-    show_formats(Console(), ExportReport((int8, plain), ()))
-    output = "".join(capsys.readouterr())
-    assert output.count("the largest difference is on") == 1
-    assert "int8: the largest difference is on stripes, checks and dots, unlike any photo" in output

@@ -10,12 +10,10 @@ import pytest
 
 import srkd
 from compressor.base.child import USUAL_LIMITS, Child, ResourceLimits, StartChild, children_started_by
-from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from srkd.options.compress import CompressOptions
-from srkd.options.models import open_runtime
 from srkd.options.option import declarations
-from srkd.options.verbs import ConvertOptions, DemoOptions, EvaluateOptions, ExportOptions
+from srkd.options.verbs import ConvertOptions, DemoOptions, ExportOptions
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.small_runs import TEACHER
 
@@ -66,11 +64,6 @@ def test_a_verb_passes_them_on(
     assert TEACHER.scale == 2
     VERBS[verb]([save_onnx(twin(), tmp_path / "one.onnx"), teacher], photos, limits=3)
     assert tried_with == [USUAL_LIMITS.scaled(3)]
-
-
-def test_an_onnx_file_stays_in_its_own_runtime(photos: Path, tmp_path: Path) -> None:
-    path = save_onnx(twin(), tmp_path / "one.onnx")
-    assert open_runtime(path, EvaluateOptions(limits=2), Context()).name == "onnxruntime"
 
 
 def test_compress_and_demo_have_them_and_verbs_that_open_no_program_have_not() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jinja2 import UndefinedError
 
 import srkd
 from compressor.base.errors import SrkdError, UsageError
@@ -26,9 +25,7 @@ from srkd.reports.charts import against_macs, against_time, point_figures
 from srkd.reports.contents import read_contents
 from srkd.reports.page import Section, report_page
 from srkd.reports.pictures import Pictures
-from srkd.reports.render import render_page
 from srkd.reports.reproduction import given_options
-from srkd.terminal.tables import Table
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.run_files import read_json
 from tests.support.small_runs import TWO_SEEDS, save_photos, save_teacher
@@ -164,17 +161,6 @@ def test_names_in_a_run_folder_are_text(plan: Path, copy: Path, tmp_path: Path) 
     assert "<script>alert" not in text and "alert(" in text
     assert [tag for tag, _ in page_of(path).elements].count("script") == 1
     assert page_of(path).text.count(EVIL) > 20
-
-
-def test_templates_escape_what_is_text_and_miss_no_value() -> None:
-    table = Table([EVIL], [[EVIL, "1.5", "x"]], EVIL)
-    comparison = {"scores": table, "lines": [EVIL], "charts": []}
-    text = render_page(title=EVIL, comparison=comparison, runs=())
-    assert "<script>alert" not in text
-    assert Page(text).text.count(EVIL) == 6
-    assert [at.get("class") for tag, at in Page(text).elements if tag == "td"] == ["number", None]
-    with pytest.raises(UndefinedError, match="lines"):
-        render_page(title="x", comparison={"scores": table, "charts": []}, runs=())
 
 
 def test_points_are_networks_above_their_cost_with_bicubic_as_a_level(plan: Path) -> None:

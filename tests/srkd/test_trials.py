@@ -25,7 +25,6 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.events import RunEvents
-from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd import compress, resume
 from srkd.cli.main import run
@@ -255,19 +254,6 @@ def test_ctrl_c_in_a_run_names_the_plan_to_continue(ground, tmp_path, monkeypatc
     assert message.endswith(f" --resume {tmp_path / 'run'}")
     monkeypatch.undo()
     assert len(resume(tmp_path / "run").trials.runs) == 4
-
-
-def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path, monkeypatch) -> None:
-    validate = RunEvents.validate
-
-    def interrupted(self: RunEvents, done: int, state: State) -> None:
-        validate(self, done, state)
-        self.context.processes.stop_request.received = done == 4
-
-    monkeypatch.setattr(RunEvents, "validate", interrupted)
-    with pytest.raises(Interrupted, match="run 1 of 4;"):
-        compressed(ground, tmp_path / "run", with_baseline=True)
-    assert "result" in read_json(tmp_path / "run" / "logits-seed10")
 
 
 @pytest.mark.ci

@@ -117,6 +117,9 @@ def test_messages_name_what_helps(tmp_path: Path, model: Path, capsys: pytest.Ca
     assert "TorchScript, .pt2 and .onnx" in error("inspect", tmp_path / "text.pth")
     (tmp_path / "theirs.param").write_text("7767517\n1 1\nInput in 0 1 in\n")
     assert "its weights, theirs.bin, are not beside it" in error("inspect", tmp_path / "theirs.param")
+    blend = ("--strength", "0.5", "-o", tmp_path / "blend.safetensors")
+    assert "nothere: no such file or folder" in error("blend", tmp_path / "nothere", *blend)
+    assert f"{model} has one strength" in error("blend", model, *blend)
 
 
 def test_an_onnx_teacher_is_not_offered_to_inherit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -70,13 +69,6 @@ def test_one_machine_and_ssh(desk: Path) -> None:
     assert again[0][-2:] == ["--resume", "runs/edsr"]
     assert sorted(words[words.index("--node-rank") + 1] for words in ssh) == ["0", "1"]
     assert len({tuple(words[4:]) for words in ssh}) == 1, "but for its rank each machine is told the same"
-
-
-def test_the_commands_for_ray_are_those_of_srkd() -> None:
-    ray = [shlex.split(script)[1:] for script in scripts("sh") if "--on ray" in script]
-    assert [verb for verb, *_ in ray] == ["compress", "upscale"]
-    for verb, *words in ray:
-        import_module(f"srkd.cli.verbs.{verb}").command.make_context(verb, words)
 
 
 def test_the_slurm_script_begins_and_then_continues(desk: Path) -> None:

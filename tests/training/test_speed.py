@@ -14,6 +14,7 @@ from torch import nn
 import srkd
 from compressor.base.choices import Precision
 from compressor.base.context import Context
+from compressor.base.decided import ExecutionMode, SpeedOptions
 from compressor.base.precision import training_layout
 from compressor.base.processes import Processes
 from compressor.models.networks.base import Network
@@ -23,13 +24,7 @@ from compressor.teachers.teacher import Teacher
 from compressor.training import speed
 from compressor.training.loop import Trainer
 from compressor.training.networks import build_networks
-from compressor.training.speed import (
-    CompiledForward,
-    ExecutionMode,
-    SpeedOptions,
-    choose_execution_mode,
-    should_compile,
-)
+from compressor.training.speed import choose_execution_mode, should_compile
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from recipes.config.reading import load_preset
@@ -173,13 +168,6 @@ def test_where_the_compiler_fails_training_goes_on_as_if_it_had_not_been_asked(m
     events = Recorder()
     assert losses("on", events) == losses("off", Recorder())
     assert events.notes == ["torch.compile failed, so training goes on without it: no C++ compiler"]
-
-
-def test_gradients_of_the_trial_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    student = network().train()
-    monkeypatch.setattr(speed.torch, "compile", lambda network, **_: network)
-    CompiledForward(student, trains=True, note=print)(torch.rand(1, 3, 8, 8))
-    assert all(parameter.grad is None for parameter in student.parameters())
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from srkd.reports.reproduction import given_options
 from srkd.runs.decide import decide
 from srkd.terminal.console import Console
 from tests.support.run_files import read_json, read_metrics
-from tests.support.small_runs import SMALL, save_photos, save_teacher
+from tests.support.small_runs import SMALL
 
 
 def texture(height: int, width: int, seed: int) -> torch.Tensor:
@@ -105,15 +105,6 @@ def test_each_set_has_its_scores_and_the_first_decides(tmp_path: Path) -> None:
 
 
 # The goal.
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher with random weights, far below bicubic on originals, and photos."""
-    folder = tmp_path_factory.mktemp("goal")
-    save_teacher(folder / "teacher.safetensors")
-    save_photos(folder / "photos")
-    return folder
 
 
 def words(ground: Path, **others: Any) -> dict[str, Any]:

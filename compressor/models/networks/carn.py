@@ -80,6 +80,7 @@ class Cascade(nn.Module):
 
 class CARN(Network):
     spec: CARNSpec
+    repeated = "cascade"
 
     def __init__(self, spec: CARNSpec) -> None:
         super().__init__()
@@ -99,10 +100,6 @@ class CARN(Network):
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
         shallow: torch.Tensor = self.entry(self.sub_mean(lr))
         return shallow
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        deep: torch.Tensor = self.cascade(feature)
-        return deep
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Return the image of the deep feature alone: CARN has no global skip."""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
+from compressor.base.decided import InitReport
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.models.students.init_report import InitReport
 
 
 def initialise_from(student: Network, path: str | Path) -> InitReport:
