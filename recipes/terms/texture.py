@@ -24,7 +24,7 @@ from recipes.terms.distances import widen
 FINE_RINGS = 4
 """Rings from a quarter of Nyquist on are finer than 8 pixels."""
 SMALLEST_SQUARE = 1e-6
-"""Added to a square, as a root has no gradient at zero."""
+"""Of a square whose root or logarithm is taken, as that has no gradient at zero."""
 BLOCK_SIDE, CALMEST = 8, 0.25
 
 
@@ -33,7 +33,8 @@ def spectrum_distance(
 ) -> torch.Tensor:
     """Return the spectrum's distance; `gather` gives values of the patches of all processes."""
     spectra = [windowed_spectrum(_luminance(widen(side))) for side in (images, target)]
-    student, teacher = (ring_means(spectrum.abs().square()) for spectrum in spectra)
+    powers = (ring_means(spectrum.abs().square()) for spectrum in spectra)
+    student, teacher = (power.clamp_min(SMALLEST_SQUARE) for power in powers)
     shared = ring_means((spectra[0].detach() * spectra[1].conj()).real)
     agreement = _squared_ratio(*gather(torch.stack([shared, student.detach(), teacher], 1)).sum(0))
     weights = teacher[:, teacher.shape[1] // FINE_RINGS :].mean(1).sqrt()

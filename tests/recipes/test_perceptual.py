@@ -321,6 +321,16 @@ def test_texture_is_compared_where_both_agree() -> None:
         assert ((gradient * (images - 0.5)).sum((1, 2, 3)) < 0).all()  # more contrast is better
 
 
+def test_a_white_patch_of_the_teacher_has_a_distance_and_a_gradient() -> None:
+    """As of a sky that is clipped: no ring of it has any power."""
+    target = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    target[1] = 1.0
+    for images in (target.clone(), (target + 0.01).clone()):
+        distance = spectrum_distance(images.requires_grad_(), target, as_one_process)
+        distance.backward()
+        assert distance.isfinite() and images.grad is not None and images.grad.isfinite().all()
+
+
 def test_the_spectrum_of_a_textured_patch_counts_more_and_processes_share_its_weight() -> None:
     target = noise(2, 3, 64, 64).mul(torch.tensor([0.02, 0.2]).view(2, 1, 1, 1))
     first, second = (torch.cat([target[:n], 0.5 * target[n : n + 1], target[n + 1 :]]) for n in (0, 1))
