@@ -137,16 +137,8 @@ class Sample:
 
     def catalogue_entry(self) -> dict[str, Any]:
         """Return the sample's entry in api/models.json."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "credit": self.credit,
-            "url": self.address,
-            "bytes": len(self.content),
-            "width": self.width,
-            "height": self.height,
-            "focus": list(self.focus),
-        }
+        facts = {name: getattr(self, name) for name in ("name", "title", "credit", "width", "height", "focus")}
+        return {**facts, "url": self.address, "bytes": len(self.content)}
 
 
 def load_samples() -> tuple[Sample, ...]:

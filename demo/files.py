@@ -17,7 +17,9 @@ from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unw
 from compressor.base.files import file_sha256, require_writable_folder
 
 APP = Path(__file__).parent / "app" / "dist"
-"""Folder of the built app in a checkout; a wheel has it packed, as dist.tar.xz, which is 6 MB in place of 41."""
+"""Folder of the built app in a checkout."""
+PACKED = APP.with_suffix(".tar.xz")
+"""The app in a wheel: 6 MB in place of 41."""
 
 CATALOGUE = "api/models.json"
 """Address of the list of models and samples, which the app reads first."""
@@ -69,20 +71,16 @@ def hashed_address(folder: str, stem: str, suffix: str, content: bytes) -> str:
 
 def is_app_built() -> bool:
     """True if this installation contains the app that `srkd demo` shows."""
-    return (APP / "index.html").is_file() or packed_app().is_file()
-
-
-def packed_app() -> Path:
-    return APP.with_suffix(".tar.xz")
+    return (APP / "index.html").is_file() or PACKED.is_file()
 
 
 def unpack_app() -> Path:
     """The folder of a wheel's app in srkd's cache; it is unpacked there when it is first used."""
-    folder = default_folder() / "app" / file_sha256(packed_app())[:12]
+    folder = default_folder() / "app" / file_sha256(PACKED)[:12]
     if not folder.is_dir():
         with report_unwritable(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(packed_app()) as packed:
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(PACKED) as packed:
                 packed.extractall(temporary, filter="data")
                 os.replace(Path(temporary) / APP.name, folder)
     return folder
@@ -107,7 +105,7 @@ def find_app(folder: Path | None = None) -> Path:
     """The folder of a built app; None: that of this installation."""
     if folder is None and not is_app_built():
         raise SrkdError(f"this installation has no built demo app: {app_command()}")
-    folder = folder or (unpack_app() if packed_app().is_file() else APP)
+    folder = folder or (unpack_app() if PACKED.is_file() else APP)
     if not (folder / "index.html").is_file():
         raise SrkdError(f"{folder} holds no built app: there is no index.html in it")
     return folder

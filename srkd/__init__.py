@@ -30,7 +30,7 @@ help: help(srkd.compress).
     networks       list the networks and their named sizes, with their cost
                    >>> srkd.networks("plain").networks[0].params
     students       list the students that come with srkd, whose names are models, timed here
-                   >>> srkd.students("general-x2", seconds=0.1).students[0].ms
+                   >>> srkd.students(seconds=0.1).students[0].ms
     blend          a network of a strength between two of one start
                    >>> srkd.blend("runs/small", "runs/small/checkpoints/best.safetensors", 0.6)
     convert        write a network in the names of another code base

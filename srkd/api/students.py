@@ -10,7 +10,6 @@ from pathlib import Path
 
 from compressor.assets.shipped import ShippedStudent, shipped_names, shipped_student
 from compressor.base.context import Context
-from compressor.base.errors import UsageError, nearest
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.students.shipped import unpack_student
@@ -18,7 +17,7 @@ from compressor.runtimes.table import RUNTIMES
 from export.plan.measure import Environment, write_for
 from export.timing.turns import take_turns
 from srkd.options.function import public
-from srkd.options.values import as_tuple, read_size
+from srkd.options.values import read_size
 from srkd.options.verbs import StudentsOptions
 
 FAST = ("torch", "onnxruntime", "openvino")
@@ -45,13 +44,9 @@ class StudentList:
 def run_students(options: StudentsOptions, context: Context) -> StudentList:
     """List the students that come with srkd; each name is a model wherever one is taken.
 
-    >>> srkd.students("general-x2").students[0].ms
+    >>> srkd.students(seconds=0.1).students[0].ms
     """
-    names, lr_size = as_tuple(options.names) or shipped_names(), read_size(options.lr_size)
-    for name in names:
-        if name not in shipped_names():
-            raise UsageError(f"{name!r} is no student of srkd; {nearest(name, shipped_names())}")
-    here = [StudentHere(shipped_student(name)) for name in names]
+    here, lr_size = [StudentHere(shipped_student(name)) for name in shipped_names()], read_size(options.lr_size)
     if options.seconds:
         here = list(map(partial(_timed, options=options, lr_size=lr_size), context.each("time students", here)))
     return StudentList(lr_size, tuple(here))

@@ -310,8 +310,6 @@ class NetworksOptions(Options):
 
 @options
 class StudentsOptions(Options):
-    names: Annotated[str | Sequence[str], TEXTS, Option(argument=True, metavar="[NAME]...")] = ()
-    """Names of students; all if none."""
     _: KW_ONLY
     lr_size: Annotated[Size, SIZE] = (320, 180)
     """LR image that is timed."""

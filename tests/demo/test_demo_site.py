@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -263,7 +262,7 @@ def test_an_installation_without_the_app_says_how_to_build_it(tmp_path: Path, mo
     assert find_app() == tmp_path / "dist"
     with tarfile.open(tmp_path / "dist.tar.xz", "w:xz") as packed:
         packed.add(tmp_path / "dist", "dist")
-    shutil.rmtree(tmp_path / "dist")
+    monkeypatch.setattr(demo.files, "PACKED", tmp_path / "dist.tar.xz")
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
     assert find_app() == find_app() and find_app().is_relative_to(tmp_path / "cache")
     with pytest.raises(SrkdError, match=r"app: there is no index\.html"):

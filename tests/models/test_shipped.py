@@ -76,14 +76,9 @@ def test_formats_and_programs_take_it_at_several_strengths(name: str, tmp_path: 
 
 
 def test_the_list_names_each_with_its_time_here() -> None:
-    listed = json.loads(CliRunner().invoke(cli, ["students", "general-x2", "--seconds", "0.01", "--json"]).stdout)
-    (row,) = listed["students"]
-    assert (
-        row["facts"]["name"] == "general-x2"
-        and row["ms"] > 0
-        and row["runtime"] in ("torch", "onnxruntime", "openvino")
-    )
-    result = CliRunner().invoke(cli, ["students", "general-x3"])
-    assert result.exit_code == 2 or "is no student of srkd" in str(result.exception)
-    listed = srkd.students(seconds=0)
-    assert [row.facts.name for row in listed.students] == list(shipped_names()) and listed.students[0].ms is None
+    listed = json.loads(CliRunner().invoke(cli, ["students", "--seconds", "0.01", "--json"]).stdout)
+    row = listed["students"][0]
+    assert row["facts"]["name"] == shipped_names()[0] and row["ms"] > 0
+    assert row["runtime"] in ("torch", "onnxruntime", "openvino")
+    untimed = srkd.students(seconds=0)
+    assert [row.facts.name for row in untimed.students] == list(shipped_names()) and untimed.students[0].ms is None

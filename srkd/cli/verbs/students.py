@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     "students",
     StudentsOptions,
     "srkd.api.students.run_students",
-    examples=("srkd students", "srkd students general-x2 --threads 1", "srkd upscale general-x2 picture.jpg"),
+    examples=("srkd students", "srkd students --threads 1", "srkd upscale general-x2 picture.jpg"),
     rows=lambda listed: listed.students,
 )
 def command(console: Console, listed: StudentList) -> None:
