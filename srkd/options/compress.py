@@ -138,8 +138,8 @@ class StudentOptions(Group):
     """First weights of the student: solved for, cut from the teacher, or random."""
     select: Annotated[Select | None, Option(unset="the recipe's", rare=True)] = None
     """Channels that the student inherits: the first, the strongest, or the principal directions."""
-    init_from: Annotated[PathOption, INPUT, Option(unset="no file")] = None
-    """Start from this file's weights where name and shape agree."""
+    init_from: Annotated[PathOption, MODEL, INPUT, Option(unset="no file")] = None
+    """Start from this model's weights where name and shape agree."""
 
 
 @options

@@ -18,6 +18,7 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.students.shipped import unpack_student
 from compressor.models.students.students import parse_student
 from srkd.cli.main import cli
+from srkd.options.compress import StudentOptions, TeacherOptions
 from tests.support.small_runs import save_photos
 
 
@@ -62,6 +63,7 @@ def test_a_name_is_a_model_wherever_one_is_taken(tmp_path: Path) -> None:
     exported = srkd.export("general-x2", formats="onnx")
     assert exported.files[0].path == Path("general-x2/student.onnx")
     assert srkd.convert("general-x2", to="basicsr").path == Path("general-x2/student_basicsr.pth")
+    assert StudentOptions(init_from="general-x2").init_from == TeacherOptions(teacher="general-x2").teacher
     with pytest.raises(srkd.SrkdError, match="a folder without student"):
         srkd.load("./general-x2")
 
