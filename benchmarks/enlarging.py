@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import srkd
+from benchmarks.embedded_student import embedded_student
 from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
-from compressor.assets import embedded_student
 from compressor.base.machine import machine_facts
 from compressor.images.sets import embedded_photos
 from compressor.models.checkpoints.load import load_checkpoint

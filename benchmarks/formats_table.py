@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.embedded_student import embedded_student
 from benchmarks.evidence import Benchmark, Column, Row, Table, find_result, results_folder, save
-from compressor.assets import embedded_student
 from compressor.base.context import no_progress
 from compressor.images.sample import sample_photo
 from compressor.inference.open import open_model

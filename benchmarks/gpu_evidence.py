@@ -19,10 +19,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.embedded_student import embedded_student
 from benchmarks.equal_budget import SETS
 from benchmarks.evidence import FOLDER_VARIABLE
 from benchmarks.parts import Part, answer_all
-from compressor.assets import embedded_student
 from compressor.images.files import read_rgb_u8
 from compressor.images.sets import embedded_photos
 from compressor.models.checkpoints.save import save_network

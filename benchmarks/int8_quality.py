@@ -22,9 +22,10 @@ import numpy as np
 import onnx
 import torch
 
+from benchmarks.embedded_student import embedded_student
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
 from benchmarks.turns import in_turns
-from compressor.assets import embedded_student, embedded_teacher
+from compressor.assets import embedded_teacher
 from compressor.base.machine import integer_products
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr_y, to_u8

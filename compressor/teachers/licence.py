@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from compressor.assets import FOLDER, LICENCE
+from compressor.assets import LICENCE, embedded_teacher
 from compressor.base.errors import SrkdError, one_line
 from compressor.base.files import file_sha256
 from compressor.models.checkpoints.licence import read_licence
@@ -17,8 +17,9 @@ from compressor.runtimes.onnx_file import MOST_BYTES, load_onnx
 
 def licence_of(path: Path) -> str | None:
     """Return the licence of the weights in a file, or None if the file does not state it."""
-    declared = read_licence(_metadata(path))
-    if declared is None and path.suffix == ".safetensors" and _is_embedded(path):
+    declared, own = read_licence(_metadata(path)), embedded_teacher()
+    # The embedded teacher does not state it.
+    if declared is None and path.stat().st_size == own.stat().st_size and file_sha256(path) == file_sha256(own):
         return LICENCE
     return declared
 
@@ -32,9 +33,3 @@ def _metadata(path: Path) -> Mapping[str, str]:
         if kind == ".onnx" and path.stat().st_size < MOST_BYTES:
             return {entry.key: entry.value for entry in load_onnx(path, external_weights=False).metadata_props}
     return {}
-
-
-def _is_embedded(path: Path) -> bool:
-    """Return True for a file with the bytes of an embedded network, anywhere on disk."""
-    own = [file for file in FOLDER.glob("*.safetensors") if file.stat().st_size == path.stat().st_size]
-    return any(file_sha256(file) == file_sha256(path) for file in own)

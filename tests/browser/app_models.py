@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from PIL import Image
 
-from compressor.assets import embedded_student, embedded_teacher
+from benchmarks.embedded_student import embedded_student
+from compressor.assets import embedded_teacher
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import to_u8
 from compressor.images.resize import downscale_u8

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from compressor.assets import embedded_student
+from benchmarks.embedded_student import embedded_student
 from compressor.images.resize import upscale_bicubic
 from compressor.models.checkpoints.load import load_checkpoint
 from export.writing.exporting import Source, export_model

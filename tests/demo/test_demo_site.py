@@ -17,7 +17,7 @@ from PIL import Image
 
 import demo.files
 import srkd.api.demonstration
-from compressor.assets import embedded_student
+from benchmarks.embedded_student import embedded_student
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.resize import upscale_bicubic

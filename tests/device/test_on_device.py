@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.assets import embedded_student, embedded_teacher
+from benchmarks.embedded_student import embedded_student
+from compressor.assets import embedded_teacher
 from compressor.base.context import QUIET
 from compressor.base.precision import autocast
 from compressor.data.batches import Batches

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from compressor.assets import embedded_student
+from benchmarks.embedded_student import embedded_student
 from compressor.base import machine
 from compressor.base.child import ChildFailed
 from compressor.base.errors import SrkdError, UsageError

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import srkd
-from compressor.assets import embedded_student
+from benchmarks.embedded_student import embedded_student
 from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from srkd.cli.main import run

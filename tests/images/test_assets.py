@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from compressor.assets import embedded_student, embedded_teacher
+from benchmarks.embedded_student import embedded_student
+from compressor.assets import embedded_teacher
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.teachers.teacher import load_teacher

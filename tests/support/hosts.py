@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.assets import embedded_student
+from benchmarks.embedded_student import embedded_student
 from compressor.images.sample import sample_photo
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
