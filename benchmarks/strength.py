@@ -15,7 +15,6 @@ runs are kept in --out: the command can be stopped and repeated. --only measures
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import shutil
 import sys
@@ -27,22 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 import srkd
+from benchmarks.crops import by_number, draw_crops
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, results_folder, save
 from benchmarks.kept_runs import AT_THE_END, figures_of
 from benchmarks.real_teachers import DEGRADATION, TEACHERS, Published, keeps, some_photos, tables_before
 from compressor.base.errors import UsageError
-from compressor.base.files import atomic_path
 from compressor.base.machine import machine_facts
 from compressor.degradation.chain import read_degradation
-from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import to_u8
-from compressor.images.resize import downscale_u8, mod_crop
-from compressor.images.sets import list_images
 from compressor.inference.open import open_model
-from compressor.inference.super_resolve import Enlargement, super_resolve
+from compressor.inference.super_resolve import Enlargement
 from compressor.runtimes.table import OpenOptions
 
 BENCHMARK = Benchmark(
@@ -62,9 +56,6 @@ STUDENT = "compact:width=32,depth=8"
 SCALES = (2, 4)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOOKS = ("psnr", "sharpness", "spectrum", "overshoot")
-CROPS, SIDE, GAP = 12, 128, 4
-MOST_SIDE = 480
-"""Largest side in HR pixels of the middle of a photo from which crops are taken."""
 
 COLUMNS = (
     Column("images", "images"),
@@ -224,26 +215,8 @@ def draw(teacher: Published, scale: int, run: Path, options: argparse.Namespace)
         open_model(options.checkpoints / teacher.file, OpenOptions(scale=scale)),
     ]
     degradation = read_degradation(DEGRADATION) if teacher.for_looks else None
-    files = list_images(options.data / options.set / "HR")
-    step = SIDE + GAP
-    drawn = Image.new("RGB", (6 * step + GAP, CROPS // 2 * step - GAP), "white")
-    for number in range(CROPS):
-        file = files[number % len(files)]
-        hr = mod_crop(read_rgb_u8(file)[..., :MOST_SIDE, :MOST_SIDE], 4)
-        lr = downscale_u8(hr, scale) if degradation is None else degradation.of_image(hr, scale, file.stem)
-        lr = lr.reshape(1, *lr.shape[-3:]).float() / 255
-        # The place depends on the number alone.
-        room = [scale * length - SIDE for length in lr.shape[-2:]]
-        top, left = (length * (7 * number % CROPS) // CROPS for length in room)
-        for column, network in enumerate(networks):
-            image = to_u8(super_resolve(network, lr).sr)[0, :, top : top + SIDE, left : left + SIDE]
-            crop = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-            drawn.paste(crop, ((3 * (number % 2) + column) * step + GAP * (number % 2), number // 2 * step))
-    stream = io.BytesIO()
-    drawn.save(stream, format="WEBP", quality=88, method=6)
-    file = results_folder() / f"strength-{teacher.name}-x{scale}.webp"
-    with atomic_path(file) as temporary:
-        temporary.write_bytes(stream.getvalue())
+    places = list(by_number(options.data / options.set / "HR"))
+    draw_crops(networks, places, scale, degradation, results_folder() / f"strength-{teacher.name}-x{scale}.webp")
 
 
 if __name__ == "__main__":

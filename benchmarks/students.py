@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 import srkd
+from benchmarks.crops import Place, by_number, draw_crops
 from benchmarks.evidence import Benchmark, Cell, Column, Table, results_folder, save
 from benchmarks.kept_runs import figures_of
 from benchmarks.real_teachers import DEGRADATION, tables_before
@@ -93,6 +94,8 @@ class Student:
     steps: int
     beside: tuple[str, ...] = ()
     """Files of published models of its scale, or of a larger one, that are measured beside it."""
+    worst: tuple[tuple[str, float, float], ...] = ()
+    """The worst crops of degraded Set14 that a person saw: photo, and where they lie in it."""
     looked_at: tuple[str, ...] = ()
     """What a person saw in its pictures."""
 
@@ -142,6 +145,7 @@ def main() -> int:
         about = f"To the images of {shipped_student(name).teacher}; inputs degraded ({DEGRADATION}) or clean."
         tables[name] = Table(COLUMNS, rows, about)
         note_figures(name, tables[name])
+        draw_student(ALL[name], options)
         save("students", tables)
     first = ALL[FIRST]
     about = (
@@ -153,6 +157,18 @@ def main() -> int:
     save("students", tables)
     draw(first, options)
     return 0
+
+
+def draw_student(student: Student, options: argparse.Namespace) -> None:
+    """Draw twelve crops of degraded Set14 by number, and six that a person picked as the worst."""
+    scale, photos = parse_student(student.student).scale, options.data / "Set14" / "HR"
+    teacher = open_model(options.checkpoints / student.teacher, OpenOptions(scale=scale))
+    networks = [Enlargement(scale), open_model(unpack_student(student.name)), teacher]
+    worst = [Place(photos / f"{name}.png", top, left) for name, top, left in student.worst]
+    for which, places in (("", list(by_number(photos))), ("-worst", worst)):
+        file = results_folder() / f"students-{student.name}{which}.webp"
+        if places:
+            draw_crops(networks, places, scale, read_degradation(DEGRADATION), file)
 
 
 def command_of(student: Student, checkpoints: Path, images: Path, run: Path) -> list[str]:
