@@ -18,8 +18,10 @@ from compressor.runtimes.onnx_file import MOST_BYTES, load_onnx
 def licence_of(path: Path) -> str | None:
     """Return the licence of the weights in a file, or None if the file does not state it."""
     declared = read_licence(_metadata(path))
-    if declared is None and path.suffix == ".safetensors" and _is_embedded(path):
-        return LICENCE
+    if declared is None and path.suffix == ".safetensors":  # the bytes may be an embedded network's, anywhere on disk
+        own = [file for file in FOLDER.glob("*.safetensors") if file.stat().st_size == path.stat().st_size]
+        if any(file_sha256(file) == file_sha256(path) for file in own):
+            return LICENCE
     return declared
 
 
@@ -32,9 +34,3 @@ def _metadata(path: Path) -> Mapping[str, str]:
         if kind == ".onnx" and path.stat().st_size < MOST_BYTES:
             return {entry.key: entry.value for entry in load_onnx(path, external_weights=False).metadata_props}
     return {}
-
-
-def _is_embedded(path: Path) -> bool:
-    """Return True for a file with the bytes of an embedded network, anywhere on disk."""
-    own = [file for file in FOLDER.glob("*.safetensors") if file.stat().st_size == path.stat().st_size]
-    return any(file_sha256(file) == file_sha256(path) for file in own)
