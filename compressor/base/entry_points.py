@@ -110,19 +110,15 @@ def describe_failure(error: BaseException, module: str) -> str:
     return reason if place is None else f"{reason}, at {place}"
 
 
-def installed_packages() -> dict[str, str]:
-    """The distributions that add to srkd by an entry point, by their top-level modules."""
-    groups = [group for group in metadata.entry_points().groups if group.startswith("srkd.")]
-    points = [point for group in groups for point in metadata.entry_points(group=group)]
-    return {top_module(point.value): package_of(point) for point in points}
-
-
 def package_at_fault(error: BaseException) -> str | None:
     """Return one line that names the package, or the user's own file, that raised an error; None if srkd's code did.
 
     An error raised in a library is attributed to the library's caller.
     """
-    packages, files = installed_packages(), imported_files()
+    # The distributions that add to srkd by an entry point, by their top-level modules.
+    groups = [group for group in metadata.entry_points().groups if group.startswith("srkd.")]
+    points = [point for group in groups for point in metadata.entry_points(group=group)]
+    packages, files = {top_module(point.value): package_of(point) for point in points}, imported_files()
     module, _ = _last_line([*packages, *files, *OWN_MODULES], error)
     if module not in packages and module not in files:
         return None

@@ -181,7 +181,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         require_regular(path)
         with closing(Image.open(path, formats=_readable(path))) as image:
-            _check_header(image, path)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise SrkdError(
+                    f"{path} has {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed: cut it into pieces"
+                )
+            if not width * height:
+                raise SrkdError(f"{path} has no pixels: its size is {width}x{height}")
+            if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
+                raise SrkdError(f"{path} holds {pages} pages: split it into single pictures")
             yield image
     except SrkdError:
         raise
@@ -189,16 +197,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         # Pillow's decoders raise almost any exception class on damaged files (struct.error, KeyError, SyntaxError,
         # ...).
         raise _unreadable(path, error) from error
-
-
-def _check_header(image: Image.Image, path: Path) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise SrkdError(f"{path} has {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed: cut it into pieces")
-    if not width * height:
-        raise SrkdError(f"{path} has no pixels: its size is {width}x{height}")
-    if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
-        raise SrkdError(f"{path} holds {pages} pages: split it into single pictures")
 
 
 def _readable(path: Path) -> list[str]:
@@ -230,15 +228,21 @@ def _decode(path: Path) -> Raster:
         # A CMYK profile does not describe the RGB pixels of the output.
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile") or None
         # Decode the pixels before EXIF: reading EXIF can decode them to 8 bit, and decoding can rotate them upright.
-        samples: Samples | None = read_samples_16bit(image, path)
-        if samples is None:
-            samples = samples_8bit(image, path)
+        in_16bit = read_samples_16bit(image, path)
+        samples: Samples = samples_8bit(image, path) if in_16bit is None else in_16bit
         exif, orientation = split_orientation(image)
         # Phones append a second picture to a JPEG (MPO); the first is the photo.
         frames = 1 if kind in ("JPEG", "HEIF") else getattr(image, "n_frames", 1)
         is_lossless = kind in ("PNG", "BMP", "GIF") or (kind == "WEBP" and _is_lossless_webp(path))
         is_lossless = is_lossless or (kind == "TIFF" and image.info.get("compression") not in LOSSY_TIFF)
-    return Raster(_turn_upright(samples, orientation), icc, exif, kind, is_lossless, frames)
+    # EXIF 2.3, 4.6.4 A: row 0 and column 0 of the picture.
+    if orientation >= 5:
+        samples = samples.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return Raster(samples, icc, exif, kind, is_lossless, frames)
 
 
 def _is_lossless_webp(path: Path) -> bool:
@@ -353,17 +357,6 @@ def _with_size(exif_block: bytes | None, width: int, height: int) -> bytes | Non
     if PIXEL_WIDTH in camera or PIXEL_HEIGHT in camera:
         camera[PIXEL_WIDTH], camera[PIXEL_HEIGHT] = width, height
     return exif.tobytes()
-
-
-def _turn_upright(samples: Samples, orientation: int) -> Samples:
-    """Apply an orientation tag to (H,W,C) samples (EXIF 2.3, 4.6.4 A: row 0 and column 0 of the picture)."""
-    if orientation >= 5:
-        samples = samples.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        samples = samples[::-1]
-    if orientation in (2, 3, 6, 7):
-        samples = samples[:, ::-1]
-    return samples
 
 
 def _exif_tags(exif_block: bytes | None) -> dict[int, Any]:

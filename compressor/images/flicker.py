@@ -52,9 +52,12 @@ def still_pixels(before_u8: Tensor, after_u8: Tensor) -> Tensor:
     changed = _blocks((before != after).any(0)).any(-1)
     first, second = (luma_of(image)[0] for image in (before, after))
     change = _blocks(second - first)
-    slopes = [_blocks(slope) for slope in torch.gradient((first + second) / 2)]
+    down, right = (_blocks(slope) for slope in torch.gradient((first + second) / 2))
+    yy, xx = (slope.square().sum(-1) + SMALLEST_SLOPE for slope in (down, right))
+    yx, y, x = ((one * other).sum(-1) for one, other in ((down, right), (down, change), (right, change)))
+    explained = (xx * y.square() - 2 * yx * y * x + yy * x.square()) / (yy * xx - yx.square())  # bᵀA⁻¹b
     still = changed & (change.mean(-1).abs() <= MOST_OF_MEAN) & (change.abs().mean(-1) <= MOST_OF_PIXELS)
-    still &= _explained_by_shift(change, *slopes) <= MOST_MOVED * change.square().sum(-1)
+    still &= explained <= MOST_MOVED * change.square().sum(-1)
     if still.sum() < FEWEST_STILL * changed.sum():
         return nowhere
     nowhere[:height, :width] = still.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
@@ -64,10 +67,3 @@ def still_pixels(before_u8: Tensor, after_u8: Tensor) -> Tensor:
 def _blocks(plane: Tensor) -> Tensor:
     """Return the pixels of each block of a plane (h,w): (h/8, w/8, 64)."""
     return plane.unfold(0, BLOCK, BLOCK).unfold(1, BLOCK, BLOCK).flatten(-2)
-
-
-def _explained_by_shift(change: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Return bᵀA⁻¹b of each block."""
-    yy, xx = (slope.square().sum(-1) + SMALLEST_SLOPE for slope in (down, right))
-    yx, y, x = ((one * other).sum(-1) for one, other in ((down, right), (down, change), (right, change)))
-    return (xx * y.square() - 2 * yx * y * x + yy * x.square()) / (yy * xx - yx.square())

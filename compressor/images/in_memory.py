@@ -44,7 +44,15 @@ def read_planes(image: ImageInMemory) -> Planes:
     if isinstance(image, Image.Image):
         return _planes_of_pil(image)
     if isinstance(image, np.ndarray):
-        planes = _float_planes(_channels_first(image), "array", tuple(image.shape), str(image.dtype))
+        is_number = image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating)
+        if image.ndim != 3 or image.shape[2] != 3 or not image.size or not is_number:
+            raise UsageError(
+                f"an array of shape {image.shape} and type {image.dtype} is not an image: (H,W,3) of uint8, or of "
+                "floats in [0,1], is taken"
+            )
+        values = image if image.dtype == np.uint8 else image.astype(np.float32)
+        planes = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
+        planes = _float_planes(planes, "array", tuple(image.shape), str(image.dtype))
         return Planes(planes, bits=8 if image.dtype == np.uint8 else 32)
     if image.dim() not in (3, 4) or image.shape[-3] != 3 or not image.numel():
         raise UsageError(
@@ -71,17 +79,6 @@ def like(image: ImageInMemory, planes: Planes) -> ImageInMemory:
     rgb = to_u8(planes.rgb) if image.dtype == torch.uint8 else planes.rgb.clamp(0, 1)
     rgb = rgb.to(image.device, image.dtype)
     return rgb if image.dim() == 4 else rgb[0]
-
-
-def _channels_first(array: npt.NDArray[Any]) -> Tensor:
-    is_number = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
-    if array.ndim != 3 or array.shape[2] != 3 or not array.size or not is_number:
-        raise UsageError(
-            f"an array of shape {array.shape} and type {array.dtype} is not an image: (H,W,3) of uint8, or of floats "
-            "in [0,1], is taken"
-        )
-    values = array if array.dtype == np.uint8 else array.astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
 
 
 def _float_planes(planes: Tensor, kind: str, shape: tuple[int, ...], dtype: str) -> Tensor:

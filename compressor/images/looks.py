@@ -67,7 +67,9 @@ def ring_ratios(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -
     P is the power of the Hann-windowed two-dimensional DFT of the central even square, its mean removed, averaged over
     channels and over the ring; e is 0.001 times the reference's mean power.
     """
-    own, reference = (_ring_power(image) for image in crop_both(images_255, reference_255, border))
+    cropped = crop_both(images_255, reference_255, border)
+    require_side(cropped[0], MIN_SPECTRUM_SIDE, "the spectrum")
+    own, reference = (ring_means(windowed_spectrum(image).abs().square()) for image in cropped)
     return power_ratios(own, reference)
 
 
@@ -81,11 +83,6 @@ def _gradient_magnitude(images: Tensor) -> Tensor:
     down = images[..., 1:, :-1] - images[..., :-1, :-1]
     right = images[..., :-1, 1:] - images[..., :-1, :-1]
     return torch.hypot(down, right).mean(dim=(-3, -2, -1))
-
-
-def _ring_power(images: Tensor) -> Tensor:
-    require_side(images, MIN_SPECTRUM_SIDE, "the spectrum")
-    return ring_means(windowed_spectrum(images).abs().square())
 
 
 def windowed_spectrum(images: Tensor) -> Tensor:

@@ -46,7 +46,9 @@ def read_samples_16bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint16]
         if tags.get(PHOTOMETRIC) == 0:  # white is zero
             grey = np.subtract(65535, grey, dtype=np.uint16)
         return _with_key_colour(grey, image.info.get("transparency"))
-    layout, separator, order = _rawmode(image).partition(";16")
+    args = image.tile[0].args if isinstance(image, ImageFile) and image.tile else ""
+    rawmode = args[0] if isinstance(args, tuple) and args else args
+    layout, separator, order = (rawmode if isinstance(rawmode, str) else "").partition(";16")
     if not separator:
         return None
     if layout == "LA":
@@ -122,12 +124,6 @@ def encode_tiff(samples: Samples, icc: bytes | None, exif_tags: Mapping[int, Any
 
 def _join_bytes(high: npt.NDArray[np.uint8], low: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
     return np.left_shift(high, 8, dtype=np.uint16) | low
-
-
-def _rawmode(image: Image.Image) -> str:
-    args = image.tile[0].args if isinstance(image, ImageFile) and image.tile else ""
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
 
 
 def _decode_as(image: Image.Image, rawmode: str) -> npt.NDArray[np.uint8]:

@@ -184,6 +184,11 @@ class _Rest:
 
 def _made_with(job: Job, encoding: Encoding, runtime: Runtime, settings: UpscaleSettings) -> dict[str, Any]:
     """Return all that the frames of a segment depend on."""
+    # The model shows in some values of its output for an image of noise.
+    side = max(PROBE_SIDE, runtime.descriptor.min_size)
+    noise = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0))
+    values = super_resolve(runtime, noise).sr.flatten()
+    some = values[:: values.numel() // PROBE_VALUES][:PROBE_VALUES]
     names = ("segment", "tile", "overlap", "self_ensemble", "exact")
     return {
         "film": file_sha256(job.source),
@@ -192,16 +197,8 @@ def _made_with(job: Job, encoding: Encoding, runtime: Runtime, settings: Upscale
         **{name.replace("_", "-"): getattr(settings, name) for name in names},
         "runtime": f"{runtime.name} {runtime.device} {runtime.precision}",
         "encoder": [load_av().__version__, repr(encoding)],
-        "model": _probe(runtime),
+        "model": [round(float(value), 5) for value in some],
     }
-
-
-def _probe(runtime: Runtime) -> list[float]:
-    """Return some values of the model's output for an image of noise."""
-    side = max(PROBE_SIDE, runtime.descriptor.min_size)
-    noise = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0))
-    values = super_resolve(runtime, noise).sr.flatten()
-    return [round(float(value), 5) for value in values[:: values.numel() // PROBE_VALUES][:PROBE_VALUES]]
 
 
 def _is_as_before(name: str, before: Any, now: Any) -> bool:

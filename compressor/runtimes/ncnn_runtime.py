@@ -44,7 +44,16 @@ class NcnnRuntime(FileRuntime):
         sidecar = read_sidecar(path)
         self.precision, self.metadata, self.spec = sidecar.precision, sidecar.metadata, sidecar.spec
         self.descriptor = sidecar.descriptor
-        _require_checksum(path, sidecar.facts.get("crc32"))
+        # ncnn accepts any bytes as weights, and may crash on a damaged network.
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise SrkdError(f"{path}: its weights, {weights.name}, are not beside it")
+        with report_unreadable(f"{path} or {weights.name}"):
+            actual = checksum(path)
+        if actual != sidecar.facts.get("crc32"):
+            raise SrkdError(
+                f"{path} and {weights.name} are damaged or not of one export (checksum {actual}); export again"
+            )
         self._net = self._open(path)
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
@@ -84,14 +93,3 @@ open_file = NcnnRuntime
 def checksum(path: Path) -> str:
     """The CRC-32 of a network and its weights, as eight hexadecimal digits."""
     return f"{zlib.crc32(path.with_suffix('.bin').read_bytes(), zlib.crc32(path.read_bytes())):08x}"
-
-
-def _require_checksum(path: Path, expected: object) -> None:
-    """Refuse damaged files: ncnn accepts any bytes as weights, and may crash on a damaged network."""
-    weights = path.with_suffix(".bin")
-    if not weights.is_file():
-        raise SrkdError(f"{path}: its weights, {weights.name}, are not beside it")
-    with report_unreadable(f"{path} or {weights.name}"):
-        actual = checksum(path)
-    if actual != expected:
-        raise SrkdError(f"{path} and {weights.name} are damaged or not of one export (checksum {actual}); export again")

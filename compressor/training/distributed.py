@@ -26,12 +26,6 @@ COLLECTIVE_TIMEOUT = timedelta(hours=3)
 """Time limit of a collective, for a process that hangs: the others wait for as long while one decodes a large set."""
 
 
-def network_error(error: BaseException) -> str:
-    """Return a network error without source lines, advice to programmers and a stack trace."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rpartition("] ")[2].partition(". ")[0][:160] if lines else type(error).__name__
-
-
 class ProcessGroup(Processes):
     """One of several processes."""
 
@@ -123,7 +117,10 @@ class ProcessGroup(Processes):
         try:
             yield
         except RuntimeError as error:
-            report = f"rank {self.rank.index} of {self.rank.world_size} noticed: {network_error(error)}"
+            # Without source lines, advice to programmers and a stack trace.
+            lines = str(error).strip().splitlines()
+            reason = lines[0].rpartition("] ")[2].partition(". ")[0][:160] if lines else type(error).__name__
+            report = f"rank {self.rank.index} of {self.rank.world_size} noticed: {reason}"
             raise LostProcess(f"another process was lost {self.position()} ({report}); {self.command}") from error
 
     def set_resume_hint(self, position: Callable[[], str], command: str) -> None:

@@ -87,7 +87,9 @@ class Trainer:
             batch = self.batches.at(number)
             if number == first and len(stage.methods) > 1:
                 self._rehearse(stage, number, batch, networks)
-            rate = set_rate(state.optimiser, stage.schedule.at(number - state.began))
+            rate = stage.schedule.at(number - state.began)
+            for group in state.optimiser.param_groups:  # a group with its own rate keeps its ratio to it
+                group["lr"] = rate * group.get(RATE_RATIO, 1.0)
             losses, skipped = self._update(stage, Step(number, self.seed, batch, networks))
             for update in range(1, updates):
                 if skipped is None:
@@ -122,7 +124,11 @@ class Trainer:
         torch.autograd.backward(losses.total)
         parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
         losses = average_over_processes(losses, parameters, processes)
-        norm = clip_gradients(parameters, stage.optimiser.clip)
+        # All gradients together are clipped to one norm.
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if stage.optimiser.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, stage.optimiser.clip, norm)
         # Copy loss and norm together: on a GPU the guard costs only this synchronisation per step.
         loss_value, norm_value = torch.stack([losses.total.detach(), norm.to(losses.total.dtype)]).tolist()
         skipped = state.guard.judge(loss_value, norm_value, losses.numbers)
@@ -157,19 +163,3 @@ class Trainer:
         """Return hashes of the loaded teacher and, in a stage that freezes it, of its tuned copy."""
         tuned = self.state.networks.get("teacher") if self.state.role == "student" else None
         return [model.fingerprint() for model in (self.teacher, tuned) if model is not None]
-
-
-def clip_gradients(parameters: Sequence[torch.nn.Parameter], clip: float | None) -> torch.Tensor:
-    """Clip all gradients together to the norm `clip`, and return their norm before clipping."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-    return norm
-
-
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
-    """Set and return the learning rate; a group with its own rate keeps its ratio to it."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group.get(RATE_RATIO, 1.0)
-    return rate

@@ -136,7 +136,12 @@ def read_weights(layers: Sequence[NcnnLayer], handle: IO[bytes], size_bytes: int
         dtype = torch.float32
         if tagged:
             handle.seek(at)
-            dtype = _dtype(layer, handle.read(4))
+            tag = int.from_bytes(handle.read(4), "little")
+            if tag not in (0, FP16_TAG):
+                raise SrkdError(
+                    f"layer {layer.name[:60]!r} has int8 or packed weights ({tag:#x}): only fp32 and fp16 are read"
+                )
+            dtype = torch.float16 if tag == FP16_TAG else torch.float32
             at += 4
         begin, count = at, math.prod(shape)
         at += -(-count * dtype.itemsize // 4) * 4
@@ -181,12 +186,3 @@ def _positive(layer: NcnnLayer, key: int) -> int:
     if value < 1:
         raise SrkdError(f"layer {layer.name[:60]!r}: parameter {key} is {str(value)[:40]}, a size is 1 or more")
     return value
-
-
-def _dtype(layer: NcnnLayer, tag: bytes) -> torch.dtype:
-    number = int.from_bytes(tag, "little")
-    if number == 0:
-        return torch.float32
-    if number == FP16_TAG:
-        return torch.float16
-    raise SrkdError(f"layer {layer.name[:60]!r} has int8 or packed weights ({number:#x}): only fp32 and fp16 are read")

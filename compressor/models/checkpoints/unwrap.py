@@ -55,7 +55,10 @@ def unwrap(content: object, weights: str | None = None) -> Unwrapped:
             raise UsageError(f"the file holds no weights called {weights!r}; {nearest(weights, keys)}")
         if not keys:
             break
-        key = weights if weights in keys else _preferred(keys)
+        wrappers = [name for name in WRAPPERS if name in keys]
+        if weights not in keys and not wrappers and len(keys) > 1:
+            raise SrkdError(f"it holds several state dicts ({', '.join(keys)[:120]}): choose one with weights=NAME")
+        key = weights if weights in keys else (wrappers or keys)[0]
         if len(keys) > 1 and key != weights:
             others = ", ".join(name[:40] for name in keys if name != key)
             why = f"the file holds {others} too" + ("; averaged weights (EMA) come first" * (key in AVERAGED))
@@ -113,13 +116,6 @@ def _holds_weights(value: object) -> bool:
         isinstance(key, str) and (isinstance(item, torch.Tensor) or (key in WRAPPERS and isinstance(item, dict)))
         for key, item in value.items()
     )
-
-
-def _preferred(keys: list[str]) -> str:
-    wrappers = [key for key in WRAPPERS if key in keys]
-    if not wrappers and len(keys) > 1:
-        raise SrkdError(f"it holds several state dicts ({', '.join(keys)[:120]}): choose one with weights=NAME")
-    return wrappers[0] if wrappers else keys[0]
 
 
 def _named_tensors(content: object) -> dict[str, torch.Tensor]:

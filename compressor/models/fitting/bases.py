@@ -112,8 +112,11 @@ def choose_bases(
         layers = [*short.producers[space], *(layer for layer, _ in short.consumers[space])]
         groups = max(groups_of(linear_layer(student, layer)) for layer in layers)  # in which units must stay
         order = units_in_order(covariance, use, groups)
-        if space in short.blocks:
-            order = _whole_blocks(covariance, use, short.blocks[space])
+        if space in short.blocks:  # whole blocks, by their share of the next layers' outputs
+            size = short.blocks[space]
+            worth = (use * covariance).sum(1).reshape(-1, size).sum(1)
+            blocks = worth.argsort(descending=True, stable=True)
+            order = (blocks[:, None] * size + torch.arange(size, device=blocks.device)).reshape(1, -1)
         columns = order[:, : units_of(student, short, space) // groups]
         identity = torch.eye(len(use), dtype=torch.float64, device=teacher.device)
         matrix = identity[:, columns.flatten()]
@@ -210,13 +213,6 @@ def _block_diagonal(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
         total[start : start + len(block), start : start + len(block)] = block
         start += len(block)
     return total
-
-
-def _whole_blocks(covariance: torch.Tensor, use: torch.Tensor, size: int) -> torch.Tensor:
-    """Return positions (1, units): blocks ordered by their share of the next layers' outputs."""
-    worth = (use * covariance).sum(1).reshape(-1, size).sum(1)
-    order = worth.argsort(descending=True, stable=True)
-    return (order[:, None] * size + torch.arange(size, device=order.device)).reshape(1, -1)
 
 
 def _use(teacher: Network, plan: LinearPlan, space: str, bases: Mapping[str, Basis]) -> torch.Tensor:

@@ -231,7 +231,9 @@ class LayerSolver(ABC):
             return
         scale = max(1, missing.shape[-1] // self.patches.lr.shape[-1])
         weights = weight * pixel_weights(*missing.shape[-2:], scale=scale, like=missing)
-        step = step_between(scale)
+        # Neighbours are alike, and an enlarged feature has scale² times as many pixels: every `step`th is sampled along
+        # each side. The step is coprime with the scale, so that no position within an LR pixel is left out.
+        step = max(step for step in range(1, scale + 1) if step == 1 or (step < scale and math.gcd(step, scale) == 1))
         weights = weights.reshape(missing.shape[-2:])[::step, ::step].flatten()
         missing = missing[..., ::step, ::step]
         groups = zip(x.chunk(module.groups, 1), missing.chunk(module.groups, 1), sums, strict=True)
@@ -243,15 +245,6 @@ class LayerSolver(ABC):
 
 def logits_of(gates: torch.Tensor) -> torch.Tensor:
     return gates.logit(1e-12).float()
-
-
-def step_between(scale: int) -> int:
-    """Return the step between sampled pixels of an enlarged feature, along each side.
-
-    Neighbours are alike, and at four times the size there are sixteen times as many pixels. The step is coprime with
-    the scale, so that every position within an LR pixel is sampled.
-    """
-    return max(step for step in range(1, scale + 1) if step == 1 or (step < scale and math.gcd(step, scale) == 1))
 
 
 def pixel_weights(height: int, width: int, *, scale: int, like: torch.Tensor) -> torch.Tensor:

@@ -67,8 +67,10 @@ class SameKindFit(LayerSolver):
             write_dense(module, weight)
             if module.bias is not None:
                 module.bias.copy_(bias)
-        for name, space in self.short.values.items():
-            self._copy_values(name, space)
+        for name, space in self.short.values.items():  # per-unit parameters, such as slopes, of units or their blocks
+            matrix, size = self.bases[space].matrix, self.short.blocks.get(space, 1)
+            old = torch.cat([self.teacher.get_parameter(theirs).double() for theirs in self._theirs(space, name)], -1)
+            self.student.get_parameter(name).copy_(old @ matrix[::size, ::size])
         self.teacher_walk = StageWalk(self.teacher, "teacher", self.store)
         progress.add(self.work * BASES / (1 + BASES))
 
@@ -123,10 +125,12 @@ class SameKindFit(LayerSolver):
         is_gate = layer.name in self.short.gates
         for name in [self.places.last_of(layer.name)] if is_gate else self.places.all_of(layer.name):
             source = self.long.by_name[name]
-            place = self._place(layer, source)
-            if place is None:
+            mine, its = (layer.output, *layer.inputs), (source.output, *source.inputs)
+            if any(theirs not in self.bases[space].sources for space, theirs in zip(mine, its, strict=True)):
                 continue
-            rows, columns = place
+            inputs = zip(layer.inputs, source.inputs, strict=True)
+            columns = [self.bases[space].decoder_rows(theirs) for space, theirs in inputs]
+            rows = self.bases[layer.output].rows_of(source.output)
             rows = rows.square() if is_gate else rows
             teachers = linear_layer(self.teacher, source)
             weight += torch.cat([in_bases(chunk, rows, columns) for chunk in dense_weight(teachers).chunk(layer.parts)])
@@ -134,18 +138,3 @@ class SameKindFit(LayerSolver):
                 chunks = teachers.bias.double().chunk(layer.parts)
                 bias += torch.cat([(rows.T @ chunk.reshape(len(rows), -1)).flatten() for chunk in chunks])
         return weight, bias
-
-    def _place(self, layer: LinearLayer, source: LinearLayer) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
-        """Return the bases of a layer's rows and of its input segments, for the units of a layer of the teacher."""
-        mine, its = (layer.output, *layer.inputs), (source.output, *source.inputs)
-        if any(theirs not in self.bases[space].sources for space, theirs in zip(mine, its, strict=True)):
-            return None
-        inputs = zip(layer.inputs, source.inputs, strict=True)
-        columns = [self.bases[space].decoder_rows(theirs) for space, theirs in inputs]
-        return self.bases[layer.output].rows_of(source.output), columns
-
-    def _copy_values(self, name: str, space: str) -> None:
-        """Copy the teacher's per-unit parameters, such as slopes, to the student's units, or blocks of units."""
-        matrix, size = self.bases[space].matrix, self.short.blocks.get(space, 1)
-        old = torch.cat([self.teacher.get_parameter(theirs).double() for theirs in self._theirs(space, name)], -1)
-        self.student.get_parameter(name).copy_(old @ matrix[::size, ::size])

@@ -128,7 +128,12 @@ def cuts(teacher: AxisPlan, student: AxisPlan, names: Iterable[str], *, segments
     """
     places = {}
     for name in names:
-        source = _source_name(name, teacher, student)
+        source = name
+        for long, short in zip(teacher.repeats, student.repeats, strict=True):  # may nest: groups, groups.*.blocks
+            if short.count > long.count:
+                raise SrkdError(f"a student of {short.count} blocks cannot inherit from a teacher of {long.count}")
+            starts = [[inherited_index(j, short.count, long.count)] for j in range(short.count)]
+            (source,) = renumbered(source, long, starts)
         runs = tuple(
             _expression_runs(expression, teacher, student, segments) for expression in teacher.expressions(source)
         )
@@ -139,15 +144,6 @@ def cuts(teacher: AxisPlan, student: AxisPlan, names: Iterable[str], *, segments
 def inherited_index(index: int, kept: int, total: int) -> int:
     """Return the teacher's block from which block `index` of a shorter student starts: ⌊(j + 0.5)·n/n'⌋."""
     return (2 * index + 1) * total // (2 * kept)
-
-
-def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
-    """Return the teacher's parameter from which `name` starts; repeats may nest (`groups`, then `groups.*.blocks`)."""
-    for long, short in zip(teacher.repeats, student.repeats, strict=True):
-        if short.count > long.count:
-            raise SrkdError(f"a student of {short.count} blocks cannot inherit from a teacher of {long.count}")
-        (name,) = renumbered(name, long, [[inherited_index(j, short.count, long.count)] for j in range(short.count)])
-    return name
 
 
 def renumbered(name: str, repeat: Repeat, numbers: Sequence[Iterable[int]]) -> list[str]:

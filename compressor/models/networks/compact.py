@@ -85,7 +85,10 @@ class CompactLayer(nn.Module):
     def __init__(self, conv: nn.Module, width: int, act: str, *, signed: bool = True) -> None:
         super().__init__()
         self.conv = conv
-        self.slope = _activation(act, width)
+        if act == "prelu":
+            self.slope: nn.Module = nn.PReLU(width)
+        else:
+            self.slope = nn.ReLU() if act == "relu" else nn.LeakyReLU(LEAKY_SLOPE)
         self.read = Place(signed=signed)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -98,12 +101,6 @@ class CompactLayer(nn.Module):
         if isinstance(self.slope, nn.PReLU):
             return self.slope.weight
         return torch.full((1,), LEAKY_SLOPE if isinstance(self.slope, nn.LeakyReLU) else 0.0)
-
-
-def _activation(act: str, width: int) -> nn.Module:
-    if act == "prelu":
-        return nn.PReLU(width)
-    return nn.ReLU() if act == "relu" else nn.LeakyReLU(LEAKY_SLOPE)
 
 
 class Compact(Network):

@@ -154,18 +154,13 @@ class RRDBNet(UnshufflingNetwork):
 
     @property
     def descriptor(self) -> Descriptor:
-        return self.bounded(15 * self.spec.depth + 2 + _reach(self.spec.ups))
-
-
-def _reach(factors: tuple[int, ...]) -> int:
-    """Return how many pixels before its own the upsampler and the tail read for a pixel of the image, at most."""
-    furthest = 0
-    for pixel in range(math.prod(factors)):
-        position = pixel - 2  # hr and tail
-        for factor in reversed(factors):
-            position = (position - 1) // factor
-        furthest = max(furthest, -position)
-    return furthest
+        furthest = 0  # pixels before its own that the upsampler and the tail read for a pixel of the image, at most
+        for pixel in range(math.prod(self.spec.ups)):
+            position = pixel - 2  # hr and tail
+            for factor in reversed(self.spec.ups):
+                position = (position - 1) // factor
+            furthest = max(furthest, -position)
+        return self.bounded(15 * self.spec.depth + 2 + furthest)
 
 
 def axes(spec: RRDBNetSpec) -> AxisPlan:

@@ -30,7 +30,13 @@ def resolve_tap(network: Network, address: str) -> str:
         if address not in taps:
             raise UsageError(f"{network.spec.arch} has no tap {address!r}; {nearest(address, [*taps, 'rel(1/3)'])}")
         return address
-    fraction = _fraction(address, relative.group(1))
+    text = relative.group(1)
+    try:
+        fraction = Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"{address}: {text!r} is not a fraction like 1/3 or 0.5") from error
+    if not 0 < fraction <= 1:
+        raise UsageError(f"{address}: {text} is outside (0, 1]")
     blocks = sum(name.startswith("body[") for name in taps)
     index = fraction.numerator * blocks // fraction.denominator - 1
     if index < 0:
@@ -86,13 +92,3 @@ def tap_shapes(network: Network, addresses: Iterable[str]) -> dict[str, tuple[in
     with torch.no_grad(), read_taps(network, addresses) as features:
         network(image)
     return {address: tuple(feature.shape) for address, feature in features.items()}
-
-
-def _fraction(address: str, text: str) -> Fraction:
-    try:
-        fraction = Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"{address}: {text!r} is not a fraction like 1/3 or 0.5") from error
-    if not 0 < fraction <= 1:
-        raise UsageError(f"{address}: {text} is outside (0, 1]")
-    return fraction

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from compressor.base.choices import Goal
 from compressor.base.errors import UsageError
@@ -61,8 +61,11 @@ class QuantisedFile:
 
 def read_quantised_file(metadata: Mapping[str, str]) -> QuantisedFile | None:
     """Return the facts in an 8-bit file's `srkd.*` keys; None for any other file."""
-    values = _read_object(metadata.get(KEY, ""))
-    flavour = _text(values.get("flavour"))
+    try:
+        values = json.loads(metadata.get(KEY, ""))
+    except (ValueError, RecursionError):
+        return None
+    flavour = _text(values.get("flavour")) if isinstance(values, dict) else None
     if flavour is None:
         return None
     return QuantisedFile(
@@ -84,14 +87,6 @@ def read_training(metadata: Mapping[str, str]) -> Quantisation | None:
         return read_quantisation(metadata)
     except UsageError:
         return None  # an 8-bit file, or a foreign one
-
-
-def _read_object(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _of_kind(value: object, kind: type[T]) -> T | None:

@@ -196,7 +196,11 @@ def rounding_noise(basis: torch.Tensor, values: Sequence[Value]) -> torch.Tensor
 
 def mixing_matrix(size: int) -> torch.Tensor:
     """Return an orthogonal matrix with entries of similar magnitude: Hadamard if one is known, else Hartley."""
-    return hadamard(size) if _is_known(size) else _cosines(size)
+    if _is_known(size):
+        return hadamard(size)
+    # The discrete Hartley transform is orthogonal for every size, with entries of at most √(2/size).
+    angles = 2 * math.pi / size * torch.outer(torch.arange(size), torch.arange(size)).double()
+    return (angles.cos() + angles.sin()) / math.sqrt(size)
 
 
 def _is_known(size: int) -> bool:
@@ -223,9 +227,3 @@ def hadamard(size: int) -> torch.Tensor:
     skew = torch.zeros(size, size, dtype=torch.float64)
     skew[0, 1:], skew[1:, 0], skew[1:, 1:] = 1, -1, signs[difference]
     return (torch.eye(size, dtype=torch.float64) + skew) / math.sqrt(size)
-
-
-def _cosines(size: int) -> torch.Tensor:
-    """Return the discrete Hartley transform, which is orthogonal for every size, with entries of at most √(2/size)."""
-    angles = 2 * math.pi / size * torch.outer(torch.arange(size), torch.arange(size)).double()
-    return (angles.cos() + angles.sin()) / math.sqrt(size)

@@ -24,7 +24,11 @@ def build_plan(trt: Any, source: Path, plan: Path, precision: str, profile: Opti
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, log.logger)
     if not parser.parse(source.read_bytes(), str(source)):
-        raise SrkdError(f"TensorRT cannot read {source.name}: {_parser_error(parser)[:300]}")
+        reason = "it gave no reason"
+        if parser.num_errors:
+            error = parser.get_error(0)
+            reason = f"{error.desc()} (node {error.node_name()!r}, {error.node_operator()})"
+        raise SrkdError(f"TensorRT cannot read {source.name}: {reason[:300]}")
     config = builder.create_builder_config()
     set_precision(trt, config, precision)
     sizes = builder.create_optimization_profile()
@@ -51,13 +55,6 @@ def set_precision(trt: Any, config: Any, precision: str) -> None:
     """Allow the builder this precision, where that is a flag."""
     if has_precision_flags(trt):
         config.set_flag(getattr(trt.BuilderFlag, FLAGS_10[precision]))
-
-
-def _parser_error(parser: Any) -> str:
-    if not parser.num_errors:
-        return "it gave no reason"
-    error = parser.get_error(0)
-    return f"{error.desc()} (node {error.node_name()!r}, {error.node_operator()})"
 
 
 def trtexec_command(onnx: str, engine: str, input: str, profile: OptimizationProfile) -> str:
