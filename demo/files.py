@@ -86,13 +86,6 @@ def unpack_app() -> Path:
     return folder
 
 
-def is_app_outdated() -> bool:
-    """True if a page, style or script of the built app differs from its source, as after an update."""
-    sources = [path for pattern in ("*.html", "*.css", "sw.js", "src/*.js") for path in APP.parent.glob(pattern)]
-    copies = [(path, APP / path.relative_to(APP.parent)) for path in sources]
-    return any(not copy.is_file() or copy.read_bytes() != path.read_bytes() for path, copy in copies)
-
-
 def app_command() -> str:
     """The command that builds or installs the app for this installation, valid in any folder."""
     script = APP.parents[2] / "scripts" / "build_demo.py"

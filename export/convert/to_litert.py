@@ -53,7 +53,7 @@ def convert_checkpoint(
     io: str,
     metadata: Mapping[str, str],
 ) -> dict[str, object]:
-    """Write the file and return its facts for the report; runs in a child process."""
+    """Write the file with the `srkd.*` keys inside, and return its facts for the report; runs in a child process."""
     network = load_checkpoint(Path(weights)).network.eval()
     width, height = lr_size or FREE_EXAMPLE
     example = torch.rand(1, network.descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
@@ -61,11 +61,15 @@ def convert_checkpoint(
         module: nn.Module = use_litert_operations(trace_network(network, example))
         if io == "uint8":
             module, example = BytesModule(module), example.mul(255).to(torch.uint8)
-        content = _convert_module(module, example)
-        return _write_file(content, Path(path), metadata, free=lr_size is None)
+        model = read_model(_convert_module(module, example))
+        set_metadata(model, metadata)
+        declare_images(model, free=lr_size is None)
+        Path(path).write_bytes(pack_model(model))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise SrkdError(f"LiteRT's converter cannot convert {network.spec.arch}: {reason[:300]}") from error
+    sizes = "any" if lr_size is None else "one"
+    return {"operations": len(model.subgraphs[0].operators), "layout": "NHWC", "sizes": sizes}
 
 
 class BytesModule(nn.Module):
@@ -119,12 +123,3 @@ def _register_operations() -> None:
     lower(torch.ops.srkd.depth_to_space.default)(depth_to_space)
     lower(torch.ops.srkd.prelu.default)(prelu)
     lower(torch.ops.srkd.take.default)(take)
-
-
-def _write_file(content: bytes, path: Path, metadata: Mapping[str, str], *, free: bool) -> dict[str, object]:
-    """Write the model with the `srkd.*` keys inside, declared for any size if `free`; return its facts."""
-    model = read_model(content)
-    set_metadata(model, metadata)
-    declare_images(model, free=free)
-    path.write_bytes(pack_model(model))
-    return {"operations": len(model.subgraphs[0].operators), "layout": "NHWC", "sizes": "any" if free else "one"}

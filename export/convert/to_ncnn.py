@@ -42,7 +42,11 @@ def convert(job: Conversion) -> Mapping[str, object]:
             torch.jit.save(traced, str(folder / "traced.pt"))
         _run_pnnx(folder, shapes, job.network.spec.arch)
         text = (folder / "made.param").read_text(encoding="utf-8")
-        _require_ncnn_layers(text, job.network.spec.arch)
+        # pnnx writes operations without an ncnn layer with torch's name, such as `Tensor.reshape`.
+        kinds = {line.split()[0] for line in _layers(text)}
+        unknown = sorted(kind for kind in kinds if not re.fullmatch(r"\w+", kind))
+        if unknown:
+            raise CannotConvert(f"pnnx has no ncnn layer for {', '.join(unknown)} of {job.network.spec.arch}")
         job.path.write_text(rename_blobs(text), encoding="utf-8")
         job.path.with_suffix(".bin").write_bytes((folder / "made.bin").read_bytes())
     try_run(job.path, (INPUT, OUTPUT), shapes)
@@ -118,13 +122,6 @@ def _run_pnnx(folder: Path, shapes: list[tuple[int, int, int]], arch: str) -> No
     if done.returncode or not has_files:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise CannotConvert(f"pnnx cannot convert {arch}: {lines[-1].removeprefix('what():').strip()[:300]}")
-
-
-def _require_ncnn_layers(text: str, arch: str) -> None:
-    """Refuse operations without an ncnn layer: pnnx writes them with torch's name, such as `Tensor.reshape`."""
-    unknown = sorted({kind for kind in (line.split()[0] for line in _layers(text)) if not re.fullmatch(r"\w+", kind)})
-    if unknown:
-        raise CannotConvert(f"pnnx has no ncnn layer for {', '.join(unknown)} of {arch}")
 
 
 def _layers(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import GPU_COMMAND, has_cuda
 from compressor.runtimes.table import RUNTIMES, missing_modules
 from demo import SERVER_MODULES
-from demo.files import app_command, is_app_built, is_app_outdated
+from demo.files import app_command, is_app_built
 from export.formats.table import FORMATS
 from recipes.catalogue import notes
 from srkd.terminal.package_names import name_collisions
@@ -97,15 +97,13 @@ def _pieces() -> Iterator[Piece]:
     ):
         yield _piece(OTHERS, name, adds, modules, name)
     is_built = is_app_built()
-    is_old = is_built and is_app_outdated()
     yield Piece(
         OTHERS,
         "demo app",
         "the page that `srkd demo` shows and `srkd demo --build` writes",
         is_built,
         missing=() if is_built else ("built app",),
-        command=app_command() if is_old or not is_built else None,
-        remark="it is older than its sources" if is_old else None,
+        command=None if is_built else app_command(),
     )
     for metric in METRICS.values():
         if metric.needs:

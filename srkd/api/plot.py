@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.base.context import Context
@@ -15,7 +15,7 @@ from srkd.options.function import public
 from srkd.options.shared import path_of
 from srkd.options.values import output_file, require_png, run_folders
 from srkd.options.verbs import PlotOptions
-from srkd.reports.curves import CURVES, charts_of, named_apart, read_runs
+from srkd.reports.curves import CURVES, charts_of, read_runs
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
     """
     folders = run_folders(options.runs)
     path = output_file(path_of(options.out), folders, CURVES, require_png)
-    runs = named_apart([metrics for folder in folders for metrics in read_runs(folder)])
+    runs = [metrics for folder in folders for metrics in read_runs(folder)]
+    names = [run.name for run in runs]
+    # Runs whose folders have one name are named by their paths.
+    runs = [run if names.count(run.name) == 1 else replace(run, name=str(run.path)) for run in runs]
     try:
         picture = draw_charts(charts_of(runs))
     except NothingToDraw as error:

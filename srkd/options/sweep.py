@@ -63,7 +63,11 @@ def points(options: CompressOptions) -> tuple[Point, ...]:
         chosen = base
         for change in changes:
             chosen = change.apply(chosen)
-        name = _free_name("-".join(f"{change.key}-{change.text}" for change in changes), found)
+        text = "-".join(f"{change.key}-{change.text}" for change in changes)
+        name = first = re.sub(r"[^\w.+=-]+", "-", text)[:MOST_NAME].strip("-.")
+        numbers = itertools.count(2)
+        while name in found:
+            name = f"{first}-{next(numbers)}"
         found[name] = Point(name, ", ".join(f"{change.key}={change.text}" for change in changes), chosen)
     return tuple(found.values())
 
@@ -116,12 +120,3 @@ def _split(listed: str, *, has_fields: bool) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def _free_name(text: str, taken: dict[str, Point]) -> str:
-    name = re.sub(r"[^\w.+=-]+", "-", text)[:MOST_NAME].strip("-.")
-    numbers = itertools.count(2)
-    free = name
-    while free in taken:
-        free = f"{name}-{next(numbers)}"
-    return free

@@ -132,9 +132,7 @@ def find_run_file(run: Path) -> RunFile | None:
 def find_run_of(run: Path, student_sha256: str) -> RunFile | None:
     """run.json of a student's folder, for display; None if that is not a finished run of this very student."""
     student = run / RUN_FOLDER_WEIGHTS
-    if not student.is_file() or student_sha256 == "" or file_sha256(student) != student_sha256:
-        return None
-    if not (run / RUN_FOLDER_FACTS).exists():
+    if not (run / RUN_FOLDER_FACTS).exists() or not student.is_file() or file_sha256(student) != student_sha256:
         return None
     contents = read_for_display(run)
     return contents if contents.is_finished else None

@@ -6,7 +6,6 @@ import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +19,6 @@ from recipes.config.preset import Preset
 from srkd.options.compress import CompressOptions
 from srkd.options.option import from_json
 from srkd.record.reading import Entry
-from srkd.terminal.console import json_value
 
 
 def _read_options(values: object) -> CompressOptions:
@@ -161,7 +159,3 @@ class RunSpec(Entry):
     def entries(self) -> dict[str, Any]:
         """The spec's own entries by name, also of an object that has more."""
         return {name: getattr(self, name) for name in RunSpec.model_fields}
-
-
-def student_spec(fields: Mapping[str, Any]) -> StudentSpec:
-    return StudentSpec.model_validate(json_value(dict(fields)))

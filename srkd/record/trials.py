@@ -28,8 +28,6 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        if not values:
-            raise ValueError("the mean of no values is not defined")
         mean = math.fsum(values) / len(values)
         if len(values) < 2:
             return cls(mean, None)
@@ -142,10 +140,6 @@ class VariantScores:
         to_original, to_teacher = zip(*both, strict=True)
         return cls(name, to_original, spread.mean, spread.sd, to_teacher, outcomes[0].cost)
 
-    @property
-    def spread(self) -> Spread:
-        return Spread(self.mean, self.sd)
-
 
 @dataclass(frozen=True)
 class TrialsReport:
@@ -202,7 +196,7 @@ class TrialsReport:
             point, over = self.best_point, "" if len(self.seeds) == 1 else f" over {len(self.seeds)} seeds"
             return (
                 *gains,
-                f"best by validation{over}: {point.name} ({point.spread} dB {GOAL_WORDS[self.goal]})",
+                f"best by validation{over}: {point.name} ({Spread(point.mean, point.sd)} dB {GOAL_WORDS[self.goal]})",
                 f"{RUN_FOLDER_WEIGHTS} is that of the best single run, {self.chosen.run} "
                 f"({self.chosen.by(self.goal):.3f} dB)",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.base.errors import SrkdError
@@ -73,12 +73,6 @@ def read_runs(folder: Path) -> list[Metrics]:
     if not runs:
         raise SrkdError(f"{folder} has no curves yet: no row in {METRICS}; is it a run folder of srkd compress?")
     return runs
-
-
-def named_apart(runs: Sequence[Metrics]) -> list[Metrics]:
-    """The runs; those whose folders have one name, by their paths."""
-    names = [run.name for run in runs]
-    return [run if names.count(run.name) == 1 else replace(run, name=str(run.path)) for run in runs]
 
 
 def charts_of(runs: Sequence[Metrics]) -> list[Chart]:

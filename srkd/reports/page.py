@@ -6,7 +6,6 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from typing import TypeAlias
 
@@ -180,13 +179,7 @@ def _render(**values: object) -> str:
     own_files = [files("srkd.reports") / "templates" / name for name in ("report.css", "report.js")]
     style, script = (Markup(file.read_text(encoding="utf-8")) for file in own_files)  # noqa: S704
     script_hash = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    page = _environment().get_template("page.html")
     own = {"style": style, "script": script, "script_hash": script_hash}
-    return page.render(values, **own, version=__version__)
-
-
-@cache
-def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("srkd.reports"),
         autoescape=True,
@@ -196,7 +189,7 @@ def _environment() -> Environment:
     )
     environment.tests["numeric"] = is_numeric
     environment.filters |= {"data_url": _data_url, "figure": _figure, "threads": count_threads}
-    return environment
+    return environment.get_template("page.html").render(values, **own, version=__version__)
 
 
 def _figure(value: float | None, text: str, unit: float = 1.0) -> str:

@@ -28,7 +28,7 @@ from recipes.config.reading import recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, bind_phi
 from srkd.options.compress import AUTO, CompressOptions
-from srkd.record.run_spec import PhiFile, RunSpec, student_spec
+from srkd.record.run_spec import PhiFile, RunSpec, StudentSpec
 from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
 from srkd.runs.images import data_choice, read_images, require_tracked_images
 from srkd.runs.margin import choose_margin
@@ -51,6 +51,7 @@ from srkd.runs.student import (
 from srkd.runs.target import with_student_for_target
 from srkd.runs.teacher import open_teacher, require_fit
 from srkd.runs.teacher_use import TeacherUse, plan_cache
+from srkd.terminal.console import json_value
 
 
 def decide(options: CompressOptions, context: Context) -> RunSpec:
@@ -123,7 +124,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         processes=rank.world_size,
         execution_mode=mode,
         goal=goal,
-        student=student_spec(shape.to_dict()),
+        student=StudentSpec.model_validate(json_value(shape.to_dict())),
         quantisation=quantisation,
         start=start,
         teacher=None if teacher is None else teacher_entry(teacher),

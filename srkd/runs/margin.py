@@ -34,15 +34,11 @@ def choose_margin(
             read=lambda: measure_margin(teacher.move_to(device), data.train, lr_patch, context),
         )
     if given != 0:
-        context.note(margin.line(lr_patch) + ("" if given else _margin_advice(use, margin)))
+        advice = ""
+        if given is None and margin.pixels:
+            advice = " (--label-margin 0: no margin)"
+            with suppress(UsageError):
+                use.require_cacheable()
+                advice = " (--teacher-cache: it runs once over the whole images; --label-margin 0: no margin)"
+        context.note(margin.line(lr_patch) + advice)
     return margin
-
-
-def _margin_advice(use: TeacherUse, margin: LabelMargin) -> str:
-    """What a user can do about the price of a measured margin."""
-    if not margin.pixels:
-        return ""
-    with suppress(UsageError):
-        use.require_cacheable()
-        return " (--teacher-cache: it runs once over the whole images; --label-margin 0: no margin)"
-    return " (--label-margin 0: no margin)"

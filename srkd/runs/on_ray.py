@@ -120,7 +120,12 @@ def open_cluster(address: str, *, threads: int, on_gpu: bool) -> Iterator[Cluste
         yield Cluster(ray, threads, on_gpu=on_gpu)
         return
     given = os.environ.get("RAY_ADDRESS", "") if address == ANYWHERE else address
-    _require_answer(address, given)
+    found = re.fullmatch(r"(?:ray://)?([^\s/:]+):(\d+)", given)
+    if found is not None:
+        try:  # where nothing answers, Ray would wait for minutes, and end the process
+            socket.create_connection((found[1], int(found[2])), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise SrkdError(f"--on {address}: no Ray cluster answers at {given} ({error})") from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with signal_handlers({}):
         try:
@@ -136,17 +141,6 @@ def open_cluster(address: str, *, threads: int, on_gpu: bool) -> Iterator[Cluste
     finally:
         with signal_handlers({}):
             ray.shutdown()
-
-
-def _require_answer(address: str, given: str) -> None:
-    """Refuse an address HOST:PORT where nothing answers: Ray would wait for minutes, and end the process."""
-    found = re.fullmatch(r"(?:ray://)?([^\s/:]+):(\d+)", given)
-    if found is None:
-        return
-    try:
-        socket.create_connection((found[1], int(found[2])), timeout=ANSWER_SECONDS).close()
-    except OSError as error:
-        raise SrkdError(f"--on {address}: no Ray cluster answers at {given} ({error})") from error
 
 
 class RaySlot(Slot):

@@ -185,7 +185,11 @@ class TrainingRun:
             )
             Trainer(stages, state, batches, teacher, events, seed=run.spec.seed, context=self.context).run()
         blended = blend_of(run, state, batches, teacher, self.context)
-        trained, joint = _finished(state.averaged_network() if blended is None else blended.student), None
+        trained, joint = state.averaged_network() if blended is None else blended.student, None
+        if trained.quantisation is not None:
+            # The biases are rounded in its file.
+            trained = copy.deepcopy(trained)
+            round_biases(trained, torch.zeros(1, trained.descriptor.channels, 16, 16, device=trained.device))
         student = self._quality(trained)
         # A stage after the main one gives up some dB on purpose.
         worse = None if stages[-1].is_later else _below_its_start(student.by(run.spec.goal), untrained)
@@ -367,12 +371,3 @@ def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | Non
         f"training made the student worse than its start, {judged:.3f} dB against {untrained.student:.3f}: {STUDENT} "
         "is the best one, perhaps the start; train for more steps (--steps) or at a lower rate (--rate)"
     )
-
-
-def _finished(student: Network) -> Network:
-    """The trained student in the form of its file: with rounded biases if it is quantised."""
-    if student.quantisation is None:
-        return student
-    finished = copy.deepcopy(student)
-    round_biases(finished, torch.zeros(1, finished.descriptor.channels, 16, 16, device=finished.device))
-    return finished

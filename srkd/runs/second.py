@@ -29,11 +29,24 @@ from srkd.runs.run import new_run_file
 
 
 def plan_two_recipes(options: CompressOptions, context: Context) -> RunFile:
-    """run.json of the plan: the distillation decided, and a place for the quantisation of its student."""
+    """run.json of the plan: the distillation decided, and a place for the quantisation of its student.
+
+    Refuse a second recipe that does not quantise the first's student, and a first recipe that already does.
+    """
     training = options.training
     assert training.then is not None
     first = decide(replace(options, training=replace(training, then=None, settings=training.own_settings)), context)
-    _require_quantising(second_options(Path(), options, first.goal), first)
+    second = second_options(Path(), options, first.goal)
+    if first.quantisation is not None:
+        raise UsageError(f"--then {training.then}: recipe {first.recipe} quantises the student already")
+    try:
+        if quantisation_of(load_preset(training.then).build_methods()) is None:
+            raise UsageError("it does not quantise its student; pams and pact do")
+        quantisation = quantisation_of(load_recipe(second).build_methods())
+    except SrkdError as error:
+        raise UsageError(f"--then {training.then}: {error}") from error
+    with torch.device("meta"):
+        build(student_shape(first), quantisation=quantisation)
     recipes = (first.recipe, recipe_label(training.then))
     runs = tuple(
         PlannedRun(name=f"{number}-{recipe}", title=recipe, variant=recipe, spec=first if number == 1 else None)
@@ -69,20 +82,6 @@ def second_options(student: Path, options: CompressOptions, goal: Goal) -> Compr
             label_margin=None,
         ),
     )
-
-
-def _require_quantising(options: CompressOptions, first: RunSpec) -> None:
-    """Refuse a second recipe that does not quantise the first's student, and a first recipe that already does."""
-    if first.quantisation is not None:
-        raise UsageError(f"--then {options.training.recipe}: recipe {first.recipe} quantises the student already")
-    try:
-        if quantisation_of(load_preset(options.training.recipe).build_methods()) is None:
-            raise UsageError("it does not quantise its student; pams and pact do")
-        quantisation = quantisation_of(load_recipe(options).build_methods())
-    except SrkdError as error:
-        raise UsageError(f"--then {options.training.recipe}: {error}") from error
-    with torch.device("meta"):
-        build(student_shape(first), quantisation=quantisation)
 
 
 def summarise_second(

@@ -45,11 +45,22 @@ def plan_trials(options: CompressOptions, context: Context) -> RunFile:
 
     The runs are seed by seed, so that a plan that is stopped early has pairs to compare.
     """
-    decided = _decide_points(options, context)
+    decided: dict[str, Variant] = {}
+    for point in points(options):
+        # Only the first point tells what it decides.
+        quiet = replace(context, note=no_note) if decided else context
+        try:
+            spec = decide(point.options, quiet)
+        except SrkdError as error:
+            if not point.name or type(error) not in (SrkdError, UsageError):
+                raise
+            raise type(error)(f"--sweep, at {point.label}: {error}") from error
+        label = point.label or spec.recipe
+        decided[label] = Variant(label, point.name or spec.recipe, spec)
     compared = _compare(decided, context) if options.run.has_baselines else dict.fromkeys(decided, ())
     variants: dict[str, Variant] = {}
-    for label, point in decided.items():
-        for variant in (point, *compared[label]):
+    for label, own in decided.items():
+        for variant in (own, *compared[label]):
             variants.setdefault(variant.label, variant)
     runs = tuple(
         PlannedRun(
@@ -69,22 +80,6 @@ def plan_trials(options: CompressOptions, context: Context) -> RunFile:
 def _alone(spec: RunSpec) -> RunSpec:
     run = replace(spec.options.run, with_baseline=False, baselines=(), seeds=1, sweep=(), jobs=None, on=None)
     return spec.changed(options=replace(spec.options, run=run))
-
-
-def _decide_points(options: CompressOptions, context: Context) -> dict[str, Variant]:
-    """The points of the sweep by their labels; only the first one tells what it decides."""
-    decided: dict[str, Variant] = {}
-    for point in points(options):
-        quiet = replace(context, note=no_note) if decided else context
-        try:
-            spec = decide(point.options, quiet)
-        except SrkdError as error:
-            if not point.name or type(error) not in (SrkdError, UsageError):
-                raise
-            raise type(error)(f"--sweep, at {point.label}: {error}") from error
-        label = point.label or spec.recipe
-        decided[label] = Variant(label, point.name or spec.recipe, spec)
-    return decided
 
 
 def _compare(decided: Mapping[str, Variant], context: Context) -> dict[str, tuple[Variant, ...]]:

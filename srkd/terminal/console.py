@@ -122,21 +122,17 @@ class Console:
         return sys.stderr if self.data else sys.stdout
 
 
-def is_watched() -> bool:
-    """Whether a person watches stderr: in a terminal or a notebook."""
-    # A notebook's shell has a kernel; IPython in a terminal has none.
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return sys.stderr.isatty() or getattr(shell, "kernel", None) is not None
-
-
 @contextmanager
 def context_for_python(progress: Progress | Literal[False] | None, announce: Note | None) -> Iterator[Context]:
     """Yield the context of a call from Python: the caller's callbacks, or bars and notes if a person watches.
 
     All output goes to stderr: stdout belongs to the caller.
     """
-    if progress is None and is_watched():
+    # A notebook's shell has a kernel; IPython in a terminal has none.
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    is_watched = sys.stderr.isatty() or getattr(shell, "kernel", None) is not None
+    if progress is None and is_watched:
         console = Console(data="json")
         with console.context() as context:
             yield context if announce is None else dataclasses.replace(context, note=announce)

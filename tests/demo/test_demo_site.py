@@ -26,7 +26,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from demo.catalogue import load_samples, read_model, site_contents
-from demo.files import CATALOGUE, find_app, is_app_outdated, require_new, write_site
+from demo.files import CATALOGUE, find_app, require_new, write_site
 from export.formats.conversion import FileOptions
 from export.plan.emit import emit
 from export.plan.measure import Environment
@@ -237,21 +237,6 @@ def test_a_site_appears_whole_and_only_in_a_new_or_an_empty_folder(contents: dic
     for path in (folder, tmp_path / "file", tmp_path / "link"):
         with pytest.raises(SrkdError, match=f"--build {path}"):
             require_new(path)
-
-
-def test_an_app_that_is_older_than_its_sources_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = tmp_path / "app"
-    for folder in (app, app / "dist"):
-        (folder / "src").mkdir(parents=True)
-        (folder / "index.html").write_text("page")
-        (folder / "src" / "app.js").write_text("1")
-    monkeypatch.setattr(demo.files, "APP", app / "dist")
-    assert not is_app_outdated()
-    (app / "src" / "app.js").write_text("2")
-    assert is_app_outdated()
-    (app / "src" / "app.js").write_text("1")
-    (app / "src" / "new.js").write_text("1")
-    assert is_app_outdated()
 
 
 def test_an_installation_without_the_app_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,9 @@ class _Ties:
         values = [name for name in node.input if name in self.graph.floats]
         (result, *others) = node.output
         if index in self.convolutions:
-            self.of[result] = self._new(len(self.graph.constants[self.convolutions[index].weight]))
+            count = len(self.graph.constants[self.convolutions[index].weight])
+            self.of[result] = np.arange(len(self.classes), len(self.classes) + count)
+            self.classes = np.concatenate([self.classes, self.of[result]])
         elif node.op_type in {*ACTIVATIONS, "Identity"} and len(values) == 1:
             self.of[result] = self._of(values[0])
             if node.op_type in ACTIVATIONS:
@@ -122,11 +124,6 @@ class _Ties:
                     convolution.index for convolution in self.convolutions.values() if convolution.bias == layer.bias
                 ):
                     self._fix(self.graph.nodes[place].output[0])
-
-    def _new(self, count: int) -> NDArray[np.int64]:
-        added = np.arange(len(self.classes), len(self.classes) + count)
-        self.classes = np.concatenate([self.classes, added])
-        return added
 
     def _of(self, name: str) -> NDArray[np.int64]:
         if name not in self.of:

@@ -42,7 +42,7 @@ def command(console: Console, options: DemoOptions) -> None:
     """
     from demo import require_server_modules
     from demo.addresses import list_addresses, listen, require_certificate
-    from demo.files import app_command, find_app, is_app_outdated, require_new
+    from demo.files import find_app, require_new
 
     # Quick checks come before the slow export.
     build, certificate = path_of(options.build), None
@@ -56,8 +56,6 @@ def command(console: Console, options: DemoOptions) -> None:
     elif options.tls_cert is not None or options.tls_key is not None:
         raise UsageError("--tls-cert and --tls-key belong together: give both")
     app = find_app(path_of(options.app))
-    if options.app is None and is_app_outdated():
-        console.warn(f"the built app is older than its sources: {app_command()}")
     if build is not None:
         size, models = _write_site(console, options, app, build)
         written = {"folder": build, "bytes": size, "models": [model.catalogue_entry() for model in models]}

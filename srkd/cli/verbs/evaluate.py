@@ -68,8 +68,12 @@ def show(console: Console, evaluation: Evaluation, *, per_image: bool) -> None:
     if unusual:
         console.say(f"best: {', '.join(f'{row.title} {row.best}' for row in unusual)}")
     console.say(f"LR images: {', '.join(f'{name} {score.lr}' for name, score in bicubic.items())}")
-    for line in lines_about_flicker(evaluation):
-        console.say(line)
+    flicker = METRICS["flicker"]
+    for name, still in evaluation.still.items():
+        levels = {model: sets[name][flicker.key] for model, sets in evaluation.models.items()}
+        figures = ", ".join(f"{model} {flicker.show(level)}" for model, level in levels.items() if level == level)
+        of_models = f"; mean change in grey levels: {figures}" if figures else ""
+        console.say(f"flicker on {name}: {still.line()}{of_models}")
     for line in lines_about(evaluation.numbers):
         console.result(line)
     for name in bicubic if per_image else ():
@@ -79,18 +83,6 @@ def show(console: Console, evaluation: Evaluation, *, per_image: bool) -> None:
         }
         for reference in evaluation.references:
             show_scores(console, "image", images, evaluation, reference, f"{name}, ")
-
-
-def lines_about_flicker(evaluation: Evaluation) -> list[str]:
-    """Return a line for each set on which flicker was measured: how, and the figures in grey levels."""
-    lines, row = list[str](), METRICS["flicker"]
-    for name, still in evaluation.still.items():
-        levels = {model: sets[name][row.key] for model, sets in evaluation.models.items()}
-        figures = ", ".join(f"{model} {row.show(level)}" for model, level in levels.items() if level == level)
-        lines.append(
-            f"flicker on {name}: {still.line()}{f'; mean change in grey levels: {figures}' if figures else ''}"
-        )
-    return lines
 
 
 def rows(evaluation: Evaluation, *, per_image: bool) -> list[dict[str, object]]:

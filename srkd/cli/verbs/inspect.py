@@ -14,7 +14,6 @@ from srkd.terminal.console import Console
 from srkd.terminal.tables import Table
 
 if TYPE_CHECKING:
-    from compressor.models.quantisation.file_facts import QuantisedFile
     from srkd.api.inspection import Inspection
 
 OWN_KEYS = ("srkd.spec", "srkd.cost", LICENCE)
@@ -90,8 +89,17 @@ def command(console: Console, inspection: Inspection) -> None:
 
 def _quantised_rows(inspection: Inspection) -> list[tuple[str, str]]:
     """The rows on quantisation of an int8 file, of a file that rounds in float, or of a network."""
-    if inspection.int8 is not None:
-        return _int8_rows(inspection.int8)
+    file = inspection.int8
+    if file is not None:
+        weights = "" if file.weight_bits is None else f", weights of {file.weight_bits} bits"
+        near = "" if file.psnr_to_source_db is None else f", {file.psnr_to_source_db:.1f} dB to the network's images"
+        rows = [
+            ("int8", f"for {file.flavour}{weights}"),
+            ("calibration", file.source()),
+            ("left in float", file.in_float),
+            ("measured loss", "unknown" if file.loss() is None else f"{file.loss()}{near}"),
+        ]
+        return [(key, value) for key, value in rows if value is not None]
     from compressor.models.quantisation.file_facts import read_training
 
     size, training = inspection.quantisation, read_training(inspection.metadata)
@@ -103,18 +111,6 @@ def _quantised_rows(inspection: Inspection) -> list[tuple[str, str]]:
         ("quantised", f"{size.method}, {size.bits} bits, placement {size.placement}{compat}"),
         (f"weights at {size.bits} bits", f"{packed} (float: {size.bytes_as_float / 1e6:.3f} MB)"),
     ]
-
-
-def _int8_rows(file: QuantisedFile) -> list[tuple[str, str]]:
-    weights = "" if file.weight_bits is None else f", weights of {file.weight_bits} bits"
-    near = "" if file.psnr_to_source_db is None else f", {file.psnr_to_source_db:.1f} dB to the network's images"
-    rows = [
-        ("int8", f"for {file.flavour}{weights}"),
-        ("calibration", file.source()),
-        ("left in float", file.in_float),
-        ("measured loss", "unknown" if file.loss() is None else f"{file.loss()}{near}"),
-    ]
-    return [(key, value) for key, value in rows if value is not None]
 
 
 def _format_count(number: int | None) -> str:

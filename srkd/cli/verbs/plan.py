@@ -48,8 +48,11 @@ def command(console: Console, result: PlanReport | PlanFiles) -> None:
 
     if isinstance(result, PlanReport):
         show(console, result)
-    else:
-        show_files(console, result)
+        return
+    console.result(f"wrote {result.shapes} shapes and plan.json to {result.folder}")
+    console.say(f"next: copy {result.folder} to the device, and run python run.py there (onnxruntime and numpy)")
+    console.say(f"or in a browser, on a phone too: srkd demo {result.folder} --host 0.0.0.0")
+    console.say(f"then: srkd plan --measured {result.folder}/measured.json")
 
 
 def show(console: Console, report: PlanReport) -> None:
@@ -84,10 +87,3 @@ def show(console: Console, report: PlanReport) -> None:
         console.say(f"wrote {report.picture}")
     teacher = "" if report.teacher_path is None else f"--teacher {report.teacher_path} "
     console.say(f"next: srkd compress {teacher}--student {chosen.student}")
-
-
-def show_files(console: Console, files: PlanFiles) -> None:
-    console.result(f"wrote {files.shapes} shapes and plan.json to {files.folder}")
-    console.say(f"next: copy {files.folder} to the device, and run python run.py there (onnxruntime and numpy)")
-    console.say(f"or in a browser, on a phone too: srkd demo {files.folder} --host 0.0.0.0")
-    console.say(f"then: srkd plan --measured {files.folder}/measured.json")

@@ -39,7 +39,13 @@ def command(console: Console, options: UpscaleOptions) -> None:
     results = {"done": list(map(entry, report.done)), "films": list(map(entry, report.films))}
     result = {"model": str(options.model), **report.numbers.to_dict(), **results, "failed": report.failed}
     console.report("upscale", {**result, "skipped": report.skipped}, lambda console, _: show(console, options, report))
-    show_skipped(console, report)
+    for skipped in report.skipped:
+        # Those enlarged before are only counted, and named under -v.
+        tell = console.detail if skipped.output_exists else console.warn
+        tell(f"skipped {skipped.source}: {skipped.reason}")
+    earlier = sum(skipped.output_exists for skipped in report.skipped)
+    if earlier:
+        console.say(f"skipped {earlier}, as their outputs exist")
     for failed in report.failed:
         console.error(failed.reason)
     if report.failed:
@@ -51,14 +57,25 @@ def command(console: Console, options: UpscaleOptions) -> None:
 
 
 def show(console: Console, options: UpscaleOptions, report: UpscaleReport) -> None:
-    """Print where each picture and film is."""
+    """Print where each picture and film is, what a film became, and which of its streams were copied."""
     for picture in report.done:
         seam = "" if picture.seam is None else f", seams differ by up to {picture.seam:.1e}"
         sizes = f"{format_size(picture.lr_size)} -> {format_size(picture.sr_size)}"
         precision = "" if picture.precision == "fp32" else f", in {picture.precision}"
         console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{precision}{seam}")
     for film in report.films:
-        show_film(console, film)
+        counts = [f"{film.frames} frames"]
+        counts += [f"{film.reused} equal to the one before"] if film.reused else []
+        counts += [f"{film.resumed} of an earlier call"] if film.resumed else []
+        sizes = f"{format_size(film.lr_size)} -> {format_size(film.sr_size)}"
+        lower = ", ".join(name for name in film.precisions if name != "fp32")
+        precision = f", in {lower}" if lower else ""
+        console.result(
+            f"{film.output}  {sizes}, {', '.join(counts)}, {film.seconds:.1f} s, {film.fps:.2f} fps, "
+            f"{film.codec} {film.pixel_format}{precision}"
+        )
+        if film.copied:
+            console.say(f"copied: {', '.join(film.copied)}")
     line = report.numbers.line()
     if line is not None:
         console.say(f"{options.model}: {line}")
@@ -67,30 +84,3 @@ def show(console: Console, options: UpscaleOptions, report: UpscaleReport) -> No
 def entry(written: Upscaled | UpscaledFilm) -> dict[str, object]:
     sizes = {"lr_size": format_size(written.lr_size), "sr_size": format_size(written.sr_size)}
     return {**vars(written), **sizes}
-
-
-def show_film(console: Console, film: UpscaledFilm) -> None:
-    """Say what a film became, and which streams were copied."""
-    counts = [f"{film.frames} frames"]
-    counts += [f"{film.reused} equal to the one before"] if film.reused else []
-    counts += [f"{film.resumed} of an earlier call"] if film.resumed else []
-    lower = ", ".join(name for name in film.precisions if name != "fp32")
-    console.result(
-        f"{film.output}  {format_size(film.lr_size)} -> {format_size(film.sr_size)}, {', '.join(counts)}, "
-        f"{film.seconds:.1f} s, {film.fps:.2f} fps, {film.codec} {film.pixel_format}{f', in {lower}' if lower else ''}"
-    )
-    if film.copied:
-        console.say(f"copied: {', '.join(film.copied)}")
-
-
-def show_skipped(console: Console, report: UpscaleReport) -> None:
-    """Name the skipped pictures; those enlarged before are only counted, and named under -v."""
-    for skipped in report.skipped:
-        line = f"skipped {skipped.source}: {skipped.reason}"
-        if skipped.output_exists:
-            console.detail(line)
-        else:
-            console.warn(line)
-    earlier = sum(skipped.output_exists for skipped in report.skipped)
-    if earlier:
-        console.say(f"skipped {earlier}, as their outputs exist")
