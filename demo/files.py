@@ -88,10 +88,8 @@ def unpack_app() -> Path:
 
 def app_command() -> str:
     """The command that builds or installs the app for this installation, valid in any folder."""
-    script = APP.parents[2] / "scripts" / "build_demo.py"
-    if script.is_file():
-        return f"python {shlex.quote(str(script))} --get-node"
-    return "pip install --force-reinstall --no-deps srkd"
+    script, reinstall = APP.parents[2] / "scripts" / "build_demo.py", "pip install --force-reinstall --no-deps srkd"
+    return f"python {shlex.quote(str(script))} --get-node" if script.is_file() else reinstall
 
 
 def find_app(folder: Path | None = None) -> Path:
