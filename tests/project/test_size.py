@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 26671,
-    "recipes": 4442,
-    "export": 10056,
-    "srkd": 13154,
-    "demo": 526,
-    "tests": 44989,
+    "compressor": 26651,
+    "recipes": 4440,
+    "export": 10051,
+    "srkd": 13153,
+    "demo": 525,
+    "tests": 44764,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
