@@ -323,8 +323,7 @@ def first_rows(student: Student, table: Table, options: argparse.Namespace) -> I
             "times_as_fast": None if is_teacher else row.speedup_same_runtime,
             **({} if is_teacher else {key: value for key, value in figures[student.name].items() if key in MEASURES}),
         }
-    for name in ("Lanczos", "bicubic"):
-        yield {"network": name, **{key: value for key, value in figures[name].items() if key in MEASURES}}
+    yield {"network": "bicubic", **{key: value for key, value in figures["bicubic"].items() if key in MEASURES}}
 
 
 def draw(student: Student, options: argparse.Namespace) -> None:

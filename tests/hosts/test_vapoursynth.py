@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from compressor.base.metadata import srkd_keys
 from export.writing.exporting import Source

@@ -63,6 +63,7 @@ ELSEWHERE = {
     r"^srkd doctor": "tests/srkd/test_doctor.py",
     r"--target.*int8": "writes many int8 files: tests/export/test_plan_measure.py",
     r"int8": "tests/export/test_export_int8.py",
+    r"runs/looks .*--strength": "needs a run of enough steps: tests/srkd/test_perceptual_runs.py",
 }
 """Patterns of commands that are parsed but not run here, with the reason."""
 
