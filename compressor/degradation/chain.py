@@ -1,4 +1,5 @@
-"""A degradation: a name and its steps, read from a name, a text such as jpeg=30..90,noise=0..10, or a YAML file.
+"""A degradation: a name and its steps, read from a name, a text such as jpeg=30..90,noise=0..10, or a YAML file. Behind
+a name or a text clean=0.2 leaves a fifth of the images clean.
 
 The steps of an image draw their numbers by (seed, step, sample), so it depends on nothing else: not on the batch, the
 number of processes, or where a run was interrupted. The end is the LR image in 8 bit.
@@ -10,7 +11,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from compressor.degradation.steps import STEPS, DegradationStep, Draws, LrTarget
 
 MOST_BYTES = 10**5
 """Most bytes of a file, which has a few lines a step."""
-KEYS = ("title", "steps")
+KEYS = ("title", "steps", "clean")
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,16 @@ class Degradation:
     name: str
     title: str
     steps: tuple[DegradationStep, ...]
+    clean: float = 0.0
+    """The share of images of which only the size changes."""
 
     @torch.no_grad()
     def apply(self, image_01: Tensor, scale: int, draws: Draws) -> Tensor:
         """Return the LR image (3,h,w) in uint8 of an image (3,H,W) in [0,1]; at scale 1 of the LR image itself."""
         height, width = (side // scale for side in image_01.shape[-2:])
         target = LrTarget(height, width, scale)
-        for number, step in enumerate(self.steps):
+        is_clean = float(draws.stage("clean").random()) < self.clean
+        for number, step in enumerate(() if is_clean else self.steps):
             image_01 = step.apply(image_01, target, draws.stage(f"{number} {step.name}"))
         if tuple(image_01.shape[-2:]) != (height, width):
             image_01 = Shrink().apply(image_01, target, draws.stage("shrink"))
@@ -66,7 +71,7 @@ class Degradation:
     def to_json(self) -> dict[str, Any]:
         """The steps as a file has them, with all their values."""
         steps = [{step.name: step.model_dump(mode="json", exclude_none=True)} for step in self.steps]
-        return {"name": self.name, "title": self.title, "steps": steps}
+        return {"name": self.name, "title": self.title, "steps": steps} | ({"clean": self.clean} if self.clean else {})
 
     @classmethod
     def of_header(cls, metadata: Mapping[str, str]) -> Degradation | None:
@@ -79,13 +84,21 @@ class Degradation:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Degradation:
-        return _of_values(str(values["name"]), {key: values[key] for key in KEYS}, YamlSource("run.json", {}, {}))
+        return _of_values(
+            str(values["name"]), {key: values[key] for key in KEYS if key in values}, YamlSource("run.json", {}, {})
+        )
 
 
 def read_degradation(text: str) -> Degradation | None:
     """Return the degradation of a name, a file or steps in a line; None for none."""
     if text == NONE:
         return None
+    steps, _, clean = text.partition(",clean=")
+    if clean and (found := read_degradation(steps)) is not None:
+        share = _read_share(clean)
+        if share is None:
+            raise UsageError(f"{text!r}: clean is a share of the images, 0 to 1")
+        return replace(found, name=text, title=f"{found.title}; {share:g} of the images clean", clean=share)
     if text in names():
         return _read_file(NAMED / f"{text}.yaml", text)
     if is_degradation_file(text):
@@ -164,10 +177,20 @@ def _of_values(name: str, values: Mapping[str, Any], source: YamlSource) -> Degr
         except ValidationError as error:
             prefix, fields = ("steps", number, kind), STEPS[kind].model_fields
             problems += [source.pydantic_problem(detail, fields, prefix=prefix) for detail in error.errors()]
-    if problems:
+    clean = _read_share(values.get("clean", 0.0))
+    if clean is None:
+        problems.append(source.problem(("clean",), None, "expected a share of the images, 0 to 1"))
+    if problems or clean is None:
         raise YamlError(problems)
     title = str(values.get("title", name))
     if not any(step.name in ("shrink", "finish") for step in steps):
         # Said here, as the place of the change of size matters.
         steps.append(Shrink())
-    return Degradation(name, title, tuple(steps))
+    return Degradation(name, title, tuple(steps), clean)
+
+
+def _read_share(value: object) -> float | None:
+    with suppress(ValueError):
+        share = float(str(value))
+        return share if 0 <= share <= 1 else None
+    return None

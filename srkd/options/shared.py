@@ -59,7 +59,8 @@ Degrade: TypeAlias = Annotated[
     str,
     AfterValidator(absolute_degradation),
     Option(
-        f"What LR images suffer: {', '.join(names())}, steps such as jpeg=30..90,noise=0..10,blur=0..2, a YAML file, "
+        f"What LR images suffer: {', '.join(names())}, steps such as jpeg=30..90,noise=0..10,blur=0..2, either with "
+        "clean=0.2 behind it to leave a fifth of the images clean, a YAML file, "
         "or like:DIR, as the pictures of a folder.",
         metavar="HOW",
     ),

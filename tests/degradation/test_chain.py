@@ -138,6 +138,28 @@ def test_a_line_of_steps_is_what_it_says() -> None:
     assert [step.name for step in chain.steps] == ["blur", "shrink", "noise", "jpeg"]
 
 
+def test_a_share_of_the_images_stays_clean_and_the_others_are_as_without_it(tmp_path: Path) -> None:
+    image = photo()
+    clean, noisy = degradation_of("noise=0"), degradation_of("noise=9")
+    both = degradation_of("noise=9,clean=0.25")
+    assert both.label == "noise=9,clean=0.25" and Degradation.from_json(json.loads(json.dumps(both.to_json()))) == both
+    file = tmp_path / "mine.yaml"
+    file.write_text("steps: [shrink, noise: {gaussian: 1, sigma: 9}]\nclean: 0.25\n")
+    assert degradation_of(str(file)).clean == 0.25 and "clean" not in noisy.to_json()
+    kinds = []
+    for sample in range(200):
+        draws = Draws(0, 0, sample)
+        made = both.apply(image, 2, draws)
+        kinds.append(torch.equal(made, clean.apply(image, 2, draws)))
+        assert kinds[-1] or torch.equal(made, noisy.apply(image, 2, draws))
+    assert sum(kinds) == pytest.approx(50, abs=20)
+    assert (
+        degradation_of("realesrgan,clean=1")
+        .apply(image, 2, Draws(0, 0, 0))
+        .equal(clean.apply(image, 2, Draws(0, 0, 0)))
+    )
+
+
 def test_every_named_one_is_a_file_and_survives_json() -> None:
     assert set(names()) >= {"jpeg", "noise", "blur", "video", "h264", "realesrgan", "realesrgan1"}
     assert set(short_steps()) == {"blur", "noise", "blocks", "h264", "jpeg"}
@@ -165,6 +187,7 @@ def test_every_named_one_is_a_file_and_survives_json() -> None:
         ("jpgs=3", "the steps are blur, noise"),
         ("jpeg=3,jpeg=4", "jpeg stands twice"),
         ("missing.yaml", "missing.yaml: No such file"),
+        ("realesrgan,clean=2", "clean is a share of the images, 0 to 1"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(text: str, message: str) -> None:
