@@ -79,7 +79,7 @@ def methods_for_films(options: CompressOptions, note: Note) -> dict[str, dict[st
         own = {rule.name for rule in load_preset(training.recipe).methods}
         return {FOR_FILMS: {"weight": training.calm}} if training.calm or FOR_FILMS in own else {}
     _, alone = originals_and_lr_only(data.data, data.lr_only)
-    if data.degrade in OF_FILMS:
+    if data.degrade.partition(",")[0] in OF_FILMS:
         reason = f"--degrade {data.degrade} makes frames of a film"
     elif alone is not None and is_film(alone):
         reason = f"{alone.name} is a film"
