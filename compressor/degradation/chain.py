@@ -1,5 +1,4 @@
-"""A degradation: a name and its steps, read from a name, a text such as jpeg=30..90,noise=0..10, or a YAML file. Behind
-a name or a text clean=0.2 leaves a fifth of the images clean.
+"""A degradation: a name and its steps, read from a name, a text such as jpeg=30..90,noise=0..10, or a YAML file.
 
 The steps of an image draw their numbers by (seed, step, sample), so it depends on nothing else: not on the batch, the
 number of processes, or where a run was interrupted. The end is the LR image in 8 bit.
@@ -11,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,12 +91,9 @@ def read_degradation(text: str) -> Degradation | None:
     """Return the degradation of a name, a file or steps in a line; None for none."""
     if text == NONE:
         return None
-    steps, _, clean = text.partition(",clean=")
-    if clean and (found := read_degradation(steps)) is not None:
-        share = _read_share(clean)
-        if share is None:
-            raise UsageError(f"{text!r}: clean is a share of the images, 0 to 1")
-        return replace(found, name=text, title=f"{found.title}; {share:g} of the images clean", clean=share)
+    share = re.fullmatch(r"(.+),clean=(0?\.\d+|0|1)", text)
+    if share is not None and (found := read_degradation(share[1])) is not None:
+        return replace(found, name=text, title=f"{found.title}; {share[2]} of the images clean", clean=float(share[2]))
     if text in names():
         return _read_file(NAMED / f"{text}.yaml", text)
     if is_degradation_file(text):
@@ -177,20 +172,13 @@ def _of_values(name: str, values: Mapping[str, Any], source: YamlSource) -> Degr
         except ValidationError as error:
             prefix, fields = ("steps", number, kind), STEPS[kind].model_fields
             problems += [source.pydantic_problem(detail, fields, prefix=prefix) for detail in error.errors()]
-    clean = _read_share(values.get("clean", 0.0))
-    if clean is None:
+    clean = values.get("clean", 0.0)
+    if not isinstance(clean, (int, float)) or not 0 <= clean <= 1:
         problems.append(source.problem(("clean",), None, "expected a share of the images, 0 to 1"))
-    if problems or clean is None:
+    if problems:
         raise YamlError(problems)
     title = str(values.get("title", name))
     if not any(step.name in ("shrink", "finish") for step in steps):
         # Said here, as the place of the change of size matters.
         steps.append(Shrink())
-    return Degradation(name, title, tuple(steps), clean)
-
-
-def _read_share(value: object) -> float | None:
-    with suppress(ValueError):
-        share = float(str(value))
-        return share if 0 <= share <= 1 else None
-    return None
+    return Degradation(name, title, tuple(steps), float(clean))

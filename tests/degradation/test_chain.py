@@ -187,7 +187,7 @@ def test_every_named_one_is_a_file_and_survives_json() -> None:
         ("jpgs=3", "the steps are blur, noise"),
         ("jpeg=3,jpeg=4", "jpeg stands twice"),
         ("missing.yaml", "missing.yaml: No such file"),
-        ("realesrgan,clean=2", "clean is a share of the images, 0 to 1"),
+        ("jpeg=50,clean=2", "the steps are blur, noise"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(text: str, message: str) -> None:
