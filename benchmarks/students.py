@@ -248,8 +248,8 @@ def ship(student: Student, options: argparse.Namespace) -> None:
 
 def write_facts(shipped: ShippedStudent, tables: Sequence[Table] = ()) -> None:
     """Write the facts of a student, and its card with the tables."""
-    write_text(shipped.folder / FACTS, json.dumps(asdict(shipped), indent=1) + "\n")
-    write_text(shipped.folder / "README.md", card_of(shipped, tables))
+    write_text(STUDENTS / shipped.name / FACTS, json.dumps(asdict(shipped), indent=1) + "\n")
+    write_text(STUDENTS / shipped.name / "README.md", card_of(shipped, tables))
 
 
 def card_of(shipped: ShippedStudent, tables: Sequence[Table]) -> str:

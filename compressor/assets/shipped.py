@@ -8,7 +8,6 @@ model card, README.md, and its facts, facts.json; students/LICENSES.md the licen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
@@ -47,10 +46,6 @@ class ShippedStudent:
     lanczos_psnr_y_teacher: float | None = None
     sharpness: float | None = None
     """Its sharpness there, relative to the teacher's."""
-
-    @property
-    def folder(self) -> Path:
-        return STUDENTS / self.name
 
 
 def shipped_names() -> tuple[str, ...]:

@@ -60,3 +60,9 @@ class Context:
 QUIET = Context(kept=None)
 """The context of one process that reports nothing; only for operations that need no interruption. As it never ends, it
 keeps nothing."""
+
+
+def format_duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import itemgetter
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -11,4 +10,4 @@ T = TypeVar("T")
 
 def srkd_keys(metadata: Mapping[str, T]) -> dict[str, T]:
     """Return srkd's own entries of a file's metadata, sorted by key."""
-    return {key: value for key, value in sorted(metadata.items(), key=itemgetter(0)) if key.startswith("srkd.")}
+    return {key: metadata[key] for key in sorted(metadata) if key.startswith("srkd.")}

@@ -218,7 +218,10 @@ class Batches:
             lr, wider = windows.crop(windows.lr), None if side is None else windows
         else:
             lr = self._to_unit_range(gather(self.store.lr, draw, patch, 1))
-            wider = None if side is None else self._wider(draw, side)
+            wider = None
+            if side is not None:
+                larger, corners = around(draw, self.sampler.heights, self.sampler.widths, patch, side)
+                wider = WiderPatches(self._to_unit_range(gather(self.store.lr, larger, side, 1)), patch, corners)
         labels = None if self.labels is None else gather(self.labels, draw, patch * scale, scale)
         batch = Batch(
             lr=lr,
@@ -232,11 +235,6 @@ class Batches:
         if step == 0:
             self.hashes.pixels = batch.digest()
         return batch
-
-    def _wider(self, draw: Draw, side: int) -> WiderPatches:
-        patch, sampler = self.sampler.lr_patch, self.sampler
-        windows, corners = around(draw, sampler.heights, sampler.widths, patch, side)
-        return WiderPatches(self._to_unit_range(gather(self.store.lr, windows, side, 1)), patch, corners)
 
     def _degraded(self, degraded: DegradedImages, step: int, draw: Draw) -> WiderPatches:
         """The windows around the patches of a draw, degraded one by one, as the teacher and the student see them."""

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from compressor.base.context import Context, no_note
-from compressor.base.durations import format_duration
+from compressor.base.context import Context, format_duration, no_note
 from compressor.base.errors import UsageError
 from compressor.base.machine import count_threads, peak_resident_bytes, torch_threads
 from compressor.base.processes import Rank

@@ -15,8 +15,7 @@ from functools import partial
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.base.context import Context
-from compressor.base.durations import format_duration
+from compressor.base.context import Context, format_duration
 from compressor.base.errors import UsageError
 from compressor.base.memory import keep_freed_memory
 from compressor.base.precision import synchronise

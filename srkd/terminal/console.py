@@ -15,8 +15,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal, TextIO, TypeVar, cast
 
-from compressor.base.context import Context, Note, Progress, no_note, no_progress
-from compressor.base.durations import format_duration
+from compressor.base.context import Context, Note, Progress, format_duration, no_note, no_progress
 from compressor.base.machine import machine_facts
 from srkd.terminal.tables import Table, csv_text, fact_lines
 

@@ -35,7 +35,7 @@ def test_all_together_are_at_most_8_megabytes() -> None:
 @pytest.mark.parametrize("name", shipped_names())
 def test_facts_are_those_of_the_files(name: str) -> None:
     facts, folder = shipped_student(name), unpack_student(name)
-    ends = [load_checkpoint(facts.folder / end) for end in (FAITHFUL, TEXTURED)]
+    ends = [load_checkpoint(STUDENTS / name / end) for end in (FAITHFUL, TEXTURED)]
     student = load_checkpoint(folder)
     assert student.network.spec == ends[0].network.spec == ends[1].network.spec == parse_student(facts.student)
     assert (facts.name, facts.params, facts.scale) == (name, student.network.params, student.network.descriptor.scale)
@@ -45,7 +45,7 @@ def test_facts_are_those_of_the_files(name: str) -> None:
         torch.testing.assert_close(middle, weights[0][key].lerp(weights[1][key], facts.strength))
     assert {loaded.header["srkd.license"] for loaded in (*ends, student)} == {facts.licence}
     assert not forbids_commercial_use(facts.licence)
-    card = (facts.folder / "README.md").read_text(encoding="utf-8")
+    card = (STUDENTS / name / "README.md").read_text(encoding="utf-8")
     assert facts.licence in card and facts.command in card and f"{facts.params:,}" in card and facts.images in card
     assert facts.licence in (STUDENTS / "LICENSES.md").read_text(encoding="utf-8")
     assert facts.teacher_macs > 10 * facts.macs
