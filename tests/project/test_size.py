@@ -12,7 +12,7 @@ MOST_LINES = {
     "compressor": 26651,
     "recipes": 4440,
     "export": 10051,
-    "srkd": 13153,
+    "srkd": 13151,
     "demo": 525,
     "tests": 44764,
 }
