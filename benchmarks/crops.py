@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from compressor.base.files import atomic_path
 from compressor.degradation.chain import Degradation
@@ -41,6 +42,18 @@ def by_number(photos: Path) -> Iterator[Place]:
         yield Place(files[number % len(files)], share, share)
 
 
+def lr_of(hr_u8: Tensor, scale: int, degradation: Degradation | None, name: str) -> Tensor:
+    """Return the LR image of a photo in [0,1], degraded as of its name, or bicubic."""
+    lr = downscale_u8(hr_u8, scale) if degradation is None else degradation.of_image(hr_u8, scale, name)
+    return lr.reshape(1, *lr.shape[-3:]).float() / 255
+
+
+def crop_of(network: Runtime, lr: Tensor, top: int, left: int, side: int) -> Image.Image:
+    """Return a crop of an image that a network enlarges."""
+    image = to_u8(super_resolve(network, lr).sr)[0, :, top : top + side, left : left + side]
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
 def draw_crops(
     networks: Sequence[Runtime], places: Sequence[Place], scale: int, degradation: Degradation | None, out: Path
 ) -> None:
@@ -49,13 +62,11 @@ def draw_crops(
     drawn = Image.new("RGB", (2 * wide * step + GAP, -(-len(places) // 2) * step - GAP), "white")
     for number, place in enumerate(places):
         hr = mod_crop(read_rgb_u8(place.file)[..., :MOST_SIDE, :MOST_SIDE], 4)
-        lr = downscale_u8(hr, scale) if degradation is None else degradation.of_image(hr, scale, place.file.stem)
-        lr = lr.reshape(1, *lr.shape[-3:]).float() / 255
+        lr = lr_of(hr, scale, degradation, place.file.stem)
         height, width = (scale * length - SIDE for length in lr.shape[-2:])
         top, left = int(height * place.top), int(width * place.left)
         for column, network in enumerate(networks):
-            image = to_u8(super_resolve(network, lr).sr)[0, :, top : top + SIDE, left : left + SIDE]
-            crop = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+            crop = crop_of(network, lr, top, left, SIDE)
             drawn.paste(crop, ((wide * (number % 2) + column) * step + GAP * (number % 2), number // 2 * step))
     stream = io.BytesIO()
     drawn.save(stream, format="WEBP", quality=88, method=6)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import srkd
 from benchmarks.evidence import Benchmark, Cell, Column, Table, save
 from benchmarks.kept_runs import figures_of
 from benchmarks.real_teachers import DEGRADATION
-from benchmarks.students import ALL, FIRST, command_of
+from benchmarks.students import ALL, FIRST, begin_or_resume, command_of
 from compressor.base.machine import machine_facts
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from compressor.models.students.students import parse_student
@@ -77,12 +76,10 @@ def run_of(share: float, start: str, options: argparse.Namespace) -> Path:
     folder: Path = options.out / f"{options.name}-{share:g}-{start}"
     if (folder / RUN_FOLDER_WEIGHTS).is_file():
         return folder
-    words = ["srkd", "compress", "--resume", str(folder)]
-    if not (folder / RUN_FOLDER_FACTS).is_file():
-        steps = max(4, round(share * student.steps))
-        words = command_of(student, options.checkpoints, options.photos, folder)
-        words += ["--steps", str(steps), "--init", start]
-    subprocess.run([sys.executable, "-m", *words], check=True)
+    steps = max(4, round(share * student.steps))
+    words = [*command_of(student, options.checkpoints, options.photos, folder), "--steps", str(steps), "--init", start]
+    if begin_or_resume(words, folder):
+        sys.exit(f"{folder} was not finished")
     return folder
 
 

@@ -71,7 +71,8 @@ def main() -> int:
         half = options.out / f"{kind}-half"
         half.mkdir(exist_ok=True)
         for tile in sorted(target.iterdir())[::2]:
-            (half / tile.name).hardlink_to(tile)
+            if not (half / tile.name).exists():  # of an earlier call
+                (half / tile.name).hardlink_to(tile)
         print(f"{kind}: {count} tiles of {len(files)} images in {target}", file=sys.stderr)
     return 0
 

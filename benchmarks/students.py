@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 import srkd
-from benchmarks.crops import Place, by_number, draw_crops
+from benchmarks.crops import Place, by_number, crop_of, draw_crops, lr_of
 from benchmarks.evidence import Benchmark, Cell, Column, Table, results_folder, save
 from benchmarks.kept_runs import figures_of
 from benchmarks.real_teachers import DEGRADATION, tables_before
@@ -31,11 +31,10 @@ from compressor.base.machine import machine_facts
 from compressor.base.metadata import srkd_keys
 from compressor.degradation.chain import read_degradation
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import to_u8
-from compressor.images.resize import downscale_u8, mod_crop
+from compressor.images.resize import mod_crop
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
-from compressor.inference.super_resolve import Enlargement, super_resolve
+from compressor.inference.super_resolve import Enlargement
 from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_FACTS, TEXTURED
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.load import load_checkpoint
@@ -43,6 +42,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.cost import cost
 from compressor.models.students.shipped import unpack_student
 from compressor.models.students.students import parse_student
+from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import OpenOptions
 
 BENCHMARK = Benchmark(
@@ -181,11 +181,20 @@ def main() -> int:
     return 0
 
 
+def drawn(student: Student, options: argparse.Namespace) -> list[Runtime]:
+    """Return what stands beside each other in a picture: bicubic, the student and its teacher."""
+    scale = parse_student(student.student).scale
+    teacher = open_model(options.checkpoints / student.teacher, OpenOptions(scale=scale))
+    return [Enlargement(scale), open_model(unpack_student(student.name)), teacher]
+
+
 def draw_student(student: Student, options: argparse.Namespace) -> None:
     """Draw twelve crops of degraded Set14 by number, and six that a person picked as the worst."""
-    scale, photos = parse_student(student.student).scale, options.data / "Set14" / "HR"
-    teacher = open_model(options.checkpoints / student.teacher, OpenOptions(scale=scale))
-    networks = [Enlargement(scale), open_model(unpack_student(student.name)), teacher]
+    scale, photos, networks = (
+        parse_student(student.student).scale,
+        options.data / "Set14" / "HR",
+        drawn(student, options),
+    )
     worst = [Place(photos / f"{name}.png", top, left) for name, top, left in student.worst]
     for which, places in (("", list(by_number(photos))), ("-worst", worst)):
         file = results_folder() / f"students-{student.name}{which}.webp"
@@ -207,14 +216,18 @@ def train(student: Student, options: argparse.Namespace) -> int:
     words = command_of(student, options.checkpoints, options.images / student.images, out)
     if options.control:
         out = out.with_name(f"{out.name}-control")
-        minutes = 60 * json.loads((options.out / student.name / RUN_FOLDER_FACTS).read_bytes())["result"]["seconds"]
+        seconds = json.loads((options.out / student.name / RUN_FOLDER_FACTS).read_bytes())["result"]["seconds"]
         words = [
             *("srkd", "compress", "--recipe", "scratch", "--student", student.student, "--degrade", DEGRADATION),
             *("--data", str(options.images / student.images), "--batch", "16", "--lr-patch", "48", "--threads", "1"),
-            *("--minutes", f"{minutes / 3600:.0f}", "--out", str(out)),
+            *("--minutes", f"{seconds / 60:.0f}", "--out", str(out)),
         ]
-    if (out / RUN_FOLDER_FACTS).is_file():
-        words = ["srkd", "compress", "--resume", str(out)]
+    return begin_or_resume(words, out)
+
+
+def begin_or_resume(words: Sequence[str], run: Path) -> int:
+    """Run the command of a run, or go on with it if it has begun; return its exit code."""
+    words = ["srkd", "compress", "--resume", str(run)] if (run / RUN_FOLDER_FACTS).is_file() else words
     return subprocess.run([sys.executable, "-m", *words], check=False).returncode
 
 
@@ -328,19 +341,15 @@ def first_rows(student: Student, table: Table, options: argparse.Namespace) -> I
 
 def draw(student: Student, options: argparse.Namespace) -> None:
     """Draw the README's picture: a photo, and a compressed one, by bicubic, the student and its teacher."""
-    scale = parse_student(student.student).scale
-    teacher = open_model(options.checkpoints / student.teacher, OpenOptions(scale=scale))
-    networks = [Enlargement(scale), open_model(unpack_student(student.name)), teacher]
-    drawn = Image.new("RGB", (len(networks) * (SIDE + GAP) - GAP, len(CROPS) * (SIDE + GAP) - GAP), "white")
+    scale, networks = parse_student(student.student).scale, drawn(student, options)
+    picture = Image.new("RGB", (len(networks) * (SIDE + GAP) - GAP, len(CROPS) * (SIDE + GAP) - GAP), "white")
     for row, (name, inputs, (top, left)) in enumerate(CROPS):
         hr, degradation = mod_crop(read_rgb_u8(embedded_photos("val")[name]), scale), read_degradation(inputs)
-        lr = downscale_u8(hr, scale) if degradation is None else degradation.of_image(hr, scale, name)
+        lr = lr_of(hr, scale, degradation, name)
         for column, network in enumerate(networks):
-            image = to_u8(super_resolve(network, lr.reshape(1, *lr.shape[-3:]).float() / 255).sr)[0]
-            crop = image[:, top : top + SIDE, left : left + SIDE].permute(1, 2, 0).contiguous().numpy()
-            drawn.paste(Image.fromarray(crop), (column * (SIDE + GAP), row * (SIDE + GAP)))
+            picture.paste(crop_of(network, lr, top, left, SIDE), (column * (SIDE + GAP), row * (SIDE + GAP)))
     with atomic_path(results_folder() / "students.webp") as temporary:
-        drawn.save(temporary, format="WEBP", quality=92, method=6)
+        picture.save(temporary, format="WEBP", quality=92, method=6)
 
 
 def note_figures(name: str, table: Table) -> None:
