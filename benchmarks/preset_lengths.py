@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
 from benchmarks.methods import OPTIONS
-from compressor.base.precision import computes_bf16
+from compressor.base.compute_device import ComputeDevice
 from compressor.training.events import RunEvents
 from compressor.training.losses import Losses
 from recipes.catalogue import RECIPES
@@ -56,7 +56,7 @@ def main() -> None:
     add_variant_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    precision = "bf16" if computes_bf16(torch.device("cpu")) else "fp32"
+    precision = "bf16" if ComputeDevice.named("cpu").computes_bf16 else "fp32"
     settings = [f"schedule.precision={precision}", *options.settings]
     rows: list[Row] = []
     for name in options.recipes.split(","):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from compressor.base.precision import synchronise
+from compressor.base.compute_device import ComputeDevice
 
 
 def in_turns(
@@ -18,13 +18,13 @@ def in_turns(
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Return the seconds of each way and round, without the first round, which warms up."""
-    place = device or torch.device("cpu")
+    place = ComputeDevice(device or torch.device("cpu"))
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
-            synchronise(place)
+            place.synchronise()
             began = clock()
             way()
-            synchronise(place)
+            place.synchronise()
             seconds[name].append(clock() - began)
     return {name: times[1:] for name, times in seconds.items()}

@@ -1,4 +1,4 @@
-"""Number formats and memory layouts: native support by devices, and selection in torch."""
+"""Number formats and memory layouts, as torch selects them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from compressor.base.choices import Layout, Precision
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Return True if the device multiplies bf16 natively; emulated bf16 is slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return False
 
 
 def training_layout(device: torch.device, precision: Precision) -> Layout:
@@ -38,9 +28,3 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 def memory_format(layout: Layout) -> torch.memory_format:
     return torch.channels_last if layout == "channels_last" else torch.contiguous_format
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

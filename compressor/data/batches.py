@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.randomness import uniforms
-from compressor.data.placement import move_patches
 from compressor.data.store import DegradedImages, ImageStore, Plane
 from compressor.degradation.steps import Draws
 from compressor.models.fitting.patches import CANDIDATES, COUNT, PATCH, texture_of
@@ -59,7 +59,7 @@ class Sampler:
 
     @classmethod
     def for_store(cls, store: ImageStore, *, lr_patch: int, seed: int, candidates: int = 1) -> Sampler:
-        heights, widths = store.lr.heights.cpu(), store.lr.widths.cpu()
+        heights, widths = store.lr.heights, store.lr.widths
         lr = store.lr if candidates > 1 else None
         return cls(heights, widths, lr_patch, seed, candidates=candidates, lr=lr)
 
@@ -211,23 +211,27 @@ class Batches:
     def at(self, step: int) -> Batch:
         draw = self.sampler.draw(step, self.samples)
         patch, scale = self.sampler.lr_patch, self.store.scale
-        hr = self.store.hr
+        crops, windows = dict[str, tuple[Plane, Draw, int, int]](), None
+        for name, plane in (("hr", self.store.hr), ("labels", self.labels)):
+            if plane is not None:
+                crops[name] = (plane, draw, patch * scale, scale)
         degraded, side = self.store.degraded, self.teacher_side
         if degraded is not None and not degraded.once:
             windows = self._degraded(degraded, step, draw)
-            lr, wider = windows.crop(windows.lr), None if side is None else windows
         else:
-            lr = self._to_unit_range(gather(self.store.lr, draw, patch, 1))
-            wider = None
+            crops["lr"] = (self.store.lr, draw, patch, 1)
             if side is not None:
                 larger, corners = around(draw, self.sampler.heights, self.sampler.widths, patch, side)
-                wider = WiderPatches(self._to_unit_range(gather(self.store.lr, larger, side, 1)), patch, corners)
-        labels = None if self.labels is None else gather(self.labels, draw, patch * scale, scale)
+                crops["wider"] = (self.store.lr, larger, side, 1)
+        found = dict(zip(crops, gather_each(list(crops.values())), strict=True))
+        lr = self._to_unit_range(found["lr"]) if windows is None else windows.crop(windows.lr)
+        if "wider" in found:
+            windows = WiderPatches(self._to_unit_range(found["wider"]), patch, corners)
         batch = Batch(
             lr=lr,
-            hr=None if hr is None else self._to_unit_range(gather(hr, draw, patch * scale, scale)),
-            labels=None if labels is None else move_patches(labels, lr.device).float(),
-            wider=wider,
+            hr=self._to_unit_range(found["hr"]) if "hr" in found else None,
+            labels=ComputeDevice(lr.device).receive(found["labels"]).float() if "labels" in found else None,
+            wider=None if side is None else windows,
         )
         if self.all_samples is not None and len(self.all_samples) > len(self.samples):
             return batch
@@ -251,7 +255,7 @@ class Batches:
 
     def _to_unit_range(self, patches_u8: torch.Tensor) -> torch.Tensor:
         """Return float patches in [0,1]; they are copied to the device as bytes, a quarter of the traffic."""
-        patches = patches_u8 if self.device is None else move_patches(patches_u8, self.device)
+        patches = patches_u8 if self.device is None else ComputeDevice(self.device).receive(patches_u8)
         return patches.float().div_(255)
 
 
@@ -288,7 +292,19 @@ def around(
 
 def gather(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
     """Return patches (N,3,patch,patch) with the plane's dtype and device. Order: hflip, vflip, then transpose."""
-    return (_gather_by_slices if plane.flat.device.type == "cpu" else _gather_by_addresses)(plane, draw, patch, scale)
+    return gather_each([(plane, draw, patch, scale)])[0]
+
+
+def gather_each(crops: Sequence[tuple[Plane, Draw, int, int]]) -> list[torch.Tensor]:
+    """Return the patches of several planes as `gather` does; where they lie is copied to a device at once."""
+    devices = {ComputeDevice(plane.flat.device) for plane, *_ in crops if plane.flat.device.type != "cpu"}
+    sent = {device: device.receive(torch.stack([_lines(*crop) for crop in crops])) for device in devices}
+    return [
+        _gather_by_slices(plane, draw, patch, scale)
+        if plane.flat.device.type == "cpu"
+        else _gather_by_addresses(plane.flat, patch, sent[ComputeDevice(plane.flat.device)][number])
+        for number, (plane, draw, patch, scale) in enumerate(crops)
+    ]
 
 
 def _gather_by_slices(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
@@ -308,23 +324,24 @@ def _gather_by_slices(plane: Plane, draw: Draw, patch: int, scale: int) -> torch
     return torch.from_numpy(patches)
 
 
-def _gather_by_addresses(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
-    """Return all patches from one gather, without a loop that a GPU would wait for.
+def _lines(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
+    """Return where the patches lie, (4,N): corner, size of a channel, and the steps between rows and between columns.
 
     A crop under one of the eight symmetries is affine in its own row i and column j: the address of a pixel is corner +
     i·row_step + j·column_step, with steps ±width and ±1, swapped under transposition.
     """
-    device = plane.flat.device
-    images = draw.images.to(device)
-    widths, areas = plane.widths[images], plane.heights[images] * plane.widths[images]
-    corner = plane.offsets[images] + draw.tops.to(device) * scale * widths + draw.lefts.to(device) * scale
-    hflip, vflip, transpose = (switch.to(device) for switch in (draw.hflip, draw.vflip, draw.transpose))
-    corner = corner + hflip * (patch - 1) + vflip * (patch - 1) * widths
-    down = torch.where(vflip, -widths, widths)
-    right = torch.where(hflip, -1, 1)
-    row_step, column_step = torch.where(transpose, right, down), torch.where(transpose, down, right)
-    along = torch.arange(patch, device=device)
+    widths, areas = plane.widths[draw.images], plane.heights[draw.images] * plane.widths[draw.images]
+    corner = plane.offsets[draw.images] + draw.tops * scale * widths + draw.lefts * scale
+    corner = corner + draw.hflip * (patch - 1) + draw.vflip * (patch - 1) * widths
+    down, right = torch.where(draw.vflip, -widths, widths), torch.where(draw.hflip, -1, 1)
+    steps = torch.where(draw.transpose, right, down), torch.where(draw.transpose, down, right)
+    return torch.stack([corner, areas, *steps])
+
+
+def _gather_by_addresses(flat: torch.Tensor, patch: int, lines: torch.Tensor) -> torch.Tensor:
+    """Return all patches from one gather, without a loop that a GPU would wait for."""
+    corner, areas, row_step, column_step = lines
+    along = torch.arange(patch, device=flat.device)
     inside = row_step[:, None, None] * along[:, None] + column_step[:, None, None] * along
-    channels = areas[:, None] * torch.arange(3, device=device)
-    address = (corner[:, None] + channels)[:, :, None, None] + inside[:, None]
-    return plane.flat[address]
+    channels = areas[:, None] * torch.arange(3, device=flat.device)
+    return flat[(corner[:, None] + channels)[:, :, None, None] + inside[:, None]]

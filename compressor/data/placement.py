@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from compressor.base.cache_folder import format_bytes
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import Note
 from compressor.data.store import ImageStore, Plane
 
@@ -12,21 +15,18 @@ MEMORY_SHARE = 0.5
 """Share of a device's free memory that images may use; activations and gradients need the rest."""
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a device with its own memory; None if it shares the host's."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
-
-
 def place_on_device(store: ImageStore, device: torch.device, note: Note) -> ImageStore:
     """Return the store on the device if it fits. For a CPU it is unchanged: the system keeps its file in memory."""
-    if device.type == "cpu":
-        return store
-    return store.to(device) if fits_on_device(store.bytes, "the images", device, note) else store
+    return (
+        store.to(device)
+        if not ComputeDevice(device).is_cpu and fits_on_device(store.bytes, "the images", device, note)
+        else store
+    )
 
 
 def fits_on_device(size: int, what: str, device: torch.device, note: Note) -> bool:
     """Return True if `size` bytes may be put on the device; a note reports the answer."""
-    free_bytes = free_memory(device)
+    free_bytes = ComputeDevice(device).free_memory()
     if free_bytes is None or size <= MEMORY_SHARE * free_bytes:
         note(f"{what} ({format_bytes(size)}) are on {device}")
         return True
@@ -44,13 +44,4 @@ def pack(plane: Plane, device: torch.device) -> Plane:
     flat = torch.empty(int(sizes.sum()), dtype=plane.flat.dtype, device=device)
     for index, (start, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
         flat[start : start + size] = plane.image(index).reshape(-1)
-    return Plane(flat, *(column.to(device) for column in (offsets, plane.heights, plane.widths)))
-
-
-def move_patches(patches: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return patches on `device`; to CUDA from page-locked memory, so that the copy overlaps with computation."""
-    if patches.device == device:
-        return patches
-    if device.type == "cuda" and patches.device.type == "cpu":
-        patches = patches.pin_memory()
-    return patches.to(device, non_blocking=True)
+    return replace(plane, flat=flat, offsets=offsets)

@@ -38,6 +38,7 @@ class Plane:
     """The images of one resolution in flat memory, concatenated as C,H,W."""
 
     flat: torch.Tensor
+    """The pixels, on any device; where they lie is known on the CPU."""
     offsets: torch.Tensor
     heights: torch.Tensor
     widths: torch.Tensor
@@ -48,7 +49,7 @@ class Plane:
         return self.flat[start : start + 3 * h * w].view(3, h, w)
 
     def to(self, device: torch.device) -> Plane:
-        return Plane(*(column.to(device) for column in (self.flat, self.offsets, self.heights, self.widths)))
+        return replace(self, flat=self.flat.to(device))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import torch
 
 from compressor.base.cache_folder import CacheFolder, format_bytes, map_file
 from compressor.base.choices import Precision
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import QUIET, Context, Note
 from compressor.base.errors import SrkdError, report_unwritable
 from compressor.base.files import append
@@ -125,7 +126,7 @@ class TeacherCache:
     def attach(self, labels: Plane, batches: Batches, note: Note) -> Batches:
         """Return the batches with the labels, on the device of the batches if they fit there."""
         device = batches.device or torch.device("cpu")
-        if device.type != "cpu" and fits_on_device(sum(self.sizes), "the teacher's outputs", device, note):
+        if not ComputeDevice(device).is_cpu and fits_on_device(sum(self.sizes), "the teacher's outputs", device, note):
             labels = pack(labels, device)
         return replace(batches, labels=labels)
 

@@ -134,8 +134,10 @@ def _require_pixels(images: Tensor) -> None:
 
 
 @lru_cache(maxsize=64)
-def _axis_taps(size: int, scale: float, kernel: KernelName) -> tuple[Tensor, Tensor]:
-    """Return source indices (taps, n') and float64 weights (taps, n') for one axis."""
+def _axis_taps(
+    size: int, scale: float, kernel: KernelName, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return source indices (taps, n') and weights (taps, n') for one axis, computed in float64."""
     # Real numbers also in a dry run, which computes shapes alone: the cache outlives it.
     with torch.device("cpu"):
         stretch = min(scale, 1.0)
@@ -150,13 +152,11 @@ def _axis_taps(size: int, scale: float, kernel: KernelName) -> tuple[Tensor, Ten
         weights = weights / weights.sum(dim=0)
         used = weights.abs().amax(dim=1) > 0
         indices = reflected_indices(positions.long() - 1, size)
-        return indices[used], weights[used]
+    return indices[used].to(device), weights[used].to(device, dtype)
 
 
 def _resize_axis(images: Tensor, axis: int, scale: float, kernel: KernelName) -> Tensor:
-    indices, weights = _axis_taps(images.shape[axis], scale, kernel)
-    indices = indices.to(images.device)
-    weights = weights.to(images.device, images.dtype)
+    indices, weights = _axis_taps(images.shape[axis], scale, kernel, images.device, images.dtype)
     if axis == -2:
         weights = weights[:, :, None]
     total = images.index_select(axis, indices[0]) * weights[0]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.base.metadata import srkd_keys
-from compressor.base.precision import synchronise
 from compressor.models.networks.base import ImageModel
 from compressor.models.students.blend import ends_of, load_blend
 from compressor.runtimes.base import Runtime
@@ -70,5 +70,5 @@ class ForeignRuntime(Runtime):
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         sr: torch.Tensor = self._teacher(lr)
-        synchronise(lr.device)
+        ComputeDevice(lr.device).synchronise()
         return sr

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressor.base.precision import computes_bf16
+from compressor.base.compute_device import ComputeDevice
 from compressor.images.metrics import psnr, to_u8
 from compressor.inference.super_resolve import super_resolve
 from compressor.runtimes.base import Runtime
@@ -56,7 +56,7 @@ class PrecisionChoice:
         self.runtime = runtime
         self._lower: TorchRuntime | None = None
         if not exact and isinstance(runtime, TorchRuntime) and runtime.precision == "fp32":
-            self._lower = runtime.in_bf16() if computes_bf16(torch.device(runtime.device)) else None
+            self._lower = runtime.in_bf16() if ComputeDevice.named(runtime.device).computes_bf16 else None
 
     def select(self, lr: Tensor, *, bits: int = 8, pictures: int = 1, max_levels: int = MAX_SAMPLE_LEVELS) -> Selected:
         """Return the runtime for a picture (N,3,h,w): bf16 if it has 8 bit and its samples pass both bounds.

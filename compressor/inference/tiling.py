@@ -20,6 +20,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from compressor.base.compute_device import free_unused_memory
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.images.resize import mirror_to, pad_to
 from compressor.models.networks.base import Descriptor
@@ -124,7 +125,7 @@ def run_tiled(
                     "picture"
                 ) from error
             side = half
-            torch.cuda.empty_cache()
+            free_unused_memory()
     return Tiled(sr[..., : height * scale, : width * scale], side if len(windows) > 1 else None, seam)
 
 

@@ -228,7 +228,7 @@ def runtime_of(file: Path) -> str:
 
 def torch_device_for(device: str) -> str:
     """Torch's device for one of a runtime: that of the same name, else the CPU, as for `openvino:GPU`."""
-    return device if device.partition(":")[0] in ("cuda", "mps") else "cpu"
+    return device if device.partition(":")[0] in RUNTIMES["torch"].devices else "cpu"
 
 
 def device_patterns() -> dict[str, str]:

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from compressor.base.choices import Layout
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.errors import SrkdError, UsageError, reason_of
-from compressor.base.precision import memory_format, synchronise
+from compressor.base.precision import memory_format
 from compressor.models.networks.base import Network, Spec
 from compressor.runtimes.base import Runtime
 
@@ -60,7 +61,7 @@ class TorchRuntime(Runtime):
         with torch.no_grad(), arithmetic(self._device, self.precision):
             images = lr.to(self._device, torch.float32).contiguous(memory_format=self._format)
             sr = self._forward(images).float().contiguous()
-            synchronise(self._device)
+            ComputeDevice(self._device).synchronise()
             return sr.to(lr.device)
 
     def in_bf16(self) -> TorchRuntime:
@@ -89,21 +90,10 @@ def tf32_off() -> Iterator[None]:
 
 def torch_device(name: str) -> torch.device:
     """Return the torch device called `name`, with its index; one line if it does not exist."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device {name!r} is not one torch knows: try cpu or cuda") from error
-    if device.type == "cpu":
-        return torch.device("cpu")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = device.index or 0
-        if index >= count:
-            raise UsageError(f"device {name!r}: torch sees {count} CUDA devices here; use --device cpu")
-        return torch.device("cuda", index)
-    if device.type == "mps" and torch.backends.mps.is_available():
-        return torch.device("mps")
-    raise UsageError(f"device {name!r} is not usable here; use --device cpu")
+    named = ComputeDevice.named(name)
+    if not named.is_here:
+        raise UsageError(f"device {name!r}: torch sees {named.count} of its kind here; use --device cpu")
+    return torch.device(named.device.type, named.device.index or 0) if named.has_own_memory else named.device
 
 
 class TorchCompiledRuntime(TorchRuntime):

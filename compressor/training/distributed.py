@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.interrupts import Interrupted, set_handlers
 from compressor.base.processes import LostProcess, Processes, Rank, ReportedElsewhere, SharedFailure
@@ -177,12 +178,12 @@ def process_device(name: str, rank: Rank) -> str:
     """Return the device of this process: `cuda` means a GPU per process; a numbered one would be shared by all."""
     if rank.world_size == 1 or name == "cpu":
         return name
-    if name != "cuda":
-        raise UsageError(f"--device {name} with {rank.world_size} processes: say cuda, and each takes a GPU of its own")
-    count = torch.cuda.device_count()
-    if 0 < count <= rank.local_rank:
-        raise UsageError(f"there are {count} GPUs and more processes on {platform.node()}: --nproc-per-node {count}")
-    return f"cuda:{rank.local_rank}"
+    kind, numbered, _ = name.partition(":")
+    if numbered:
+        raise UsageError(f"--device {name} with {rank.world_size} processes: say {kind}, and each takes one of its own")
+    if 0 < (count := ComputeDevice.named(kind).count) <= rank.local_rank:
+        raise UsageError(f"{platform.node()} has {count} {kind} devices, and more processes: --nproc-per-node {count}")
+    return f"{kind}:{rank.local_rank}"
 
 
 def _describe(failure: Exception) -> tuple[str, int]:

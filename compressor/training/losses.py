@@ -32,10 +32,12 @@ class Losses:
         self.total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
     def numbers(self) -> dict[str, float]:
-        raw = {f"raw/{name}": float(term.detach()) for name, term in self.terms.items()}
-        weighted = {f"weighted/{name}": self.weights[name] * raw[f"raw/{name}"] for name in self.terms}
-        observed = {f"seen/{name}": float(value) for name, value in self.observed.items()}
-        return {**raw, **weighted, "loss": float(self.total.detach()), **observed}
+        """Return all numbers, which are copied from the device together."""
+        values = {"loss": self.total, **{f"seen/{name}": value for name, value in self.observed.items()}}
+        values = {f"raw/{name}": term for name, term in self.terms.items()} | values
+        copied = torch.stack([value.detach().float().reshape(()) for value in values.values()]).tolist()
+        numbers = dict(zip(values, copied, strict=True))
+        return numbers | {f"weighted/{name}": self.weights[name] * numbers[f"raw/{name}"] for name in self.terms}
 
     def merged(self, later: Losses) -> Losses:
         """Return these losses merged with those of a later update of the same step."""

@@ -13,10 +13,11 @@ from typing import cast
 import torch
 
 from compressor.base.choices import CompileOption, Precision, PrecisionOption
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import Note
 from compressor.base.decided import ExecutionMode, SpeedOptions
 from compressor.base.errors import reason_of
-from compressor.base.precision import computes_bf16, training_layout
+from compressor.base.precision import training_layout
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
 
@@ -54,7 +55,7 @@ def _precision_by_facts(macs: int, device: torch.device, option: PrecisionOption
     """Return the precision for this number of multiply-accumulates, and the reason."""
     if option != "auto":
         return option, "the recipe or --set names it"
-    if not computes_bf16(device):
+    if not ComputeDevice(device).computes_bf16:
         return "fp32", f"{device.type} has no arithmetic for bf16 here"
     if macs < SHORT_RUN_MACS:
         return "fp32", "a short run"
@@ -63,7 +64,7 @@ def _precision_by_facts(macs: int, device: torch.device, option: PrecisionOption
 
 def should_compile(option: CompileOption, *, device: torch.device, steps: int) -> bool:
     if option == "auto":
-        return device.type == "cuda" and steps >= MIN_COMPILED_STEPS
+        return ComputeDevice(device).records_graphs and steps >= MIN_COMPILED_STEPS
     return option == "on"
 
 
@@ -82,7 +83,7 @@ class CompiledForward:
     def _compile(self, lr: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the compiled forward pass, after a trial with its backward pass in the caller's precision."""
         # CUDA graphs: small convolutions no longer wait for Python.
-        mode = "reduce-overhead" if lr.device.type == "cuda" else "default"
+        mode = "reduce-overhead" if ComputeDevice(lr.device).records_graphs else "default"
         forward = cast(Callable[[torch.Tensor], torch.Tensor], torch.compile(self.network, mode=mode, dynamic=False))
         try:
             sr = forward(lr)

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.errors import SrkdError
 from compressor.base.machine import peak_resident_bytes
 from compressor.runtimes.base import Runtime
@@ -33,15 +34,17 @@ class PeakMemory:
 
     def reset(self, runtime: Runtime) -> None:
         """Reset the peak, also that of opening the model, if the system allows it (Linux, proc(5))."""
-        if runtime.device.startswith("cuda") and torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        device = ComputeDevice.named(torch_device_for(runtime.device))
+        if device.has_own_memory and device.is_here:
+            device.module.reset_peak_memory_stats()
         elif os.access("/proc/self/clear_refs", os.W_OK):
             Path("/proc/self/clear_refs").write_text("5")
 
     def megabytes(self, runtime: Runtime) -> float:
         """The peak since the reset, in MB."""
-        if runtime.device.startswith("cuda") and runtime.name.startswith("torch"):
-            return torch.cuda.max_memory_allocated() / 1e6
-        if torch_device_for(runtime.device).startswith("cuda"):
+        device = ComputeDevice.named(torch_device_for(runtime.device))
+        if device.has_own_memory and runtime.name.startswith("torch"):
+            return (device.peak_memory() or 0) / 1e6
+        if device.has_own_memory:
             raise SrkdError(f"{runtime.name} on {runtime.device} does not report its memory")
         return max(0, peak_resident_bytes() - self._before) / 1e6

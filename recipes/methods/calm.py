@@ -45,8 +45,9 @@ class Calm(Method):
         numbers = uniforms("calm", step.seed, step.number, step.samples, 3)
         share = 0.5 if self.moves else 0.0
         steps = [(int(down < share), int(right < share)) for down, right in numbers[:, 1:]]
-        noise = normal_noise(lr, seed=step.seed, step=step.number, samples=step.samples)
-        other = disturbed(lr, steps, lr.new_tensor(numbers[:, 0] * self.noise / 255), noise)
+        deviations = (numbers[:, 0] * self.noise / 255).tolist()
+        noise = normal_noise(lr, deviations, seed=step.seed, step=step.number, samples=step.samples)
+        other = disturbed(lr, steps, noise)
         step.run_together(student=[lr, other])
         target, sr = step.student().sr.detach(), step.student(other).sr
         border = scale * min(BORDER, min(lr.shape[-2:]) // 4)
@@ -56,11 +57,9 @@ class Calm(Method):
         return {"calm": F.l1_loss(sr[..., border : border + height, border : border + width], target)}
 
 
-def disturbed(
-    lr: torch.Tensor, steps: Sequence[tuple[int, int]], sigma: torch.Tensor, noise: torch.Tensor
-) -> torch.Tensor:
-    """Return x': images that are moved and have noise of a deviation each, as a film stores them, in 8 bit."""
-    return as_in_a_file(moved(lr, steps) + sigma[:, None, None, None] * noise)
+def disturbed(lr: torch.Tensor, steps: Sequence[tuple[int, int]], noise: torch.Tensor) -> torch.Tensor:
+    """Return x': images that are moved and have noise, as a film stores them, in 8 bit."""
+    return as_in_a_file(moved(lr, steps) + noise)
 
 
 def moved(images: torch.Tensor, steps: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -69,10 +68,11 @@ def moved(images: torch.Tensor, steps: Sequence[tuple[int, int]]) -> torch.Tenso
     return crop_each(F.pad(images, (0, 1, 0, 1), mode="replicate"), steps, height, width)
 
 
-def normal_noise(like: torch.Tensor, *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
-    """Return normal noise of deviation 1 for each sample."""
-    fields = [
-        torch.from_numpy(generator_of("calm-noise", seed, step, sample).standard_normal(like.shape[1:], "float32"))
-        for sample in samples
-    ]
+def normal_noise(
+    like: torch.Tensor, deviations: Sequence[float], *, seed: int, step: int, samples: Sequence[int]
+) -> torch.Tensor:
+    """Return normal noise of its deviation for each sample."""
+    generators = (generator_of("calm-noise", seed, step, sample) for sample in samples)
+    drawn = [torch.from_numpy(generator.standard_normal(like.shape[1:], "float32")) for generator in generators]
+    fields = [field * deviation for field, deviation in zip(drawn, deviations, strict=True)]
     return torch.stack(fields).to(like.device)

@@ -113,7 +113,7 @@ class DCKD(UsesPerceptualNet):
         sr, terms = step.student().sr, dict[str, torch.Tensor]()
         if self.consistency:
             operations = draw_operations(
-                self.probability, stream="dckd-labels", seed=step.seed, step=step.number, samples=step.samples
+                self.probability, stream="dckd-labels", seed=step.seed, step=step.number, samples=step.samples, like=sr
             )
             changed = apply(step.lr, operations)
             step.run_together(teacher=[step.lr, changed])

@@ -168,8 +168,9 @@ class DUKD(Method):
         if not (augment and probability):
             return NewInput(images, images)
         copies = len(images) // len(step.lr)
+        seed, number, samples = step.seed, step.number, step.samples
         operations = draw_operations(
-            probability, stream=stream, seed=step.seed, step=step.number, samples=step.samples, copies=copies
+            probability, stream=stream, seed=seed, step=number, samples=samples, copies=copies, like=images
         )
         if not self.colours:
             operations = replace(operations, inverted=torch.zeros_like(operations.inverted))

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
 from compressor.training.step import Step
@@ -94,7 +95,7 @@ def distances_by_rows(
     gradient = torch.zeros_like(student) if with_gradient else None
     totals = []
     # A GPU is efficient with large products, a CPU with blocks that stay in its cache.
-    group = len(student) if student.is_cuda else 1
+    group = 1 if ComputeDevice(student.device).is_cpu else len(student)
     for first in range(0, len(student), group):
         columns, target = student[first : first + group], teacher[first : first + group]
         # SᵀS - TᵀT as one product.

@@ -46,7 +46,7 @@ class ContrastsThroughPhi(UsesPerceptualNet):
         phi = cast(Phi, step.helpers[self.name]["phi"])
         lr = step.all_gather(step.lr)
         indices = negative_indices(range(len(lr)), self.negatives, seed=step.seed, step=step.number, compat=self.compat)
-        negatives = bicubic_negatives(lr[indices], step.scale)
+        negatives = bicubic_negatives(torch.stack([lr[index] for index in indices]), step.scale)
         # φ computes in the student's precision, the distances in fp32 (`recipes/terms/distances.py`).
         with step.precision():
             references = features_of(phi, positive, negatives)
@@ -92,7 +92,8 @@ def ratio_of(distances: torch.Tensor) -> torch.Tensor:
     A φ of fewer levels has the last of the weights.
     """
     near, far = distances.mean(0).unbind(1)
-    return (near.new_tensor(LEVEL_WEIGHTS[-len(near) :]) * near / (far + EPS)).sum()
+    weights = LEVEL_WEIGHTS[-len(near) :]
+    return torch.stack([weight * ratio for weight, ratio in zip(weights, near / (far + EPS), strict=True)]).sum()
 
 
 def negative_indices(

@@ -19,7 +19,7 @@ from compressor.base.randomness import uniforms
 
 @dataclass(frozen=True)
 class Operations:
-    """Boolean tensors of shape (B,), on the CPU: True for the samples to which each operation applies."""
+    """Boolean tensors of shape (B,): True for the samples to which each operation applies."""
 
     inverted: torch.Tensor
     upended: torch.Tensor
@@ -28,11 +28,21 @@ class Operations:
 
 
 def draw_operations(
-    probability: float, *, stream: str, seed: int, step: int, samples: Sequence[int], copies: int = 1
+    probability: float,
+    *,
+    stream: str,
+    seed: int,
+    step: int,
+    samples: Sequence[int],
+    copies: int = 1,
+    like: torch.Tensor | None = None,
 ) -> Operations:
-    """Return the operations, drawn with a probability for each sample; `copies` of the batch are concatenated."""
+    """Return the operations on the device of `like`, drawn with a probability for each sample; `copies` of the batch
+    are concatenated.
+    """
     coins = torch.from_numpy(uniforms(stream, seed, step, samples, 4 * copies) < probability)
     by_copy = coins.reshape(len(samples), copies, 4).transpose(0, 1).reshape(-1, 4)
+    by_copy = by_copy if like is None else by_copy.to(like.device)
     return Operations(*by_copy.unbind(1))
 
 
@@ -55,7 +65,7 @@ def invert(images: torch.Tensor, operations: Operations, *, bug: bool = False) -
 
 
 def _replace(samples: torch.Tensor, changed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    return torch.where(samples.to(images.device)[:, None, None, None], changed, images)
+    return torch.where(samples[:, None, None, None], changed, images)
 
 
 def _invert_colours(images: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:

@@ -97,4 +97,5 @@ def _luminance(images: torch.Tensor) -> torch.Tensor:
     """Return Y of RGB images without its offset, (N,1,H,W); others as they are."""
     if images.shape[1] != len(Y_WEIGHTS):
         return images
-    return (images * images.new_tensor(Y_WEIGHTS).view(-1, 1, 1)).sum(1, keepdim=True)
+    weighted = [weight * plane for weight, plane in zip(Y_WEIGHTS, images.unbind(1), strict=True)]
+    return torch.stack(weighted, 1).sum(1, keepdim=True)

@@ -114,6 +114,7 @@ class DegradationSteps(Entry):
     name: str
     title: str
     steps: tuple[dict[str, dict[str, Any]], ...]
+    clean: float = 0.0
 
 
 class RunSpec(Entry):

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import Context, format_duration, no_note
 from compressor.base.errors import UsageError
 from compressor.base.machine import count_threads, peak_resident_bytes, torch_threads
@@ -116,7 +115,8 @@ def _measure(spec: RunSpec, context: Context) -> DryRun:
     with torch_threads(spec.threads):
         run = open_run(spec, context)
         cost = try_run(run, context)
-    peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else peak_resident_bytes()
+    device = ComputeDevice(run.device)
+    peak = device.peak_memory() or peak_resident_bytes()
     return DryRun(
         spec=spec,
         teacher=None if run.teacher is None else NetworkSummary.of(run.teacher),
@@ -125,5 +125,5 @@ def _measure(spec: RunSpec, context: Context) -> DryRun:
         validation_seconds=cost.validation_seconds,
         seconds=cost.seconds(run.stages()),
         peak_memory_mb=peak / 1e6,
-        where=f"on {count_threads(spec.threads)}" if run.device.type == "cpu" else f"on {run.device}",
+        where=f"on {count_threads(spec.threads)}" if device.is_cpu else f"on {run.device}",
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import signal_handlers
@@ -115,7 +116,7 @@ def _open(spec: RunSpec, context: Context, where: str) -> OpenRun:
 
 def _note_what_changed(began: RunFile, note: Note) -> None:
     """Name what cannot be restored, and may change the bytes: the processor, the GPU, the version of torch."""
-    now, processor = machine_facts(), "gpu" if began.device.startswith("cuda") else "cpu"
+    now, processor = machine_facts(), "cpu" if began.device == "cpu" else "gpu"
     compared = {name: (began.machine.get(name), now[name]) for name in (processor, "torch")}
     changes = [f"{name} {old}, now {new}" for name, (old, new) in compared.items() if old not in (None, new)]
     if changes:
@@ -144,7 +145,7 @@ class TrainingRun:
     def train(self) -> CompressReport:
         """Train, write the averaged student, and return the report."""
         run, processes, started = self.run, self.context.processes, time.monotonic()
-        if run.device.type == "cpu":
+        if ComputeDevice(run.device).is_cpu:
             keep_freed_memory()
         # Written first, so that a run killed from here on can be continued.
         began, code = self.began, self.code

@@ -15,10 +15,10 @@ from functools import partial
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import Context, format_duration
 from compressor.base.errors import UsageError
 from compressor.base.memory import keep_freed_memory
-from compressor.base.precision import synchronise
 from compressor.base.processes import Rank
 from compressor.data.batches import Batches
 from compressor.training.loop import Events
@@ -97,7 +97,7 @@ def stage_costs(run: OpenRun, batches: Batches, context: Context, timed: int = 1
 
 def try_run(run: OpenRun, context: Context, budget: float | None = None) -> RunCost:
     """What the run costs. Within a budget in seconds its fit and its teacher cache are made, and more steps timed."""
-    if run.device.type == "cpu":
+    if ComputeDevice(run.device).is_cpu:
         keep_freed_memory()
     began = time.perf_counter()
     teacher, batches, once = run.place_teacher(), build_batches(run, context), 0.0
@@ -121,7 +121,7 @@ def try_run(run: OpenRun, context: Context, budget: float | None = None) -> RunC
     once += blend_seconds(run, batches, teacher, context)
     began = time.perf_counter()
     run.validation.score_sets(run.student.network.to(run.device).eval())
-    synchronise(run.device)
+    ComputeDevice(run.device).synchronise()
     return RunCost(stages, time.perf_counter() - began, once)
 
 
@@ -192,7 +192,7 @@ class _Meter(Events):
     counter: FlopCounterMode = field(default_factory=partial(FlopCounterMode, display=False))
 
     def after_step(self, done: int, state: State) -> None:
-        synchronise(self.device)
+        ComputeDevice(self.device).synchronise()
         self.progress(done)
         number, now = (done - 1) % (self.timed + 2), time.perf_counter()
         if number == 0:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.errors import SrkdError
 from compressor.base.randomness import uniforms
-from compressor.data import placement
-from compressor.data.batches import Batches, Draw, Sampler, _gather_by_addresses, _gather_by_slices, gather
+from compressor.data.batches import Batches, Draw, Sampler, _gather_by_addresses, _gather_by_slices, _lines, gather
 from compressor.data.decode import decode_all
-from compressor.data.placement import move_patches, place_on_device
+from compressor.data.placement import place_on_device
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import ImagePair, embedded_pairs, embedded_photos
 from compressor.models.fitting.patches import texture_of
@@ -70,10 +70,14 @@ def test_no_usable_image_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def gathered_by_addresses(plane, draw, patch, scale):
+    return _gather_by_addresses(plane.flat, patch, _lines(plane, draw, patch, scale))
+
+
 @pytest.mark.parametrize("hflip", [False, True])
 @pytest.mark.parametrize("vflip", [False, True])
 @pytest.mark.parametrize("transpose", [False, True])
-@pytest.mark.parametrize("gather", [_gather_by_slices, _gather_by_addresses])
+@pytest.mark.parametrize("gather", [_gather_by_slices, gathered_by_addresses])
 def test_gather_is_crop_then_hflip_vflip_transpose(store, gather, hflip, vflip, transpose):
     def switch(value: bool) -> torch.Tensor:
         return torch.tensor([value, False])
@@ -189,7 +193,7 @@ ELSEWHERE = torch.device("meta")
 
 def test_a_store_that_fits_into_half_of_the_free_memory_goes_to_the_device(store, monkeypatch):
     notes: list[str] = []
-    monkeypatch.setattr(placement, "free_memory", lambda device: 2 * store.bytes)
+    monkeypatch.setattr(ComputeDevice, "free_memory", lambda device: 2 * store.bytes)
     there = place_on_device(store, ELSEWHERE, notes.append)
     assert there.hr is not None and there.hr.flat.device == there.lr.flat.device == ELSEWHERE
     assert notes == [f"the images ({store.bytes / 1e6:.0f} MB) are on meta"]
@@ -197,7 +201,7 @@ def test_a_store_that_fits_into_half_of_the_free_memory_goes_to_the_device(store
 
 def test_a_larger_one_stays_and_its_patches_are_carried(store, monkeypatch):
     notes: list[str] = []
-    monkeypatch.setattr(placement, "free_memory", lambda device: 2 * store.bytes - 1)
+    monkeypatch.setattr(ComputeDevice, "free_memory", lambda device: 2 * store.bytes - 1)
     here = place_on_device(store, ELSEWHERE, notes.append)
     assert here is store and len(notes) == 1 and "stay in the host's memory" in notes[0]
     batch = Batches.for_store(here, batch=2, lr_patch=6, seed=0, device=ELSEWHERE).at(1)
@@ -208,5 +212,3 @@ def test_a_larger_one_stays_and_its_patches_are_carried(store, monkeypatch):
 def test_on_a_cpu_nothing_moves_and_nothing_is_said(store):
     notes: list[str] = []
     assert place_on_device(store, torch.device("cpu"), notes.append) is store and not notes
-    patches = torch.zeros(2, dtype=torch.uint8)
-    assert move_patches(patches, torch.device("cpu")) is patches

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.images.files import Picture, read_picture, write_picture
 from compressor.images.in_memory import read_planes
 from compressor.images.metrics import to_u8
@@ -30,7 +31,7 @@ from tests.support.films import make_film, picture, require_av
 
 @pytest.fixture(autouse=True)
 def device_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lower_precision, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(ComputeDevice, "computes_bf16", True)
     monkeypatch.setattr(lower_precision, "LEAST_LR_PIXELS", 128 * 128)
 
 
@@ -87,7 +88,7 @@ def test_what_is_never_lowered(student: TorchRuntime, monkeypatch: pytest.Monkey
     assert PrecisionChoice(bf16).select(photo()).runtime is bf16
     other = nearest_model(4)
     assert PrecisionChoice(other).select(photo()).runtime is other
-    monkeypatch.setattr(lower_precision, "computes_bf16", lambda device: False)
+    monkeypatch.setattr(ComputeDevice, "computes_bf16", False)
     assert PrecisionChoice(student).select(photo()).runtime is student
 
 

@@ -87,9 +87,9 @@ def test_the_image_without_noise_is_the_target_and_gets_no_gradient() -> None:
 
 def test_draws_depend_on_seed_step_and_sample_alone() -> None:
     lr = torch.zeros(4, 3, 6, 6)
-    first = normal_noise(lr, seed=1, step=2, samples=range(4))
-    assert torch.equal(first[2:], normal_noise(lr[:2], seed=1, step=2, samples=range(2, 4)))
-    others = [normal_noise(lr, seed=seed, step=step, samples=range(4)) for seed, step in ((1, 3), (2, 2))]
+    first = normal_noise(lr, [1.0] * 4, seed=1, step=2, samples=range(4))
+    assert torch.equal(first[2:], normal_noise(lr[:2], [1.0] * 2, seed=1, step=2, samples=range(2, 4)))
+    others = [normal_noise(lr, [1.0] * 4, seed=seed, step=step, samples=range(4)) for seed, step in ((1, 3), (2, 2))]
     assert not any(torch.equal(first, other) for other in others)
     values = [
         term(Calm(), Upscaler(added=columns), number=number, seed=seed).item()

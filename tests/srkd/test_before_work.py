@@ -52,7 +52,7 @@ def test_a_device_that_is_not_there(verb, teacher, photos, tmp_path, capfd):
     assert not (tmp_path / "run").exists()
     if not torch.backends.mps.is_available():
         line = last_error([*words, "--device", "mps"], capfd)
-        assert line == "srkd: device 'mps' is not usable here; use --device cpu"
+        assert line == "srkd: device 'mps': torch sees 0 of its kind here; use --device cpu"
 
 
 @pytest.mark.parametrize("where", ["file/inside", "/proc/nothing"])

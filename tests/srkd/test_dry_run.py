@@ -132,7 +132,7 @@ def test_minutes_that_cannot_be(
         ({"baselines": ("init-from",)}, "--baselines init-from: there is no --init-from"),
         ({"jobs": 2}, "--jobs 2: there is one run"),
         ({"track_images": 9}, "--track-images 9: there are 2 validation images"),
-        ({"device": "cuda:7"}, "device 'cuda:7': torch sees 0 CUDA devices"),
+        ({"device": "cuda:7"}, "device 'cuda:7': torch sees 0 of its kind"),
     ],
 )
 def test_mistakes_stop_it_with_the_line_of_the_run(

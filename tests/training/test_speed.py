@@ -13,6 +13,7 @@ from torch import nn
 
 import srkd
 from compressor.base.choices import Precision
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import Context
 from compressor.base.decided import ExecutionMode, SpeedOptions
 from compressor.base.precision import training_layout
@@ -49,7 +50,7 @@ def chosen(options: SpeedOptions | None = None, steps: int = 10**8) -> Execution
 
 @pytest.mark.parametrize("native", [True, False])
 def test_the_processor_decides(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
-    monkeypatch.setattr(speed, "computes_bf16", lambda device: native)
+    monkeypatch.setattr(ComputeDevice, "computes_bf16", native)
     mode = chosen()
     expected: Precision = "bf16" if native else "fp32"
     assert (mode.precision, mode.layout) == (expected, training_layout(CPU, expected))
@@ -57,7 +58,7 @@ def test_the_processor_decides(monkeypatch: pytest.MonkeyPatch, native: bool) ->
 
 
 def test_a_short_run_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(ComputeDevice, "computes_bf16", True)
     mode = chosen(steps=3)
     assert (mode.precision, mode.layout, mode.reason) == ("fp32", training_layout(CPU, "fp32"), "a short run")
 
@@ -74,7 +75,7 @@ def test_a_short_run_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_teachers_work_counts_where_it_has_the_students_precision(
     monkeypatch: pytest.MonkeyPatch, words: dict[str, Any], precision: Precision
 ) -> None:
-    monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(ComputeDevice, "computes_bf16", True)
     options = CompressOptions.of(student="edsr:width=4,depth=1,scale=4", init="random", steps=200, **words)
     assert decide.decide(options, Context()).execution_mode.precision == precision
 
