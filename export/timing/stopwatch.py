@@ -1,4 +1,4 @@
-"""Image and timer for calls of a model: by the wall clock or, on a CUDA device, by the device's events."""
+"""Image and timer for calls of a model: by the wall clock or, on a device that has them, by its events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.images.sample import sample_photo
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import RUNTIMES, torch_device_for
@@ -19,29 +20,28 @@ CallTimer = Callable[[Call, int], tuple[float, ...]]
 def image_for(runtime: Runtime, width: int, height: int, batch: int = 1) -> torch.Tensor:
     """A batch of LR images of one fixed photo, already on the device from which the runtime reads it."""
     lr = sample_photo(width, height, channels=runtime.descriptor.channels, batch=batch)
-    device = torch_device_for(runtime.device)
-    in_place = RUNTIMES[runtime.name].reads_torch_memory
-    return lr.to(device) if in_place and (not device.startswith("cuda") or torch.cuda.is_available()) else lr
+    device = ComputeDevice.named(torch_device_for(runtime.device))
+    return lr.to(device.device) if RUNTIMES[runtime.name].reads_torch_memory and device.is_here else lr
 
 
 def timer_for(device: str) -> CallTimer:
     """The timer for calls that compute on this device."""
-    if device.startswith("cuda") and torch.cuda.is_available():
-        return lambda call, count: time_by_events(call, count, torch.cuda)
-    return time_calls
+    place = ComputeDevice.named(torch_device_for(device))
+    has_events = place.has_own_memory and place.is_here and hasattr(place.module, "Event")
+    return (lambda call, count: time_by_events(call, count, place.module)) if has_events else time_calls
 
 
-def time_by_events(call: Call, count: int, cuda: Any) -> tuple[float, ...]:
+def time_by_events(call: Call, count: int, module: Any) -> tuple[float, ...]:
     """The milliseconds between device events before and after each call.
 
-    The device is idle before the first event, so that no earlier call counts. `cuda` is torch.cuda.
+    The device is idle before the first event, so that no earlier call counts. `module` is torch's of the device.
     """
     if count > 1:
         call()
-    cuda.synchronize()
+    module.synchronize()
     milliseconds = []
     for _ in range(count):
-        start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (module.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
         end.record()

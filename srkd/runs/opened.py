@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import Context, Note, no_note
 from compressor.base.decided import SpeedOptions
 from compressor.base.errors import SrkdError, UsageError
@@ -166,8 +167,8 @@ def open_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)
+        if device.index is not None:
+            ComputeDevice(device).module.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
     return device

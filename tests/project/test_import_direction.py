@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -34,6 +35,27 @@ def test_nothing_outside_the_console_prints() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert printing == []
+
+
+def names_cuda(path: Path) -> bool:
+    """Return whether code of a file, not its docstrings, has a name or a text with CUDA in it."""
+    tree = ast.parse(path.read_text())
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    named = (
+        getattr(node, key, "") for node in ast.walk(tree) if id(node) not in texts for key in ("value", "attr", "id")
+    )
+    return any(isinstance(name, str) and "cuda" in name.lower() for name in named)
+
+
+def test_the_files_that_name_cuda_are_listed_with_a_reason() -> None:
+    section = (
+        (ROOT / "docs/design/house.md").read_text().partition("## What knows a kind of device")[2].partition("\n## ")[0]
+    )
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    listed = [name for row in rows for name in re.findall("`([^`]+)`", row)]
+    files = {str(path.relative_to(ROOT)) for path in SOURCES if names_cuda(path)}
+    assert {file for file in files if not any(name in file for name in listed)} == set()
+    assert [name for name in listed if not any(name in file for file in files)] == []
 
 
 def imports_of(path: Path) -> set[str]:
