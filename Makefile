@@ -29,7 +29,7 @@ OF_DEPENDENCIES := tests/base tests/images tests/models tests/recipes tests/expo
 CORE = $(shell sed -n '/^dependencies = \[/,/^\]/s/^ *"\([a-zA-Z0-9_-]*>=[0-9.]*\).*/\1/p' pyproject.toml)
 COVERED := -m "not slow and not matrix and not browser" $(UNCOVERED:%=--deselect %) $(TESTS)
 
-.PHONY: help env app app-for-tests extras quickstart demo test test-ci test-extras hosts test-hosts test-browser demo-picture test-all test-matrix test-lowest test-python coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
+.PHONY: help env app app-for-tests extras quickstart demo test test-ci test-extras hosts test-hosts test-browser demo-picture test-all test-matrix test-device test-lowest test-python coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export, profile and report: the embedded teacher, the embedded photos"
@@ -43,6 +43,7 @@ help:
 	@echo "make demo-picture the picture of docs/use/demo.md, taken anew by such a test"
 	@echo "make test-all     all of these and the long ones, after make extras and make app with what its tests need"
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
+	@echo "make test-device  all recipes and verbs on a simulated accelerator, and what a step copies to and from it"
 	@echo "make test-lowest  with each dependency at the lowest version that is allowed, in an environment of its own"
 	@echo "make test-python  with another Python, such as PYTHON=python3.13, in an environment of its own"
 	@echo "make coverage     make test, test-ci and test-extras under coverage: each package's branches, at least 90 % of them"
@@ -105,6 +106,10 @@ test-browser: app-for-tests
 
 demo-picture: app-for-tests
 	DEMO_PICTURE=1 $(PYTEST) -n 0 -k test_how_it_looks tests/browser
+
+# On a simulated accelerator: nothing mixes with the CPU, and what crosses is counted.
+test-device: env
+	SRKD_TEST_DEVICE=sim $(PYTEST) tests/device
 
 test-all: extras app-for-tests
 	$(PYTEST)

@@ -123,9 +123,9 @@ def run(tmp_path: Path, recipe: str, teacher: Path, photos: Path, compiled: Comp
 RECIPES = ["csd", "fit", "scratch", "logits", "fakd", "csd-lite", "clsd", "dckd", "perceptual", "calm", "dukd", "hkdsr"]
 
 
-# On a CPU the tests of the recipes train all of them.
+# On a CPU the tests of the recipes train all of them, test_simulated.py on the simulated accelerator.
 @pytest.mark.ci
-@pytest.mark.parametrize("recipe", RECIPES[:2] if DEVICE == "cpu" else RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES if DEVICE.startswith("cuda") else RECIPES[:2])
 def test_recipes_train(recipe: str, tmp_path: Path, teacher: Path, photos: Path) -> None:
     assert run(tmp_path, recipe, teacher, photos) > 5
 
@@ -151,6 +151,7 @@ def test_one_process_of_nccl_learns_what_a_plain_run_does(tmp_path: Path, teache
     assert facts["result"]["student"]["psnr_y"] == pytest.approx(plain, abs=0.05)
 
 
+@pytest.mark.skipif(DEVICE.startswith("sim"), reason="TorchScript knows no simulated accelerator")
 def test_a_foreign_teacher_goes_along(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)).eval()
