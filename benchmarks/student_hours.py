@@ -19,7 +19,7 @@ import srkd
 from benchmarks.evidence import Benchmark, Cell, Column, Table, save
 from benchmarks.kept_runs import figures_of
 from benchmarks.real_teachers import DEGRADATION
-from benchmarks.students import ALL, FIRST, begin_or_resume, command_of
+from benchmarks.students import ALL, FIRST, begin_or_resume, commands_of
 from compressor.base.machine import machine_facts
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from compressor.models.students.students import parse_student
@@ -76,9 +76,9 @@ def run_of(share: float, start: str, options: argparse.Namespace) -> Path:
     folder: Path = options.out / f"{options.name}-{share:g}-{start}"
     if (folder / RUN_FOLDER_WEIGHTS).is_file():
         return folder
-    steps = max(4, round(share * student.steps))
-    words = [*command_of(student, options.checkpoints, options.photos, folder), "--steps", str(steps), "--init", start]
-    if begin_or_resume(words, folder):
+    (_, words), *_ = commands_of(student, options.checkpoints, options.photos, folder).items()
+    steps = max(4, round(share * (student.earlier_steps or student.steps)))
+    if begin_or_resume([*words, "--steps", str(steps), "--init", start, "--out", str(folder)], folder):
         sys.exit(f"{folder} was not finished")
     return folder
 
