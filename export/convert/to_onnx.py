@@ -7,11 +7,16 @@ from collections.abc import Mapping
 import onnx
 
 from export.formats.conversion import Conversion
+from export.graph.headroom import fp16_line, measure_graph
 from export.graph.onnx_graph import OPSET, ExportedGraph, convert_to_bytes, shared_graph
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    return write_graph(job, shared_graph(job.network, job.options.lr_size, OPSET, job.context))
+    graph = shared_graph(job.network, job.options.lr_size, OPSET, job.context)
+    if job.inputs:
+        peaks, _ = measure_graph(graph.model, job.inputs, job.context)
+        job.context.note(fp16_line(peaks))
+    return write_graph(job, graph)
 
 
 def write_graph(job: Conversion, graph: ExportedGraph) -> Mapping[str, object]:

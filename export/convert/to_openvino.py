@@ -19,7 +19,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
     with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
         onnx = Path(folder) / f"{job.path.stem}.onnx"
-        to_onnx.convert(dataclasses.replace(job, path=onnx))
+        to_onnx.convert(dataclasses.replace(job, path=onnx, inputs=()))
         with one_line(f"OpenVINO cannot convert {job.network.spec.arch}"):
             model = openvino.Core().read_model(onnx)
             model.set_friendly_name(job.path.stem)

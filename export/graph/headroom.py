@@ -91,6 +91,16 @@ def _reducing_session(model: onnx.ModelProto) -> tuple[Any, list[str]]:
         return cpu_session(inferred, threads=torch.get_num_threads()), names
 
 
+def fp16_line(peaks: Mapping[str, Peak]) -> str:
+    """Say whether the network can be computed in fp16, by the largest of all its values."""
+    peak = max(peaks.values(), key=lambda peak: peak.largest)
+    room = FP16_MAX / max(peak.largest, 1e-9)
+    largest = f"{peak.node} reaches {peak.largest:.4g} on {peak.on}"
+    if room < HEADROOM:
+        return f"not fp16 safe: {largest}, and fp16 ends at {FP16_MAX:.0f}: use bf16 or fp32"
+    return f"fp16 safe: {largest}, {room:,.0f} times below the end of fp16"
+
+
 def require_headroom(peaks: Mapping[str, Peak], in_half: Collection[str]) -> float:
     """Return the ratio of 65504 to the largest of the values `in_half`; refuse a ratio below `HEADROOM`."""
     half = [peak for name, peak in peaks.items() if name in in_half]

@@ -6,13 +6,14 @@ import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from compressor.models.networks.base import Network
 from export.formats.conversion import CannotConvert
 from export.formats.proof_inputs import ProofInput, proof_inputs
-from export.graph.headroom import FP16_MAX, measure_graph, require_headroom
+from export.graph.headroom import FP16_MAX, Peak, fp16_line, measure_graph, require_headroom
 from export.graph.onnx_graph import build_graph
 from tests.support.exports import export_file
 from tests.support.onnx_files import model_of
@@ -89,3 +90,6 @@ def test_values_that_are_not_finite_have_no_headroom() -> None:
     with pytest.raises(CannotConvert, match="node0 reaches inf on black"):
         require_headroom(peaks, {"z", "w", "y"})
     assert require_headroom(peaks, ()) == float("inf")
+    assert fp16_line(peaks).startswith("not fp16 safe: node0 reaches inf on black")
+    safe = {"y": Peak("up", np.array([2.0]), "chelsea")}
+    assert fp16_line(safe) == "fp16 safe: up reaches 2 on chelsea, 32,752 times below the end of fp16"
