@@ -119,6 +119,19 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             ("benchmarks", "profile_everywhere", *profile),
         ),
         Part(
+            "ntire",
+            "sizes of srkd as NTIRE's organisers time networks, beside team 00's SPAN",
+            2,
+            (
+                "benchmarks",
+                "ntire_timing",
+                "--variant",
+                "gpu",
+                *on,
+                *(("--side", "24", "--repeats", "1") if tiny else ()),
+            ),
+        ),
+        Part(
             "tensorrt",
             "TensorRT: engines of the embedded student in fp16, bf16 and int8, each compared, the last timed",
             5,
