@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressor.assets.shipped import shipped_names
 from compressor.base.context import QUIET, Context, Note, no_note
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.base.files import file_sha256, require_regular
@@ -77,7 +79,8 @@ def model_file(path: Path) -> Path:
     if path.is_dir() and runtime_of(path) == "torch":
         return weights_file(path)
     if not path.exists():
-        raise SrkdError(f"{path}: no such file or folder")
+        names = get_close_matches(str(path), shipped_names(), n=1)
+        raise SrkdError(f"{path}: no such file or folder" + "".join(f"; did you mean {name}?" for name in names))
     require_regular(path)
     return path
 

@@ -150,6 +150,7 @@ def test_open_model_refuses_in_one_line(network: Network, exported: Path, tmp_pa
     save_network(network, checkpoint)
     cases: list[tuple[Path, dict[str, object], str]] = [
         (tmp_path / "nothing.onnx", {}, "no such file or folder"),
+        (Path("genral-x2"), {}, "did you mean general-x2"),
         (tmp_path, {}, "folder without student.safetensors"),
         (checkpoint, {"runtime": "onnxruntime"}, "takes an ONNX file"),
         (exported, {"runtime": "tvm"}, "there are torch, torch-compiled, onnxruntime"),
