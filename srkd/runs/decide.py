@@ -42,12 +42,7 @@ from srkd.runs.recipe import (
     repeats_published,
     with_pace_of_start,
 )
-from srkd.runs.student import (
-    choose_quantisation,
-    choose_student,
-    first_student,
-    require_inside,
-)
+from srkd.runs.student import choose_quantisation, choose_student, first_student, require_inside
 from srkd.runs.target import with_student_for_target
 from srkd.runs.teacher import open_teacher, require_fit
 from srkd.runs.teacher_use import TeacherUse, plan_cache

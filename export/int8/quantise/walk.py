@@ -176,9 +176,7 @@ class GraphWalk:
         integer_weight = _from_matrix(layer, all_integers, stored.shape)
         weight = _from_matrix(layer, all_integers * flat_scales[:, None].double(), stored.shape).float()
         self.layers[index] = QuantisedLayer(
-            integer_weight.numpy().astype(np.int8),
-            flat_scales.numpy(),
-            None if new_bias is None else new_bias.numpy(),
+            integer_weight.numpy().astype(np.int8), flat_scales.numpy(), None if new_bias is None else new_bias.numpy()
         )
         return _apply(layer, x, weight, new_bias).numpy()
 
