@@ -62,8 +62,7 @@ class _PatchValues:
 
 @dataclass
 class GraphWalk:
-    """One pass over a planned graph, which solves for the grids of values, by name, and the quantised layers, by their
-    nodes' indices."""
+    """One pass over a planned graph: it solves for the grids of values, by name, and the quantised layers, by index."""
 
     plan: QuantisationPlan
     images: NDArray[np.float32]
