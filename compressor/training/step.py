@@ -104,7 +104,7 @@ class Runner:
         with (
             torch.enable_grad() if self.trains else torch.no_grad(),
             self.autocast(),
-            read_taps(self.network, taps) if taps else nullcontext({}) as features,
+            read_taps(self.network, taps) if taps else nullcontext(dict[str, torch.Tensor]()) as features,
             self._read_tail_inputs(images) as tail_inputs,
         ):
             sr = self.forward(lr) if taps or images else self.compiled(lr)
