@@ -85,8 +85,7 @@ def sharpen(image_01: Tensor) -> Tensor:
     """
     kernel = sharpening_kernel()
     residual = image_01 - correlate(image_01, kernel)
-    mask = (residual.abs() * 255 > SHARPENING_THRESHOLD).to(image_01)
-    soft = correlate(mask, kernel)
+    soft = correlate((residual.abs() * 255 > SHARPENING_THRESHOLD).to(image_01), kernel)
     sharp = (image_01 + SHARPENING_WEIGHT * residual).clamp(0, 1)
     return soft * sharp + (1 - soft) * image_01
 

@@ -104,7 +104,7 @@ class Runner:
         with (
             torch.enable_grad() if self.trains else torch.no_grad(),
             self.autocast(),
-            read_taps(self.network, taps) if taps else nullcontext(dict[str, torch.Tensor]()) as features,
+            self._read_features(taps) as features,
             self._read_tail_inputs(images) as tail_inputs,
         ):
             sr = self.forward(lr) if taps or images else self.compiled(lr)
@@ -126,6 +126,9 @@ class Runner:
         all_taps.update(taps)
         all_images.update(images)
         return sorted(all_taps), sorted(all_images)
+
+    def _read_features(self, taps: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
+        return read_taps(self.network, taps) if taps else nullcontext({})
 
     def _read_tail_inputs(self, images: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
         if not images:
