@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from compressor.training.calibration import Blend, Calibrated
 
 IMAGE_TERM, GATED_IMAGE_TERM, ROUNDED_IMAGE_TERM = "logits", "gated_logits", "rounded_logits"
-"""Names of the L1 terms to the teacher's image: of all patches, of those that pass a gate, and to the image as a file
-would hold it."""
+"""Names of the L1 terms to the teacher's image: of all patches, of those that pass a gate, and to it in bytes."""
 COMPARED = {IMAGE_TERM: "whole", GATED_IMAGE_TERM: "by the patch", ROUNDED_IMAGE_TERM: "rounded"}
 NO_FROZEN_TEACHER = "its teacher is trained with the student, so there is no frozen one to learn from"
 QUANTISATION_LAST = "quantisation is the last stage: distil first, then quantise (--recipe NAME --then pams)"
 DISTILS: tuple[Kind, ...] = ("feature", "data", "contrast", "heads", "bands", "looks")
-"""Kinds of losses that cannot be used with a quantised student; besides the pixel loss, it can use the teacher's image.
-"""
+"""Kinds of losses that no quantised student can have; besides the pixel loss, it can use the teacher's image."""
 REFUSED: Mapping[frozenset[Kind], str] = {
     frozenset({"feature"}): "one feature loss at a time: two pull the same features towards different targets",
     frozenset({"output"}): "the teacher's image would count twice: change its weight instead",

@@ -228,10 +228,8 @@ def _is_in_use(entry: Path) -> bool:
         for path in entry.iterdir():
             with open(path, "r+b") as file:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return True
-    except OSError:  # removed, or on a file system without locks
-        return False
+    except OSError as error:  # others: removed, or on a file system without locks
+        return isinstance(error, (BlockingIOError, PermissionError))
     return False
 
 

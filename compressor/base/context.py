@@ -58,8 +58,7 @@ class Context:
 
 
 QUIET = Context(kept=None)
-"""The context of one process that reports nothing; only for operations that need no interruption. As it never ends, it
-keeps nothing."""
+"""The context of one process that reports nothing; for what needs no interruption. It never ends, and keeps nothing."""
 
 
 def format_duration(seconds: float) -> str:

@@ -86,10 +86,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return True if memory ran out: torch, ONNX Runtime and Python each report this differently."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-
-
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+    phrases = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+    return any(phrase in str(error).lower() for phrase in phrases)
 
 
 @contextmanager

@@ -75,8 +75,7 @@ def _replace(source: Path, final: Path) -> None:
             flush_file(file)
     os.chmod(source, (0o777 if source.is_dir() else 0o666) & ~_umask())
     if final.is_dir() and not final.is_symlink():
-        older = source.parent / f"{final.name}.older"
-        os.replace(final, older)
+        os.replace(final, source.parent / f"{final.name}.older")
     os.replace(source, final)
 
 

@@ -142,9 +142,7 @@ def gpu_facts() -> dict[str, object] | None:
             "capability": f"{properties.major}.{properties.minor}",
             "cuda": torch.version.cuda,
         }
-    if torch.backends.mps.is_available():
-        return {"name": "Apple GPU (MPS)", "count": 1}
-    return None
+    return {"name": "Apple GPU (MPS)", "count": 1} if torch.backends.mps.is_available() else None
 
 
 def count_threads(threads: int) -> str:

@@ -56,8 +56,7 @@ def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> Iterator[tuple[fl
             digest = hashlib.blake2b(rgb_u8.numpy().tobytes(), digest_size=16).digest()
             if digest not in seen and float(frame.rgb.max()) > BLACK:
                 seen.add(digest)
-                following_u8 = to_u8(next(found, frame).rgb)[0]
-                yield float(frame.pts * facts.time_base), rgb_u8, following_u8
+                yield float(frame.pts * facts.time_base), rgb_u8, to_u8(next(found, frame).rgb)[0]
     if not seen:
         raise SrkdError(f"{path} holds black frames only: give a film with pictures")
 
@@ -80,7 +79,11 @@ def _following(frame: Path) -> Path:
 
 
 def _frames_folder(film: Path, cache: CacheFolder, note: Note) -> Path:
-    key = _key(film)
+    with report_unreadable(film):
+        status = film.stat()
+    # All that the frames depend on: the film's name, size and time, and how they are chosen.
+    facts = LAYOUT_VERSION, FRAMES_OF_A_FILM, load_av().__version__, str(film.resolve()), status.st_size
+    key = f"frames-{hashlib.blake2b(repr((*facts, status.st_mtime_ns)).encode(), digest_size=16).hexdigest()}"
     if cache.limit:
         folder = cache.find(key, Path, note)
         if folder is None:
@@ -99,14 +102,6 @@ def _temporary_folder(film: Path, key: str) -> tempfile.TemporaryDirectory[str]:
     with report_unwritable(Path(folder.name)):
         _write(film, Path(folder.name))
     return folder
-
-
-def _key(film: Path) -> str:
-    """Return a hash of all that the frames depend on: the film's name, size and time, and how they are chosen."""
-    with report_unreadable(film):
-        status = film.stat()
-    facts = LAYOUT_VERSION, FRAMES_OF_A_FILM, load_av().__version__, str(film.resolve()), status.st_size
-    return f"frames-{hashlib.blake2b(repr((*facts, status.st_mtime_ns)).encode(), digest_size=16).hexdigest()}"
 
 
 def _write(film: Path, folder: Path) -> None:

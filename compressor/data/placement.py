@@ -17,11 +17,9 @@ MEMORY_SHARE = 0.5
 
 def place_on_device(store: ImageStore, device: torch.device, note: Note) -> ImageStore:
     """Return the store on the device if it fits. For a CPU it is unchanged: the system keeps its file in memory."""
-    return (
-        store.to(device)
-        if not ComputeDevice(device).is_cpu and fits_on_device(store.bytes, "the images", device, note)
-        else store
-    )
+    if ComputeDevice(device).is_cpu or not fits_on_device(store.bytes, "the images", device, note):
+        return store
+    return store.to(device)
 
 
 def fits_on_device(size: int, what: str, device: torch.device, note: Note) -> bool:

@@ -33,8 +33,7 @@ from compressor.inference.teacher_check import TrialPair
 VALIDATION_PATCH = 4
 
 MIN_IMAGES_TO_HOLD_OUT = 20
-"""Number of images from which on a twentieth (ten at most) is held out for validation; with fewer, embedded photos are
-used."""
+"""With so many images a twentieth (ten at most) is held out for validation; with fewer, embedded photos are used."""
 
 MOST_TRIALS = 4
 """Largest number of pairs that a teacher is tried on."""
@@ -228,9 +227,8 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         )
         sources, origin = list(embedded_pairs("train")), "embedded photos"
         images = decode_embedded(sources)
-    train = images.select(
-        [position for position in range(len(images.images)) if position not in held_out], lr_patch=lr_patch
-    )
+    trained = [position for position in range(len(images.images)) if position not in held_out]
+    train = images.select(trained, lr_patch=lr_patch)
     if held_out:
         stores = {"held out": images.select(held_out, lr_patch=VALIDATION_PATCH)}
     elif choice.val:
@@ -254,8 +252,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         context.note(f"each of the {len(train)} images is degraded once, as what the teacher makes of it is kept")
     data = Data(train, validation, origin)
     context.note(f"validating on {_describe_validation(data, choice)}")
-    about_inputs = line_about_inputs(sources, scale)
-    if about_inputs is not None:
+    if about_inputs := line_about_inputs(sources, scale):
         context.note(about_inputs)
     return data
 

@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -22,11 +23,18 @@ from torch import Tensor
 from typing_extensions import Self
 
 from compressor.base.randomness import generator_of
-from compressor.degradation.codec import LARGEST_CRF, intra_frame
-from compressor.degradation.filters import KernelShape, bell_kernel, correlate, sharpen, sinc_kernel
+from compressor.degradation.filters import (
+    KernelShape,
+    add_gaussian,
+    add_poisson,
+    bell_kernel,
+    correlate,
+    sharpen,
+    sinc_kernel,
+)
 from compressor.degradation.jpeg import BLOCK, blockwise, jpeg
-from compressor.degradation.noise import add_gaussian, add_poisson
 from compressor.images.resize import imresize
+from compressor.video.library import load_av
 
 Kind: TypeAlias = Literal["iso", "aniso", "generalized-iso", "generalized-aniso", "plateau-iso", "plateau-aniso"]
 Mode: TypeAlias = Literal["area", "bilinear", "bicubic"]
@@ -35,6 +43,7 @@ SIZES = (7, 21)
 """Sides of kernels (Real-ESRGAN)."""
 LARGE_KERNEL = 13
 """Side of a kernel from which on its low-pass may cut off lower, at π/5 instead of π/3 (Real-ESRGAN)."""
+LARGEST_CRF = 51
 MOST = 64
 """Largest width, side, factor or exponent: a larger blur leaves nothing of a picture."""
 
@@ -389,7 +398,28 @@ class H264(DegradationStep):
     """Constant rate factor: 0 is lossless, 51 the worst."""
 
     def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
-        return intra_frame(image_01, round(_between(self.crf, float(numbers.random()))))
+        return _intra_frame(image_01, round(_between(self.crf, float(numbers.random()))))
+
+
+def _intra_frame(image_01: Tensor, crf: int) -> Tensor:
+    """Return an image (3,H,W) in [0,1] as an intra frame of H.264 with 4:2:0 chroma has it."""
+    av = load_av()
+    height, width = image_01.shape[-2:]
+    padded = torch.nn.functional.pad(image_01[None], (0, width % 2, 0, height % 2), mode="replicate")[0]
+    bytes_u8 = (padded.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().contiguous().numpy()
+    file = BytesIO()
+    with av.open(file, "w", format="h264") as out:
+        # One thread: the bytes must not depend on the machine's cores.
+        options = {"crf": str(min(crf, LARGEST_CRF)), "preset": "medium", "threads": "1"}
+        stream = out.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = padded.shape[-1], padded.shape[-2], "yuv420p"
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(bytes_u8, format="rgb24")))
+        out.mux(stream.encode())
+    file.seek(0)
+    with av.open(file, "r", format="h264") as source:
+        decoded = next(source.decode(video=0)).to_ndarray(format="rgb24")
+    samples = torch.from_numpy(np.ascontiguousarray(decoded.transpose(2, 0, 1))).float() / 255
+    return samples[:, :height, :width].to(image_01.device)
 
 
 STEPS: dict[str, type[DegradationStep]] = {cls.name: cls for cls in DegradationStep.__subclasses__()}

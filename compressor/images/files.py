@@ -26,8 +26,7 @@ from compressor.images.sixteen_bit import Samples, encode_png_16bit, encode_tiff
 from compressor.images.suffixes import FORMAT_OF_SUFFIX
 
 MAX_PIXELS = 178_956_970
-"""The most pixels of a picture (Pillow's own limit for decompression bombs); larger ones are refused before decoding.
-"""
+"""Most pixels of a picture (Pillow's own limit for decompression bombs); larger ones are refused before decoding."""
 
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 """TIFF compressions, by Pillow's names, that change pixels."""
@@ -194,8 +193,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except SrkdError:
         raise
     except Exception as error:
-        # Pillow's decoders raise almost any exception class on damaged files (struct.error, KeyError, SyntaxError,
-        # ...).
+        # Pillow's decoders raise almost any exception class on damaged files (struct.error, KeyError, ...).
         raise _unreadable(path, error) from error
 
 
@@ -299,8 +297,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def to_01(samples: Samples) -> Tensor:
     largest = np.iinfo(samples.dtype).max
-    planes = samples.transpose(2, 0, 1).astype(np.float32, order="C")
-    return torch.from_numpy(planes).div_(largest)
+    return torch.from_numpy(samples.transpose(2, 0, 1).astype(np.float32, order="C")).div_(largest)
 
 
 def quantised(planes_01: Tensor, bits: int) -> Samples:
@@ -320,8 +317,7 @@ def quantised(planes_01: Tensor, bits: int) -> Samples:
 def _save_8bit(
     samples: Samples, path: Path, kind: str, icc: bytes | None, exif: bytes | None, *, lossless: bool
 ) -> None:
-    squeezed = samples[..., 0] if samples.shape[2] == 1 else samples
-    image = Image.fromarray(squeezed)
+    image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
     if kind == "WEBP" and icc is not None and icc[16:20] == b"GRAY":
         image, icc = _to_srgb(image, icc), None  # WebP holds RGB alone, which a profile of grey cannot describe
     options = dict(_LOSSLESS_WEBP_OPTIONS if lossless and kind == "WEBP" else _ENCODER_OPTIONS.get(kind, {}))

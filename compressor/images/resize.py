@@ -20,8 +20,6 @@ from torch import Tensor
 from compressor.base.choices import Border
 from compressor.base.errors import SrkdError
 
-_LARGEST_EXACT_FLOAT32 = 2**24
-
 KernelName: TypeAlias = Literal["cubic", "lanczos"]
 
 
@@ -196,7 +194,7 @@ def _shrink_rows_u8(images_u8: Tensor, scale: int, border: Border) -> Tensor:
     mirrored = reflected_indices(positions, height)
     padded = images_u8.index_select(-2, mirrored if border == "mirror" else positions.clamp(0, height - 1))
     largest = 255 * sum(map(abs, weights)) + denominator
-    exact = padded.to(torch.float32 if 8 * largest < _LARGEST_EXACT_FLOAT32 else torch.float64)
+    exact = padded.to(torch.float32 if 8 * largest < 2**24 else torch.float64)  # float32 holds whole numbers up to 2^24
     shape = (*images_u8.shape[:-2], out_height, images_u8.shape[-1])
     # Sums of weight*pixel are whole numbers. Adding a quarter keeps the quotient away from whole numbers on both sides,
     # so that floor is right even where a GPU divides by multiplying with the rounded reciprocal.

@@ -224,9 +224,7 @@ def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Pat
 
 
 def _partner(stem: str, stored: Mapping[str, Path], scale: int) -> Path | None:
-    """The stored LR image of an HR image: STEMx4 as in benchmark sets, the same stem, or a name that `srkd upscale`
-    gave to either: STEM_x4.
-    """
+    """The stored LR image of an HR image: STEMx4 as in benchmark sets, the same stem, or STEM_x4 of `srkd upscale`."""
     stems = (stem, re.sub(rf"_?x{scale}$", "", stem))
     names = (name for each in stems for name in (f"{each}x{scale}", each, f"{each}_x{scale}"))
     return next((stored[name] for name in names if name in stored), None)

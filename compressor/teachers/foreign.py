@@ -60,9 +60,7 @@ class ForeignSettings:
         return {**options, "bgr": 1} if self.bgr else options
 
     def alternatives(self, *, colours: bool) -> list[list[ForeignSettings]]:
-        """Return lists of other settings, the likeliest first: another range; different ranges for input and output;
-        the other colour order.
-        """
+        """Return other settings, the likeliest first: another range; two ranges for input and output; other colours."""
         both = [replace(self, input_range=name, output_range=name) for name in RANGES]
         each = [
             replace(self, input_range=input_range, output_range=output_range)

@@ -24,8 +24,7 @@ from compressor.base.errors import MissingExtra, SrkdError, one_line, reason_of
 from compressor.base.files import append, read_text, write_text
 
 WANDB_FILE = "wandb.json"
-"""File in a run folder with the run's id and address at Weights & Biases; with the id a resumed run continues its
-curves."""
+"""File of a run folder with the run's id and address at Weights & Biases; a resumed run continues its curves by it."""
 MOST_WANDB_BYTES = 10_000
 SHARED_FACTS = ("recipe", "preset", "seed", "device", "execution_mode", "processes", "student")
 """Keys of run.json that are sent to Weights & Biases; other keys hold paths of this machine."""

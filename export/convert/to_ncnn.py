@@ -97,8 +97,7 @@ def _shapes(job: Conversion) -> list[tuple[int, int, int]]:
 
 
 def _run_pnnx(folder: Path, shapes: list[tuple[int, int, int]], arch: str) -> None:
-    """Run pnnx in a separate process and folder: it prints, leaves seven files in its folder, and crashes on some
-    networks."""
+    """Run pnnx in a process and folder of its own: it prints, leaves seven files, and crashes on some networks."""
     import pnnx
 
     names = [f"inputshape{number}" for number in ("", "2")]

@@ -13,8 +13,7 @@ from export.formats.conversion import Conversion
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Convert via ONNX, so that nodes are named by module; `read_model`, unlike `convert_model`, neither prints nor
-    reports to the vendor."""
+    """Convert via ONNX, which names nodes by module; `convert_model` prints and reports, `read_model` does not."""
     import openvino
 
     with tempfile.TemporaryDirectory(prefix="srkd-") as folder:

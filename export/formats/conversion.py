@@ -35,11 +35,9 @@ class Int8Options:
     data: Path | None = None
     """`--data DIR`: photos that the drop is measured on; None: embedded ones, not those of `calibrate`."""
     max_drop: float | None = 0.1
-    """`--max-drop DB`: the most that the Y-PSNR on these photos may drop. None: quantise everything, whatever the
-    drop, to time the file."""
+    """`--max-drop DB`: the most that the Y-PSNR on these photos may drop. None: all is quantised, to time the file."""
     teacher: Callable[[], ImageModel] | None = None
-    """Loads the teacher whose images the Y-PSNR is measured to, if the student's goal is the teacher; None: the
-    originals."""
+    """Loads the teacher to whose images the Y-PSNR is measured if it is the student's goal; None: to the originals."""
 
 
 @dataclass(frozen=True)

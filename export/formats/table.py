@@ -180,12 +180,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
                 float_format=float_format,
             )
             for name, companions, float_format, title in (
-                (
-                    "int8",
-                    ("int8-trt",),
-                    "onnx",
-                    "ONNX in int8 for CPUs, float32 images; loses at most --max-drop",
-                ),
+                ("int8", ("int8-trt",), "onnx", "ONNX in int8 for CPUs, float32 images; loses at most --max-drop"),
                 ("int8-trt", (), None, "ONNX in int8 as TensorRT wants it: signed, no zero points"),
                 ("qnn-w8a8", (), None, "ONNX in int8 as Qualcomm's NPUs want it: one size, nothing in float"),
                 ("qnn-w8a16", (), None, "the same with values of sixteen bits and weights of eight"),

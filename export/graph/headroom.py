@@ -46,8 +46,7 @@ class Peak:
 def measure_graph(
     model: onnx.ModelProto, inputs: Sequence[ProofInput], context: Context = QUIET
 ) -> tuple[dict[str, Peak], tuple[torch.Tensor, ...]]:
-    """The peak of every float value of a float32 graph by name, in the order of the graph, and the output for each
-    input."""
+    """The peak of every float value of a float32 graph by name, in the graph's order, and the output for each input."""
     session, names = _reducing_session(model)
     source, output = model.graph.input[0].name, model.graph.output[0].name
     producers = {name: node.name for node in model.graph.node for name in node.output}
@@ -71,8 +70,7 @@ def measure_graph(
 
 
 def _reducing_session(model: onnx.ModelProto) -> tuple[Any, list[str]]:
-    """A session of the graph with the peaks as further outputs, so that no whole value leaves it, and the names
-    of the measured values."""
+    """A session whose further outputs are the peaks, so that no whole value leaves it, and the names of the values."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = inferred.graph
     ranks = {

@@ -59,8 +59,7 @@ def choices_of(layers: LayerNames) -> dict[str, FloatParts]:
 
 
 def ends_of(layers: LayerNames) -> Iterator[FloatParts]:
-    """Yield more and more parts, in order of their cost: the network's ends, then its last layers, whose errors no
-    later layer averages."""
+    """Yield more and more parts by their cost: the network's ends, then its last layers, which no later averages."""
     first, last = layers.names[:1], layers.names[-1:]
     yield NOTHING.keeping("last layer", *last)
     ends = NOTHING.keeping("first layer", *first).keeping("last layer", *last)

@@ -38,8 +38,7 @@ SENSITIVE = (1, 2, 4, 8, 16)
 
 
 class Tool(ABC, Generic[File]):
-    """A tool that quantises the layers of a network. A quick one takes seconds for a file, which it can time, and ranks
-    layers."""
+    """Quantises the layers of a network. A quick one takes seconds for a file, which it can time, and ranks layers."""
 
     is_quick: bool = False
     name: str
@@ -113,8 +112,7 @@ class TriedParts(Generic[File]):
 
     @property
     def distance(self) -> tuple[bool, float]:
-        """A sorting key, best first: accepted files, then by the drop in dB plus a term for the difference to the
-        source's images."""
+        """A sorting key, best first: accepted files, then the drop in dB and a term for how far the source is."""
         to_source = 100.0 if self.quality.psnr_to_source is None else self.quality.psnr_to_source
         return self.reason is not None, max(self.quality.drop, 0.0) + 10 ** (-to_source / 10) * 1e3
 
@@ -125,8 +123,7 @@ class Search(Generic[File]):
     task: Int8Task
 
     def run(self) -> TriedParts[File]:
-        """The first try within the bound; of a quick tool's tries with equally many choices, the one that takes
-        the least time."""
+        """The first try within the bound; of a quick tool's tries with equally many choices, the fastest one."""
         best = self.attempt(NOTHING)
         if best.reason is not None:
             best = _nearest([best, self.attempt(replace(NOTHING, variant=True))])
@@ -204,8 +201,7 @@ def _nearest(tries: Sequence[TriedParts[File]]) -> TriedParts[File]:
 
 
 def _cheapest(tries: Mapping[str, TriedParts[File]]) -> str:
-    """The name of the fastest accepted try, of equally fast ones the nearest; if none is accepted, of the
-    nearest."""
+    """The name of the fastest accepted try, of equally fast ones the nearest; if none is accepted, of the nearest."""
     shares = {name: tried.times.share for name, tried in tries.items() if tried.reason is None and tried.times}
     quick = [name for name, share in shares.items() if share <= min(shares.values()) * (1 + TIE)]
     return min(quick or tries, key=lambda name: tries[name].distance)

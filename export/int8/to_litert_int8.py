@@ -21,15 +21,7 @@ from compressor.models.networks.registry import without_quantisers
 from compressor.models.quantisation.description import KEY
 from compressor.runtimes.litert_runtime import LiteRtRuntime
 from export.convert import to_litert
-from export.convert.litert_file import (
-    is_constant,
-    kind_of,
-    makers_of,
-    name_of,
-    pack_model,
-    read_model,
-    set_metadata,
-)
+from export.convert.litert_file import is_constant, kind_of, makers_of, name_of, pack_model, read_model, set_metadata
 from export.formats.conversion import Conversion, require_size
 from export.int8.float_parts import FloatParts, LayerNames
 from export.int8.learnt_graph import require_eight_bits

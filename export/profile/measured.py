@@ -173,14 +173,11 @@ class MeasuredModel:
         return asdict(PhotoScores(_mean(own), _mean(bicubic)))
 
     def _call(self, workload: Sequence[int]) -> Call:
-        return partial(self._runtime.run, self._image(workload))
-
-    def _image(self, workload: Sequence[int]) -> torch.Tensor:
-        """The batch, already on the device from which the runtime reads it."""
+        """A call with the batch, which is already on the device from which the runtime reads it."""
         width, height, batch = workload
         if (width, height, batch) not in self._images:
             self._images[width, height, batch] = image_for(self._runtime, width, height, batch)
-        return self._images[width, height, batch]
+        return partial(self._runtime.run, self._images[width, height, batch])
 
 
 def _psnr(sr_u8: torch.Tensor, reference_u8: torch.Tensor, scale: int) -> float:

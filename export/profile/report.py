@@ -101,8 +101,7 @@ class LostRow:
 
 @dataclass(frozen=True)
 class Int8Facts:
-    """Facts of an int8 row: those in its file, and how many nodes its runtime computes with integers. None:
-    unknown."""
+    """Facts of an int8 row: those in its file, and how many nodes its runtime computes with integers. None: unknown."""
 
     bounded: bool | None
     """False if everything is in int8, whatever the loss, because the file was made only to be timed."""

@@ -31,9 +31,7 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class QualityDrop:
-    """Mean Y-PSNR in dB of the network and of the file to what the network is judged by, and the PSNR between their
-    images (None: they are equal).
-    """
+    """Mean Y-PSNR in dB of network and file to what the network is judged by, and PSNR between them (None: equal)."""
 
     psnr_y_source: float
     psnr_y: float
@@ -100,9 +98,7 @@ class QualityPhotos:
 
     @cached_property
     def images(self) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]:
-        """For each photo LR in [0,1], and HR (or the teacher's image) and the network's image in bytes, each
-        (1, C, H, W).
-        """
+        """For each photo LR in [0,1], HR (or the teacher's image) and the network's in bytes, each (1, C, H, W)."""
         descriptor = self.network.descriptor
         largest = within(LARGEST, self.largest)
         teacher = None if self.teacher is None else self.teacher()

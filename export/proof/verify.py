@@ -55,13 +55,7 @@ Run: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 def verify(
-    file: Run,
-    network: Run,
-    inputs: Sequence[ProofInput],
-    bounds: Bounds,
-    context: Context = QUIET,
-    *,
-    io: IO = "float",
+    file: Run, network: Run, inputs: Sequence[ProofInput], bounds: Bounds, context: Context = QUIET, *, io: IO = "float"
 ) -> Proof:
     """Run both on every input. The first input out of bounds gives the reason; the parity covers all inputs.
 

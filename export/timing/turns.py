@@ -29,8 +29,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class TurnTimes:
-    """Milliseconds of each call of a turn; `cpu_ms` is the turn's mean CPU time per call, if a single thread computed
-    it."""
+    """Milliseconds of each call of a turn; `cpu_ms` is the mean CPU time per call, if a single thread computed it."""
 
     ms: tuple[float, ...]
     cpu_ms: float | None = None
@@ -221,8 +220,7 @@ def _turn_here(call: Call, count: int) -> TurnTimes:
 
 
 def time_calls(call: Call, count: int) -> tuple[float, ...]:
-    """The milliseconds of each call. With several calls, an untimed one runs before, because the caches hold
-    another model."""
+    """The milliseconds of each call. Of several, an untimed one runs first, because the caches hold another model."""
     if count > 1:
         call()
     return tuple(1000 * _seconds(call) for _ in range(count))

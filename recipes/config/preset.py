@@ -5,24 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from compressor.base.choices import (
-    CompileOption,
-    Decay,
-    Init,
-    OptimiserName,
-    PrecisionOption,
-    Select,
-)
+from compressor.base.choices import CompileOption, Decay, Init, OptimiserName, PrecisionOption, Select
 from compressor.base.decided import ExecutionMode, SpeedOptions, plain_mode
 from compressor.base.errors import UsageError
 
@@ -121,8 +107,7 @@ class ScheduleRule(PresetPart):
     factor: float = Field(default=0.1, gt=0, le=1, description="multiplies the rate at each milestone")
     warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
     optimiser: OptimiserName = Field(
-        default="adam",
-        description="adam, or soap: Adam in bases of each weight's own, which needs fewer steps",
+        default="adam", description="adam, or soap: Adam in bases of each weight's own, which needs fewer steps"
     )
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.99), description="betas of the optimiser")
     eps: float = Field(default=1e-8, gt=0, description="epsilon of the optimiser")

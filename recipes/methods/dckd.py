@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.base.randomness import generator_of
-from compressor.degradation.noise import add_gaussian
+from compressor.degradation.filters import add_gaussian
 from compressor.models.networks.base import Network
 from compressor.training.method import Kind
 from compressor.training.step import Step

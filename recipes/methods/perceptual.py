@@ -34,13 +34,7 @@ from recipes.composition import ROUNDED_IMAGE_TERM
 from recipes.terms.discriminator import UNetDiscriminator, opponent_loss, student_loss
 from recipes.terms.haar import high_bands, low_band
 from recipes.terms.strength import blended
-from recipes.terms.texture import (
-    block_agreement,
-    block_deviations,
-    contrast_distance,
-    restlessness,
-    spectrum_distance,
-)
+from recipes.terms.texture import block_agreement, block_deviations, contrast_distance, restlessness, spectrum_distance
 
 LEAST_PLAYED = 600
 """Steps of the last stage from which on there is a discriminator: in 294 steps it makes halos 5 % stronger at the same
@@ -69,12 +63,10 @@ class Perceptual(Method):
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
     lam_adversarial: Annotated[float, Field(ge=0, description="λ_D, weight of the discriminator's verdict")] = 0.01
     width: Annotated[
-        int | None,
-        Field(ge=4, description="channels of the discriminator; none: 16, 32 or 64 by the student's size"),
+        int | None, Field(ge=4, description="channels of the discriminator; none: 16, 32 or 64 by the student's size")
     ] = None
     window: Annotated[
-        int,
-        Field(ge=16, description="largest side in pixels of the windows that the discriminator sees, one a patch"),
+        int, Field(ge=16, description="largest side in pixels of the windows that the discriminator sees, one a patch")
     ] = 64
     name: str = "perceptual"
     kind: Kind = "looks"

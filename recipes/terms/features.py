@@ -38,12 +38,7 @@ def resolve_taps(method: str, side: str, network: Network, addresses: Sequence[s
 
 
 def describe_taps(
-    methods: Sequence[Method],
-    teacher: Network | None,
-    student: Network,
-    *,
-    batch: int,
-    lr_patch: int,
+    methods: Sequence[Method], teacher: Network | None, student: Network, *, batch: int, lr_patch: int
 ) -> list[str]:
     """Return one line for each pair of features that the methods compare; `batch` is that of one process."""
 

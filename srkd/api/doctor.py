@@ -29,8 +29,7 @@ CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxru
 
 @dataclass(frozen=True)
 class Piece:
-    """A required package or an optional part. `command` installs it if it is missing; `remark` is a limit that no
-    package removes."""
+    """A required package or an optional part. `command` installs it; `remark` is a limit that no package removes."""
 
     group: str
     name: str
@@ -51,8 +50,7 @@ class Diagnosis:
     int8: tuple[str, str]
     """A line on the processor's products of bytes, and one on the runtimes of int8 files."""
     notes: tuple[str, ...]
-    """A line for each installed package whose methods, networks, runtimes or formats cannot be used, or that uses a
-    name of srkd's."""
+    """A line for each package whose methods, networks, runtimes or formats cannot be used, or that uses srkd's name."""
 
     def group(self, name: str) -> list[Piece]:
         return [piece for piece in self.pieces if piece.group == name]

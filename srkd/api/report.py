@@ -107,9 +107,8 @@ def _pictures(contents: Contents, options: ReportOptions, context: Context, most
     pairs = DataChoice(Path(options.data)).pairs(scale) if options.data is not None else embedded_pairs("val")
     if line := line_about_inputs(pairs, scale):
         context.note(line)
-    return make_pictures(
-        pairs, student, teacher, context, others={**_control(contents), **_strengths(contents)}, most=most
-    )
+    others = {**_control(contents), **_strengths(contents)}
+    return make_pictures(pairs, student, teacher, context, others=others, most=most)
 
 
 def _control(contents: Contents) -> dict[str, Runtime]:

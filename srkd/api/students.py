@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,17 +55,14 @@ def _timed(student: StudentHere, options: StudentsOptions, lr_size: tuple[int, i
     with tempfile.TemporaryDirectory(prefix="srkd-students-") as folder:
         environments = [Environment(name, lr_size=lr_size, threads=options.threads) for name in FAST]
         available = [each for each in environments if RUNTIMES[each.runtime].missing_requirement() is None]
-        calls = list(_calls(student.facts.name, available, Path(folder)))
+        network = load_checkpoint(unpack_student(student.facts.name)).network.deployed()
+        calls = []
+        for environment in available:
+            file = write_for(network, student.facts.name, environment, Path(folder))
+            calls.append(environment.call(open_model(file, environment.open_options())))
         times = [times.percentile(50) for times in take_turns(calls, seconds_each=options.seconds)]
     ms, runtime = min(zip(times, (each.runtime for each in available), strict=True))
     return StudentHere(student.facts, ms, runtime)
-
-
-def _calls(name: str, environments: list[Environment], folder: Path) -> Iterator[Callable[[], object]]:
-    network = load_checkpoint(unpack_student(name)).network.deployed()
-    for environment in environments:
-        file = write_for(network, name, environment, folder)
-        yield environment.call(open_model(file, environment.open_options()))
 
 
 students = public(StudentsOptions, StudentsOptions, run_students, "students")

@@ -23,8 +23,7 @@ from srkd.options.option import Options, declarations
 from srkd.terminal.console import Console, stdout_for_data
 
 Body = Callable[..., None]
-"""What a verb prints: body(console, result); or all that it does: body(console, options), and further click options by
-name."""
+"""Prints a verb's result: body(console, result); or does it all: body(console, options), and click options by name."""
 
 
 class VerbCommand(click.Command):

@@ -20,14 +20,7 @@ from srkd.record.evaluations import software
 from srkd.record.result import Quality
 from srkd.record.scores import ScoreRole, counts_of
 from srkd.record.trials import Gain, Spread
-from srkd.reports.comparison import (
-    ComparedGain,
-    ComparedNetwork,
-    Comparison,
-    OverSeeds,
-    SetFigures,
-    SetScores,
-)
+from srkd.reports.comparison import ComparedGain, ComparedNetwork, Comparison, OverSeeds, SetFigures, SetScores
 from srkd.reports.contents import Contents
 from srkd.reports.methods import MethodRuns, Trained, group_methods, shared_settings, trained_runs
 

@@ -21,8 +21,7 @@ SEED_MARK = "-seed"
 BASELINE = "scratch"
 """The recipe whose runs are baselines of others also outside of a plan."""
 SHAPES = ("student.", "quantisation", "schedule.", "teacher")
-"""The beginnings of settings that name a row wherever they differ; others do so among rows of one method, which implies
-them otherwise."""
+"""Beginnings of settings that name a row wherever they differ; others do where the method does not imply them."""
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,10 @@ from recipes.config.reading import load_preset
 from recipes.terms.phi import bind_phi
 from srkd.record.run_spec import RunSpec
 from srkd.runs.images import data_choice, read_images
-from srkd.runs.margin import choose_margin
 from srkd.runs.opened import open_device, phi_source, student_shape
-from srkd.runs.recipe import (
-    OFFSET_RATE,
-    needs_teacher,
-    offsets_of,
-    repeats_published,
-    schedule_settings,
-)
+from srkd.runs.recipe import OFFSET_RATE, needs_teacher, offsets_of, repeats_published, schedule_settings
 from srkd.runs.teacher import open_teacher
-from srkd.runs.teacher_use import TeacherUse
+from srkd.runs.teacher_use import TeacherUse, choose_margin
 
 
 @dataclass(frozen=True)

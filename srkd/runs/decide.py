@@ -29,10 +29,18 @@ from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, bind_phi
 from srkd.options.compress import AUTO, CompressOptions
 from srkd.record.run_spec import PhiFile, RunSpec, StudentSpec
-from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
 from srkd.runs.images import data_choice, read_images, require_tracked_images
-from srkd.runs.margin import choose_margin
-from srkd.runs.opened import build_methods, open_device, open_run, speed_options, take_steps
+from srkd.runs.opened import (
+    build_methods,
+    cache_entry,
+    degradation_entry,
+    images_entry,
+    open_device,
+    open_run,
+    speed_options,
+    take_steps,
+    teacher_entry,
+)
 from srkd.runs.recipe import (
     EMBEDDED,
     USUAL,
@@ -42,15 +50,10 @@ from srkd.runs.recipe import (
     repeats_published,
     with_pace_of_start,
 )
-from srkd.runs.student import (
-    choose_quantisation,
-    choose_student,
-    first_student,
-    require_inside,
-)
+from srkd.runs.student import choose_quantisation, choose_student, first_student, require_inside
 from srkd.runs.target import with_student_for_target
 from srkd.runs.teacher import open_teacher, require_fit
-from srkd.runs.teacher_use import TeacherUse, plan_cache
+from srkd.runs.teacher_use import TeacherUse, choose_margin, plan_cache
 from srkd.terminal.console import json_value
 
 

@@ -1,13 +1,15 @@
-"""What the spec of a run names, read: its device, teacher, student, methods, images and validation."""
+"""What the spec of a run names, read: its teacher, student, methods, images; and the entries of what was read."""
 
 from __future__ import annotations
 
 import copy
+import json
 import time
 from dataclasses import dataclass, replace
 
 import torch
 
+from compressor.base.choices import Goal
 from compressor.base.compute_device import ComputeDevice
 from compressor.base.context import Context, Note, no_note
 from compressor.base.decided import SpeedOptions
@@ -21,6 +23,7 @@ from compressor.models.fitting.patches import PATCH
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.torch_runtime import torch_device
+from compressor.teachers.licence import licence_of
 from compressor.teachers.reduced import load_at_scale
 from compressor.teachers.teacher import Teacher
 from compressor.training.distributed import process_device
@@ -32,8 +35,7 @@ from compressor.training.validation import Validation
 from recipes.config.preset import Preset
 from recipes.terms.phi import PhiSource, bind_phi
 from srkd.record.reading import Entry
-from srkd.record.run_spec import RunSpec, TeacherFile
-from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
+from srkd.record.run_spec import DegradationSteps, RunSpec, TeacherFile, TeacherOutputs, TrainingImages
 from srkd.runs.images import data_choice, read_images
 from srkd.runs.recipe import fit_batch
 from srkd.runs.student import FirstStudent, first_student, whole_teacher
@@ -215,3 +217,36 @@ def _require_same(key: str, decided: Entry | None, read: Entry | None) -> None:
     """Refuse what is not what it was when the run was decided."""
     if decided != read:
         raise ChangedInput(key)
+
+
+def teacher_entry(teacher: Teacher) -> TeacherFile | None:
+    origin = teacher.origin
+    if origin is None:
+        return None
+    return TeacherFile(
+        path=origin.path.resolve(),
+        sha256=origin.sha256,
+        kind=teacher.backend,
+        options=dict(origin.options),
+        licence=licence_of(origin.path),
+    )
+
+
+def cache_entry(cache: TeacherCache | None) -> TeacherOutputs | None:
+    return None if cache is None else TeacherOutputs.model_validate(cache.facts())
+
+
+def images_entry(data: Data, labels: Goal) -> TrainingImages:
+    return TrainingImages(
+        origin=data.origin,
+        labels="teacher" if labels == "teacher" else "HR",
+        used=len(data.train),
+        digest=data.train.digest(),
+        skipped={str(image.path): image.reason for image in data.train.skipped},
+        validation=data.validation_names,
+    )
+
+
+def degradation_entry(data: Data) -> DegradationSteps | None:
+    steps = None if data.train.degraded is None else json.dumps(data.train.degraded.degradation.to_json())
+    return None if steps is None else DegradationSteps.model_validate_json(steps)

@@ -154,9 +154,8 @@ class RunPlan:
                 training.train()
         except Interrupted as error:
             done = sum(map(self._is_finished, self.runs))
-            raise Interrupted(
-                f"interrupted: {done} of {len(self.runs)} runs are done; continue with: {resume}"
-            ) from error
+            line = f"interrupted: {done} of {len(self.runs)} runs are done; continue with: {resume}"
+            raise Interrupted(line) from error
         if training.failures:
             (title, reason), *others = training.failures.items()
             log = next(run.folder for run in begun if run.title == title) / LOG

@@ -108,8 +108,7 @@ def targets_of(target: TargetOptions) -> Targets:
 
 @dataclass(frozen=True)
 class Planning:
-    """The search for a student of a teacher: the targets, the environment in which they must be met, and the shapes to
-    choose from."""
+    """The search for a student of a teacher: the targets, the environment that must meet them, and the shapes."""
 
     options: PlanOptions
     teacher: ImageModel

@@ -63,8 +63,7 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     short = scaled.for_short_run()
     note(
         f"--steps {options.training.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a "
-        "cosine, "
-        f"not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
+        f"cosine, not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
     )
     return short
 

@@ -57,12 +57,7 @@ STOPPING = "stopping: this step is finished and saved first; a second Ctrl-C sto
 
 
 def train(
-    spec: RunSpec,
-    path: Path,
-    context: Context,
-    *,
-    part_of: Path | None = None,
-    accept_changed_code: bool = False,
+    spec: RunSpec, path: Path, context: Context, *, part_of: Path | None = None, accept_changed_code: bool = False
 ) -> CompressReport:
     """Train the run of a spec in a folder, from its newest state if it has begun; the only way in which a run trains.
 
@@ -347,11 +342,7 @@ class TrainingRun:
         }
         known = {name: round(psnr, 4) for name, psnr in figures.items() if psnr is not None}
         strength = {} if blended is None else {STRENGTH: f"{blended.strength:g}"}
-        scores = {
-            "srkd.protocol": run.validation.protocol,
-            "srkd.scores": json.dumps(known),
-            "srkd.goal": spec.goal,
-        }
+        scores = {"srkd.protocol": run.validation.protocol, "srkd.scores": json.dumps(known), "srkd.goal": spec.goal}
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores, **strength})
         if blended is not None:
             for network, name in ((blended.faithful, FAITHFUL), (blended.textured, TEXTURED)):

@@ -71,9 +71,8 @@ def choose_student(
         raise UsageError(
             f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
         )
-    teacher_spec = None if donor is None else donor.spec
     hint, width = width_hint(spec), spec.to_dict().get("width")
-    if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
+    if hint is not None and (donor is None or donor.spec.to_dict().get("width") != width):
         note(hint)
     return spec, StudentStart(init=init, select=select, init_from=None, is_cut=shape is None)
 

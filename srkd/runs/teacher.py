@@ -30,11 +30,7 @@ def _load_teacher(given: TeacherOptions, note: Note) -> Teacher:
     if given.teacher_scale is not None:
         arch_options["scale"] = given.teacher_scale
     teacher = load_at_scale(
-        path,
-        given.scale,
-        arch_options=arch_options,
-        limits=given.limits,
-        trust_code=given.trust_code,
+        path, given.scale, arch_options=arch_options, limits=given.limits, trust_code=given.trust_code
     )
     if teacher.origin is not None:
         for assumption in teacher.origin.assumed:

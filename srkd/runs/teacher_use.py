@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+import torch
 
 from compressor.base.cache_folder import CacheFolder
 from compressor.base.choices import Goal, Precision
+from compressor.base.context import Context
+from compressor.base.decided import LabelMargin
 from compressor.base.errors import UsageError
+from compressor.data.label_margin import given_margin, measure_margin
+from compressor.data.prepare import Data
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache
 from compressor.models.networks.cost import cost
@@ -16,7 +23,7 @@ from compressor.training.method import Method, declares
 from compressor.training.speed import PASSES_OF_A_STEP
 from recipes.catalogue import PIXEL_ONLY, teacher_needs
 from recipes.config.preset import Preset
-from srkd.options.compress import TrainingOptions
+from srkd.options.compress import CompressOptions, TrainingOptions
 from srkd.runs.recipe import needs_teacher, repeats_published, trains_teacher, tunes_teacher
 
 
@@ -115,3 +122,31 @@ def plan_cache(preset: Preset, teacher: Teacher, images: ImageStore, folder: Cac
     """
     precision: Precision = "bf16" if preset.schedule.teacher_precision == "bf16" else "fp32"
     return TeacherCache.plan(teacher, images, folder=folder, precision=precision)
+
+
+def choose_margin(
+    options: CompressOptions, use: TeacherUse, data: Data, lr_patch: int, device: torch.device, context: Context
+) -> LabelMargin | None:
+    """The margin, given or measured, and announce it; None if no teacher runs on patches."""
+    given, teacher = options.training.label_margin, use.teacher
+    if teacher is None or not use.sees_windows:
+        return None
+    if given is not None:
+        margin = given_margin(given, teacher, data.train, lr_patch)
+    elif repeats_published(options.training.recipe):
+        return None
+    else:
+        margin = context.once(
+            "margin",
+            *(id(teacher), id(data), lr_patch, str(device)),
+            read=lambda: measure_margin(teacher.move_to(device), data.train, lr_patch, context),
+        )
+    if given != 0:
+        advice = ""
+        if given is None and margin.pixels:
+            advice = " (--label-margin 0: no margin)"
+            with suppress(UsageError):
+                use.require_cacheable()
+                advice = " (--teacher-cache: it runs once over the whole images; --label-margin 0: no margin)"
+        context.note(margin.line(lr_patch) + advice)
+    return margin

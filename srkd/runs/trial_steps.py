@@ -72,12 +72,11 @@ class RunCost:
         return seconds
 
     def most_steps(self, run: OpenRun, seconds: float) -> int:
-        preset, is_fitted = run.spec.preset, run.student.is_computed
+        spec, is_fitted = run.spec, run.student.is_computed
 
         def forecast(steps: int) -> float:
-            return self.seconds(
-                preset.with_steps(steps).stages(run.methods, run.spec.execution_mode, is_fitted=is_fitted)
-            )
+            stages = spec.preset.with_steps(steps).stages(run.methods, spec.execution_mode, is_fitted=is_fitted)
+            return self.seconds(stages)
 
         return bisect_right(range(1, MOST_STEPS), seconds, key=forecast)
 

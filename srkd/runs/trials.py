@@ -94,8 +94,7 @@ def _compare(decided: Mapping[str, Variant], context: Context) -> dict[str, tupl
             if same is None:
                 is_shared = all(name in others and _is_same_run(others[name], spec) for others in wanted.values())
                 names = (name, name) if is_shared else (f"{name}, {label}", f"{name}-{point.name}")
-                same = Variant(*names, spec)
-                found.append(same)
+                found.append(same := Variant(*names, spec))
             own.append(same)
         compared[label] = tuple(own)
     return compared

@@ -14,9 +14,16 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
-from compressor.degradation.filters import bell_kernel, correlate, sharpen, sinc_kernel
+from compressor.degradation.filters import (
+    add_gaussian,
+    add_poisson,
+    bell_kernel,
+    correlate,
+    poisson_levels,
+    sharpen,
+    sinc_kernel,
+)
 from compressor.degradation.jpeg import jpeg, luminance_steps
-from compressor.degradation.noise import add_gaussian, add_poisson, poisson_levels
 from compressor.degradation.steps import Mode, interpolate, interpolate_by
 from tests.support.shared import golden_of, needs_shared
 

@@ -12,10 +12,9 @@ from compressor.base.errors import UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.fitting.fit import fit
-from compressor.models.networks.branches import BranchedConv
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.cost import cost
-from compressor.models.networks.plain import PlainSpec
+from compressor.models.networks.plain import BranchedConv, PlainSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.quantisation.description import Quantisation
 from compressor.runtimes.torch_runtime import TorchRuntime

@@ -153,7 +153,12 @@ def _fit_any(
     unknown: UnknownNetwork | None = None
     for candidate in readings(unwrapped):
         state = candidate.tensors
-        _refuse_relatives(state)
+        for family in architectures():
+            for name in (name for name, recognises in family.relatives.items() if recognises(state)):
+                raise UnknownNetwork(
+                    f"these are the weights of {name}, a relative of {family.name} that srkd does not know: export its "
+                    "network to ONNX or TorchScript as a teacher"
+                )
         dialects = [(family, dialect) for family, dialect in _dialects() if dialect.recognises(state)]
         for family, dialect in dialects:
             try:
@@ -164,16 +169,6 @@ def _fit_any(
         if not dialects:
             unknown = unknown or UnknownNetwork(_describe_unknown(state))
     raise misfit or unknown or UnknownNetwork("it holds no tensors")
-
-
-def _refuse_relatives(state: State) -> None:
-    for family in architectures():
-        for name, recognises in family.relatives.items():
-            if recognises(state):
-                raise UnknownNetwork(
-                    f"these are the weights of {name}, a relative of {family.name} that srkd does not know: export its "
-                    "network to ONNX or TorchScript as a teacher"
-                )
 
 
 def recognise(state: State, scale: int | None, options: Mapping[str, object]) -> Recognised:

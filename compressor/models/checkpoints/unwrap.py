@@ -13,8 +13,7 @@ from compressor.models.networks.dialect import Assumption
 
 AVERAGED = ("params_ema", "model_ema", "ema_state_dict", "state_dict_ema", "net_g_ema", "g_ema", "ema", "ema_model")
 WRAPPERS = (*AVERAGED, "params", "model_state_dict", "state_dict", "model", "net_g", "generator", "netG", "net")
-"""Keys of wrapped state dicts in order of preference; averaged weights come first, as BasicSR's authors evaluate them.
-"""
+"""Keys of wrapped state dicts in order of preference; averaged weights first, as BasicSR's authors evaluate them."""
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes that nn.DataParallel and torch.compile add to every name."""
 ATTRIBUTES = (

@@ -142,8 +142,7 @@ class AimChoice:
         are added to it, or the layer sees one pixel, so that it makes no units; none where a skip carries it past them,
         or their readers also read what they are made of.
         """
-        writers = self.short.producers[layer.output]
-        is_sum = any(writer.at is not None for writer in writers)
+        is_sum = any(writer.at is not None for writer in self.short.producers[layer.output])
         if layer.output not in self.short.slopes or is_sum or area_of(linear_layer(self.student, layer)) == 1:
             return 1.0
         readers = [reader for reader, _ in self.short.consumers[layer.output]]

@@ -243,8 +243,7 @@ def units_in_order(covariance: torch.Tensor, use: torch.Tensor, groups: int = 1)
         gain = ((use @ rest) * rest).sum(0) / variance.clamp_min(floor)
         # Units that the others explain, or that never vary, come last.
         gain = torch.where(variance > floor, gain, torch.zeros_like(gain)).masked_fill(is_selected, -1.0)
-        inside = gain[group * each : (group + 1) * each]
-        best = group * each + int(inside.argmax())
+        best = group * each + int(gain[group * each : (group + 1) * each].argmax())
         order[group].append(best)
         is_selected[best] = True
         if variance[best] > floor:

@@ -21,8 +21,7 @@ from compressor.models.networks.registry import build, linear_plan
 from compressor.models.networks.slices import student_cuts
 
 STREAM_SHARES = (0.1, 0.25, 0.4, 0.55)
-"""Shares of a student's channels that may hold the stream of a network of another kind; the best on a few patches is
-taken."""
+"""Shares of a student's channels for the stream of a network of another kind; the best on a few patches is taken."""
 
 MIDDLE_SHARE = STREAM_SHARES[1]
 

@@ -17,14 +17,7 @@ from torch.nn import functional as F
 from compressor.base.context import Context
 from compressor.base.processes import SharedFailure
 from compressor.models.fitting.feature_store import FeatureStore
-from compressor.models.fitting.layers import (
-    area_of,
-    asked_rows,
-    channels_first,
-    groups_of,
-    inputs_of,
-    linear_layer,
-)
+from compressor.models.fitting.layers import area_of, asked_rows, channels_first, groups_of, inputs_of, linear_layer
 from compressor.models.fitting.least_squares import Sums, best_correction
 from compressor.models.fitting.replay import Replay
 from compressor.models.fitting.shares import Share, ShareBatch

@@ -233,11 +233,6 @@ def _companions(spec: CARNSpec) -> NotedState:
     return constant_mean_shift(spec, ".shifter")[0], (note,)
 
 
-def _is_surplus(name: str) -> bool:
-    """Return True for a mean shift that equals the constants, and for the upsamplers of other scales."""
-    return name.startswith(("sub_mean.", "add_mean.", "upsample.up2.", "upsample.up3.", "upsample.up4."))
-
-
 def read_official(state: State, scale: int | None) -> Reading:
     shift = read_mean_shift(state, ".shifter")
     fields = {"width": rows(state, "entry.weight"), "scale": _scale(state, scale), **shift.fields}
@@ -255,7 +250,8 @@ OFFICIAL = Dialect(
     ),
     read=read_official,
     names=lambda spec, in_file: official_names(spec, in_file, BLOCK),
-    surplus=_is_surplus,
+    # A mean shift that equals the constants, and the upsamplers of other scales.
+    surplus=lambda name: name.startswith(("sub_mean.", "add_mean.", "upsample.up2.", "upsample.up3.", "upsample.up4.")),
     code_bases=("carn",),
     companions=_companions,
     fixed={"img_range": 1.0},

@@ -7,12 +7,16 @@ of a branch, as Conv3XC (SPAN, basicsr/archs/span_arch.py) does it: padding betw
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
+
+N = TypeVar("N", bound=Network)
 
 
 class Kernel(NamedTuple):
@@ -65,3 +69,22 @@ def in_parallel(*kernels: Kernel) -> Kernel:
         border = (side - kernel.weight.shape[-1]) // 2
         weight, bias = weight + F.pad(kernel.weight, [border] * 4), bias + kernel.bias
     return Kernel(weight, bias)
+
+
+@torch.no_grad()
+def with_averaged_tail(network: N, scale: int) -> N | None:
+    """Return the exact network of a smaller scale; None if quantised, unshuffling or no multiple of `scale`.
+
+    A ×s image reduced by the mean of k×k pixels is the ×s/k image of the same body: the filters in `tail` of the k×k
+    sub-pixels that become one are averaged. A nearest upscale of the input needs no change; a clip behind the shuffle
+    is not averaged.
+    """
+    spec: Any = network.spec
+    if spec.scale % scale or network.quantisation is not None or getattr(spec, "unshuffle", 1) > 1:
+        return None
+    mean = spec.scale // scale
+    state = dict(network.state_dict())
+    for name in ("tail.weight", "tail.bias"):
+        subpixels = state[name].unflatten(0, (spec.channels, scale, mean, scale, mean))
+        state[name] = subpixels.mean((2, 4)).flatten(0, 2)
+    return network.filled(type(network)(replace(spec, scale=scale)), state)

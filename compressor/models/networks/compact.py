@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.networks.averaged_tail import with_averaged_tail
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import (
     Architecture,
@@ -29,6 +28,7 @@ from compressor.models.networks.base import (
     require_positive,
 )
 from compressor.models.networks.chain import ConvChain
+from compressor.models.networks.collapse import with_averaged_tail
 from compressor.models.networks.dialect import (
     Assumption,
     Dialect,

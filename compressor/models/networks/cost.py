@@ -8,6 +8,7 @@ counter behind DUKD's table 1 does.
 from __future__ import annotations
 
 import math
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import ImageModel, Spec
 from compressor.models.networks.image_cost import COMPARED_SIZE, Cost
 from compressor.models.networks.layers import MeanShift
-from compressor.models.networks.operations import LiveBytes, WatchedOperations, macs_of
 from compressor.models.networks.registry import build
 
 EXTRA_OPERATIONS: dict[type[nn.Module], int] = {nn.AdaptiveAvgPool2d: 1, nn.LayerNorm: 5}
@@ -64,7 +67,7 @@ def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_
 @lru_cache(maxsize=64)
 def pixel_bytes(spec: Spec) -> int:
     """Return the peak memory in bytes per LR pixel in fp32 without gradients, excluding the weights."""
-    with torch.device("meta"), torch.no_grad(), LiveBytes() as live:
+    with torch.device("meta"), torch.no_grad(), _LiveBytes() as live:
         network = build(spec.deployed).eval()
         model = network.descriptor
         side = -(-max(MEASURED_SIDE, model.min_size) // model.size_multiple) * model.size_multiple
@@ -90,11 +93,54 @@ def _counted(spec: Spec, lr_size: tuple[int, int]) -> tuple[tuple[LayerCost, ...
     return tuple(rows), counter.extra
 
 
-class _Counter(WatchedOperations):  # type: ignore[no-untyped-call]
+class _WatchedOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that calls `after` with every operation and its result."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # Skipping the compiler would import it.
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = function(*arguments, **(options or {}))
+        self.after(function, arguments, options or {}, result)
+        return result
+
+    def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
+        raise NotImplementedError
+
+
+class _LiveBytes(_WatchedOperations):  # type: ignore[no-untyped-call]
+    """The bytes of live tensors that were created within the block, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = self.peak = 0
+        self._storages: set[int] = set()
+
+    def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self._storages:
+                self._storages.add(key)
+                self.bytes += size
+                weakref.finalize(storage, self._remove, key, size)
+        self.peak = max(self.peak, self.bytes)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._storages.discard(key)
+        self.bytes -= size
+
+
+class _Counter(_WatchedOperations):  # type: ignore[no-untyped-call]
     """A counter of MACs for the innermost module that runs during an operation, and of what MAC+ adds: `extra`."""
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.macs: Counter[str] = Counter()
         self.within = [""]
         self.extra = 0
@@ -112,7 +158,8 @@ class _Counter(WatchedOperations):  # type: ignore[no-untyped-call]
         return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
 
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
-        self.macs[self.within[-1]] += macs_of(function, arguments, options, result)
+        if rule := flop_registry.get(function.overloadpacket):
+            self.macs[self.within[-1]] += rule(*arguments, **options, out_val=result) // 2
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]

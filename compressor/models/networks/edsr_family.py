@@ -62,8 +62,7 @@ class ShiftedSpec(Spec):
         constant = self.mean_shift == "constant"
         # The reversed mean belongs to a code base that reads images with OpenCV and trains on them as RGB.
         means = (DIV2K_MEAN, DIV_FLICKR_MEAN, DIV2K_MEAN[::-1], (0.0, 0.0, 0.0)) if constant else ()
-        ranges = (1.0, 255.0) if constant else ()
-        return {"img_range": ranges, "mean": means, "mean_shift": ()}
+        return {"img_range": (1.0, 255.0) if constant else (), "mean": means, "mean_shift": ()}
 
 
 def mean_shifts(spec: ShiftedSpec) -> tuple[MeanShift, MeanShift]:

@@ -203,11 +203,6 @@ NO_RES_SCALE = {"res_scale": 1.0}
 """The multiplication by res_scale is commented out in the code of RCAN, CSD and FAKD."""
 
 
-def _is_surplus(name: str) -> bool:
-    """Return True for a mean shift and for the heads of intermediate outputs that HKDSR adds to an RCAN."""
-    return name.startswith(("ft_upsampler.", "ft_pre_upsampler.")) or is_mean_shift(name)
-
-
 ARCHITECTURE = Architecture(
     RCANSpec,
     RCAN,
@@ -231,7 +226,8 @@ ARCHITECTURE = Architecture(
                 fixed=NO_RES_SCALE,
                 community_name="rcan",
             ),
-            surplus=_is_surplus,
+            # A mean shift, and the heads of intermediate outputs that HKDSR adds to an RCAN.
+            surplus=lambda name: name.startswith(("ft_upsampler.", "ft_pre_upsampler.")) or is_mean_shift(name),
         ),
         _dialect("fakd", FAKD, "fakd", marks=("body_group0.body.0.body.3.conv_du.0.weight",), fixed=NO_RES_SCALE),
         _dialect(

@@ -22,7 +22,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
-from compressor.models.networks.averaged_tail import with_averaged_tail
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import (
     Architecture,
@@ -33,7 +32,7 @@ from compressor.models.networks.base import (
     require_image,
     require_positive,
 )
-from compressor.models.networks.collapse import Kernel, in_parallel, in_series
+from compressor.models.networks.collapse import Kernel, in_parallel, in_series, with_averaged_tail
 from compressor.models.networks.dialect import (
     Assumption,
     Dialect,
@@ -327,10 +326,6 @@ def _names(spec: SPANSpec, in_file: set[str]) -> dict[str, str]:
     return weight_and_bias(named(ends | TRUNK, k=spec.depth, i=3))
 
 
-def _companions(spec: SPANSpec) -> NotedState:
-    return {} if spec.has_norm else {"no_norm": torch.zeros(1)}, ()
-
-
 def _dialect(name: str, mark: str, **options: Any) -> Dialect:
     return Dialect(
         name,
@@ -339,7 +334,7 @@ def _dialect(name: str, mark: str, **options: Any) -> Dialect:
         _names,
         surplus=lambda name: name == "no_norm",
         code_bases=(name,),
-        companions=_companions,
+        companions=lambda spec: ({} if spec.has_norm else {"no_norm": torch.zeros(1)}, ()),
         **options,
     )
 

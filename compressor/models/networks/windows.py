@@ -41,10 +41,8 @@ def _swapped(cut: torch.Tensor) -> torch.Tensor:
 
 def shift_mask(h: int, w: int, window: int, device: torch.device) -> torch.Tensor:
     """Return (windows, window², window²): 0 within a region of the shifted map, OTHER_REGION between regions."""
-    shift = window // 2
-    rows, columns = (_regions(size, window, shift, device) for size in (h, w))
-    regions = (rows[:, None] * 3 + columns)[None, :, :, None]
-    flat = to_windows(regions, window)[0, :, :, 0]
+    rows, columns = (_regions(size, window, window // 2, device) for size in (h, w))
+    flat = to_windows((rows[:, None] * 3 + columns)[None, :, :, None], window)[0, :, :, 0]
     return torch.where(flat[:, None, :] == flat[:, :, None], 0.0, OTHER_REGION)
 
 

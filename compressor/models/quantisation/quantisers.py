@@ -322,8 +322,7 @@ def add_quantisers(network: nn.Module, quantisation: Quantisation, papers_layers
         bits = max(quantisation.bits, EDGE_BITS) if whole and name in edges else quantisation.bits
         layer = _quantised_layer(layers[name], bits, per_channel=whole)
         own = name.rpartition(".")[0] not in with_places
-        # With enough levels, peaks are kept so that white stays white; with few levels such a range would round off
-        # everything else.
+        # With enough levels, peaks are kept so that white stays white; with few, they would round off all else.
         keeps_peaks = bits >= EDGE_BITS
         layer.input = Quantiser(bits, signed=True, tie=_tie(quantisation), keeps_peaks=keeps_peaks) if own else None
         network.set_submodule(name, layer)

@@ -49,8 +49,7 @@ def order_by_principal_directions(teacher: Network, student: Spec, patches: torc
         small = build(narrow)
     with torch.no_grad():
         share = Share(patches, teacher.device)
-        # A slice is not solved for afterwards: it keeps the strongest directions, not those that best predict the
-        # others.
+        # A slice is not solved for afterwards: it keeps the strongest directions, not those that best predict others.
         bases = choose_bases(teacher, plan, small, family.linear(narrow), places, share, principal_directions)
         for layer in plan.layers:
             columns = [bases[space].whole for space in layer.inputs]

@@ -47,8 +47,7 @@ MIRRORED = ((-1,), (-2,), (-1, -2))
 
 LUMA = (0.299, 0.587, 0.114)
 CHANNEL_NOISE = 0.1
-"""Weight of white noise in each channel, relative to noise in the luma: Y-PSNR ignores it, but colours must not suffer.
-"""
+"""Weight of white noise in each channel beside that in the luma: Y-PSNR ignores it, but colours must not suffer."""
 
 
 @dataclass(frozen=True)

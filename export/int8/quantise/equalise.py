@@ -60,8 +60,7 @@ def equalise_channels(graph: FloatGraph, patches: torch.Tensor) -> FloatGraph:
 
 
 class _Ties:
-    """The channels of a graph's values, each with a number; those in one class share a factor; class 0 is not
-    rescaled."""
+    """The channels of a graph's values, each with a number; those of one class share a factor; 0 is not rescaled."""
 
     def __init__(self, graph: FloatGraph, convolutions: Mapping[int, Layer]) -> None:
         self.graph, self.convolutions = graph, convolutions

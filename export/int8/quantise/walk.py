@@ -62,8 +62,7 @@ class _PatchValues:
 
 @dataclass
 class GraphWalk:
-    """One pass over a planned graph, which solves for the grids of values, by name, and the quantised layers, by their
-    nodes' indices."""
+    """One pass over a planned graph: it solves for the grids of values, by name, and the quantised layers, by index."""
 
     plan: QuantisationPlan
     images: NDArray[np.float32]
@@ -176,9 +175,7 @@ class GraphWalk:
         integer_weight = _from_matrix(layer, all_integers, stored.shape)
         weight = _from_matrix(layer, all_integers * flat_scales[:, None].double(), stored.shape).float()
         self.layers[index] = QuantisedLayer(
-            integer_weight.numpy().astype(np.int8),
-            flat_scales.numpy(),
-            None if new_bias is None else new_bias.numpy(),
+            integer_weight.numpy().astype(np.int8), flat_scales.numpy(), None if new_bias is None else new_bias.numpy()
         )
         return _apply(layer, x, weight, new_bias).numpy()
 
