@@ -5,78 +5,30 @@ Memory is bounded by the file: what a deflated archive grows to is a small multi
 
 from __future__ import annotations
 
-import pickle
-import re
 import stat
 import tempfile
-import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import torch
 from safetensors import safe_open
-from torch.serialization import safe_globals
 
 from compressor.base.errors import SrkdError, is_out_of_memory, one_line
 from compressor.base.files import sha256_of
 from compressor.models.checkpoints.header import AGAIN, NCNN_BINARY_MAGIC, ncnn_files
 from compressor.models.checkpoints.ncnn_graph import TEXT_BYTES_LIMIT
 from compressor.models.checkpoints.ncnn_networks import read_network
+from compressor.models.checkpoints.pickles import read_pickled
 
 HEADER_BYTES_LIMIT = 16 * 2**20
 """The most bytes of a safetensors header."""
 LARGEST_INFLATION = 8
-"""Most bytes of values per byte of the file; trained weights deflate by a tenth, so a larger ratio is not weights."""
+"""Most bytes of values per byte of the file; trained weights deflate only by a tenth, so a larger ratio is not weights.
+"""
 INFLATED_ANYWAY_BYTES = 64 * 2**20
 SAVE_WEIGHTS = "save its weights with torch.save(model.state_dict(), path)"
-
-
-class Skipped:
-    """Stands for an object that no network needs, such as an option or a date: its contents are dropped."""
-
-    def __new__(cls, *arguments: object, **named: object) -> Skipped:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        """Drop the state."""
-
-
-STAND_INS: Mapping[str, Any] = {
-    **dict.fromkeys(
-        (
-            "numpy.dtype",
-            "numpy.ndarray",
-            "numpy.core.multiarray.scalar",
-            "numpy.core.multiarray._reconstruct",
-            "numpy._core.multiarray.scalar",
-            "numpy._core.multiarray._reconstruct",
-            "argparse.Namespace",
-            "datetime.datetime",
-            "datetime.timedelta",
-            "pathlib.PosixPath",
-            "pathlib.WindowsPath",
-            "pathlib._local.PosixPath",
-            "pathlib._local.WindowsPath",
-            "builtins.dict",
-            "builtins.list",
-        ),
-        Skipped,
-    ),
-    "collections.defaultdict": lambda *_: OrderedDict(),  # empty: its items follow
-    **dict.fromkeys(
-        (
-            "pytorch_lightning.utilities.parsing.AttributeDict",
-            "lightning_fabric.utilities.data.AttributeDict",
-            "lightning.fabric.utilities.data.AttributeDict",
-        ),
-        OrderedDict,
-    ),
-}
-"""What stands for the names that checkpoints of the field hold beside weights."""
 
 
 @dataclass(frozen=True)
@@ -186,35 +138,4 @@ def _open(path: Path, handle: IO[bytes], size_bytes: int) -> tuple[object, Mappi
     raise SrkdError(
         f"not a checkpoint, it starts with {start[:8]!r}: srkd reads .pt, .pth, .ckpt and .safetensors "
         "files, ncnn's .param with its .bin, TorchScript, .pt2 and .onnx"
-    )
-
-
-def read_pickled(path: Path, *, mapped: bool) -> object:
-    """Return the content of a file of torch.save, on the CPU. Mapped values stay in the file until they are used.
-
-    Torch's unpickler of weights runs no code of the file: it refuses any name but tensors, plain containers and those
-    of `STAND_INS`, which training scripts save beside the weights.
-    """
-    names: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
-    with one_line("its content is damaged", first=True), safe_globals(names), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            # The texts of Python 2 are bytes of any kind.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped, encoding="latin1")
-        except pickle.UnpicklingError as error:
-            raise _refusal(str(error)) from error
-
-
-def _refusal(message: str) -> SrkdError:
-    """Return torch's refusal as a line that names what it refused."""
-    name = re.search(r"(?:GLOBAL|function) ([^\s]{1,80})", message)
-    if name is None:
-        reason = re.search(r"(Unsupported operand \d+|Can only .{1,80})", message)
-        return SrkdError(
-            f"its pickle is not one of weights ({'' if reason is None else reason[0]}): "
-            "save torch.save(model.state_dict(), path)"
-        )
-    return SrkdError(
-        f"opening it would run {name[1]!r}: refused, nothing was run; it holds whole Python objects, where weights are "
-        "enough: in the program that made it torch.save(model.state_dict(), path), or export the model to ONNX"
     )
