@@ -48,8 +48,7 @@ def test_batches_are_the_same_from_memory_a_new_entry_and_a_reused_one(photos, c
         results = [batches(decoded).at(step) for decoded in stores]
         for other in results[1:]:
             assert torch.equal(other.lr, results[0].lr) and torch.equal(other.hr, results[0].hr)
-    digests = {decoded.select(range(3), lr_patch=6).digest() for decoded in stores}
-    assert len(digests) == 1
+    assert len({decoded.select(range(3), lr_patch=6).digest() for decoded in stores}) == 1
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "pixels alone", "scale", "border"])
@@ -100,8 +99,7 @@ def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
             rows[1][1]["hr"]["start"] = 10**9
         index.write_text(json.dumps(rows))
     notes: list[str] = []
-    again = batches(read(photos, cache, notes)).at(0)
-    assert torch.equal(again.hr, sound.hr)
+    assert torch.equal(batches(read(photos, cache, notes)).at(0).hr, sound.hr)
     assert len(notes) == 2 and "making it again" in notes[0] and str(entry) in notes[0]
     notes.clear()
     read(photos, cache, notes)
@@ -216,8 +214,7 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
     assert "1 image decoded in" in notes and f"kept in {default_folder()}" in notes
     apart, notes = trained("apart", cache_size="0")
     assert "decoded" not in notes and apart == first
-    facts = read_json(tmp_path / "apart")
-    assert facts["options"]["cache_size"] == 0
+    assert read_json(tmp_path / "apart")["options"]["cache_size"] == 0
 
 
 def test_small_stores_and_a_cache_of_nothing_leave_no_trace(photos, cache):
@@ -297,8 +294,7 @@ def test_without_room_anywhere_the_sizes_and_the_ways_out_are_told(photos, monke
 
 
 def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
-    whole = available_memory(tmp_path)
-    assert whole > 10**8
+    assert available_memory(tmp_path) > 10**8
     for most, used, expected in (("1000000", "400000", 600_000), ("300000", "400000", 0)):
         (tmp_path / "memory.max").write_text(most + "\n")
         (tmp_path / "memory.current").write_text(used + "\n")

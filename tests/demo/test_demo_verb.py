@@ -44,8 +44,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    return create_certificate(folder, "ours", "DNS:localhost,IP:127.0.0.1")
+    return create_certificate(tmp_path_factory.mktemp("tls"), "ours", "DNS:localhost,IP:127.0.0.1")
 
 
 def create_certificate(folder: Path, stem: str, names: str) -> tuple[Path, Path]:

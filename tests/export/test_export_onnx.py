@@ -177,8 +177,7 @@ def test_what_the_exporter_cannot_convert(network: Network, tmp_path: Path) -> N
         def forward(self, lr: torch.Tensor) -> torch.Tensor:
             return super().forward(lr) if float(lr.sum()) > 0 else lr
 
-    odd = Undecided(SPECS[0]).eval()
-    file = export_file(odd, "onnx", tmp_path)
+    file = export_file(Undecided(SPECS[0]).eval(), "onnx", tmp_path)
     assert file.verdict == "failed" and "torch's exporter cannot convert edsr" in str(file.reason)
     assert "\n" not in str(file.reason) and list(tmp_path.iterdir()) == []
 

@@ -101,8 +101,7 @@ def test_other_formats_keep_what_they_hold(tmp_path: Path, suffix: str) -> None:
 def test_orientation_is_applied_and_taken_out(tmp_path: Path, orientation: int, suffix: str) -> None:
     """Compared with Pillow's upright image, and idempotent after one write."""
     path = tmp_path / f"turned{suffix}"
-    stored = gradient()
-    stored.save(path, exif=exif_block(orientation=orientation))
+    gradient().save(path, exif=exif_block(orientation=orientation))
     with Image.open(path) as image:
         expected = torch.from_numpy(np.array(ImageOps.exif_transpose(image))).permute(2, 0, 1)
     assert torch.equal(read_rgb_u8(path), expected)

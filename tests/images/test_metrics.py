@@ -49,8 +49,7 @@ def test_y_of_known_colours() -> None:
 
 def test_psnr_by_hand() -> None:
     reference = torch.zeros(2, 1, 8, 8)
-    image = torch.stack([torch.full((1, 8, 8), 5.0), torch.zeros(1, 8, 8)])
-    result = psnr(image, reference)
+    result = psnr(torch.stack([torch.full((1, 8, 8), 5.0), torch.zeros(1, 8, 8)]), reference)
     assert result[0].item() == pytest.approx(10 * math.log10(255**2 / 25))
     assert math.isinf(result[1].item())
     assert finite_or_none(result[1].item()) is None

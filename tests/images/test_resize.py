@@ -59,8 +59,7 @@ def shrunk_line(line: list[int], scale: int, border: Border) -> list[int]:
 
 
 def shrunk_exactly(image: torch.Tensor, scale: int, border: Border) -> torch.Tensor:
-    columns = [shrunk_line(column, scale, border) for column in image.T.tolist()]
-    rows = torch.tensor(columns).T.tolist()
+    rows = torch.tensor([shrunk_line(column, scale, border) for column in image.T.tolist()]).T.tolist()
     return torch.tensor([shrunk_line(row, scale, border) for row in rows], dtype=torch.uint8)
 
 

@@ -145,8 +145,7 @@ def test_equal_frames_are_computed_once(tmp_path: Path) -> None:
 
 
 def test_a_matrix_that_is_not_stated_is_told_and_written(tmp_path: Path) -> None:
-    source = make_film(tmp_path / "film.mkv", [picture(1)], colours=Colours(2, LIMITED))
-    done = enlarge(source)
+    done = enlarge(make_film(tmp_path / "film.mkv", [picture(1)], colours=Colours(2, LIMITED)))
     assert done.notes == ("its colour matrix is not declared: taken as BT.601, by its size, as players do",)
     with Film(done.output) as film:
         assert film.facts.colours.matrix == 6

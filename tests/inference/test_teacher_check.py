@@ -169,8 +169,7 @@ def test_a_compact_that_adds_no_enlarged_input_is_noticed() -> None:
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 def test_every_scale_and_grey_networks(scale: int) -> None:
     for channels in (1, 3):
-        spec = CompactSpec(scale, width=4, depth=1, channels=channels)
-        network = build(spec, seed=0)
+        network = build(CompactSpec(scale, width=4, depth=1, channels=channels), seed=0)
         with torch.no_grad():
             network.tail.weight.zero_()  # type: ignore[union-attr, operator]
             network.tail.bias.zero_()  # type: ignore[union-attr, operator]

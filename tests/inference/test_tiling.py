@@ -74,23 +74,20 @@ def test_convolutions_in_tiles_are_the_same_convolutions(h: int, w: int, tile: i
     """With zero padding, which must act only at the picture's border."""
     network = convolutions(2, layers)
     lr = noise(1, 3, h, w)
-    tiled = run_on(network, lr, scale=2, radius=layers, tile=tile)
-    assert (tiled.sr - network(lr)).abs().max() < 1e-5
+    assert (run_on(network, lr, scale=2, radius=layers, tile=tile).sr - network(lr)).abs().max() < 1e-5
 
 
 def test_a_radius_too_small_shows() -> None:
     network = convolutions(2, 5)
     lr = noise(1, 3, 40, 40)
-    tiled = run_on(network, lr, scale=2, radius=2, tile=10)
-    assert (tiled.sr - network(lr)).abs().max() > 1e-4
+    assert (run_on(network, lr, scale=2, radius=2, tile=10).sr - network(lr)).abs().max() > 1e-4
 
 
 def test_size_multiples_are_met_by_reflection_before_cutting() -> None:
     network = convolutions(2)
     lr = noise(1, 3, 21, 13)
     whole = network(pad_to(lr, 8))[..., :42, :26]
-    tiled = run_on(network, lr, scale=2, radius=3, tile=8, size_multiple=8)
-    assert (tiled.sr - whole).abs().max() < 1e-5
+    assert (run_on(network, lr, scale=2, radius=3, tile=8, size_multiple=8).sr - whole).abs().max() < 1e-5
     assert pad_to(noise(1, 1, 1, 1), 8, 11).shape == (1, 1, 16, 16)
     assert pad_to(noise(1, 1, 1, 1), 1).shape == (1, 1, 1, 1)
 
@@ -212,8 +209,7 @@ def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch)
         windows.add(tuple(lr.shape[-2:]))
         return nearest(2)(lr)
 
-    tiled = run_on(run, lr, scale=2, radius=4)
-    assert tiled.tile == 32
+    assert run_on(run, lr, scale=2, radius=4).tile == 32
     assert max(h * w for h, w in windows) <= 40 * 40
 
 

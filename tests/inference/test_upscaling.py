@@ -111,8 +111,7 @@ def test_a_failing_model_leaves_nothing_behind(tmp_path: Path) -> None:
     def broken(lr: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("two\nlines")
 
-    report = upscale([tmp_path], Fake(broken, Descriptor(scale=2)))
-    assert report.failed[0].reason == "two lines"
+    assert upscale([tmp_path], Fake(broken, Descriptor(scale=2))).failed[0].reason == "two lines"
     silent_nan = Fake(lambda lr: nearest(2)(lr) * float("nan"), Descriptor(scale=2))
     assert "not numbers" in upscale([tmp_path], silent_nan).failed[0].reason
     assert names(tmp_path) == ["a.png"]

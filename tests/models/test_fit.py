@@ -158,8 +158,7 @@ def test_what_cannot_be_solved_for_is_one_line() -> None:
 
 def test_borders_are_as_rare_as_in_an_image() -> None:
     weights = pixel_weights(48, 48, scale=1, like=torch.zeros(1)).reshape(48, 48)
-    inside = weights[8:-8, 8:-8].sum() / weights.sum()
-    assert float(inside) == pytest.approx((240 / 256) ** 2, rel=1e-4)
+    assert float(weights[8:-8, 8:-8].sum() / weights.sum()) == pytest.approx((240 / 256) ** 2, rel=1e-4)
     assert float(weights.mean()) == pytest.approx(1)
     assert float(pixel_weights(5, 9, scale=1, like=torch.zeros(1)).std()) == 0
 

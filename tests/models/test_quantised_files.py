@@ -67,8 +67,7 @@ def test_every_way_to_open_it_runs_the_quantised_network(tmp_path: Path) -> None
     assert not torch.allclose(expected, plain, atol=1e-3)
     runtime = open_model(path)
     assert torch.allclose(runtime.run(LR), expected, atol=1e-6)
-    opened = srkd.load(path).require_network("a test")
-    assert opened.quantisation == network.quantisation
+    assert srkd.load(path).require_network("a test").quantisation == network.quantisation
     # Copied like in a runtime, and moved to another memory layout.
     assert json.loads(runtime.metadata["srkd.quant"])["bits"] == 3
 

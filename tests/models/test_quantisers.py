@@ -268,8 +268,7 @@ def test_quantisation_computes_in_fp32_inside_bf16() -> None:
 
 
 def test_a_shared_block_has_one_range_for_all_its_inputs() -> None:
-    spec = SMALL["carn_m"]
-    network = quantise(build(spec, seed=1), Quantisation("pams", 8))
+    network = quantise(build(SMALL["carn_m"], seed=1), Quantisation("pams", 8))
     shared = network.get_submodule("cascade.steps.0.steps.0.hidden1")
     largest: list[float] = []
     shared.register_forward_pre_hook(lambda _, inputs: largest.append(float(inputs[0].abs().max())))
@@ -300,8 +299,7 @@ def test_baked_weights_are_the_quantised_ones() -> None:
 
 
 def test_what_cannot_be_quantised_is_refused_in_one_line() -> None:
-    network = build(SMALL_EDSR, seed=1)
-    quantised = quantise(network, Quantisation("pams", 8))
+    quantised = quantise(build(SMALL_EDSR, seed=1), Quantisation("pams", 8))
     with pytest.raises(UsageError, match=r"already \(pams, 8 bits"):
         quantise(quantised, Quantisation("pams", 4))
     with pytest.raises(UsageError, match=r"bits=1 .*2 to 32"):

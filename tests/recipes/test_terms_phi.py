@@ -90,8 +90,7 @@ def test_negatives_serve_every_anchor_and_get_no_gradient() -> None:
         return sample_distances([a], [a.detach()], [negatives]).mean(0)[0, 1]
 
     assert term_of(anchors).item() == pytest.approx(plain(anchors).item(), rel=1e-6)
-    actual = gradient_of(term_of, anchors)
-    assert close(actual, gradient_of(plain, anchors), 1e-6)
+    assert close(gradient_of(term_of, anchors), gradient_of(plain, anchors), 1e-6)
     assert negatives.grad is None
 
 
@@ -169,8 +168,7 @@ def test_vgg19_levels_are_the_first_relus_of_the_five_stages(vgg: VGG19) -> None
     by_hand, x = [], 255 * images
     with torch.no_grad():
         for index in range(30):
-            layer = vgg.features[index]
-            x = layer(x)
+            x = vgg.features[index](x)
             if index in (1, 6, 11, 20, 29):
                 by_hand.append(x)
         levels = vgg(images)

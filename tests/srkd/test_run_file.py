@@ -152,8 +152,7 @@ def test_infinite_scores_and_names_that_are_not_utf8_survive(tmp_path: Path) -> 
 def test_texts_are_shown_as_printable_lines_of_bounded_length(tmp_path: Path) -> None:
     evil = "\x1b[2J\nname" + "x" * 5000
     save_run_file(tmp_path, recipe=evil, data={**RUN["data"], "validation": [evil]})
-    contents = read_run_file(tmp_path)
-    assert contents.recipe == evil
+    assert read_run_file(tmp_path).recipe == evil
     shown = read_for_display(tmp_path)
     assert shown.recipe is not None and shown.recipe.startswith("[2J name") and len(shown.recipe) <= 2000
     assert shown.data is not None and shown.data.validation == (shown.recipe,)

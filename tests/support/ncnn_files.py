@@ -100,8 +100,7 @@ def compact_file(
             slope = state[f"body.{index + 1}.weight"]
             x = file.add("PReLU", [x], f"0={slope.numel()}", raw(slope))
     x = file.add("PixelShuffle", [file.conv(x, state, f"body.{last}")], f"0={scale}")
-    enlarged = file.add("Interp", [0], f"0=1 1={scale}.0 2={scale}.0")
-    file.add("BinaryOp", [x, enlarged], "0=0")
+    file.add("BinaryOp", [x, file.add("Interp", [0], f"0=1 1={scale}.0 2={scale}.0")], "0=0")
     return file
 
 

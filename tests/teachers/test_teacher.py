@@ -118,8 +118,7 @@ def test_options_that_make_no_sense(options: dict[str, object], message: str, fi
 
 
 def test_sizes_that_a_model_refuses_are_padded_and_cropped(tmp_path: Path) -> None:
-    path = save_torchscript(MultiplesOf(16), tmp_path / "windows.pt")
-    teacher = load_teacher(path, trust_code=True)
+    teacher = load_teacher(save_torchscript(MultiplesOf(16), tmp_path / "windows.pt"), trust_code=True)
     lr = torch.rand(2, 3, 19, 33)
     right, below = -33 % 16, -19 % 16
     with torch.no_grad():
