@@ -215,11 +215,7 @@ def test_calibration_takes_a_folder_of_photos_and_refuses_others(student: Networ
     ("name", "pixels", "words"),
     [
         ("flat.png", np.full((256, 256, 3), 90, np.uint8), "flat.*give photos"),
-        (
-            "small.png",
-            np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8),
-            "192x192 pixels: give larger ones",
-        ),
+        ("small.png", np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8), "192x192 pixels: give larger ones"),
     ],
     ids=["one flat image", "images in the size of another scale's LR"],
 )

@@ -15,13 +15,7 @@ from PIL import Image
 from compressor.base.choices import Border
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
-from compressor.images.resize import (
-    downscale_u8,
-    imresize,
-    mod_crop,
-    reflected_indices,
-    upscale_bicubic,
-)
+from compressor.images.resize import downscale_u8, imresize, mod_crop, reflected_indices, upscale_bicubic
 from compressor.images.sets import find_sets
 from tests.support.shared import GOLDEN, benchmarks, needs_shared
 

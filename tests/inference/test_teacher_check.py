@@ -62,11 +62,7 @@ def test_a_teacher_that_only_repeats_pixels_is_said_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "wrong", "option"),
     [
-        (
-            lambda: fitted(EDSRSpec(2, 8, 2, res_scale=0.1), bend=2.0),
-            {"res_scale": 1.0},
-            "--arch-option res_scale=0.1",
-        ),
+        (lambda: fitted(EDSRSpec(2, 8, 2, res_scale=0.1), bend=2.0), {"res_scale": 1.0}, "--arch-option res_scale=0.1"),
         (lambda: fitted(EDSRSpec(2, 8, 2), offset=1.0), {"img_range": 1.0}, "--arch-option img_range=255"),
         (
             lambda: fitted(EDSRSpec(2, 8, 2, img_range=1.0, res_scale=0.1), bend=2.0),
@@ -121,17 +117,7 @@ def test_compress_stops_at_a_teacher_that_an_option_improves(
     """The same run continues with the option, or with the current one given: then the user has decided."""
     path = save_torchscript(Particular("255"), tmp_path / "foreign.pt")
     line = ["compress", "--teacher", str(path), "--recipe", "logits", "--student", "compact:width=4,depth=1"]
-    line += [
-        "--steps",
-        "1",
-        "--set",
-        "schedule.batch=1",
-        "--init",
-        "random",
-        "--label-margin",
-        "0",
-        "--trust-code",
-    ]
+    line += ["--steps", "1", "--set", "schedule.batch=1", "--init", "random", "--label-margin", "0", "--trust-code"]
     assert run([*line, "--out", str(tmp_path / "refused")]) == 2
     error = capsys.readouterr().err
     assert "with --arch-option img_range=255 it has" in error and "or --arch-option img_range=1 to train" in error

@@ -95,11 +95,7 @@ def test_what_a_file_cannot_hold_is_said(tmp_path: Path) -> None:
             "basicsr",
             "only mean_shift=constant.*to csd or edsr-pytorch or fakd or rcan or srkd",
         ),
-        (
-            RCANSpec(2, 8, 1, 1, 2, res_scale=0.1),
-            "rcan",
-            "only res_scale=1.0.*has res_scale=0.1.*to basicsr or srkd",
-        ),
+        (RCANSpec(2, 8, 1, 1, 2, res_scale=0.1), "rcan", "only res_scale=1.0.*has res_scale=0.1.*to basicsr or srkd"),
         (CARNSpec(2, 4, img_range=255.0), "carn", "only img_range=1.0.*img_range=255.0.*convert to srkd"),
         (CompactSpec(2, 4, 1), "carn", "carn has no compact; those that have: basicsr, srvgg, srkd"),
         (EDSRSpec(2, 8, 1), "basicrs", "no code base is called 'basicrs'; did you mean 'basicsr'"),

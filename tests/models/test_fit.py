@@ -77,10 +77,7 @@ def test_what_lies_in_few_directions_is_reproduced() -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(
-    ("axes", "share"),
-    [({"width": 0.5}, 0.75), ({"depth": 0.5}, 0.75), ({"width": 0.25}, 0.2)],
-)
+@pytest.mark.parametrize(("axes", "share"), [({"width": 0.5}, 0.75), ({"depth": 0.5}, 0.75), ({"width": 0.25}, 0.2)])
 def test_the_embedded_teacher(axes: dict[str, Any], share: float) -> None:
     """Its student keeps this much of its gain over bicubic, on photos that were not used, without a gradient."""
     from compressor.images.files import read_rgb_u8

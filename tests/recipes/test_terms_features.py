@@ -212,12 +212,7 @@ def test_contrast_has_a_gradient_in_the_student_alone_and_a_finite_one() -> None
 
 @pytest.mark.parametrize(
     "term",
-    [
-        affinity_l1,
-        attended_distance,
-        lambda s, t: contrast([s], [t]),
-        lambda s, t: contrast([s], [t], "infonce"),
-    ],
+    [affinity_l1, attended_distance, lambda s, t: contrast([s], [t]), lambda s, t: contrast([s], [t], "infonce")],
 )
 def test_terms_are_computed_in_fp32_under_autocast(term: Callable[[Tensor, Tensor], Tensor]) -> None:
     student, teacher = noise(3, 6, 4, 4).bfloat16(), noise(3, 6, 4, 4, seed=1).bfloat16()

@@ -16,11 +16,7 @@ from compressor.models.networks.base import Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, spec_from_dict
 from compressor.models.networks.taps import read_taps
-from recipes.terms.contrast import (
-    bicubic_negatives,
-    negative_indices,
-    sample_distances,
-)
+from recipes.terms.contrast import bicubic_negatives, negative_indices, sample_distances
 from recipes.terms.perceptual import VGG19, VGG19_MACS, TeacherPhi, load_vgg19, plan_teacher_phi
 from tests.support.networks import label, tiny
 from tests.support.tensors import close, contrast_ratio, golden, gradient_of, noise

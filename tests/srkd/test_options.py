@@ -170,8 +170,7 @@ def test_wrong_values_are_refused_alike(value: dict[str, Any], words: list[str],
 
 
 @pytest.mark.parametrize(
-    "value",
-    [{"layers": True}, {"dry": 1}, {"model": 3}, {"words": [1]}, {"extras": "k"}, {"sizes": None}],
+    "value", [{"layers": True}, {"dry": 1}, {"model": 3}, {"words": [1]}, {"extras": "k"}, {"sizes": None}]
 )
 def test_values_of_another_type_are_refused(value: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=rf"(?i:{next(iter(value))[:4]}).*: .+ (should be|is not)"):
