@@ -79,17 +79,8 @@ def gathered_by_addresses(plane, draw, patch, scale):
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("gather", [_gather_by_slices, gathered_by_addresses])
 def test_gather_is_crop_then_hflip_vflip_transpose(store, gather, hflip, vflip, transpose):
-    def switch(value: bool) -> torch.Tensor:
-        return torch.tensor([value, False])
-
-    draw = Draw(
-        torch.tensor([2, 0]),
-        torch.tensor([1, 3]),
-        torch.tensor([2, 4]),
-        switch(hflip),
-        switch(vflip),
-        switch(transpose),
-    )
+    flips = (torch.tensor([value, False]) for value in (hflip, vflip, transpose))
+    draw = Draw(torch.tensor([2, 0]), torch.tensor([1, 3]), torch.tensor([2, 4]), *flips)
     patches = gather(store.hr, draw, 20, 4)
     expected = store.hr.image(2)[:, 4:24, 8:28]
     expected = expected.flip(2) if hflip else expected

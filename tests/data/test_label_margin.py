@@ -134,17 +134,9 @@ def test_small_images_bound_the_margin(store: ImageStore):
 def options(tmp_path: Path) -> dict[str, Any]:
     images(tmp_path / "photos")
     save_network(deep(), teacher := tmp_path / "teacher.pt")
-    return {
-        "teacher": teacher,
-        "data": tmp_path / "photos",
-        "recipe": "logits",
-        "init": "inherit",
-        "width": 0.5,
-        "steps": 6,
-        "goal": "original",
-        "arch_options": {"res_scale": 0.5},
-        "settings": SETTINGS,
-    }
+    student = {"recipe": "logits", "init": "inherit", "width": 0.5, "steps": 6, "settings": SETTINGS}
+    given = {"teacher": teacher, "arch_options": {"res_scale": 0.5}, "data": tmp_path / "photos"}
+    return {**given, **student, "goal": "original"}
 
 
 @pytest.mark.ci

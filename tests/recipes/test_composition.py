@@ -32,14 +32,9 @@ from tests.support.methods_table import ROWS, Row
 from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage
 
 ALLOWED: tuple[tuple[Kind, Kind], ...] = (
-    ("output", "feature"),
-    ("output", "data"),
-    ("data", "feature"),
-    ("data", "contrast"),
-    ("data", "joint"),
-    ("heads", "output"),
-    ("heads", "feature"),
-    ("heads", "data"),
+    *(("output", kind) for kind in ("feature", "data")),
+    *(("data", kind) for kind in ("feature", "contrast", "joint")),
+    *(("heads", kind) for kind in ("output", "feature", "data")),
     ("bands", "output"),
     ("quantised", "output"),
 )
@@ -47,11 +42,7 @@ ALLOWED: tuple[tuple[Kind, Kind], ...] = (
 
 EXCLUSIVE: tuple[tuple[Kind, Kind], ...] = (
     ("feature", "feature"),
-    ("joint", "output"),
-    ("joint", "feature"),
-    ("joint", "contrast"),
-    ("joint", "heads"),
-    ("joint", "bands"),
+    *(("joint", kind) for kind in ("output", "feature", "contrast", "heads", "bands")),
     ("heads", "heads"),
     *(("quantised", kind) for kind in ("quantised", "joint", "feature", "data", "heads", "bands", "contrast")),
 )

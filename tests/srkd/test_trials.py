@@ -403,13 +403,8 @@ def test_the_summary_has_rows_gains_and_one_json_object(plan, capsys) -> None:
     Console().report("compress", plan, show)
     out = capsys.readouterr().out
     table = out[out.rindex("───") :].splitlines()[1:9]
-    assert [re.split(r"  +", line.strip())[0] for line in table] == [
-        *VARIANTS,
-        "before training",
-        "untrained slice",
-        "teacher",
-        "bicubic",
-    ]
+    rows = [re.split(r"  +", line.strip())[0] for line in table]
+    assert rows == [*VARIANTS, "before training", "untrained slice", "teacher", "bicubic"]
     assert "gain over scratch: " in out and "student.safetensors is the best of 2 seeds by validation" in out
     Console(data="json").report("compress", plan, show)
     report = json.loads(capsys.readouterr().out)
