@@ -71,8 +71,7 @@ def test_whatever_changes_the_pixels_makes_a_new_entry(change, photos, cache, tm
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
     second = decode_all(photos, scale=scale, border=border, cache=cache, small_bytes=0)
-    assert len(entries(cache)) == 2
-    assert first.images != second.images
+    assert len(entries(cache)) == 2 and first.images != second.images
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "no index", "index", "row", "place", "no plane"])
@@ -192,8 +191,7 @@ def test_a_worker_that_fails_costs_its_image_and_names_it(photos, monkeypatch):
 
     monkeypatch.setattr(decode, "read_rgb_u8", fails_on_one)
     store = read(photos, None).select(range(3), lr_patch=6)
-    assert store.names == ("0", "2")
-    assert store.skipped[0].path == photos[1].hr
+    assert store.names == ("0", "2") and store.skipped[0].path == photos[1].hr
     assert "1.png cannot be read: RuntimeError: a fault of a library" in store.skipped[0].reason
 
 

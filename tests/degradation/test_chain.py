@@ -88,8 +88,7 @@ def test_an_image_depends_on_seed_step_and_sample_alone(name: str, scale: int) -
     degradation = degradation_of(name)
     image = photo()
     first = degradation.apply(image, scale, Draws(3, 5, 7))
-    assert first.dtype == torch.uint8
-    assert first.shape == (3, 96 // scale, 112 // scale)
+    assert first.dtype == torch.uint8 and first.shape == (3, 96 // scale, 112 // scale)
     for draws in (Draws(3, 5, 8), Draws(3, 6, 7), Draws(4, 5, 7)):
         degradation.apply(image, scale, draws)
     assert torch.equal(degradation.apply(image, scale, Draws(3, 5, 7)), first)

@@ -108,8 +108,7 @@ def test_a_teachers_images_of_degraded_photos_are_kept(
     assert run([*line, "--teacher-cache", "--out", "run"]) == 0
     assert "each of the 3 images is degraded once" in capsys.readouterr().out
     facts = json.loads(Path("run/run.json").read_text())
-    assert facts["teacher_cache"]["bytes"] > 0
-    assert facts["degradation"]["name"] == STEPS
+    assert facts["teacher_cache"]["bytes"] > 0 and facts["degradation"]["name"] == STEPS
     student = Path("run/student.safetensors").read_bytes()
     assert run([*line, "--teacher-cache", "--out", "again"]) == 0
     assert Path("again/student.safetensors").read_bytes() == student
@@ -121,8 +120,7 @@ def test_validation_has_a_degraded_set_before_each_clean_one(tmp_path: Path) -> 
     sets = prepare_data(choice, scale=2, lr_patch=12).validation
     assert [each.name for each in sets] == [f"mine ({STEPS})", "mine"]
     for degraded, clean in zip(sets[0].images, sets[1].images, strict=True):
-        assert degraded.lr.shape == clean.lr.shape
-        assert not torch.equal(degraded.lr, clean.lr)
+        assert degraded.lr.shape == clean.lr.shape and not torch.equal(degraded.lr, clean.lr)
         assert torch.equal(degraded.hr, clean.hr)  # type: ignore[arg-type]
         # By its name alone, also in another set.
         assert torch.equal(degraded.lr[0], DEGRADATION.of_image(clean.hr[0], 2, clean.name))  # type: ignore[index]
@@ -148,8 +146,7 @@ def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
     assert STEPS in capsys.readouterr().out
     assert run(["export", "run", "--onnx"]) == 0
     card = Path("run/student.md").read_text()
-    assert f"trained on degraded images: {STEPS}" in card
-    assert f"degraded={STEPS}" in card
+    assert f"trained on degraded images: {STEPS}" in card and f"degraded={STEPS}" in card
     assert run(["report", "run", "--out", "report.html"]) == 0
     assert f"degraded: {STEPS}" in Path("report.html").read_text()
 

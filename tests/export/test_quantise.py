@@ -130,8 +130,7 @@ def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself_i
 
     plain = error(round_rows(weight, scales, levels))
     fed_back = round_with_feedback(weight, scales, covariance, levels)
-    assert fed_back.abs().max() <= 7
-    assert error(fed_back) < 0.6 * plain
+    assert fed_back.abs().max() <= 7 and error(fed_back) < 0.6 * plain
     for unit in (1e-12, 1e6):
         assert torch.equal(round_with_feedback(weight, scales, unit * covariance, levels), fed_back)
 
@@ -326,8 +325,7 @@ def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: Flavour, float_
     expected = foreseen.raw if foreseen.rounded is None else foreseen.rounded
     difference = np.abs(run(model, patches, exactly=True) - expected)
     # Another order of float sums may round a value to the neighbouring level; a level is 1/255.
-    assert difference.max() < 2 / 255
-    assert (difference > 1e-4).mean() < 0.3
+    assert difference.max() < 2 / 255 and (difference > 1e-4).mean() < 0.3
 
 
 def test_every_layer_is_stored_in_integers_and_images_are_bytes_at_both_ends() -> None:
@@ -350,8 +348,7 @@ def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
     assert pairs
     for node in pairs:
         zero_point = stored[node.input[2]]
-        assert zero_point.dtype == np.int8
-        assert not zero_point.any()
+        assert zero_point.dtype == np.int8 and not zero_point.any()
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert all(stored[node.input[2]].dtype == np.float32 for node in convolutions)
     # Symmetric bytes hold only half of an image's range, so the output is not quantised.

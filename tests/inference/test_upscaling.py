@@ -138,8 +138,7 @@ def test_tiles_and_the_self_ensemble_are_passed_on(tmp_path: Path) -> None:
     model = Fake(convolutions(2), Descriptor(scale=2, receptive_radius=3))
     whole = read_picture(upscale([tmp_path / "a.png"], model).done[0].output).rgb
     (tiled,) = upscale([tmp_path / "a.png"], model, UpscaleSettings(suffix="_tiled", tile=8)).done
-    assert tiled.tile == 8
-    assert (read_picture(tiled.output).rgb - whole).abs().max() <= 1.01 / 255
+    assert tiled.tile == 8 and (read_picture(tiled.output).rgb - whole).abs().max() <= 1.01 / 255
     model.inputs.clear()
     upscale([tmp_path / "a.png"], model, UpscaleSettings(suffix="_plus", self_ensemble=True))
     assert len(model.inputs) == 8

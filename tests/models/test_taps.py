@@ -77,8 +77,7 @@ def test_what_edsrs_taps_are() -> None:
     assert torch.equal(features["head"], shallow)
     for k in range(3):
         assert torch.equal(features[f"body[{k}]"], body[k + 1])
-    assert torch.equal(features["body_end"], end)
-    assert torch.equal(features["pre_up"], end + shallow)
+    assert torch.equal(features["body_end"], end) and torch.equal(features["pre_up"], end + shallow)
     assert torch.equal(features["rel(2/3)"], features["body[1]"])
 
 
@@ -141,8 +140,7 @@ def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
     network = edsr()
     with pytest.raises(UsageError) as raised, read_taps(network, ["head", address]):
         raise AssertionError("the block must not be entered")
-    assert message in str(raised.value)
-    assert hooks(network) == 0
+    assert message in str(raised.value) and hooks(network) == 0
 
 
 def test_no_trace_is_left() -> None:
@@ -152,8 +150,7 @@ def test_no_trace_is_left() -> None:
     with read_taps(network, ["head", "pre_up"]) as features:
         watched = network(torch.ones(1, 3, 4, 4))
         assert hooks(network) == 3  # the two taps, and the size of the input
-    assert torch.equal(plain, watched)
-    assert hooks(network) == 0
+    assert torch.equal(plain, watched) and hooks(network) == 0
     assert (set(vars(network)), set(network.state_dict())) == before
     copy = features["head"].clone()
     network(torch.zeros(1, 3, 4, 4))

@@ -139,8 +139,7 @@ def test_what_is_no_loss_is_one_line_before_a_folder_is_begun(
     mine.write_text(f"import sys\n{before}loss = F.l1_loss(sr, step.hr)\n        return {given}\n")
     out = tmp_path / "run"
     words = ("--recipe", f"{mine}:SobelKD", "--teacher", teacher, "--out", out, "-q", *SET_SMALL)
-    assert message in last_line(capsys, "compress", *words)
-    assert not out.exists()
+    assert message in last_line(capsys, "compress", *words) and not out.exists()
 
 
 def test_a_mistake_is_one_line(mine: Path) -> None:

@@ -78,8 +78,7 @@ def run_ncnn(path: Path, image: Tensor, output: str = "output") -> Tensor:
     net.opt.num_threads = 1
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, option, False)
-    assert net.load_param(str(path)) == 0
-    assert net.load_model(str(path.with_suffix(".bin"))) == 0
+    assert net.load_param(str(path)) == 0 and net.load_model(str(path.with_suffix(".bin"))) == 0
     array = np.ascontiguousarray(image.numpy())
     extractor = net.create_extractor()
     extractor.input(net.input_names()[0], ncnn.Mat(array).clone())
