@@ -84,14 +84,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_result_comes_back_and_progress_on_the_way(module: str, capfd: pytest.CaptureFixture[str]) -> None:
     events: list[tuple[object, ...]] = []
-    result = run_in_child(
-        f"{module}:add",
-        {"first": 2, "second": 3},
-        what="adding",
-        timeout_seconds=300,
-        environment={"SRKD_TEST": "set"},
-        progress=lambda *event: events.append(event),
-    )
+    options = {"timeout_seconds": 300, "environment": {"SRKD_TEST": "set"}, "progress": lambda *e: events.append(e)}
+    result = run_in_child(f"{module}:add", {"first": 2, "second": 3}, what="adding", **options)
     assert result == {"sum": 5, "variable": "set"}
     assert events == [("adding", 0, 2), ("adding", 1, 2), ("adding", 2, 2)]
     assert capfd.readouterr() == ("", "")

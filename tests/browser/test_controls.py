@@ -44,13 +44,7 @@ def resize(visit: Visit, width: int, height: int) -> None:
 def test_the_divider_is_a_slider_for_keys_and_fingers(desktop: Visit) -> None:
     page = desktop.enlarge().page
     page.focus("#divider")
-    for key, expected in (
-        ("ArrowRight", "52"),
-        ("ArrowLeft", "50"),
-        ("PageUp", "60"),
-        ("Home", "0"),
-        ("End", "100"),
-    ):
+    for key, expected in (("ArrowRight", "52"), ("ArrowLeft", "50"), ("PageUp", "60"), ("Home", "0"), ("End", "100")):
         page.keyboard.press(key)
         assert page.evaluate(DIVIDE) == expected
     page.keyboard.press("Home")

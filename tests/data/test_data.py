@@ -79,17 +79,8 @@ def gathered_by_addresses(plane, draw, patch, scale):
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("gather", [_gather_by_slices, gathered_by_addresses])
 def test_gather_is_crop_then_hflip_vflip_transpose(store, gather, hflip, vflip, transpose):
-    def switch(value: bool) -> torch.Tensor:
-        return torch.tensor([value, False])
-
-    draw = Draw(
-        torch.tensor([2, 0]),
-        torch.tensor([1, 3]),
-        torch.tensor([2, 4]),
-        switch(hflip),
-        switch(vflip),
-        switch(transpose),
-    )
+    flips = (torch.tensor([value, False]) for value in (hflip, vflip, transpose))
+    draw = Draw(torch.tensor([2, 0]), torch.tensor([1, 3]), torch.tensor([2, 4]), *flips)
     patches = gather(store.hr, draw, 20, 4)
     expected = store.hr.image(2)[:, 4:24, 8:28]
     expected = expected.flip(2) if hflip else expected
@@ -102,12 +93,10 @@ def test_gather_is_crop_then_hflip_vflip_transpose(store, gather, hflip, vflip, 
 def test_lr_and_hr_patches_stay_aligned(tmp_path):
     """With HR of constant 4×4 cells, every LR patch must equal its HR patch's cells, for every symmetry."""
     cells = noise(10, 12, 3)
-    hr = cells.repeat(4, 0).repeat(4, 1)
-    write(tmp_path / "hr.png", hr)
+    write(tmp_path / "hr.png", cells.repeat(4, 0).repeat(4, 1))
     write(tmp_path / "lr.png", cells)
     store = decode_all([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=4).select(lr_patch=5)
-    batches = Batches.for_store(store, batch=64, lr_patch=5, seed=1)
-    batch = batches.at(0)
+    batch = Batches.for_store(store, batch=64, lr_patch=5, seed=1).at(0)
     assert torch.equal(batch.lr, batch.hr[:, :, ::4, ::4])
     assert len({patch.numpy().tobytes() for patch in batch.lr}) > 32
 
@@ -146,8 +135,7 @@ def test_of_several_positions_the_most_textured_is_taken(store):
 
 
 def test_every_position_symmetry_and_image_is_drawn(store):
-    sampler = Sampler.for_store(store, lr_patch=6, seed=0)
-    draw = sampler.draw(0, range(4000))
+    draw = Sampler.for_store(store, lr_patch=6, seed=0).draw(0, range(4000))
     for index in range(3):
         of_image = draw.images == index
         assert 1200 < int(of_image.sum()) < 1470

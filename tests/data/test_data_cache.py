@@ -48,8 +48,7 @@ def test_batches_are_the_same_from_memory_a_new_entry_and_a_reused_one(photos, c
         results = [batches(decoded).at(step) for decoded in stores]
         for other in results[1:]:
             assert torch.equal(other.lr, results[0].lr) and torch.equal(other.hr, results[0].hr)
-    digests = {decoded.select(range(3), lr_patch=6).digest() for decoded in stores}
-    assert len(digests) == 1
+    assert len({decoded.select(range(3), lr_patch=6).digest() for decoded in stores}) == 1
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "pixels alone", "scale", "border"])
@@ -72,8 +71,7 @@ def test_whatever_changes_the_pixels_makes_a_new_entry(change, photos, cache, tm
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
     second = decode_all(photos, scale=scale, border=border, cache=cache, small_bytes=0)
-    assert len(entries(cache)) == 2
-    assert first.images != second.images
+    assert len(entries(cache)) == 2 and first.images != second.images
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "no index", "index", "row", "place", "no plane"])
@@ -100,8 +98,7 @@ def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
             rows[1][1]["hr"]["start"] = 10**9
         index.write_text(json.dumps(rows))
     notes: list[str] = []
-    again = batches(read(photos, cache, notes)).at(0)
-    assert torch.equal(again.hr, sound.hr)
+    assert torch.equal(batches(read(photos, cache, notes)).at(0).hr, sound.hr)
     assert len(notes) == 2 and "making it again" in notes[0] and str(entry) in notes[0]
     notes.clear()
     read(photos, cache, notes)
@@ -194,8 +191,7 @@ def test_a_worker_that_fails_costs_its_image_and_names_it(photos, monkeypatch):
 
     monkeypatch.setattr(decode, "read_rgb_u8", fails_on_one)
     store = read(photos, None).select(range(3), lr_patch=6)
-    assert store.names == ("0", "2")
-    assert store.skipped[0].path == photos[1].hr
+    assert store.names == ("0", "2") and store.skipped[0].path == photos[1].hr
     assert "1.png cannot be read: RuntimeError: a fault of a library" in store.skipped[0].reason
 
 
@@ -216,8 +212,7 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
     assert "1 image decoded in" in notes and f"kept in {default_folder()}" in notes
     apart, notes = trained("apart", cache_size="0")
     assert "decoded" not in notes and apart == first
-    facts = read_json(tmp_path / "apart")
-    assert facts["options"]["cache_size"] == 0
+    assert read_json(tmp_path / "apart")["options"]["cache_size"] == 0
 
 
 def test_small_stores_and_a_cache_of_nothing_leave_no_trace(photos, cache):
@@ -297,8 +292,7 @@ def test_without_room_anywhere_the_sizes_and_the_ways_out_are_told(photos, monke
 
 
 def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
-    whole = available_memory(tmp_path)
-    assert whole > 10**8
+    assert available_memory(tmp_path) > 10**8
     for most, used, expected in (("1000000", "400000", 600_000), ("300000", "400000", 0)):
         (tmp_path / "memory.max").write_text(most + "\n")
         (tmp_path / "memory.current").write_text(used + "\n")

@@ -114,8 +114,7 @@ def own_pairs(folder: Path, size: tuple[int, int] = (24, 16)) -> None:
 
 def test_ones_own_lr_images_are_left_as_they_are(tmp_path):
     own_pairs(tmp_path)
-    choice = DataChoice(data=tmp_path / "HR", lr=tmp_path / "LR")
-    store = prepare_data(choice, scale=2, lr_patch=8).train
+    store = prepare_data(DataChoice(data=tmp_path / "HR", lr=tmp_path / "LR"), scale=2, lr_patch=8).train
     assert store.names == ("a", "b")
     for index, name in enumerate(store.names):
         stored = torch.from_numpy(np.array(Image.open(tmp_path / "LR" / f"{name}x2.png"))).permute(2, 0, 1)

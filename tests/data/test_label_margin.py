@@ -110,8 +110,7 @@ def test_only_the_patches_of_the_batch_have_a_margin(store: ImageStore):
 
 
 def test_a_deep_teacher_is_measured_and_gets_the_margin_that_its_labels_need(store: ImageStore):
-    teacher = Teacher(deep())
-    margin = measure_margin(teacher, store, PATCH, QUIET)
+    margin = measure_margin(Teacher(deep()), store, PATCH, QUIET)
     assert margin.psnr_alone is not None and margin.psnr is not None
     assert margin.psnr_alone < FINE_DB and margin.psnr >= WANTED_DB and 0 < margin.pixels < 2 * PATCH
     assert margin.side == PATCH + 2 * margin.pixels
@@ -135,17 +134,9 @@ def test_small_images_bound_the_margin(store: ImageStore):
 def options(tmp_path: Path) -> dict[str, Any]:
     images(tmp_path / "photos")
     save_network(deep(), teacher := tmp_path / "teacher.pt")
-    return {
-        "teacher": teacher,
-        "data": tmp_path / "photos",
-        "recipe": "logits",
-        "init": "inherit",
-        "width": 0.5,
-        "steps": 6,
-        "goal": "original",
-        "arch_options": {"res_scale": 0.5},
-        "settings": SETTINGS,
-    }
+    student = {"recipe": "logits", "init": "inherit", "width": 0.5, "steps": 6, "settings": SETTINGS}
+    given = {"teacher": teacher, "arch_options": {"res_scale": 0.5}, "data": tmp_path / "photos"}
+    return {**given, **student, "goal": "original"}
 
 
 @pytest.mark.ci

@@ -84,8 +84,7 @@ def test_values_are_unclamped(store, tmp_path):
     with torch.no_grad():
         for parameter in loud.parameters():
             parameter.mul_(1.7)
-    teacher = Teacher(loud)
-    sr = cached_batches(teacher, store, tmp_path).at(0).labels
+    sr = cached_batches(Teacher(loud), store, tmp_path).at(0).labels
     assert float(sr.min()) < -0.01 and float(sr.max()) > 1.01
 
 
@@ -232,8 +231,7 @@ def test_bf16_outputs_are_those_of_bf16(store, tmp_path):
         .float()
         for precision in ("fp32", "bf16")
     )
-    gap = float((exact - coarse).abs().max())
-    assert 1e-4 < gap < 0.05
+    assert 1e-4 < float((exact - coarse).abs().max()) < 0.05
 
 
 @pytest.mark.parametrize("value, notes", [(1e6, "1e+06"), (float("nan"), "nan"), (float("-inf"), "inf")])
@@ -305,8 +303,7 @@ def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(options, tmp_path
     with death_after(1):
         compress(**options, steps=6, teacher_cache=True, out=stopped)
     shutil.rmtree(tmp_path / "cache")
-    again = resume(stopped)
-    assert again.student_path.read_bytes() == straight.student_path.read_bytes()
+    assert resume(stopped).student_path.read_bytes() == straight.student_path.read_bytes()
     without = compress(**options, steps=6, out=tmp_path / "without")
     assert without.student_path.read_bytes() != straight.student_path.read_bytes()
     assert read_json(tmp_path / "without")["teacher_cache"] is None

@@ -51,8 +51,7 @@ def test_the_chain_of_real_esrgan_stage_by_stage(case: str) -> None:
     size, sigma_x, sigma_y, angle, beta = draws["k2"]
     kinds = ("generalized", "plateau")
     blurred = [correlate(image, bell_kernel(size, sigma_x, sigma_y, angle, kind, beta).float()) for kind in kinds]
-    errors = [float((each - made["f_blur2"]).abs().max()) for each in blurred]
-    assert min(errors) < 1e-5
+    assert min(float((each - made["f_blur2"]).abs().max()) for each in blurred) < 1e-5
     image = made["f_blur2"]
     lr = (int(height / scale * draws["s2"]), int(width / scale * draws["s2"]))
     image = close(interpolate(image, lr, second), "g_resize2")
@@ -90,8 +89,7 @@ def test_an_image_depends_on_seed_step_and_sample_alone(name: str, scale: int) -
     degradation = degradation_of(name)
     image = photo()
     first = degradation.apply(image, scale, Draws(3, 5, 7))
-    assert first.dtype == torch.uint8
-    assert first.shape == (3, 96 // scale, 112 // scale)
+    assert first.dtype == torch.uint8 and first.shape == (3, 96 // scale, 112 // scale)
     for draws in (Draws(3, 5, 8), Draws(3, 6, 7), Draws(4, 5, 7)):
         degradation.apply(image, scale, draws)
     assert torch.equal(degradation.apply(image, scale, Draws(3, 5, 7)), first)
@@ -118,8 +116,7 @@ def test_a_skipped_step_changes_no_other_draw(tmp_path: Path) -> None:
     for share in (0, 1):  # noise of no strength, of either kind
         file = tmp_path / f"noise{share}.yaml"
         file.write_text(text.format(share))
-        degradation = degradation_of(str(file))
-        made.append(degradation.apply(photo(), 2, Draws(0, 0, 0)))
+        made.append(degradation_of(str(file)).apply(photo(), 2, Draws(0, 0, 0)))
     assert torch.equal(*made)
 
 
@@ -170,8 +167,7 @@ def test_every_named_one_is_a_file_and_survives_json() -> None:
         assert read_degradation(str(NAMED / f"{name}.yaml")) == degradation
         assert Degradation.from_json(json.loads(json.dumps(degradation.to_json()))) == degradation
     assert read_degradation("none") is None
-    used = {step.name for name in names() for step in degradation_of(name).steps}
-    assert used == set(STEPS)
+    assert {step.name for name in names() for step in degradation_of(name).steps} == set(STEPS)
 
 
 @pytest.mark.parametrize(

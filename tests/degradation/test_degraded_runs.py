@@ -53,8 +53,7 @@ def test_every_process_and_every_start_has_the_same_degraded_patches(tmp_path: P
     whole = Batches.for_store(store, batch=6, lr_patch=12, seed=4)
     parts = [whole.for_samples(samples) for samples in (range(2), range(2, 6))]
     for step in (0, 3):
-        together = torch.cat([part.at(step).lr for part in parts])
-        assert torch.equal(together, whole.at(step).lr)
+        assert torch.equal(torch.cat([part.at(step).lr for part in parts]), whole.at(step).lr)
     again = Batches.for_store(store, batch=6, lr_patch=12, seed=4)  # as after a kill: nothing was drawn before
     assert torch.equal(again.at(3).lr, whole.at(3).lr)
     assert not torch.equal(whole.at(3).lr, whole.at(4).lr)
@@ -76,8 +75,7 @@ def test_patches_are_those_of_the_originals_and_labels_stay_clean(kind: str, tmp
 
 def test_a_teacher_that_sees_more_sees_the_same_degraded_pixels() -> None:
     store = prepare_data(DataChoice(degradation=DEGRADATION), scale=2, lr_patch=12).train
-    plain = Batches.for_store(store, batch=4, lr_patch=12, seed=4)
-    wider = replace(plain, teacher_side=28).at(0)
+    wider = replace(Batches.for_store(store, batch=4, lr_patch=12, seed=4), teacher_side=28).at(0)
     assert wider.wider.lr.shape[-1] == 28
     assert torch.equal(wider.wider.crop(wider.wider.lr), wider.lr)
 
@@ -110,8 +108,7 @@ def test_a_teachers_images_of_degraded_photos_are_kept(
     assert run([*line, "--teacher-cache", "--out", "run"]) == 0
     assert "each of the 3 images is degraded once" in capsys.readouterr().out
     facts = json.loads(Path("run/run.json").read_text())
-    assert facts["teacher_cache"]["bytes"] > 0
-    assert facts["degradation"]["name"] == STEPS
+    assert facts["teacher_cache"]["bytes"] > 0 and facts["degradation"]["name"] == STEPS
     student = Path("run/student.safetensors").read_bytes()
     assert run([*line, "--teacher-cache", "--out", "again"]) == 0
     assert Path("again/student.safetensors").read_bytes() == student
@@ -123,8 +120,7 @@ def test_validation_has_a_degraded_set_before_each_clean_one(tmp_path: Path) -> 
     sets = prepare_data(choice, scale=2, lr_patch=12).validation
     assert [each.name for each in sets] == [f"mine ({STEPS})", "mine"]
     for degraded, clean in zip(sets[0].images, sets[1].images, strict=True):
-        assert degraded.lr.shape == clean.lr.shape
-        assert not torch.equal(degraded.lr, clean.lr)
+        assert degraded.lr.shape == clean.lr.shape and not torch.equal(degraded.lr, clean.lr)
         assert torch.equal(degraded.hr, clean.hr)  # type: ignore[arg-type]
         # By its name alone, also in another set.
         assert torch.equal(degraded.lr[0], DEGRADATION.of_image(clean.hr[0], 2, clean.name))  # type: ignore[index]
@@ -150,8 +146,7 @@ def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
     assert STEPS in capsys.readouterr().out
     assert run(["export", "run", "--onnx"]) == 0
     card = Path("run/student.md").read_text()
-    assert f"trained on degraded images: {STEPS}" in card
-    assert f"degraded={STEPS}" in card
+    assert f"trained on degraded images: {STEPS}" in card and f"degraded={STEPS}" in card
     assert run(["report", "run", "--out", "report.html"]) == 0
     assert f"degraded: {STEPS}" in Path("report.html").read_text()
 
@@ -171,8 +166,7 @@ def test_every_second_patch_of_int8s_calibration_is_degraded() -> None:
     clean = calibration_patches(descriptor)
     degraded = calibration_patches(descriptor, None, DEGRADATION)
     assert degraded.source.endswith(f"every second one degraded by {STEPS}, flat colours")
-    differs = (clean.patches != degraded.patches).flatten(1).any(1)
-    assert 0.3 < float(differs.float().mean()) < 0.6
+    assert 0.3 < float((clean.patches != degraded.patches).flatten(1).any(1).float().mean()) < 0.6
     assert Degradation.of_header({}) is None
     assert Degradation.of_header({"srkd.degradation": "{"}) is None
     assert Degradation.of_header({"srkd.degradation": json.dumps(DEGRADATION.to_json())}) == degradation_of(STEPS)
@@ -202,8 +196,7 @@ def test_what_a_folder_suffers_is_measured(
     assert noise[0] <= middle.noise <= noise[1]
     blurs = sorted(picture.blur for picture in measured if picture is not None)
     assert blur[0] <= blurs[6] <= blur[1]
-    qualities = [picture.quality for picture in measured if picture is not None]
-    assert qualities.count(quality) >= 10
+    assert [picture.quality for picture in measured if picture is not None].count(quality) >= 10
     text, _ = measure_like(tmp_path, "--degrade like:")
     assert read_degradation(text) is not None
     assert (quality is not None) == ("jpeg=" in text)
@@ -247,8 +240,7 @@ def test_srkd_data_tells_and_shows(desk: None, capsys: pytest.CaptureFixture[str
     assert report["degradation"]["name"] == "jpeg=30"
     picture = read_rgb_u8(Path(report["sheet"]))
     assert run([*line, "--show", "clean"]) == 0
-    clean = read_rgb_u8(Path("clean/patches.png"))
-    assert picture.shape[1] == 2 * clean.shape[1]
+    assert picture.shape[1] == 2 * read_rgb_u8(Path("clean/patches.png")).shape[1]
     assert "look: clean/patches.png" in capsys.readouterr().out
     folder = next(iter(embedded_photos("val").values())).parent
     assert run([*line, "--degrade", f"like:{folder}"]) == 0

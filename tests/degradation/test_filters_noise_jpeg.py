@@ -31,8 +31,7 @@ from tests.support.shared import golden_of, needs_shared
 def kernel_of(row: dict[str, Any]) -> Tensor:
     if row["type"] == "sinc":
         return sinc_kernel(row["size"], row["cutoff"])
-    shapes = {"iso": "gaussian", "aniso": "gaussian"}
-    shape: Any = shapes.get(row["type"], row["type"].partition("_")[0])
+    shape: Any = {"iso": "gaussian", "aniso": "gaussian"}.get(row["type"], row["type"].partition("_")[0])
     if row["type"].endswith("aniso"):
         return bell_kernel(row["size"], row["sigma_x"], row["sigma_y"], row["theta"], shape, row["beta"])
     return bell_kernel(row["size"], row["sigma_x"], row["sigma_x"], 0.0, shape, row["beta"])

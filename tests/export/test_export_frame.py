@@ -223,10 +223,7 @@ def test_docs_and_help_know_every_format() -> None:
     ("words", "message"),
     [
         ({"formats": "onnx", "calibrate": "photos"}, "--calibrate: only files in int8 use this"),
-        (
-            {"hosts": "vapoursynth", "data": "photos", "max_drop": 1.0},
-            "--data and --max-drop: only files in int8",
-        ),
+        ({"hosts": "vapoursynth", "data": "photos", "max_drop": 1.0}, "--data and --max-drop: only files in int8"),
         ({"hosts": "vapoursynth", "sizes": ["8x8"]}, "--sizes is for TensorRT engines, and none is asked for"),
     ],
 )

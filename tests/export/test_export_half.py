@@ -62,8 +62,7 @@ def test_half_precision_is_near_and_half_the_size(
     assert kinds == [TensorProto.FLOAT] * 2
     runtime = open_model(file.path)
     assert (runtime.precision, runtime.spec) == (format, SPEC)
-    difference = (runtime.run(LR) - network(LR)).abs().max()
-    assert 1e-7 < difference < (2e-3 if format == "fp16" else 2e-2)
+    assert 1e-7 < (runtime.run(LR) - network(LR)).abs().max() < (2e-3 if format == "fp16" else 2e-2)
 
 
 def test_the_mean_shift_stays_in_float32(network: Network, graphs: Callable[[int], ExportedGraph]) -> None:
@@ -123,8 +122,7 @@ def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], ExportedGr
     (sr_u8,) = session.run(["output"], {"input": lr_u8.permute(0, 2, 3, 1).numpy()})
     assert sr_u8.dtype == np.uint8 and sr_u8.shape == (2, 28, 36, 3)
     exact = network(lr_u8.float() / 255).clamp(0, 1) * 255
-    difference = (torch.from_numpy(sr_u8).permute(0, 3, 1, 2).float() - exact).abs().max()
-    assert difference <= 0.5 + 1e-3
+    assert (torch.from_numpy(sr_u8).permute(0, 3, 1, 2).float() - exact).abs().max() <= 0.5 + 1e-3
     runtime = open_model(path)
     assert torch.equal(runtime.run(lr_u8.float() / 255).mul(255).round(), torch.from_numpy(sr_u8).permute(0, 3, 1, 2))
 
@@ -179,8 +177,7 @@ def test_the_distance_of_bytes_is_that_of_what_was_rounded(network: Network) -> 
 
 @pytest.mark.ci
 def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
-    options = FileOptions(lr_size=(16, 12), io="uint8")
-    file = export_file(network, "fp16", tmp_path, options)
+    file = export_file(network, "fp16", tmp_path, FileOptions(lr_size=(16, 12), io="uint8"))
     assert file.verdict == "passed" and str(file.path).endswith("small-16x12-uint8.fp16.onnx")
     runtime = open_model(str(file.path))
     assert runtime.descriptor.fixed_size == (16, 12) and runtime.run(torch.rand(2, 3, 12, 16)).shape == (2, 3, 48, 64)

@@ -155,8 +155,7 @@ def test_the_speed_is_told_against_float_in_the_same_runtime(exported: tuple[Fil
 def test_int8_gives_bytes_to_an_app_that_wants_bytes(student: Network, tmp_path: Path) -> None:
     file = export_file(student, "int8-trt", tmp_path, FileOptions(lr_size=(40, 32), io="uint8"))
     assert file.verdict == "passed" and file.path is not None, file.reason
-    model = onnx.load(file.path)
-    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert onnx.load(file.path).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
 @pytest.mark.ci
@@ -189,14 +188,12 @@ def test_calibration_patches_are_of_the_size_and_say_where_they_come_from(studen
     assert calibration.patches.shape == (33, 3, 48, 48)
     assert 0 <= float(calibration.patches.min()) <= float(calibration.patches.max()) <= 1
     assert calibration.source == "32 patches of embedded photos, flat colours"
-    again = calibration_patches(student.descriptor)
-    assert torch.equal(calibration.patches, again.patches)
+    assert torch.equal(calibration.patches, calibration_patches(student.descriptor).patches)
 
 
 def test_a_file_of_one_large_size_is_calibrated_on_photos_that_go_on_by_reflection(student: Network) -> None:
     """No embedded photo has 1280x720 pixels, which the patches of 320x180 need at x4: fewer and mirrored ones do."""
-    fixed = replace(student.descriptor, fixed_size=(320, 180))
-    calibration = calibration_patches(fixed)
+    calibration = calibration_patches(replace(student.descriptor, fixed_size=(320, 180)))
     assert calibration.patches.shape == (5, 3, 180, 320)
     photo = calibration.patches[0]
     width = next(side for side in range(48, 320) if torch.equal(photo[..., side], photo[..., side - 1]))
@@ -206,8 +203,7 @@ def test_a_file_of_one_large_size_is_calibrated_on_photos_that_go_on_by_reflecti
 
 def test_calibration_takes_a_folder_of_photos_and_refuses_others(student: Network, tmp_path: Path) -> None:
     photos = next(iter(embedded_photos("val").values())).parent
-    calibration = calibration_patches(student.descriptor, photos)
-    assert f"photos of {photos.name}" in calibration.source
+    assert f"photos of {photos.name}" in calibration_patches(student.descriptor, photos).source
     empty = tmp_path / "empty"
     empty.mkdir()
     for folder, words in ((tmp_path / "no", "/no"), (empty, "empty")):
@@ -219,11 +215,7 @@ def test_calibration_takes_a_folder_of_photos_and_refuses_others(student: Networ
     ("name", "pixels", "words"),
     [
         ("flat.png", np.full((256, 256, 3), 90, np.uint8), "flat.*give photos"),
-        (
-            "small.png",
-            np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8),
-            "192x192 pixels: give larger ones",
-        ),
+        ("small.png", np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8), "192x192 pixels: give larger ones"),
     ],
     ids=["one flat image", "images in the size of another scale's LR"],
 )

@@ -157,8 +157,7 @@ def test_a_wrong_file_gets_no_name(
     (file,) = report.files
     assert not report.ok and file.verdict == "failed" and file.path is None and file.bytes is None
     assert file.reason is not None and re.search(message, file.reason) and "\n" not in file.reason
-    assert "/.small." not in file.reason
-    assert list(tmp_path.iterdir()) == []
+    assert "/.small." not in file.reason and list(tmp_path.iterdir()) == []
 
 
 def test_one_failure_does_not_stop_the_others(
@@ -177,8 +176,7 @@ def test_what_the_exporter_cannot_convert(network: Network, tmp_path: Path) -> N
         def forward(self, lr: torch.Tensor) -> torch.Tensor:
             return super().forward(lr) if float(lr.sum()) > 0 else lr
 
-    odd = Undecided(SPECS[0]).eval()
-    file = export_file(odd, "onnx", tmp_path)
+    file = export_file(Undecided(SPECS[0]).eval(), "onnx", tmp_path)
     assert file.verdict == "failed" and "torch's exporter cannot convert edsr" in str(file.reason)
     assert "\n" not in str(file.reason) and list(tmp_path.iterdir()) == []
 

@@ -108,12 +108,8 @@ def test_the_first_within_the_bound_is_taken(network: Network) -> None:
     searching = search(network, {"first layer, last layer": 1e-4}, notes)
     tried = searching.run()
     assert tried.file == "first layer, last layer" and tried.parts.layers == {"head", "tail"}
-    assert [note.split(": ")[0] for note in notes] == [
-        "the tool, in float nothing",
-        "the tool, in float nothing, whole ranges",
-        "the tool, in float last layer",
-        "the tool, in float first layer, last layer",
-    ]
+    parts = ("nothing", "nothing, whole ranges", "last layer", "first layer, last layer")
+    assert [note.split(": ")[0] for note in notes] == [f"the tool, in float {part}" for part in parts]
     assert "refused, because it " in notes[0] and "refused" not in notes[-1]
     facts = {"flavour": "the flavour", "calibration": "photos", "photos": 2, "bits": 8, "weight_bits": 8}
     facts |= {"in_float": "first layer, last layer", "float_layers": ["head", "tail"], "whole_ranges": False}
@@ -245,7 +241,6 @@ def test_the_one_layer_that_spoils_it_is_the_first_of_the_ranking() -> None:
         network.get_parameter("blocks.0.conv1.weight")[0] = 0
         network.get_parameter("blocks.0.conv1.bias")[0] = -1
         network.get_parameter("blocks.0.conv2.weight")[:, 0] = 1e4
-    ends = meet_image(build_graph(network, None, 18).model)
-    tool = OwnQuantiser(ends, CPU, task(network, []))
+    tool = OwnQuantiser(meet_image(build_graph(network, None, 18).model), CPU, task(network, []))
     assert tool.ranking(NOTHING)[0].startswith("blocks.0.conv2/")
     assert tool.layers.has_sums and [name.partition("/")[0] for name in tool.layers.upsampler] == ["upsampler.convs.0"]

@@ -210,8 +210,7 @@ def test_quality_decides_between_shapes_that_tie_and_unknown_loses() -> None:
     assert fitted.chosen.width <= plain.chosen.width and fitted.chosen.psnr_y is not None
     assert fitted.chosen.params >= 0.75 * plain.chosen.params
     both = [*shapes(), *shapes("compact", fits=False)]
-    chosen = find_student(both, Targets(ms=40), Clock(smooth), prefers_narrow).chosen
-    assert chosen.kind == "edsr"
+    assert find_student(both, Targets(ms=40), Clock(smooth), prefers_narrow).chosen.kind == "edsr"
 
 
 def test_a_shape_that_cannot_be_had_is_a_row_with_its_reason() -> None:

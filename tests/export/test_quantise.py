@@ -48,8 +48,7 @@ def first_in_make_test(specs: Sequence[Spec]) -> list[Any]:
 
 def photos_like(count: int = 4, side: int = 16, seed: int = 0) -> torch.Tensor:
     """Return smooth random images with levels of bytes, whose neighbours are alike as in photos."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, side // 4, side // 4, generator=generator)
+    coarse = torch.rand(count, 3, side // 4, side // 4, generator=torch.Generator().manual_seed(seed))
     smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
     return smooth.mul(255).round().div(255)
 
@@ -103,8 +102,7 @@ def test_bytes_of_an_image_lie_on_their_grid_exactly() -> None:
 def test_an_end_is_cut_off_only_where_that_pays() -> None:
     """An outlier would cost the other values their precision; an even distribution is not clipped."""
     generator = torch.Generator().manual_seed(0)
-    normal = torch.randn(1_000_000, generator=generator)
-    far = torch.cat([normal, torch.tensor([12.0])])
+    far = torch.cat([torch.randn(1_000_000, generator=generator), torch.tensor([12.0])])
     even = torch.rand(1_000_000, generator=generator)
     assert choose_grid(far, S8).scale < 0.9 * 12 / 127
     assert choose_grid(even, U8).scale == pytest.approx(1 / 255, rel=1e-3)
@@ -132,8 +130,7 @@ def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself_i
 
     plain = error(round_rows(weight, scales, levels))
     fed_back = round_with_feedback(weight, scales, covariance, levels)
-    assert fed_back.abs().max() <= 7
-    assert error(fed_back) < 0.6 * plain
+    assert fed_back.abs().max() <= 7 and error(fed_back) < 0.6 * plain
     for unit in (1e-12, 1e6):
         assert torch.equal(round_with_feedback(weight, scales, unit * covariance, levels), fed_back)
 
@@ -149,8 +146,7 @@ def test_a_mixing_matrix_is_orthogonal_and_even(size: int) -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
 def test_a_turned_network_computes_the_same(spec: Spec) -> None:
     network, patches = build(spec, seed=2), photos_like()
-    turned = spread_streams(network, patches)
-    assert torch.allclose(turned(patches), network(patches), atol=1e-4)
+    assert torch.allclose(spread_streams(network, patches)(patches), network(patches), atol=1e-4)
 
 
 @pytest.mark.ci
@@ -176,8 +172,7 @@ def a_value(size: int, generator: torch.Generator) -> Value:
 
 def test_the_noise_of_a_basis_is_that_of_rounding_in_it() -> None:
     """Both agree up to one factor for all bases; values are rounded to 255 levels, and the error is turned back."""
-    generator = torch.Generator().manual_seed(0)
-    value = a_value(12, generator)
+    value = a_value(12, torch.Generator().manual_seed(0))
     ratios = []
     for basis in (torch.eye(12), mixing_matrix(12).float(), best_basis([value]).float()):
         turned = basis @ value.pixels
@@ -330,8 +325,7 @@ def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: Flavour, float_
     expected = foreseen.raw if foreseen.rounded is None else foreseen.rounded
     difference = np.abs(run(model, patches, exactly=True) - expected)
     # Another order of float sums may round a value to the neighbouring level; a level is 1/255.
-    assert difference.max() < 2 / 255
-    assert (difference > 1e-4).mean() < 0.3
+    assert difference.max() < 2 / 255 and (difference > 1e-4).mean() < 0.3
 
 
 def test_every_layer_is_stored_in_integers_and_images_are_bytes_at_both_ends() -> None:
@@ -354,8 +348,7 @@ def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
     assert pairs
     for node in pairs:
         zero_point = stored[node.input[2]]
-        assert zero_point.dtype == np.int8
-        assert not zero_point.any()
+        assert zero_point.dtype == np.int8 and not zero_point.any()
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert all(stored[node.input[2]].dtype == np.float32 for node in convolutions)
     # Symmetric bytes hold only half of an image's range, so the output is not quantised.
@@ -367,8 +360,7 @@ def test_layers_and_sums_stay_in_float_that_are_named() -> None:
     names = [graph.layers[index].name for index in sorted(graph.layers)]
     plan = make_plan(graph, CPU, FloatParts(layers=frozenset({names[0], names[-1]}), sums=True))
     assert {layer.name for layer in plan.layers.values()} == set(names[1:-1])
-    operators = [graph.nodes[index].op_type for index in plan.integer]
-    assert "Add" not in operators
+    assert "Add" not in [graph.nodes[index].op_type for index in plan.integer]
     with pytest.raises(Exception, match="no layer called 'nothing'"):
         make_plan(graph, CPU, FloatParts(layers=frozenset({"nothing"})))
 
@@ -376,12 +368,10 @@ def test_layers_and_sums_stay_in_float_that_are_named() -> None:
 @pytest.mark.ci
 def test_gates_of_a_pooled_image_stay_in_float() -> None:
     """RCAN's attention computes on one pixel per image."""
-    spec = RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
-    _, graph = graph_of(spec)
+    _, graph = graph_of(RCANSpec(2, width=8, groups=1, depth=1, hidden=2))
     sides = {tensor.name: tensor.dims[-1] for tensor in graph.model.graph.initializer if tensor.dims}
     kernels = {layer.name: sides[layer.weight] for layer in graph.layers.values()}
-    plan = make_plan(graph)
-    in_eight = {layer.name for layer in plan.layers.values()}
+    in_eight = {layer.name for layer in make_plan(graph).layers.values()}
     assert in_eight == {name for name, side in kernels.items() if side == 3}
     assert len(in_eight) < len(kernels)
 
@@ -405,8 +395,7 @@ def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
     coarse = replace(CPU, weights=replace(S8, low=-3, high=3))
     patches, shifts = photos_like(8), []
     for correct in (False, True):
-        plan = make_plan(graph, coarse)
-        walk = GraphWalk(plan, patches.numpy(), correct=correct)
+        walk = GraphWalk(make_plan(graph, coarse), patches.numpy(), correct=correct)
         walk.run()
         value = walk.values[graph.model.graph.output[0].name]
         # Bytes also cut off what an image does not show, which shifts the mean of the whole.

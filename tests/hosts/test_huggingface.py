@@ -198,8 +198,7 @@ def test_the_real_library_has_these_calls_and_reads_the_card(tmp_path: Path) -> 
         wanted = set(inspect.signature(double).parameters) - {"self"}
         assert wanted <= set(inspect.signature(call).parameters)
     source = Source(
-        "net",
-        header={"srkd.scores": '{"validation_psnr_y": 31.5, "bicubic_psnr_y": 29.0}', "srkd.license": "mit"},
+        "net", header={"srkd.scores": '{"validation_psnr_y": 31.5, "bicubic_psnr_y": 29.0}', "srkd.license": "mit"}
     )
     facts = CardFacts("net", source.header, "ab" * 32, "mit", teacher="big.pth", base_model="me/big")
     folder = written(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path, source, facts)

@@ -117,11 +117,7 @@ def give_it_integers(model: Any) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [
-        (give_it_select, "it has no SELECT_V2"),
-        (give_it_five_axes, "of 5 axes"),
-        (give_it_integers, "not float32"),
-    ],
+    [(give_it_select, "it has no SELECT_V2"), (give_it_five_axes, "of 5 axes"), (give_it_integers, "not float32")],
 )
 def test_what_the_delegate_does_not_take_is_found(change: Callable[[Any], None], reason: str, tmp_path: Path) -> None:
     """The rules of tflite/delegates/gpu/common/model_builder.cc: IsSupported, IsAllAllowedTensors and the parsers."""

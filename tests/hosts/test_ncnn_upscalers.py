@@ -109,10 +109,7 @@ def test_a_network_that_sees_farther_is_told_with_its_seam(tmp_path: Path) -> No
     ("spec", "words"),
     [
         (CompactSpec(1, width=8, depth=1), "runs scales 2, 3, 4, not x1"),
-        (
-            SPANSpec(2, width=8, channels=1),
-            "RGB only: this span for grey has no form for RGB",
-        ),
+        (SPANSpec(2, width=8, channels=1), "RGB only: this span for grey has no form for RGB"),
     ],
 )
 def test_what_they_do_not_run_is_refused_with_one_that_they_do(spec: EDSRSpec, words: str, tmp_path: Path) -> None:

@@ -66,8 +66,7 @@ def test_lossless_formats_give_back_everything(
     path = tmp_path / f"picture{suffix}"
     write_picture(Picture(rgb, clear, grey, bits, icc_profile(), exif_block()), path)
     result = read_picture(path)
-    assert torch.equal(result.rgb, rgb)
-    assert (result.alpha is None) == (clear is None)
+    assert torch.equal(result.rgb, rgb) and (result.alpha is None) == (clear is None)
     assert clear is None or (result.alpha is not None and torch.equal(result.alpha, clear))
     # 16-bit grey with alpha is stored as RGB with alpha in TIFF files: few programs can read it otherwise.
     assert result.grey == (grey and not (alpha and bits == 16 and suffix == ".tif"))
@@ -101,8 +100,7 @@ def test_other_formats_keep_what_they_hold(tmp_path: Path, suffix: str) -> None:
 def test_orientation_is_applied_and_taken_out(tmp_path: Path, orientation: int, suffix: str) -> None:
     """Compared with Pillow's upright image, and idempotent after one write."""
     path = tmp_path / f"turned{suffix}"
-    stored = gradient()
-    stored.save(path, exif=exif_block(orientation=orientation))
+    gradient().save(path, exif=exif_block(orientation=orientation))
     with Image.open(path) as image:
         expected = torch.from_numpy(np.array(ImageOps.exif_transpose(image))).permute(2, 0, 1)
     assert torch.equal(read_rgb_u8(path), expected)
@@ -153,8 +151,7 @@ def test_big_endian_and_palette_and_key_colours(tmp_path: Path) -> None:
 
     gradient().save(tmp_path / "key.png", transparency=(0, 0, 0))
     keyed = read_picture(tmp_path / "key.png")
-    assert keyed.alpha is not None
-    assert int((keyed.alpha == 0).sum()) == 1
+    assert keyed.alpha is not None and int((keyed.alpha == 0).sum()) == 1
 
     Image.fromarray(np.eye(8) > 0).save(tmp_path / "bits.png")
     assert torch.equal(read_picture(tmp_path / "bits.png").rgb[0], torch.eye(8))
@@ -167,8 +164,7 @@ def test_16_bit_png_with_a_transparent_colour(tmp_path: Path) -> None:
     at = stored.index(b"IDAT") - 4
     (tmp_path / "a.png").write_bytes(stored[:at] + chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3)) + stored[at:])
     result = read_picture(tmp_path / "a.png")
-    assert result.alpha is not None
-    assert result.alpha.flatten().tolist() == [1, 0]
+    assert result.alpha is not None and result.alpha.flatten().tolist() == [1, 0]
 
 
 def test_grey_png_with_a_transparent_value(tmp_path: Path) -> None:
@@ -243,8 +239,7 @@ def one_line_error(path: Path) -> str:
     with pytest.raises(SrkdError) as caught:
         read_picture(path)
     message = str(caught.value)
-    assert "\n" not in message
-    assert path.name in message
+    assert "\n" not in message and path.name in message
     return message
 
 

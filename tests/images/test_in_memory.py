@@ -68,8 +68,7 @@ def test_arrays_keep_their_type() -> None:
         floats = upscale_image((PIXELS / 255).astype(dtype), MODEL)
         assert isinstance(floats, np.ndarray) and floats.dtype == dtype
         assert np.allclose(floats, REPEATED / 255, atol=1e-3)
-    flipped = upscale_image(PIXELS[::-1], MODEL)
-    assert np.array_equal(np.asarray(flipped), REPEATED[::-1])
+    assert np.array_equal(np.asarray(upscale_image(PIXELS[::-1], MODEL)), REPEATED[::-1])
 
 
 def test_tensors_keep_type_and_batch() -> None:

@@ -15,13 +15,7 @@ from PIL import Image
 from compressor.base.choices import Border
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
-from compressor.images.resize import (
-    downscale_u8,
-    imresize,
-    mod_crop,
-    reflected_indices,
-    upscale_bicubic,
-)
+from compressor.images.resize import downscale_u8, imresize, mod_crop, reflected_indices, upscale_bicubic
 from compressor.images.sets import find_sets
 from tests.support.shared import GOLDEN, benchmarks, needs_shared
 
@@ -59,8 +53,7 @@ def shrunk_line(line: list[int], scale: int, border: Border) -> list[int]:
 
 
 def shrunk_exactly(image: torch.Tensor, scale: int, border: Border) -> torch.Tensor:
-    columns = [shrunk_line(column, scale, border) for column in image.T.tolist()]
-    rows = torch.tensor(columns).T.tolist()
+    rows = torch.tensor([shrunk_line(column, scale, border) for column in image.T.tolist()]).T.tolist()
     return torch.tensor([shrunk_line(row, scale, border) for row in rows], dtype=torch.uint8)
 
 
@@ -74,8 +67,7 @@ def test_basicsr_outputs(case: str) -> None:
     factor = int(next(digit for digit in case if digit.isdigit()))
     actual = upscale_bicubic(images[:, :8, :9], factor) if "up" in case else imresize(images, 1 / factor)
     reference = torch.from_numpy(golden[f"out_{case}"])
-    assert actual.shape == reference.shape
-    assert (actual - reference).abs().max() < 2e-6
+    assert actual.shape == reference.shape and (actual - reference).abs().max() < 2e-6
 
 
 @pytest.mark.ci

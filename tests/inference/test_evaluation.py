@@ -39,8 +39,7 @@ def smooth(height: int, width: int, seed: int = 0) -> torch.Tensor:
 def data(tmp_path: Path) -> Path:
     """Two sets: one with LR images stored for scale 2 (they are not MATLAB's), one of HR images, one of them grey."""
     for index, size in enumerate([(41, 50), (44, 46)]):
-        picture = Picture(smooth(*size, seed=index))
-        write_picture(picture, tmp_path / "stored" / "HR" / f"{index}.png")
+        write_picture(Picture(smooth(*size, seed=index)), tmp_path / "stored" / "HR" / f"{index}.png")
         hr_u8 = read_rgb_u8(tmp_path / "stored" / "HR" / f"{index}.png")[:, : size[0] // 2 * 2, : size[1] // 2 * 2]
         lr = downscale_u8(hr_u8, 2).float() / 255
         write_picture(Picture(lr * 0.9), tmp_path / "stored" / "LRbicX2" / f"{index}x2.png")
@@ -249,8 +248,7 @@ def test_bicubic_by_our_protocol(name: str, scale: int, psnr: float, ssim: float
     """Figures of our own from other copies of the sets; docs/results/settled.json has the remaining rows."""
     result = evaluate([], find_sets(benchmarks() / name, scale=scale), EvaluationSettings(scale))
     set_score = result.models["bicubic"][name]
-    assert set_score.lr == "stored"
-    assert set_score.psnr_y == pytest.approx(psnr, abs=0.005)
+    assert set_score.lr == "stored" and set_score.psnr_y == pytest.approx(psnr, abs=0.005)
     assert set_score.ssim_y == pytest.approx(ssim, abs=0.0003)
 
 

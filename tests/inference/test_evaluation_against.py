@@ -167,8 +167,7 @@ def test_a_student_over_its_teacher(film: LrSet) -> None:
 
 
 def test_where_nothing_stands_still_there_is_no_figure(film: LrSet) -> None:
-    moving = replace(film, sources=film.sources[1:])
-    result = evaluate([TEACHER], [moving], FLICKER, teacher=TEACHER)
+    result = evaluate([TEACHER], [replace(film, sources=film.sources[1:])], FLICKER, teacher=TEACHER)
     stored = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     score = stored["models"]["teacher"]["sets"]["film"]
     assert score["flicker"] is None and score["flicker_teacher"] is None

@@ -60,14 +60,8 @@ def times_of(path: Path) -> list[Fraction]:
 
 
 def test_frames_times_sound_and_subtitles(tmp_path: Path) -> None:
-    source = make_film(
-        tmp_path / "film.mp4",
-        [picture(number) for number in range(12)],
-        codec="h264",
-        pixel_aspect=Fraction(4, 3),
-        sound_seconds=0.5,
-        subtitles=("Hello", "World"),
-    )
+    options = {"codec": "h264", "pixel_aspect": Fraction(4, 3), "sound_seconds": 0.5, "subtitles": ("Hello", "World")}
+    source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(12)], **options)
     done = enlarge(source)
     assert done.output == tmp_path / "film_x2.mp4" and not (tmp_path / "film_x2.mp4.part").exists()
     assert (done.frames, done.reused, done.resumed, done.lr_size, done.sr_size) == (12, 0, 0, (64, 48), (128, 96))
@@ -145,8 +139,7 @@ def test_equal_frames_are_computed_once(tmp_path: Path) -> None:
 
 
 def test_a_matrix_that_is_not_stated_is_told_and_written(tmp_path: Path) -> None:
-    source = make_film(tmp_path / "film.mkv", [picture(1)], colours=Colours(2, LIMITED))
-    done = enlarge(source)
+    done = enlarge(make_film(tmp_path / "film.mkv", [picture(1)], colours=Colours(2, LIMITED)))
     assert done.notes == ("its colour matrix is not declared: taken as BT.601, by its size, as players do",)
     with Film(done.output) as film:
         assert film.facts.colours.matrix == 6

@@ -62,11 +62,7 @@ def test_a_teacher_that_only_repeats_pixels_is_said_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "wrong", "option"),
     [
-        (
-            lambda: fitted(EDSRSpec(2, 8, 2, res_scale=0.1), bend=2.0),
-            {"res_scale": 1.0},
-            "--arch-option res_scale=0.1",
-        ),
+        (lambda: fitted(EDSRSpec(2, 8, 2, res_scale=0.1), bend=2.0), {"res_scale": 1.0}, "--arch-option res_scale=0.1"),
         (lambda: fitted(EDSRSpec(2, 8, 2), offset=1.0), {"img_range": 1.0}, "--arch-option img_range=255"),
         (
             lambda: fitted(EDSRSpec(2, 8, 2, img_range=1.0, res_scale=0.1), bend=2.0),
@@ -121,17 +117,7 @@ def test_compress_stops_at_a_teacher_that_an_option_improves(
     """The same run continues with the option, or with the current one given: then the user has decided."""
     path = save_torchscript(Particular("255"), tmp_path / "foreign.pt")
     line = ["compress", "--teacher", str(path), "--recipe", "logits", "--student", "compact:width=4,depth=1"]
-    line += [
-        "--steps",
-        "1",
-        "--set",
-        "schedule.batch=1",
-        "--init",
-        "random",
-        "--label-margin",
-        "0",
-        "--trust-code",
-    ]
+    line += ["--steps", "1", "--set", "schedule.batch=1", "--init", "random", "--label-margin", "0", "--trust-code"]
     assert run([*line, "--out", str(tmp_path / "refused")]) == 2
     error = capsys.readouterr().err
     assert "with --arch-option img_range=255 it has" in error and "or --arch-option img_range=1 to train" in error
@@ -169,14 +155,12 @@ def test_a_compact_that_adds_no_enlarged_input_is_noticed() -> None:
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 def test_every_scale_and_grey_networks(scale: int) -> None:
     for channels in (1, 3):
-        spec = CompactSpec(scale, width=4, depth=1, channels=channels)
-        network = build(spec, seed=0)
+        network = build(CompactSpec(scale, width=4, depth=1, channels=channels), seed=0)
         with torch.no_grad():
             network.tail.weight.zero_()  # type: ignore[union-attr, operator]
             network.tail.bias.zero_()  # type: ignore[union-attr, operator]
         check = check_teacher(network)  # the nearest enlargement remains
-        assert check.to_bicubic > 26
-        assert check.bicubic_to_original > 24
+        assert check.to_bicubic > 26 and check.bicubic_to_original > 24
 
 
 def test_a_teacher_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:

@@ -62,8 +62,7 @@ def test_the_identity_reproduces_every_picture(
 
     lr = noise(images, 3, h, w)
     tiled = run_on(run, lr, scale=scale, radius=radius, tile=tile, size_multiple=size_multiple, min_size=min_size)
-    assert torch.equal(tiled.sr, nearest(scale)(lr))
-    assert tiled.seam is None
+    assert torch.equal(tiled.sr, nearest(scale)(lr)) and tiled.seam is None
     assert len(shapes) == 1, "all windows of a picture have one size"
     assert all(side % size_multiple == 0 and side >= min_size for side in shapes.pop())
 
@@ -74,23 +73,20 @@ def test_convolutions_in_tiles_are_the_same_convolutions(h: int, w: int, tile: i
     """With zero padding, which must act only at the picture's border."""
     network = convolutions(2, layers)
     lr = noise(1, 3, h, w)
-    tiled = run_on(network, lr, scale=2, radius=layers, tile=tile)
-    assert (tiled.sr - network(lr)).abs().max() < 1e-5
+    assert (run_on(network, lr, scale=2, radius=layers, tile=tile).sr - network(lr)).abs().max() < 1e-5
 
 
 def test_a_radius_too_small_shows() -> None:
     network = convolutions(2, 5)
     lr = noise(1, 3, 40, 40)
-    tiled = run_on(network, lr, scale=2, radius=2, tile=10)
-    assert (tiled.sr - network(lr)).abs().max() > 1e-4
+    assert (run_on(network, lr, scale=2, radius=2, tile=10).sr - network(lr)).abs().max() > 1e-4
 
 
 def test_size_multiples_are_met_by_reflection_before_cutting() -> None:
     network = convolutions(2)
     lr = noise(1, 3, 21, 13)
     whole = network(pad_to(lr, 8))[..., :42, :26]
-    tiled = run_on(network, lr, scale=2, radius=3, tile=8, size_multiple=8)
-    assert (tiled.sr - whole).abs().max() < 1e-5
+    assert (run_on(network, lr, scale=2, radius=3, tile=8, size_multiple=8).sr - whole).abs().max() < 1e-5
     assert pad_to(noise(1, 1, 1, 1), 8, 11).shape == (1, 1, 16, 16)
     assert pad_to(noise(1, 1, 1, 1), 1).shape == (1, 1, 1, 1)
 
@@ -128,8 +124,7 @@ def test_tiles_keep_to_the_grid_of_windows(size: tuple[int, int], padding: str) 
             values.add_(torch.randn_like(values), alpha=0.05)
         lr = noise(1, 3, *size)
         whole, tiled = network(lr), run_tiled(network, lr, network.descriptor, tile=16)
-        assert tiled.tile == 16
-        assert (tiled.sr - whole).abs().max() < 1e-5
+        assert tiled.tile == 16 and (tiled.sr - whole).abs().max() < 1e-5
         if padding == "network" or size == (64, 88):
             fixed = replace(network.descriptor, fixed_size=(48, 48))
             assert (run_tiled(network.for_size(48, 48), lr, fixed).sr - whole).abs().max() < 1e-5
@@ -141,8 +136,7 @@ def test_an_unbounded_network_gets_a_measured_seam() -> None:
 
     flat_then_bright = torch.cat([torch.zeros(1, 3, 20, 20), torch.ones(1, 3, 20, 20)], dim=-1)
     tiled = run_on(normalised, flat_then_bright, scale=2, radius=None, overlap=3, tile=8)
-    assert tiled.seam is not None
-    assert 0.1 < tiled.seam <= 1
+    assert tiled.seam is not None and 0.1 < tiled.seam <= 1
     assert tiled.tile == 8
     windows = list[tuple[int, int]]()
     exact = run_on(
@@ -150,8 +144,7 @@ def test_an_unbounded_network_gets_a_measured_seam() -> None:
     )
     assert exact.seam == 0 and windows == [(done, 15) for done in range(1, 16)]
     whole = run_on(normalised, flat_then_bright, scale=2, radius=None, tile=0)
-    assert whole.seam is None
-    assert torch.equal(whole.sr, normalised(flat_then_bright))
+    assert whole.seam is None and torch.equal(whole.sr, normalised(flat_then_bright))
 
 
 @pytest.mark.parametrize(
@@ -212,8 +205,7 @@ def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch)
         windows.add(tuple(lr.shape[-2:]))
         return nearest(2)(lr)
 
-    tiled = run_on(run, lr, scale=2, radius=4)
-    assert tiled.tile == 32
+    assert run_on(run, lr, scale=2, radius=4).tile == 32
     assert max(h * w for h, w in windows) <= 40 * 40
 
 

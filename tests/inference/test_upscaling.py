@@ -111,8 +111,7 @@ def test_a_failing_model_leaves_nothing_behind(tmp_path: Path) -> None:
     def broken(lr: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("two\nlines")
 
-    report = upscale([tmp_path], Fake(broken, Descriptor(scale=2)))
-    assert report.failed[0].reason == "two lines"
+    assert upscale([tmp_path], Fake(broken, Descriptor(scale=2))).failed[0].reason == "two lines"
     silent_nan = Fake(lambda lr: nearest(2)(lr) * float("nan"), Descriptor(scale=2))
     assert "not numbers" in upscale([tmp_path], silent_nan).failed[0].reason
     assert names(tmp_path) == ["a.png"]
@@ -139,8 +138,7 @@ def test_tiles_and_the_self_ensemble_are_passed_on(tmp_path: Path) -> None:
     model = Fake(convolutions(2), Descriptor(scale=2, receptive_radius=3))
     whole = read_picture(upscale([tmp_path / "a.png"], model).done[0].output).rgb
     (tiled,) = upscale([tmp_path / "a.png"], model, UpscaleSettings(suffix="_tiled", tile=8)).done
-    assert tiled.tile == 8
-    assert (read_picture(tiled.output).rgb - whole).abs().max() <= 1.01 / 255
+    assert tiled.tile == 8 and (read_picture(tiled.output).rgb - whole).abs().max() <= 1.01 / 255
     model.inputs.clear()
     upscale([tmp_path / "a.png"], model, UpscaleSettings(suffix="_plus", self_ensemble=True))
     assert len(model.inputs) == 8

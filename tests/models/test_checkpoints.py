@@ -102,8 +102,7 @@ def test_options_that_make_no_sense(options: dict[str, object], message: str, tm
     path = save_state({"params": state, "params_ema": state}, tmp_path)
     with pytest.raises(UsageError) as raised:
         load_checkpoint(path, arch_options=options)
-    assert message in str(raised.value)
-    assert str(path) in str(raised.value)
+    assert message in str(raised.value) and str(path) in str(raised.value)
 
 
 def test_an_option_that_contradicts_the_file_names_the_tensors(tmp_path: Path) -> None:
@@ -172,8 +171,7 @@ def test_missing_unexpected_and_misshaped_tensors_are_named(tmp_path: Path) -> N
     assert "1 unexpected (body.1.body.2.scale)" in message
     assert "1 misshaped (tail.1.weight is (3, 8, 1, 1) and should be (3, 8, 3, 3))" in message
     assert "1 not floating-point (body.0.body.0.bias is torch.int32)" in message
-    assert str(tmp_path) in message
-    assert "\n" not in message
+    assert str(tmp_path) in message and "\n" not in message
 
 
 def test_a_gap_in_the_blocks_is_named(tmp_path: Path) -> None:

@@ -77,8 +77,7 @@ def test_the_way_home_and_back_changes_no_bit(to: str, tmp_path: Path) -> None:
 
 
 def test_what_a_file_cannot_hold_is_said(tmp_path: Path) -> None:
-    spec = EDSRSpec(2, 8, 1, res_scale=0.1, mean=DIV_FLICKR_MEAN, img_range=1.0)
-    path = save_new(spec, tmp_path)
+    path = save_new(EDSRSpec(2, 8, 1, res_scale=0.1, mean=DIV_FLICKR_MEAN, img_range=1.0), tmp_path)
     assert convert_file(path, "basicsr").needs == {"res_scale": 0.1, "mean": DIV_FLICKR_MEAN, "img_range": 1.0}
     assert convert_file(path, "edsr-pytorch").needs == {"res_scale": 0.1}
     assert convert_file(path, "csd").needs == {}
@@ -96,11 +95,7 @@ def test_what_a_file_cannot_hold_is_said(tmp_path: Path) -> None:
             "basicsr",
             "only mean_shift=constant.*to csd or edsr-pytorch or fakd or rcan or srkd",
         ),
-        (
-            RCANSpec(2, 8, 1, 1, 2, res_scale=0.1),
-            "rcan",
-            "only res_scale=1.0.*has res_scale=0.1.*to basicsr or srkd",
-        ),
+        (RCANSpec(2, 8, 1, 1, 2, res_scale=0.1), "rcan", "only res_scale=1.0.*has res_scale=0.1.*to basicsr or srkd"),
         (CARNSpec(2, 4, img_range=255.0), "carn", "only img_range=1.0.*img_range=255.0.*convert to srkd"),
         (CompactSpec(2, 4, 1), "carn", "carn has no compact; those that have: basicsr, srvgg, srkd"),
         (EDSRSpec(2, 8, 1), "basicrs", "no code base is called 'basicrs'; did you mean 'basicsr'"),
@@ -128,11 +123,9 @@ def test_names_of_outputs(tmp_path: Path) -> None:
 def test_to_srkd_keeps_what_the_header_says(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     save_network(build(EDSRSpec(2, 8, 1, 0.1), seed=0), path, metadata={"srkd.recipe": "csd", "srkd.scores": "{}"})
-    copy = convert_file(path, "srkd", tmp_path / "again.safetensors")
-    header = load_checkpoint(copy.path).header
+    header = load_checkpoint(convert_file(path, "srkd", tmp_path / "again.safetensors").path).header
     assert (header["srkd.recipe"], json.loads(header["srkd.spec"])["res_scale"]) == ("csd", 0.1)
-    state = official.carn((2, 3), 8)
-    torch.save(state, tmp_path / "carn.pth")
+    torch.save(official.carn((2, 3), 8), tmp_path / "carn.pth")
     converted = load_checkpoint(convert_file(tmp_path / "carn.pth", "srkd", scale=3).path)
     assert (converted.network.spec, converted.dialect) == (CARNSpec(3, 8), "srkd")
     assert converted.header["srkd.source_sha256"] == load_checkpoint(tmp_path / "carn.pth", scale=2).sha256

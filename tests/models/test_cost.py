@@ -118,9 +118,7 @@ def test_a_network_costs_what_its_spec_costs_without_mean_shift() -> None:
 
 @pytest.mark.ci
 @pytest.mark.parametrize(
-    ("spec", "params"),
-    [(RCANSpec(4), 15_592_355), (replace(CLASSICAL, scale=4), 11_900_199)],
-    ids=["rcan", "swinir"],
+    ("spec", "params"), [(RCANSpec(4), 15_592_355), (replace(CLASSICAL, scale=4), 11_900_199)], ids=["rcan", "swinir"]
 )
 def test_large_networks_take_no_time_and_no_memory(spec: Spec, params: int) -> None:
     for arch in (RCANSpec(2, 4, 1, 1, 1), SwinIRSpec(2, 4, (1,), (1,), 2)):

@@ -77,10 +77,7 @@ def test_what_lies_in_few_directions_is_reproduced() -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(
-    ("axes", "share"),
-    [({"width": 0.5}, 0.75), ({"depth": 0.5}, 0.75), ({"width": 0.25}, 0.2)],
-)
+@pytest.mark.parametrize(("axes", "share"), [({"width": 0.5}, 0.75), ({"depth": 0.5}, 0.75), ({"width": 0.25}, 0.2)])
 def test_the_embedded_teacher(axes: dict[str, Any], share: float) -> None:
     """Its student keeps this much of its gain over bicubic, on photos that were not used, without a gradient."""
     from compressor.images.files import read_rgb_u8
@@ -158,8 +155,7 @@ def test_what_cannot_be_solved_for_is_one_line() -> None:
 
 def test_borders_are_as_rare_as_in_an_image() -> None:
     weights = pixel_weights(48, 48, scale=1, like=torch.zeros(1)).reshape(48, 48)
-    inside = weights[8:-8, 8:-8].sum() / weights.sum()
-    assert float(inside) == pytest.approx((240 / 256) ** 2, rel=1e-4)
+    assert float(weights[8:-8, 8:-8].sum() / weights.sum()) == pytest.approx((240 / 256) ** 2, rel=1e-4)
     assert float(weights.mean()) == pytest.approx(1)
     assert float(pixel_weights(5, 9, scale=1, like=torch.zeros(1)).std()) == 0
 

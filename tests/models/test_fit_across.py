@@ -137,8 +137,7 @@ def test_gates_that_open_themselves_are_open_and_their_offset_is_taken_back() ->
         student.get_submodule(f"trunk.blocks.{index}.c3").register_forward_hook(lambda *call: inputs.append(call[2]))
     with torch.no_grad():
         student(lr)
-        gates = torch.cat(inputs, 1)[..., 8:-8, 8:-8].sigmoid()
-        assert float(gates.quantile(0.01)) > 0.95
+        assert float(torch.cat(inputs, 1)[..., 8:-8, 8:-8].sigmoid().quantile(0.01)) > 0.95
         offset = (student(lr) - teacher(lr)).mean((0, 2, 3)).abs().max()
     assert offset < 0.01
 
@@ -347,8 +346,7 @@ def test_a_far_smaller_span_follows_the_embedded_network_if_that_is_nearer() -> 
         ]
     assert errors[0] < 0.95 * errors[1]
     # At the teacher's depth its own layers are the better start, and no time is spent on another.
-    narrow = replace(teacher.spec, width=24)
-    assert not is_far_smaller(teacher, narrow)
+    assert not is_far_smaller(teacher, replace(teacher.spec, width=24))
     assert is_far_smaller(teacher, spec)
     edsr = build(EDSRSpec(scale=2, width=16, depth=4), seed=0)
     assert not is_far_smaller(edsr, replace(edsr.spec, width=8, depth=2))

@@ -69,8 +69,7 @@ def test_a_file_is_the_network_that_it_was_written_from(name: str, tmp_path: Pat
     spec, fp16 = FILES[name]
     network = build(spec, seed=1)
     loaded = load_checkpoint(write(network, tmp_path, fp16=fp16))
-    assert loaded.network.spec == spec
-    assert not loaded.assumed
+    assert loaded.network.spec == spec and not loaded.assumed
     for key, tensor in network.state_dict().items():
         is_kernel = tensor.dim() == 4
         torch.testing.assert_close(
@@ -119,8 +118,7 @@ def test_the_tensors_of_an_rrdbnet_have_basicsr_names(ups: int, unshuffle: int, 
 
 def test_either_file_finds_the_other_and_every_reader_takes_it(compact: Path, tmp_path: Path) -> None:
     one, other = load_checkpoint(compact), load_checkpoint(compact.with_suffix(".bin"))
-    assert one.network.fingerprint() == other.network.fingerprint()
-    assert one.sha256 == other.sha256
+    assert one.network.fingerprint() == other.network.fingerprint() and one.sha256 == other.sha256
     assert load_teacher(compact).network is not None
     assert open_model(compact).name == "torch"
     assert open_model(compact).descriptor.scale == 2

@@ -86,5 +86,4 @@ def test_a_student_with_branches_is_solved_for() -> None:
 def test_branches_are_not_quantised() -> None:
     with pytest.raises(UsageError, match="layers that exist only in training"):
         build(BRANCHED, quantisation=Quantisation("pams", bits=8))
-    quantised = quantise(build(BRANCHED, seed=0), Quantisation("pams", bits=8))
-    assert quantised.spec == BRANCHED.deployed
+    assert quantise(build(BRANCHED, seed=0), Quantisation("pams", bits=8)).spec == BRANCHED.deployed

@@ -37,8 +37,7 @@ def test_the_rotated_teacher_computes_the_same(scale: int, res_scale: float) -> 
 def test_what_lies_in_few_directions_is_kept_whole() -> None:
     """A plain slice of the same teacher loses them."""
     teacher = in_few_directions(EDSRSpec(4, width=12, depth=3), rank=5)
-    spec = replace(teacher.spec, width=5)
-    rotated = order_by_principal_directions(teacher, spec, PATCHES)
+    rotated = order_by_principal_directions(teacher, replace(teacher.spec, width=5), PATCHES)
     errors = [
         float((run(build_student(source, width=5 / 12)) - run(teacher)).abs().max()) for source in (rotated, teacher)
     ]

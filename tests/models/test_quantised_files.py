@@ -67,8 +67,7 @@ def test_every_way_to_open_it_runs_the_quantised_network(tmp_path: Path) -> None
     assert not torch.allclose(expected, plain, atol=1e-3)
     runtime = open_model(path)
     assert torch.allclose(runtime.run(LR), expected, atol=1e-6)
-    opened = srkd.load(path).require_network("a test")
-    assert opened.quantisation == network.quantisation
+    assert srkd.load(path).require_network("a test").quantisation == network.quantisation
     # Copied like in a runtime, and moved to another memory layout.
     assert json.loads(runtime.metadata["srkd.quant"])["bits"] == 3
 
@@ -120,19 +119,9 @@ def test_other_code_bases_have_no_place_for_it(tmp_path: Path) -> None:
 
 # Facts in 8-bit files, written by srkd or by others.
 
-OURS = {
-    "bits": 8,
-    "calibration": "32 patches of photos",
-    "drop_db": 0.0322,
-    "flavour": "cpu",
-    "float_layers": [],
-    "in_float": "sums",
-    "photos": 2,
-    "precision": "int8",
-    "psnr_to_source_db": 48.1,
-    "solved_weights": False,
-    "weight_bits": 7,
-}
+READ = {"flavour": "cpu", "calibration": "32 patches of photos", "weight_bits": 7, "in_float": "sums"}
+READ |= {"drop_db": 0.0322, "psnr_to_source_db": 48.1, "photos": 2}
+OURS = {**READ, "bits": 8, "float_layers": [], "precision": "int8", "solved_weights": False}
 
 
 def keys(value: object) -> dict[str, str]:
@@ -141,15 +130,7 @@ def keys(value: object) -> dict[str, str]:
 
 def test_a_file_of_ours_says_everything() -> None:
     file = read_quantised_file(keys(OURS))
-    assert file == QuantisedFile(
-        flavour="cpu",
-        calibration="32 patches of photos",
-        weight_bits=7,
-        in_float="sums",
-        drop_db=0.0322,
-        psnr_to_source_db=48.1,
-        photos=2,
-    )
+    assert file == QuantisedFile(**READ)
     assert file.line() == "int8 for cpu, -0.032 dB of Y-PSNR on 2 photos, calibrated on 32 patches of photos"
     learnt = read_quantised_file(keys({"flavour": "cpu", "method": "pams", "calibration": "learnt in training"}))
     assert learnt is not None and learnt.line() == "int8 for cpu, learnt in training by pams"

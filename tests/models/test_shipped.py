@@ -60,8 +60,7 @@ def test_a_name_is_a_model_wherever_one_is_taken(tmp_path: Path) -> None:
     assert srkd.inspect("general-x2").architecture == "compact"
     assert srkd.evaluate("general-x2", against="general-x2", metrics="psnr", data=photos).models
     assert srkd.blend("general-x2", "general-x2", 0.5).descriptor.scale == 2
-    exported = srkd.export("general-x2", formats="onnx")
-    assert exported.files[0].path == Path("general-x2/student.onnx")
+    assert srkd.export("general-x2", formats="onnx").files[0].path == Path("general-x2/student.onnx")
     assert srkd.convert("general-x2", to="basicsr").path == Path("general-x2/student_basicsr.pth")
     assert StudentOptions(init_from="general-x2").init_from == TeacherOptions(teacher="general-x2").teacher
     with pytest.raises(srkd.SrkdError, match="a folder without student"):

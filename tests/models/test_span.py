@@ -117,8 +117,7 @@ def test_files_of_training_compute_what_their_code_computes(spec: SPANSpec | SPA
     assert (loaded.dialect, loaded.network.spec, loaded.notes) == (spec.arch, spec, ())
     lr = torch.rand(2, spec.channels, 13, 18)
     torch.testing.assert_close(loaded.network(lr), network(lr), atol=1e-5, rtol=0)
-    fixed = loaded.network.for_size(13, 18)
-    assert torch.equal(fixed(lr), loaded.network(lr))
+    assert torch.equal(loaded.network.for_size(13, 18)(lr), loaded.network(lr))
     for to in (spec.arch, f"{spec.arch}-collapsed"):
         again = load_checkpoint(convert_file(tmp_path / "checkpoint.pth", to).path)
         assert (again.dialect, again.network.fingerprint()) == (to, loaded.network.fingerprint())

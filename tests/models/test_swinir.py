@@ -50,8 +50,7 @@ def test_files_are_equal_whatever_image_size_they_were_trained_on(tmp_path: Path
     unshifted = load_checkpoint(tmp_path / "no_mask.pth").network
     bare = {name: value for name, value in state.items() if not name.endswith("relative_position_index")}
     torch.save({"params": bare}, tmp_path / "bare.pth")
-    plain = load_checkpoint(tmp_path / "bare.pth").network
-    assert torch.equal(plain(case.lr), network(case.lr))
+    assert torch.equal(load_checkpoint(tmp_path / "bare.pth").network(case.lr), network(case.lr))
     assert not torch.allclose(unshifted(case.lr), network(case.lr), atol=1e-2)
     assert unshifted.spec.to_dict()["shifted"] is False
 
@@ -71,10 +70,8 @@ def test_the_mask_separates_what_only_the_shift_made_neighbours() -> None:
     window, height, width = 4, 8, 12
     mask = shift_mask(height, width, window, torch.device("cpu"))
     place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)
-    rolled = torch.roll(place, (-2, -2), (0, 1))[None].float()
-    windows = to_windows(rolled, window)[0]
-    apart = (windows[:, :, None] - windows[:, None]).abs().amax(-1)
-    assert torch.equal(mask == 0, apart < window)
+    windows = to_windows(torch.roll(place, (-2, -2), (0, 1))[None].float(), window)[0]
+    assert torch.equal(mask == 0, (windows[:, :, None] - windows[:, None]).abs().amax(-1) < window)
     assert set(mask.unique().tolist()) == {0.0, -100.0}
 
 

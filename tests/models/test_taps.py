@@ -49,8 +49,7 @@ def test_feature_maps_equal_the_official_code(
     with torch.no_grad(), read_taps(network, addresses) as features:
         network(case.lr)
     for address, output in addresses.items():  # in the network's own range, 0..255
-        difference = official.thinned(features[address]) - case.outputs[output]
-        assert float(difference.abs().max()) / 255 < 1e-5
+        assert float((official.thinned(features[address]) - case.outputs[output]).abs().max()) / 255 < 1e-5
 
 
 @pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
@@ -78,8 +77,7 @@ def test_what_edsrs_taps_are() -> None:
     assert torch.equal(features["head"], shallow)
     for k in range(3):
         assert torch.equal(features[f"body[{k}]"], body[k + 1])
-    assert torch.equal(features["body_end"], end)
-    assert torch.equal(features["pre_up"], end + shallow)
+    assert torch.equal(features["body_end"], end) and torch.equal(features["pre_up"], end + shallow)
     assert torch.equal(features["rel(2/3)"], features["body[1]"])
 
 
@@ -142,8 +140,7 @@ def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
     network = edsr()
     with pytest.raises(UsageError) as raised, read_taps(network, ["head", address]):
         raise AssertionError("the block must not be entered")
-    assert message in str(raised.value)
-    assert hooks(network) == 0
+    assert message in str(raised.value) and hooks(network) == 0
 
 
 def test_no_trace_is_left() -> None:
@@ -153,8 +150,7 @@ def test_no_trace_is_left() -> None:
     with read_taps(network, ["head", "pre_up"]) as features:
         watched = network(torch.ones(1, 3, 4, 4))
         assert hooks(network) == 3  # the two taps, and the size of the input
-    assert torch.equal(plain, watched)
-    assert hooks(network) == 0
+    assert torch.equal(plain, watched) and hooks(network) == 0
     assert (set(vars(network)), set(network.state_dict())) == before
     copy = features["head"].clone()
     network(torch.zeros(1, 3, 4, 4))

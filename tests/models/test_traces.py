@@ -65,8 +65,7 @@ def test_channels_last_changes_nothing_but_the_memory(spec: Spec) -> None:
     lr = noise(spec, 7, 13, batch=2)
     expected = network(lr)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    actual = network(lr.to(memory_format=torch.channels_last))
-    assert torch.allclose(actual, expected, atol=TOLERANCE)
+    assert torch.allclose(network(lr.to(memory_format=torch.channels_last)), expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -109,5 +108,4 @@ def test_onnx_of_any_size_says_the_same(spec: Spec, tmp_path: Path) -> None:
     runtime = OnnxRuntime(tmp_path / "network.onnx")
     for batch, height, width in ((1, 1, 1), (1, 2, 13), (1, 7, 13), (2, 16, 8), (1, 17, 33), (3, 9, 4)):
         lr = noise(spec, height, width, batch)
-        difference = runtime.run(lr) - network(lr)
-        assert difference.abs().max() <= 1e-4, (batch, height, width)
+        assert (runtime.run(lr) - network(lr)).abs().max() <= 1e-4, (batch, height, width)

@@ -198,8 +198,7 @@ def test_benchmarks_and_targets_of_make_exist() -> None:
             name, options = line.words[2].removeprefix("benchmarks."), line.words[3:]
             name = options[0] if name == "benchmarks" else name
             if name not in VERBS:
-                flags = {word for word in options if word.startswith("--")}
-                assert flags <= flags_of(name), str(line)
+                assert {word for word in options if word.startswith("--")} <= flags_of(name), str(line)
 
 
 @functools.cache
@@ -250,8 +249,7 @@ def test_every_command_runs_that_can_run_here(
     commands = [line for line in lines(page) if line.program == "srkd" and reason_not_to_run(line) is None]
     prepare(desk, page, commands)
     for line in commands:
-        code = run(shortened(line))
-        assert code == 0, f"{line}\n{capfd.readouterr().err}"
+        assert run(shortened(line)) == 0, f"{line}\n{capfd.readouterr().err}"
         torch.manual_seed(0)
 
 

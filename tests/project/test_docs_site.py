@@ -16,15 +16,7 @@ from compressor.training.method import Kind
 from recipes.catalogue import BUILTIN
 from recipes.config.schema import preset_schema
 from scripts import recipe_keys
-from scripts.docs_site import (
-    links_of,
-    menu,
-    moved,
-    on_page_markdown,
-    outside,
-    place_of,
-    with_all_methods,
-)
+from scripts.docs_site import links_of, menu, moved, on_page_markdown, outside, place_of, with_all_methods
 from scripts.rendered import MARK, PARTS, with_parts
 from tests.support.commands import ROOT
 

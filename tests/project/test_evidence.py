@@ -45,8 +45,7 @@ RENDERED = """Of two networks.
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the results folder, with a benchmark that exists only in the test."""
     monkeypatch.setenv(evidence.FOLDER_VARIABLE, str(tmp_path))
-    questions = {"tiny": Benchmark("Is two larger?", 1)}
-    monkeypatch.setattr(evidence, "benchmark_of", questions.get)
+    monkeypatch.setattr(evidence, "benchmark_of", {"tiny": Benchmark("Is two larger?", 1)}.get)
     monkeypatch.setattr("sys.argv", ["benchmarks tiny", "--data", "/home/somebody/Set5", "--rounds", "3"])
     return tmp_path
 

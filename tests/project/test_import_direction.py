@@ -126,5 +126,4 @@ def test_a_doubled_name_is_found(tmp_path: Path) -> None:
     for name in ("a.py", "b.py"):
         (tmp_path / name).write_text("class Row: ...\n\n\nclass _Plot: ...\n")
     (tmp_path / "c.py").write_text("class Other: ...\n")
-    files = sorted(tmp_path.glob("*.py"))
-    assert doubled(files) == {"Row": {"a.py", "b.py"}, "_Plot": {"a.py", "b.py"}}
+    assert doubled(sorted(tmp_path.glob("*.py"))) == {"Row": {"a.py", "b.py"}, "_Plot": {"a.py", "b.py"}}

@@ -65,8 +65,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path}
+    environment = {**os.environ, "PATH": os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])}
     return subprocess.run(
         ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -109,8 +108,7 @@ def test_every_srkd_command_runs(
     lines = [line for line in commands(REFERENCE) if line.startswith("srkd ")]
     assert len(lines) >= len(VERBS)
     for line in lines:
-        code = run_verb(shlex.split(shortened(line))[1:])
-        assert code == 0, f"{line}\n{capfd.readouterr().err}"
+        assert run_verb(shlex.split(shortened(line))[1:]) == 0, f"{line}\n{capfd.readouterr().err}"
     for file in ("runs/edsr/student.safetensors", "runs/edsr/student.onnx", "large.png"):
         assert (desk / file).is_file()
 

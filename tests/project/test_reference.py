@@ -80,8 +80,7 @@ def test_every_public_function_has_its_signature_and_docstring(page: str) -> Non
     assert {"compress", "load", "report"} <= set(functions)
     for name in functions:
         function, text = getattr(srkd, name), entry(page, f"srkd.{name}")
-        summary = inspect.cleandoc(function.__doc__).splitlines()[0].replace("`", "")
-        assert summary in text, name
+        assert inspect.cleandoc(function.__doc__).splitlines()[0].replace("`", "") in text, name
         signature = text[text.index(f"{name} (" if f"{name} (" in text else f"{name}(") :]
         for parameter in inspect.signature(function).parameters.values():
             assert re.search(rf"\b{parameter.name} ?: ", signature), (name, parameter.name)

@@ -32,14 +32,9 @@ from tests.support.methods_table import ROWS, Row
 from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage
 
 ALLOWED: tuple[tuple[Kind, Kind], ...] = (
-    ("output", "feature"),
-    ("output", "data"),
-    ("data", "feature"),
-    ("data", "contrast"),
-    ("data", "joint"),
-    ("heads", "output"),
-    ("heads", "feature"),
-    ("heads", "data"),
+    *(("output", kind) for kind in ("feature", "data")),
+    *(("data", kind) for kind in ("feature", "contrast", "joint")),
+    *(("heads", kind) for kind in ("output", "feature", "data")),
     ("bands", "output"),
     ("quantised", "output"),
 )
@@ -47,11 +42,7 @@ ALLOWED: tuple[tuple[Kind, Kind], ...] = (
 
 EXCLUSIVE: tuple[tuple[Kind, Kind], ...] = (
     ("feature", "feature"),
-    ("joint", "output"),
-    ("joint", "feature"),
-    ("joint", "contrast"),
-    ("joint", "heads"),
-    ("joint", "bands"),
+    *(("joint", kind) for kind in ("output", "feature", "contrast", "heads", "bands")),
     ("heads", "heads"),
     *(("quantised", kind) for kind in ("quantised", "joint", "feature", "data", "heads", "bands", "contrast")),
 )
@@ -191,8 +182,7 @@ def test_two_methods_of_a_preset_and_their_weights_are_checked_and_the_presets_w
 def test_methods_that_want_different_features_share_one_forward_a_step(tmp_path: Path) -> None:
     """This includes resumed runs, whose steps must equal those of an uninterrupted run."""
     preset = read_preset(TWO.format(first="logits", second="lfd", weights="{pixel: 1}"), "mine", ("lam=0.01",))
-    methods = preset.build_methods()
-    one = replace(stage(list(methods), steps=4, rate=1e-3), weights=preset.weights)
+    one = replace(stage(list(preset.build_methods()), steps=4, rate=1e-3), weights=preset.weights)
     teacher = network(1, width=12, depth=3).requires_grad_(False)
     runs = {"student": 0, "teacher": 0}
 

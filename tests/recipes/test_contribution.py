@@ -118,8 +118,7 @@ def test_these_places_are_enough_for_every_test_of_methods(contributed: Path) ->
     report = run(
         contributed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selection, "-m", "not slow", "-rN", *files
     )
-    passed = int(report.split(" passed")[0].split()[-1])
-    assert passed >= 20, report
+    assert int(report.split(" passed")[0].split()[-1]) >= 20, report
 
 
 @pytest.mark.ci

@@ -142,8 +142,7 @@ def test_a_run_says_a_weight_that_is_not_the_published_one(recipe, settings, not
 
 def test_phi_is_the_teacher_as_it_came_not_as_it_moves() -> None:
     teacher = teacher_of()
-    method = Csd(phi="teacher")
-    one = joint_stage(method, steps=3)
+    one = joint_stage(Csd(phi="teacher"), steps=3)
     state = State.fresh(build_student(teacher, width=0.5), teacher, one)
     Trainer([one], state, PATCH, teacher, Recorder(), seed=0).run()
     networks = build_networks(one, state, teacher, lambda line: None, Processes())

@@ -94,8 +94,7 @@ def test_the_control_of_a_row_has_its_start_and_no_teacher() -> None:
 
 
 def test_a_row_has_the_time_of_logits_and_scales_what_a_short_run_cannot_hold() -> None:
-    one = Contender("dckd", "dckd")
-    timed = methods.with_steps(one, step_seconds=0.8, seconds=48.0)
+    timed = methods.with_steps(Contender("dckd", "dckd"), step_seconds=0.8, seconds=48.0)
     assert timed.steps == 60 and timed.settings == ("dckd.intervals=[8]",)
     assert round(2000 * methods.INTERVAL_SHARE) == load_preset("dckd").methods[0].options["intervals"][0]
 

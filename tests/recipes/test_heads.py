@@ -79,20 +79,16 @@ def test_a_head_makes_an_image_and_leaves_the_student_alone(spec: Spec) -> None:
     sr.mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
     # Blocks after the tap get no gradient from it, those before it do.
-    behind = student.get_submodule(student.taps["body[1]"].module)
-    assert all(p.grad is None for p in behind.parameters())
-    first = student.get_submodule(student.taps["head"].module)
-    assert all(p.grad is not None for p in first.parameters())
+    assert all(p.grad is None for p in student.get_submodule(student.taps["body[1]"].module).parameters())
+    assert all(p.grad is not None for p in student.get_submodule(student.taps["head"].module).parameters())
 
 
 def test_a_head_is_five_blocks_of_64_channels_around_the_students_own_range() -> None:
-    student = build(FULL, seed=0)
-    head = auxiliary_head(student, seed=1)
+    head = auxiliary_head(build(FULL, seed=0), seed=1)
     blocks, conv = 5 * 2 * (9 * 64 * 64 + 64), 9 * 64 * 64 + 64
     upsampler, tail = 9 * 64 * 576 + 576, 9 * 64 * 3 + 3
     assert sum(p.numel() for p in head.parameters()) == blocks + conv + upsampler + tail
-    projected = auxiliary_head(build(NARROW, seed=0), seed=1)
-    assert projected.feature_entry.weight.shape == (64, 16, 1, 1)
+    assert auxiliary_head(build(NARROW, seed=0), seed=1).feature_entry.weight.shape == (64, 16, 1, 1)
     with torch.no_grad():
         head.tail.weight.zero_()
         head.tail.bias.fill_(25.5)

@@ -72,8 +72,7 @@ def test_intermediate_images_cost_one_forward_and_have_the_gradients_they_should
     names = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert {"head.weight", "blocks.0.conv1.weight", "body_end.weight", "tail.weight"} <= names
     assert not any(name.startswith(("blocks.1", "blocks.2")) for name in names)
-    frozen = Runner(network, trains=False)(lr, (), ("body[0]",))
-    assert not frozen.images["body[0]"].requires_grad
+    assert not Runner(network, trains=False)(lr, (), ("body[0]",)).images["body[0]"].requires_grad
 
 
 def test_a_student_inside_the_teacher_has_no_intermediate_images() -> None:

@@ -60,8 +60,7 @@ def terms_of(pair: Pair, networks: StepNetworks, batch: Batch) -> Iterator[tuple
 
 
 def test_every_method_has_a_row():
-    assert {row.of for row in ROWS} == set(METHODS)
-    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert {row.of for row in ROWS} == set(METHODS) and len({row.name for row in ROWS}) == len(ROWS)
 
 
 @every
@@ -86,8 +85,7 @@ def test_gradients_reach_the_learners_alone(row: Row):
     weights = pair.stages[-1].term_weights
     for _, terms in terms_of(pair, networks, Waves(row.student.scale).at(0)):
         total(terms, weights).backward()
-    joint = state.networks.get("joint")
-    assert (joint is not None) == ("joint" in row.learners)
+    assert (state.networks.get("joint") is not None) == ("joint" in row.learners)
     assert bool(learnt_parameters(state.modules)) == ("modules" in row.learners)
     assert all_moved(state.trained_network, row.spared) and all_moved(state.modules, (*row.spared, *row.followers))
     followers = [state.modules.get_submodule(name) for name in row.followers]

@@ -34,13 +34,7 @@ from recipes.methods.perceptual import (
 )
 from recipes.terms.discriminator import SpectralConv, UNetDiscriminator, opponent_loss, student_loss
 from recipes.terms.strength import blended
-from recipes.terms.texture import (
-    block_agreement,
-    block_deviations,
-    contrast_distance,
-    restlessness,
-    spectrum_distance,
-)
+from recipes.terms.texture import block_agreement, block_deviations, contrast_distance, restlessness, spectrum_distance
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.tensors import golden, noise

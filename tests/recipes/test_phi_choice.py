@@ -73,8 +73,7 @@ def test_phi_is_downloaded_once_into_the_hub_cache(hub: Path, monkeypatch: pytes
         steps = list[tuple[str, int, int]]()
         source = resolve_phi(progress=lambda *step: steps.append(step))
         assert len(steps) > 2 and steps[0][0] == "VGG-19, MB" and steps[-1][1] == steps[-1][2] == len(weights) // 10**6
-        assert (source.kind, source.path) == ("vgg19", hub)
-        assert hub.read_bytes() == weights
+        assert (source.kind, source.path) == ("vgg19", hub) and hub.read_bytes() == weights
         assert isinstance(source.build(None), VGG19)
         assert resolve_phi("vgg19") == source
         assert server.requests == 1

@@ -195,8 +195,7 @@ class Greedy(Scratch):
 def test_entries_say_what_the_methods_need(name):
     # The largest possible need: a φ of the teacher's blocks needs more of the teacher than VGG-19 does.
     most = {"phi": "teacher"} if "phi" in options_model(METHODS[name]).model_fields else {}
-    method = make_method(name, most)
-    assert METHODS[name].needs == teacher_needs(method)
+    assert METHODS[name].needs == teacher_needs(make_method(name, most))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))

@@ -119,8 +119,7 @@ def test_a_resumed_calibration_gives_the_same_ranges(tmp_path: Path) -> None:
 
 def test_pacts_alpha_starts_where_it_is_told() -> None:
     for alpha in (10.0, 2.5):
-        pair = Pair.build(Pact(alpha=alpha), STUDENT, TEACHER)
-        assert set(alphas(pair.student)) == {alpha}
+        assert set(alphas(Pair.build(Pact(alpha=alpha), STUDENT, TEACHER).student)) == {alpha}
 
 
 # Rates.
@@ -134,8 +133,7 @@ def test_ranges_have_their_own_rate_and_only_pacts_decay() -> None:
         assert rate * ranges[RATE_RATIO] == pytest.approx(1e-2) and weights[RATE_RATIO] == 1.0
         assert (weights["weight_decay"], ranges["weight_decay"]) == (0, decay)
         assert {id(one) for one in ranges["params"]} == {id(one.alpha) for one in quantisers_of(state.student).values()}
-        total = len(weights["params"]) + len(ranges["params"])
-        assert total == len(list(state.student.parameters()))
+        assert len(weights["params"]) + len(ranges["params"]) == len(list(state.student.parameters()))
 
 
 def test_the_rate_of_ranges_is_that_of_the_networks_own_range() -> None:

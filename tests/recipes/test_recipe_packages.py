@@ -112,8 +112,7 @@ def beside(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = run([*map(str, arguments)])
-    return (code, *capfd.readouterr())
+    return (run([*map(str, arguments)]), *capfd.readouterr())
 
 
 @pytest.mark.ci

@@ -110,12 +110,10 @@ def test_cosine_falls_from_the_rate_to_zero_after_the_warmup():
 
 
 def test_runner_reads_taps_and_answers_the_same_input_once():
-    network = build(EDSRSpec(scale=2, width=4, depth=2))
-    runner = Runner(network, trains=True)
+    runner = Runner(build(EDSRSpec(scale=2, width=4, depth=2)), trains=True)
     lr = torch.rand(1, 3, 5, 5)
     first = runner(lr, ("head", "body[1]"))
-    again = runner(lr, ("body[1]",))
-    assert again is first and runner.forwards == 1
+    assert runner(lr, ("body[1]",)) is first and runner.forwards == 1
     assert tuple(first.features["head"].shape) == (1, 4, 5, 5)
     runner(torch.rand(1, 3, 5, 5), ())
     assert runner.forwards == 2

@@ -80,8 +80,7 @@ def test_epsilon_is_added_to_the_norm() -> None:
 def test_affinity_teaches_the_student_and_not_the_teacher() -> None:
     student, teacher = noise(2, 4, 3, 3).requires_grad_(), noise(2, 5, 3, 3, seed=1).requires_grad_()
     affinity_l1(student, teacher).mean().backward()
-    assert student.grad.abs().max() > 0
-    assert teacher.grad is None
+    assert student.grad.abs().max() > 0 and teacher.grad is None
     with pytest.raises(UsageError, match=r"\(1, 4, 3, 3\).*\(1, 4, 3, 4\)"):
         affinity_l1(noise(1, 4, 3, 3), noise(1, 4, 3, 4))
 
@@ -125,8 +124,7 @@ def test_a_paired_distance_teaches_both_sides() -> None:
 def test_matching_weighs_positions_by_their_share_of_the_error() -> None:
     regressed, target = noise(3, 4, 5, 6), noise(3, 4, 5, 6, seed=1)
     weights = attention((regressed - target).abs())
-    assert weights.shape == (3, 1, 5, 6)
-    assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(3))
+    assert weights.shape == (3, 1, 5, 6) and torch.allclose(weights.mean((1, 2, 3)), torch.ones(3))
     error = (regressed - target).abs()
     by_hand = (weights * error).mean() / target.abs().mean()
     assert attended_distance(regressed, target).mean().item() == pytest.approx(by_hand.item(), rel=1e-6)
@@ -143,8 +141,7 @@ def test_matching_is_free_of_scale_and_zero_where_nothing_is_missing() -> None:
     assert torch.allclose(attended_distance(10 * regressed, 10 * target), once, rtol=1e-5)
     half_right = torch.stack([target[0], regressed[1]])
     distances = attended_distance(half_right, target)
-    assert distances[0] == 0
-    assert distances[1] > 0
+    assert distances[0] == 0 and distances[1] > 0
     for at in (target, half_right):
         assert gradient_of(lambda r: attended_distance(r, target), at).isfinite().all()
     assert attended_distance(regressed, torch.zeros_like(target)).isfinite().all()
@@ -203,8 +200,7 @@ def test_contrast_has_a_gradient_in_the_student_alone_and_a_finite_one() -> None
         for start in (noise(3, 4, 2, 2), torch.zeros(3, 4, 2, 2), noise(3, 4, 2, 2, seed=1)):
             student, teacher = start.clone().requires_grad_(), noise(3, 4, 2, 2, seed=1).requires_grad_()
             contrast([student], [teacher], form).mean().backward()
-            assert teacher.grad is None
-            assert student.grad.isfinite().all()
+            assert teacher.grad is None and student.grad.isfinite().all()
 
 
 # all
@@ -212,21 +208,14 @@ def test_contrast_has_a_gradient_in_the_student_alone_and_a_finite_one() -> None
 
 @pytest.mark.parametrize(
     "term",
-    [
-        affinity_l1,
-        attended_distance,
-        lambda s, t: contrast([s], [t]),
-        lambda s, t: contrast([s], [t], "infonce"),
-    ],
+    [affinity_l1, attended_distance, lambda s, t: contrast([s], [t]), lambda s, t: contrast([s], [t], "infonce")],
 )
 def test_terms_are_computed_in_fp32_under_autocast(term: Callable[[Tensor, Tensor], Tensor]) -> None:
     student, teacher = noise(3, 6, 4, 4).bfloat16(), noise(3, 6, 4, 4, seed=1).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = term(student, teacher)
-    assert losses.dtype == torch.float32
-    assert losses.shape == (3,)
+    assert losses.dtype == torch.float32 and losses.shape == (3,)
     assert torch.allclose(losses.double(), term(student.double(), teacher.double()), rtol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         gradient = gradient_of(lambda s: term(s, teacher), student)
-    assert gradient.dtype == torch.bfloat16
-    assert gradient.isfinite().all()
+    assert gradient.dtype == torch.bfloat16 and gradient.isfinite().all()

@@ -146,8 +146,7 @@ def test_shares_of_the_fusion() -> None:
         with torch.no_grad():
             gate.choose.bias.copy_(torch.tensor(bias))
         shares = gate.shares(hr, teacher)
-        assert torch.allclose(shares.sum(1), torch.ones(4, 1, 1))
-        assert least - 1e-6 <= shares.min()
+        assert torch.allclose(shares.sum(1), torch.ones(4, 1, 1)) and least - 1e-6 <= shares.min()
         assert shares.max() <= most + 1e-6
     assert shares[0].flatten().tolist() == pytest.approx([most, least])
     assert torch.allclose(gate(hr, hr), hr, atol=1e-6)
@@ -229,8 +228,7 @@ def test_zoom_in_is_a_crop_of_each_patch_at_a_random_position() -> None:
     crops = zoom_in(hr, (4, 5), seed=1, step=2, samples=range(8))
     assert crops.shape == (8, 3, 4, 5)
     where = [found_at(crop, patch) for crop, patch in zip(crops, hr, strict=True)]
-    assert all(len(places) == 1 for places in where)
-    assert len({places[0] for places in where}) > 4
+    assert all(len(places) == 1 for places in where) and len({places[0] for places in where}) > 4
     assert torch.equal(zoom_in(hr[3:5], (4, 5), seed=1, step=2, samples=(3, 4)), crops[3:5])
     assert not torch.equal(zoom_in(hr, (4, 5), seed=1, step=3, samples=range(8)), crops)
     assert torch.equal(zoom_in(hr, (12, 16), seed=1, step=2, samples=range(8)), hr)
@@ -268,5 +266,4 @@ def test_zoom_out_is_the_unclamped_float_resizer() -> None:
         assert (imresize(torch.full((1, 3, 12, 12), 0.7), 1 / scale) - 0.7).abs().max() < 1e-6
     edge = torch.zeros(1, 1, 8, 8)
     edge[..., 4:] = 1
-    assert imresize(edge, 1 / 2).min() < 0
-    assert imresize(edge, 1 / 2).max() > 1
+    assert imresize(edge, 1 / 2).min() < 0 and imresize(edge, 1 / 2).max() > 1

@@ -16,11 +16,7 @@ from compressor.models.networks.base import Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, spec_from_dict
 from compressor.models.networks.taps import read_taps
-from recipes.terms.contrast import (
-    bicubic_negatives,
-    negative_indices,
-    sample_distances,
-)
+from recipes.terms.contrast import bicubic_negatives, negative_indices, sample_distances
 from recipes.terms.perceptual import VGG19, VGG19_MACS, TeacherPhi, load_vgg19, plan_teacher_phi
 from tests.support.networks import label, tiny
 from tests.support.tensors import close, contrast_ratio, golden, gradient_of, noise
@@ -90,8 +86,7 @@ def test_negatives_serve_every_anchor_and_get_no_gradient() -> None:
         return sample_distances([a], [a.detach()], [negatives]).mean(0)[0, 1]
 
     assert term_of(anchors).item() == pytest.approx(plain(anchors).item(), rel=1e-6)
-    actual = gradient_of(term_of, anchors)
-    assert close(actual, gradient_of(plain, anchors), 1e-6)
+    assert close(gradient_of(term_of, anchors), gradient_of(plain, anchors), 1e-6)
     assert negatives.grad is None
 
 
@@ -108,11 +103,9 @@ def test_negatives_are_drawn_without_replacement_and_evenly() -> None:
     counted: Counter[int] = Counter()
     for step in range(400):
         indices = negative_indices(samples, 10, seed=3, step=step)
-        assert len(set(indices)) == 10
-        assert set(indices) <= set(range(16))
+        assert len(set(indices)) == 10 and set(indices) <= set(range(16))
         counted.update(indices)
-    assert len(counted) == 16
-    assert all(abs(times - 250) < 60 for times in counted.values())
+    assert len(counted) == 16 and all(abs(times - 250) < 60 for times in counted.values())
     assert negative_indices(samples, 10, seed=3, step=7) == negative_indices(samples, 10, seed=3, step=7)
     assert negative_indices(samples, 10, seed=3, step=7) != negative_indices(samples, 10, seed=4, step=7)
     assert negative_indices(samples, 10, seed=3, step=7, compat="csd") == list(range(10))
@@ -124,8 +117,7 @@ def test_negatives_are_torch_bicubic() -> None:
     lr = case["in_lr"].requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = bicubic_negatives(lr, 4)
-    assert not actual.requires_grad
-    assert close(actual, case["out_up"])
+    assert not actual.requires_grad and close(actual, case["out_up"])
     assert actual.max() > 255 or actual.min() < 0
 
 
@@ -169,8 +161,7 @@ def test_vgg19_levels_are_the_first_relus_of_the_five_stages(vgg: VGG19) -> None
     by_hand, x = [], 255 * images
     with torch.no_grad():
         for index in range(30):
-            layer = vgg.features[index]
-            x = layer(x)
+            x = vgg.features[index](x)
             if index in (1, 6, 11, 20, 29):
                 by_hand.append(x)
         levels = vgg(images)
@@ -249,8 +240,7 @@ def test_teacher_phi_is_a_frozen_copy() -> None:
             parameter.add_(1.0)
     assert all(torch.equal(a, b) for a, b in zip(before, phi(images), strict=True))
     assert all(p.requires_grad and p.grad is not None for p in teacher.parameters())
-    assert teacher.training
-    assert not phi.train().training
+    assert teacher.training and not phi.train().training
 
 
 def test_teacher_phi_costs_no_more_than_vgg19() -> None:
@@ -261,7 +251,6 @@ def test_teacher_phi_costs_no_more_than_vgg19() -> None:
     assert plan.macs == tuple(head + (k + 1) * block for k in range(4))
     assert plan.macs[-1] <= VGG19_MACS < plan.macs[-1] + block
     large = plan_teacher_phi(spec_from_dict({"arch": "edsr", "scale": 4, "width": 256, "depth": 32}))
-    assert len(large.macs) == 1
-    assert large.macs[0] > VGG19_MACS
+    assert len(large.macs) == 1 and large.macs[0] > VGG19_MACS
     shifted = spec_from_dict({"arch": "edsr", "scale": 4, "width": 64, "depth": 16, "mean_shift": "file"})
     assert plan_teacher_phi(shifted).macs == plan.macs

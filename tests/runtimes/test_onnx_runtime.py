@@ -132,8 +132,7 @@ def test_an_overflow_of_fp16_is_seen_where_results_are_rounded(tmp_path: Path) -
     fine = two_convolutions(tmp_path / "fine.onnx", 100.0, TensorProto.FLOAT16)
     rounded = OnnxRuntime(fine, OpenOptions(emulate_target=True))
     assert rounded.emulated and rounded.precision == "fp16"
-    difference = (rounded.run(lr) - expected).abs().max()
-    assert 1e-5 < difference < 2e-3
+    assert 1e-5 < (rounded.run(lr) - expected).abs().max() < 2e-3
     far = two_convolutions(tmp_path / "far.onnx", 60_000.0, TensorProto.FLOAT16)
     # ONNX Runtime on a CPU stays in float32, where 60,000 times 1.5 does not overflow.
     assert OnnxRuntime(far).run(lr).isfinite().all()
@@ -141,11 +140,9 @@ def test_an_overflow_of_fp16_is_seen_where_results_are_rounded(tmp_path: Path) -
 
 
 def test_bf16_runs_on_a_cpu_rounded(tmp_path: Path) -> None:
-    path = two_convolutions(tmp_path / "b.onnx", 60_000.0, TensorProto.BFLOAT16)
-    runtime = open_model(path)
+    runtime = open_model(two_convolutions(tmp_path / "b.onnx", 60_000.0, TensorProto.BFLOAT16))
     assert runtime.precision == "bf16" and runtime.emulated  # type: ignore[attr-defined]
-    difference = (runtime.run(LR) - LR.mean(1, keepdim=True)).abs().max()
-    assert 1e-4 < difference < 2e-2
+    assert 1e-4 < (runtime.run(LR) - LR.mean(1, keepdim=True)).abs().max() < 2e-2
 
 
 def test_a_file_of_fp16_images(tmp_path: Path) -> None:
@@ -162,8 +159,7 @@ def test_a_file_of_fp16_images(tmp_path: Path) -> None:
 
 def test_a_file_of_bytes_takes_and_gives_floats_here(tmp_path: Path) -> None:
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
-    path = image_model(tmp_path / "u.onnx", nodes, {}, TensorProto.UINT8, ["n", "h", "w", 3])
-    runtime = open_model(path)
+    runtime = open_model(image_model(tmp_path / "u.onnx", nodes, {}, TensorProto.UINT8, ["n", "h", "w", 3]))
     assert runtime.descriptor.channels == 3 and runtime.descriptor.fixed_size is None
     torch.testing.assert_close(runtime.run(LR), (LR * 255).round() / 255, atol=1e-6, rtol=0)
     fixed = image_model(tmp_path / "f.onnx", nodes, {}, TensorProto.UINT8, [1, 7, 9, 3])

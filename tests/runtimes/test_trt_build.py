@@ -35,11 +35,7 @@ def build(
 
 @pytest.mark.parametrize(
     ("version", "precision", "flags", "typed_by_file"),
-    [
-        ("10.0.1", "fp16", ["FP16"], False),
-        ("10.16.1.11", "bf16", ["BF16"], False),
-        ("11.4.0.106", "int8", [], True),
-    ],
+    [("10.0.1", "fp16", ["FP16"], False), ("10.16.1.11", "bf16", ["BF16"], False), ("11.4.0.106", "int8", [], True)],
 )
 def test_precision_in_the_form_that_the_version_wants(
     gpu: Nvidia, tmp_path: Path, version: str, precision: str, flags: list[str], typed_by_file: bool

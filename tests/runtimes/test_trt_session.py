@@ -46,8 +46,7 @@ def engine(folder: Path, profile: OptimizationProfile = SIZES, **kind: tuple[int
 
 
 def test_an_engine_enlarges_what_it_is_given(gpu: Nvidia, tmp_path: Path) -> None:
-    path = engine(tmp_path)
-    runtime = open_model(path)
+    runtime = open_model(engine(tmp_path))
     assert (runtime.name, runtime.device, runtime.precision) == ("tensorrt", "cuda:0", "fp16")
     assert (runtime.descriptor.scale, runtime.descriptor.max_size) == (2, (24, 20))
     generator = torch.Generator().manual_seed(1)

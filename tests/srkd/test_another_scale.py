@@ -96,8 +96,7 @@ def test_recipes_train_a_student_of_a_smaller_scale(recipe: str, teacher: Path, 
     student = srkd.load(out)
     assert student.descriptor.scale == 2 and student(LR).shape[-2:] == (42, 38)
     # The teacher's row is that of its reduced images.
-    with_teacher = srkd.evaluate(out, data=photos, against=teacher)
-    assert with_teacher.scale == 2 and report.teacher is not None
+    assert srkd.evaluate(out, data=photos, against=teacher).scale == 2 and report.teacher is not None
 
 
 @pytest.mark.parametrize(
@@ -150,8 +149,7 @@ def test_pictures_are_enlarged_by_less_than_the_model_does(
     lr = read_rgb_u8(photos / "0.png")[None].float() / 255
     with torch.no_grad():
         wanted = imresize(srkd.load(teacher)(lr), 0.5).clamp(0, 1).mul(255).round()[0]
-    made = read_rgb_u8(tmp_path / "out" / "0_x2.png").float()
-    assert float((made - wanted).abs().max()) <= 1
+    assert float((read_rgb_u8(tmp_path / "out" / "0_x2.png").float() - wanted).abs().max()) <= 1
 
 
 def test_a_plan_for_a_smaller_scale_has_its_shapes(teacher: Path) -> None:

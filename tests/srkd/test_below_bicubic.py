@@ -30,8 +30,7 @@ def test_compress_ends_with_it(photos, tmp_path, capfd, bad_run):
     output = capfd.readouterr()
     last = output.err.strip().splitlines()[-1]
     assert last.startswith("srkd: warning: the student is BELOW BICUBIC, ") and "--steps" in last
-    result = read_json(bad_run)["result"]
-    assert [flag for flag in result["flags"] if "BELOW BICUBIC" in flag]
+    assert [flag for flag in read_json(bad_run)["result"]["flags"] if "BELOW BICUBIC" in flag]
     assert "BELOW BICUBIC" in (bad_run / "log.txt").read_text()
     assert "BELOW BICUBIC" not in output.out
 

@@ -73,8 +73,7 @@ def test_every_public_name_exists() -> None:
 def test_the_version_is_declared_once() -> None:
     assert srkd("--version").out.strip() == f"srkd {api.__version__}"
     text = (ROOT / "pyproject.toml").read_text()
-    assert 'dynamic = ["version"]' in text
-    assert f'"{api.__version__}"' not in text
+    assert 'dynamic = ["version"]' in text and f'"{api.__version__}"' not in text
 
 
 def test_every_verb_has_the_common_options() -> None:
@@ -101,8 +100,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
 ) -> None:
     assert run(arguments) == 2
     output = capsys.readouterr()
-    assert output.out == ""
-    assert len(output.err.splitlines()) == 1
+    assert output.out == "" and len(output.err.splitlines()) == 1
     assert expected in output.err
 
 
@@ -128,8 +126,7 @@ def test_errors_become_one_line(
             run_or_exit(Console(verbose=verbose), body)
         assert exit_error.value.exit_code == code
         lines = capsys.readouterr().err.splitlines()
-        assert lines[-1].startswith(line)
-        assert ("Traceback" in lines[0]) == verbose
+        assert lines[-1].startswith(line) and ("Traceback" in lines[0]) == verbose
         assert verbose or len(lines) == 1
 
 

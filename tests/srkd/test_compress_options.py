@@ -22,18 +22,8 @@ from tests.support.small_runs import SMALL
 GROUPS = ["Teacher", "Student", "Target", "Data", "Training", "Run", "Output"]
 WITHOUT_DEFAULT = {"out", "settings", "dry_run", "resume", "spec"}
 RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "degrade_once", "limits", "trust_code"}
-RARE |= {
-    "baselines",
-    "calm",
-    "target_macs",
-    "teacher_scale",
-    "label_margin",
-    "labels",
-    "on",
-    "track",
-    "track_images",
-    "val_lr",
-}
+RARE |= {"baselines", "calm", "target_macs", "teacher_scale", "label_margin", "labels"}
+RARE |= {"on", "track", "track_images", "val_lr"}
 MOST_OPTIONS = 45
 """Options in the help, those of the output included: more than that nobody reads."""
 
@@ -86,15 +76,8 @@ def test_rare_options_are_named_alone_and_are_flags_like_others() -> None:
     assert not any(f"  --{name.replace('_', '-')} " in text.partition("Rare options")[0] for name in RARE)
     words = ["--cache-size", "5GB", "--lr-border", "clamp", "--phi-weights", "vgg.pth", "--select", "l1"]
     by_flag = options_of(*words, "--teacher-cache", "--limits", "2", "--set", "schedule.warmup=3")
-    by_keyword = CompressOptions.of(
-        cache_size=5 * 10**9,
-        lr_border="clamp",
-        phi_weights="vgg.pth",
-        select="l1",
-        limits=2,
-        teacher_cache=True,
-        settings=["schedule.warmup=3"],
-    )
+    keywords = {"cache_size": 5 * 10**9, "lr_border": "clamp", "phi_weights": "vgg.pth", "select": "l1", "limits": 2}
+    by_keyword = CompressOptions.of(**keywords, teacher_cache=True, settings=["schedule.warmup=3"])
     assert by_flag.to_json() == by_keyword.to_json()
 
 

@@ -62,8 +62,7 @@ def test_mistakes_are_one_line_each(
 ) -> None:
     (desk / "text.mp4").write_text("no film")
     assert run(["upscale", "student.safetensors", *words]) == code
-    errors = capfd.readouterr().err.splitlines()
-    assert len([error for error in errors if line in error]) == 1
+    assert len([error for error in capfd.readouterr().err.splitlines() if line in error]) == 1
     assert not list(desk.glob("*.part"))
 
 

@@ -120,8 +120,7 @@ def test_evaluate_says_what_was_scored(folder: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.ci
 def test_an_open_network_that_was_trained_quantised_is_no_float_one(folder: Path) -> None:
     network = srkd.load(folder / "rounded.safetensors")
-    numbers = srkd.evaluate(network).numbers[network.architecture]
-    assert numbers.quantised == Quantisation("pams", 8, "all")
+    assert srkd.evaluate(network).numbers[network.architecture].quantised == Quantisation("pams", 8, "all")
 
 
 @pytest.mark.ci

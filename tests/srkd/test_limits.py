@@ -36,6 +36,8 @@ def tried_with(
         yield calls
 
 
+SHORT: Any = {"runtime": ["torch", "onnxruntime"], "lr_size": [(16, 16)], "seconds": 0.1}
+SHORT |= {"memory": False, "quality": False}
 VERBS: dict[str, Callable[..., object]] = {
     "load": lambda models, photos, **options: [srkd.load(model, **options) for model in models],
     "inspect": lambda models, photos, **options: [srkd.inspect(model, **options) for model in models],
@@ -43,15 +45,7 @@ VERBS: dict[str, Callable[..., object]] = {
     "upscale": lambda models, photos, **options: [
         srkd.upscale(model, photos, out=photos / f"large{number}", **options) for number, model in enumerate(models)
     ],
-    "profile": lambda models, photos, **options: srkd.profile(
-        models,
-        runtime=["torch", "onnxruntime"],
-        lr_size=[(16, 16)],
-        seconds=0.1,
-        memory=False,
-        quality=False,
-        **options,
-    ),
+    "profile": lambda models, photos, **options: srkd.profile(models, **SHORT, **options),
 }
 
 

@@ -116,8 +116,7 @@ def test_verbs_that_read_a_run_do_not_import_its_method(mine: Path, words: dict[
     srkd.report(run, out=tmp_path / "page.html")
     srkd.compare(run)
     srkd.evaluate(run, data=words["data"])
-    page = (tmp_path / "page.html").read_text()
-    assert "mine.py" in page
+    assert "mine.py" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -140,9 +139,7 @@ def test_what_is_no_loss_is_one_line_before_a_folder_is_begun(
     mine.write_text(f"import sys\n{before}loss = F.l1_loss(sr, step.hr)\n        return {given}\n")
     out = tmp_path / "run"
     words = ("--recipe", f"{mine}:SobelKD", "--teacher", teacher, "--out", out, "-q", *SET_SMALL)
-    line = last_line(capsys, "compress", *words)
-    assert message in line
-    assert not out.exists()
+    assert message in last_line(capsys, "compress", *words) and not out.exists()
 
 
 def test_a_mistake_is_one_line(mine: Path) -> None:

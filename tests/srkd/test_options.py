@@ -91,19 +91,8 @@ def test_python_and_the_command_line_give_the_same_options() -> None:
     words = (
         "x.pt --layers 3 --ratio 1 --colour blue --word a --word b --extra k=0.5 --sizes 3x4 --sizes 5x6 --gif --tiff"
     )
-    python = paint(
-        "x.pt",
-        layers=3,
-        ratio=1,
-        colour="blue",
-        words=["a", "b"],
-        extras={"k": 0.5},
-        sizes=((3, 4), (5, 6)),
-        formats=("gif", "tiff"),
-        dry=True,
-        frame=False,
-        out="there",
-    )
+    several = {"words": ["a", "b"], "extras": {"k": 0.5}, "sizes": ((3, 4), (5, 6)), "formats": ("gif", "tiff")}
+    python = paint("x.pt", layers=3, ratio=1, colour="blue", dry=True, frame=False, out="there", **several)
     by_command = painted(*words.split(), "--dry", "--no-frame", "-o", "there")
     assert [str(v) for v in by_command.to_json().values()] == [str(v) for v in python.to_json().values()]
     assert str(by_command.out) == python.out and by_command.sizes == python.sizes and python.words == ("a", "b")
@@ -170,8 +159,7 @@ def test_wrong_values_are_refused_alike(value: dict[str, Any], words: list[str],
 
 
 @pytest.mark.parametrize(
-    "value",
-    [{"layers": True}, {"dry": 1}, {"model": 3}, {"words": [1]}, {"extras": "k"}, {"sizes": None}],
+    "value", [{"layers": True}, {"dry": 1}, {"model": 3}, {"words": [1]}, {"extras": "k"}, {"sizes": None}]
 )
 def test_values_of_another_type_are_refused(value: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=rf"(?i:{next(iter(value))[:4]}).*: .+ (should be|is not)"):

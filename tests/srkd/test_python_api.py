@@ -128,8 +128,7 @@ def test_what_is_no_model_is_refused_in_one_line(wrong: Any, tmp_path: Path) -> 
 def test_foreign_models_stand_for_the_file_they_came_from(tmp_path: Path) -> None:
     file = save_onnx(twin(), tmp_path / "foreign.onnx")
     teacher = srkd.load(file, img_range=255)
-    assert isinstance(teacher, srkd.Teacher)
-    assert srkd.inspect(teacher).path == file
+    assert isinstance(teacher, srkd.Teacher) and srkd.inspect(teacher).path == file
     report = srkd.profile(build(TEACHER, seed=0), teacher=srkd.load(file), **QUICK)
     assert {row.model for row in report.rows} == {"foreign", "edsr"}
     with pytest.raises(UsageError, match=r"foreign\.onnx was read with options of its own"):

@@ -158,8 +158,7 @@ def test_a_student_below_its_input(ground: Path, tmp_path: Path, capfd: Any) -> 
 
 
 def test_pictures_keep_their_size(ground: Path, trained: Path, tmp_path: Path) -> None:
-    folder = ground / "pairs" / "LRnoiseX1"
-    report = srkd.upscale(trained, folder, out=tmp_path)
+    report = srkd.upscale(trained, ground / "pairs" / "LRnoiseX1", out=tmp_path)
     assert [done.output.name for done in report.done] == ["0_x1.png", "1_x1.png", "2_x1.png"]
     assert {Image.open(done.output).size for done in report.done} == {(WIDTH, HEIGHT)}
 

@@ -44,8 +44,7 @@ def test_whoever_sets_the_rate_keeps_it(recipe):
 
 def test_milestones_and_warm_up_of_the_user_are_for_the_steps_of_the_user(recipe):
     def schedule(*settings: str) -> tuple[tuple[int, ...], int]:
-        options = CompressOptions.of(recipe=recipe, steps=10_000, settings=settings)
-        rule = load_recipe(options).schedule
+        rule = load_recipe(CompressOptions.of(recipe=recipe, steps=10_000, settings=settings)).schedule
         return rule.milestones, rule.warmup
 
     assert schedule() == ((4000, 8000), 0)

@@ -77,8 +77,7 @@ def test_every_verb_takes_the_folder(both: CompressReport, ground: Path) -> None
     size = srkd.inspect(both.run).quantisation
     assert size is not None and size.bits == 4
     assert srkd.plot(both.run).runs == (both.run / "1-logits", both.run / "2-pams")
-    evaluation = srkd.evaluate([both.run], data=ground / "photos")
-    assert next(iter(evaluation.models.values()))
+    assert next(iter(srkd.evaluate([both.run], data=ground / "photos").models.values()))
 
 
 @pytest.mark.ci

@@ -94,8 +94,7 @@ def test_the_loop_of_the_page_trains_a_student_that_every_verb_takes(
     Path("teacher.safetensors").rename("teacher.pt")
     save_photos(Path("photos"))
     text = Path("own_loop.py").read_text(encoding="utf-8")
-    code = [line for line in text.partition('"""\n')[2].splitlines() if line.strip()]
-    assert len(code) <= 25
+    assert len([line for line in text.partition('"""\n')[2].splitlines() if line.strip()]) <= 25
     Path("own_loop.py").write_text(text.replace("lr_patch=24", "lr_patch=12"), encoding="utf-8")
     runpy.run_path("own_loop.py")
     sys.modules.pop("mine")

@@ -125,8 +125,7 @@ def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
         assert other["preset"]["schedule"] == recipe["preset"]["schedule"]
         assert other["start"]["init"] == init
         rows = read_metrics(plan.run / f"{other['recipe']}-seed10")
-        raw = {name for row in rows for name in row if name.startswith("raw/")}
-        assert raw == {"raw/pixel"}
+        assert {name for row in rows for name in row if name.startswith("raw/")} == {"raw/pixel"}
 
 
 @pytest.mark.ci
@@ -384,8 +383,7 @@ def test_the_hash_of_a_resumed_run_is_that_of_one_that_never_stopped(ground) -> 
 
 
 def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
-    source = batches(ground)
-    draw = source.sampler.draw(0, range(2))
+    draw = batches(ground).sampler.draw(0, range(2))
 
     def digest(changed: object) -> str:
         hashes = BatchHashes(lambda step: draw)
@@ -405,13 +403,8 @@ def test_the_summary_has_rows_gains_and_one_json_object(plan, capsys) -> None:
     Console().report("compress", plan, show)
     out = capsys.readouterr().out
     table = out[out.rindex("───") :].splitlines()[1:9]
-    assert [re.split(r"  +", line.strip())[0] for line in table] == [
-        *VARIANTS,
-        "before training",
-        "untrained slice",
-        "teacher",
-        "bicubic",
-    ]
+    rows = [re.split(r"  +", line.strip())[0] for line in table]
+    assert rows == [*VARIANTS, "before training", "untrained slice", "teacher", "bicubic"]
     assert "gain over scratch: " in out and "student.safetensors is the best of 2 seeds by validation" in out
     Console(data="json").report("compress", plan, show)
     report = json.loads(capsys.readouterr().out)

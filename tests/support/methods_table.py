@@ -19,6 +19,7 @@ Learner = Literal["student", "modules", "joint"]
 AFTER_SKIP, BEFORE_SKIP = ("head", "body[0]", "pre_up"), ("head", "body[0]", "body_end")
 """The taps rel(1/3), rel(2/3) and the last, in a body of two blocks."""
 TRANSFORMER = SwinIRSpec(scale=2, width=8, depths=(1, 1, 1), heads=(2, 2, 2), window=4)
+LFD: Mapping[str, Any] = {"taps": AFTER_SKIP, "learners": ("student", "modules"), "degrees": {"matching": 0}}
 FACD: Mapping[str, Any] = {"taps": BEFORE_SKIP, "learners": ("student", "modules"), "degrees": {"patch_contrast": 0}}
 STUDENT, TEACHER = EDSRSpec(scale=2, width=4, depth=2), EDSRSpec(scale=2, width=8, depth=2)
 DEEPER = EDSRSpec(scale=2, width=4, depth=3)
@@ -89,16 +90,8 @@ FORMS: tuple[Row, ...] = (
     ),
     Row("fakd", taps=AFTER_SKIP, degrees={"affinity": 0}),
     Row("fakd-swinir", "fakd", teacher=TRANSFORMER, taps=AFTER_SKIP, degrees={"affinity": 0}),
-    Row("lfd", taps=AFTER_SKIP, learners=("student", "modules"), settled={"lam": 0.01}, degrees={"matching": 0}),
-    Row(
-        "lfd-gated",
-        "lfd",
-        {"gate": "soft", "kappa": 1.0},
-        taps=AFTER_SKIP,
-        learners=("student", "modules"),
-        settled={"lam": 0.01},
-        degrees={"matching": 0},
-    ),
+    Row("lfd", settled={"lam": 0.01}, **LFD),
+    Row("lfd-gated", "lfd", {"gate": "soft", "kappa": 1.0}, settled={"lam": 0.01}, **LFD),
     Row("facd", settled={"lam": 0.05}, **FACD),
     Row("facd-infonce", "facd", {"form": "infonce"}, settled={"lam": 0.05}, **FACD),
     Row("facd-soft", "facd", {"gate": "soft"}, settled={"lam": 0.05}, **FACD),

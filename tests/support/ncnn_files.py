@@ -78,8 +78,7 @@ def run_ncnn(path: Path, image: Tensor, output: str = "output") -> Tensor:
     net.opt.num_threads = 1
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, option, False)
-    assert net.load_param(str(path)) == 0
-    assert net.load_model(str(path.with_suffix(".bin"))) == 0
+    assert net.load_param(str(path)) == 0 and net.load_model(str(path.with_suffix(".bin"))) == 0
     array = np.ascontiguousarray(image.numpy())
     extractor = net.create_extractor()
     extractor.input(net.input_names()[0], ncnn.Mat(array).clone())
@@ -100,8 +99,7 @@ def compact_file(
             slope = state[f"body.{index + 1}.weight"]
             x = file.add("PReLU", [x], f"0={slope.numel()}", raw(slope))
     x = file.add("PixelShuffle", [file.conv(x, state, f"body.{last}")], f"0={scale}")
-    enlarged = file.add("Interp", [0], f"0=1 1={scale}.0 2={scale}.0")
-    file.add("BinaryOp", [x, enlarged], "0=0")
+    file.add("BinaryOp", [x, file.add("Interp", [0], f"0=1 1={scale}.0 2={scale}.0")], "0=0")
     return file
 
 

@@ -79,8 +79,7 @@ def test_a_network_with_the_names_of_another_goes_to_the_next_reader(tmp_path: P
 def test_a_network_with_the_names_of_another_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spandrel_teacher, "is_spandrel_installed", lambda: False)
     network = build(SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2), seed=0)
-    dialect = find_dialect("swinir", "swinir")
-    state, _ = state_in_dialect(network, dialect)
+    state, _ = state_in_dialect(network, find_dialect("swinir", "swinir"))
     save_as = tmp_path / "variant.pth"
     torch.save({**state, "layers.0.residual_group.blocks.0.conv_block.cab.0.weight": torch.rand(3)}, save_as)
     with pytest.raises(DoesNotFit, match=r"recognised as swinir.*1 unexpected.*pip install 'srkd\[spandrel\]'"):

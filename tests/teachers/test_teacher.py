@@ -118,8 +118,7 @@ def test_options_that_make_no_sense(options: dict[str, object], message: str, fi
 
 
 def test_sizes_that_a_model_refuses_are_padded_and_cropped(tmp_path: Path) -> None:
-    path = save_torchscript(MultiplesOf(16), tmp_path / "windows.pt")
-    teacher = load_teacher(path, trust_code=True)
+    teacher = load_teacher(save_torchscript(MultiplesOf(16), tmp_path / "windows.pt"), trust_code=True)
     lr = torch.rand(2, 3, 19, 33)
     right, below = -33 % 16, -19 % 16
     with torch.no_grad():
@@ -195,17 +194,9 @@ def test_compress_trains_towards_a_foreign_teacher(
     kind: str, files: dict[str, Path], photos: Path, tmp_path: Path
 ) -> None:
     message: list[str] = []
-    report = compress(
-        files[kind],
-        recipe="logits",
-        data=photos,
-        student="compact:width=4,depth=1,scale=2",
-        steps=2,
-        out=tmp_path / "run",
-        settings=("schedule.batch=2", "schedule.lr_patch=8"),
-        trust_code=True,
-        announce=message.append,
-    )
+    options = {"recipe": "logits", "student": "compact:width=4,depth=1,scale=2", "steps": 2, "trust_code": True}
+    options |= {"data": photos, "out": tmp_path / "run", "settings": ("schedule.batch=2", "schedule.lr_patch=8")}
+    report = compress(files[kind], announce=message.append, **options)
     assert report.steps == 2 and report.teacher is not None and report.teacher.cost is None
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["teacher"]["options"] == {}

@@ -65,13 +65,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def new_run(inputs: Path, run: Path, steps: int = STEPS) -> list[str]:
     options = ["--teacher", inputs / "teacher.safetensors", "--data", inputs / "photos", "--steps", steps]
-    return [
-        "compress",
-        *map(str, options),
-        *(word for setting in SETTINGS for word in ("--set", setting)),
-        "--out",
-        str(run),
-    ]
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    return ["compress", *map(str, options), *settings, "--out", str(run)]
 
 
 def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], object]) -> float:

@@ -45,15 +45,9 @@ def calls(script: str, desk: Path) -> list[list[str]]:
     from torch.distributed.run import parse_args
 
     slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "41"}
-    path = os.pathsep.join([str(desk / "bin"), os.environ["PATH"]])
+    environment = {**os.environ, **slurm, "PATH": os.pathsep.join([str(desk / "bin"), os.environ["PATH"]])}
     (desk / "calls").unlink(missing_ok=True)
-    done = subprocess.run(
-        ["bash", "-e", "-c", script],
-        cwd=desk,
-        env={**os.environ, **slurm, "PATH": path},
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=desk, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     commands = [shlex.split(line) for line in (desk / "calls").read_text().splitlines()]
     for words in commands:

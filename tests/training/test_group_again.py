@@ -31,16 +31,9 @@ def attempt(number: int, port: int, *, late: bool) -> list[tuple[int, str]]:
 
     The first is `late`: the other then looks for it among the entries of the previous attempt.
     """
-    shared = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": str(number),
-        "WORLD_SIZE": "2",
-    }
+    shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(number)}
     members = [
         subprocess.Popen(
             [sys.executable, "-c", MEMBER, "late" if late and rank == 0 else ""],

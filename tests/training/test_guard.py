@@ -15,16 +15,7 @@ from compressor.training.run_folder import RunFolder
 from compressor.training.state import State
 from compressor.training.step import Step
 from tests.support.run_files import read_metrics
-from tests.support.training import (
-    Faulty,
-    all_numbers,
-    events_of,
-    is_same,
-    network,
-    smooth_patch,
-    stage,
-    train_on_patch,
-)
+from tests.support.training import Faulty, all_numbers, events_of, is_same, network, smooth_patch, stage, train_on_patch
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

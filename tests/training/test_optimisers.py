@@ -46,8 +46,7 @@ def test_the_first_move_is_the_sign_in_the_singular_bases_of_the_first_gradient(
     sign = (left.T @ second @ right.T).sign()
     # The null space of a 5×7 matrix on its right side has no basis of its own: those columns are compared as a whole.
     move = left.T @ ((before - moved) / RATE) @ right.T
-    assert torch.equal(still, before)
-    assert torch.allclose(move[:, :5], sign[:, :5], atol=1e-6)
+    assert torch.equal(still, before) and torch.allclose(move[:, :5], sign[:, :5], atol=1e-6)
     assert torch.linalg.matrix_norm(move[:, 5:]) == pytest.approx((5 * 2) ** 0.5, rel=1e-6), "a step of ±1 in any basis"
 
 

@@ -188,8 +188,7 @@ def test_resume_goes_alone(unfinished, capfd):
 def test_a_run_that_cannot_be_continued_is_refused(unfinished, tmp_path):
     with pytest.raises(SrkdError, match="/nothing "):
         resume(tmp_path / "nothing")
-    report = resume(unfinished)
-    assert report.steps == 4
+    assert resume(unfinished).steps == 4
     with pytest.raises(SrkdError, match=r"/run: .*finished"):
         resume(unfinished)
 

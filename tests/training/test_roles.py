@@ -64,8 +64,7 @@ def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
     state = State.fresh(student_in(teacher), teacher, one)
     train_on_patch(one, state, teacher)
     assert teacher.fingerprint() == before, "a copy is trained, not what was loaded"
-    trained = state.networks["joint"]
-    assert trained.fingerprint() != before
+    assert state.networks["joint"].fingerprint() != before
     averaged = state.averaged_network()
     assert averaged.spec == state.student.spec
     expected = student_of_spec(state.ema.network, state.student.spec)

@@ -68,11 +68,7 @@ def test_the_last_three_are_kept_by_step_and_nothing_else_is_touched(state: Stat
     for name in ("best.safetensors", "state-mine.pt", "state-00000001.damaged"):
         (tmp_path / name).write_text("mine")
     saved(states, state, 5, 50, 99_999_999, 100_000_000, 100_000_001)
-    assert [path.name for path in states.paths()] == [
-        "state-99999999.pt",
-        "state-100000000.pt",
-        "state-100000001.pt",
-    ]
+    assert [path.name for path in states.paths()] == ["state-99999999.pt", "state-100000000.pt", "state-100000001.pt"]
     assert states.newest() == tmp_path / "state-100000001.pt"
     assert len(list(tmp_path.iterdir())) == 6
 

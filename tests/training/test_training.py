@@ -27,8 +27,7 @@ from tests.support.training import Recorder, SavingRecorder, is_same, network, s
 
 def test_scratch_overfits_one_patch():
     _, recorder = train_on_patch(stage([Scratch()], steps=400, rate=2e-3, decay="cosine"))
-    assert recorder.losses[0]["loss"] > 0.05
-    assert recorder.losses[-1]["loss"] < 0.005
+    assert recorder.losses[0]["loss"] > 0.05 and recorder.losses[-1]["loss"] < 0.005
 
 
 def test_a_trained_network_makes_a_constant_image_of_a_constant_one():
@@ -47,8 +46,7 @@ def test_an_inherited_student_learns_and_its_teacher_does_not():
     before, student = teacher.fingerprint(), build_student(teacher, width=0.5)
     start, one = student.fingerprint(), stage([Inherit()], steps=10, rate=1e-3)
     state, _ = train_on_patch(one, State.fresh(student, teacher, one), teacher)
-    assert teacher.fingerprint() == before
-    assert state.student.fingerprint() != start
+    assert teacher.fingerprint() == before and state.student.fingerprint() != start
     for cut, weight in zip(build_student(teacher, width=0.5).parameters(), state.student.parameters(), strict=True):
         assert cut.shape == weight.shape and not torch.equal(cut, weight)
 

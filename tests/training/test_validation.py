@@ -35,8 +35,7 @@ from tests.support.small_runs import SMALL
 
 
 def texture(height: int, width: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.rand(1, 3, height // 4, width // 4, generator=generator)
+    small = torch.rand(1, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(seed))
     return to_u8(torch.nn.functional.interpolate(small, (height, width), mode="bicubic").clamp(0, 1))
 
 
