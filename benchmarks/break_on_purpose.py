@@ -149,7 +149,11 @@ BREAKS = (
     *_in(
         "compressor/data/batches.py",
         "data/test_data.py",
-        ("symmetry of HR patches", "torch.where(draw.vflip, -widths, widths)", "torch.where(draw.vflip, widths, widths)"),
+        (
+            "symmetry of HR patches",
+            "torch.where(draw.vflip, -widths, widths)",
+            "torch.where(draw.vflip, widths, widths)",
+        ),
     ),
     *_in(
         "compressor/training/state.py",
