@@ -142,7 +142,7 @@ def test_a_share_of_the_images_stays_clean_and_the_others_are_as_without_it(tmp_
     both = degradation_of("noise=9,clean=0.25")
     assert both.label == "noise=9,clean=0.25" and Degradation.from_json(json.loads(json.dumps(both.to_json()))) == both
     file = tmp_path / "mine.yaml"
-    assert DegradationSteps.model_validate(both.to_json()).clean == 0.25  # as run.json has it
+    assert DegradationSteps.model_validate_json(json.dumps(both.to_json())).clean == 0.25  # as run.json has it
     file.write_text("steps: [shrink, noise: {gaussian: 1, sigma: 9}]\nclean: 0.25\n")
     assert degradation_of(str(file)).clean == 0.25 and "clean" not in noisy.to_json()
     kinds = []

@@ -82,7 +82,9 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
     notes: list[str] = []
     (exported,) = srkd.export(copy, out=tmp_path / "out", announce=notes.append).files
     assert exported.verdict == "passed" and exported.path == tmp_path / "out" / "small.onnx"
-    assert notes == [f"{copy} is an exported file: starting from {checkpoint}, which it was made from"]
+    note, room = notes
+    assert note == f"{copy} is an exported file: starting from {checkpoint}, which it was made from"
+    assert room.startswith("fp16 safe: ")
     checkpoint.unlink()
     with pytest.raises(SrkdError, match="an export starts from"):
         srkd.export(phone)
