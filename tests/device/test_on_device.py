@@ -37,6 +37,7 @@ from tests.support.small_runs import SMALL
 from tests.support.torchrun import torchrun
 
 DEVICE = os.environ.get("SRKD_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+not_simulated = pytest.mark.skipif(DEVICE.startswith("sim"), reason="autocast and TorchScript know no simulated device")
 needs_cuda = pytest.mark.skipif(not DEVICE.startswith("cuda"), reason="CUDA graphs and NCCL need an NVIDIA GPU")
 
 
@@ -54,6 +55,7 @@ def test_networks_give_what_they_give_on_a_cpu(spec: Spec) -> None:
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-3)
 
 
+@not_simulated
 def test_half_precision_is_near_to_full() -> None:
     network = load_checkpoint(embedded_student()).network.to(DEVICE)
     lr = photo(64, 64).to(DEVICE)
@@ -151,7 +153,7 @@ def test_one_process_of_nccl_learns_what_a_plain_run_does(tmp_path: Path, teache
     assert facts["result"]["student"]["psnr_y"] == pytest.approx(plain, abs=0.05)
 
 
-@pytest.mark.skipif(DEVICE.startswith("sim"), reason="TorchScript knows no simulated accelerator")
+@not_simulated
 def test_a_foreign_teacher_goes_along(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)).eval()
