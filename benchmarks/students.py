@@ -122,7 +122,7 @@ GENERAL, PHOTO, DRAWING, FILM = (
 ALL = {
     student.name: student
     for student in (
-        Student("photo-x2", PHOTO, "compact:width=40,depth=12,scale=2", "photos", 7_500, beside=(GENERAL,)),
+        Student("photo-x2", PHOTO, "compact:width=40,depth=12,scale=2", "photos", 5_000, beside=(GENERAL,)),
         Student("drawing-x2", DRAWING, SMALL, "drawings", 9_000, start="general-x2", beside=(FILM,)),
         Student("film-x2", FILM, "compact:width=24,depth=8,scale=2", "drawings", 9_000, degrade="video"),
         Student(

@@ -211,7 +211,7 @@ class Batches:
     def at(self, step: int) -> Batch:
         draw = self.sampler.draw(step, self.samples)
         patch, scale = self.sampler.lr_patch, self.store.scale
-        crops, windows = dict[str, tuple[Plane, Draw, int, int]](), None
+        crops, windows, corners = dict[str, tuple[Plane, Draw, int, int]](), None, tuple[tuple[int, int], ...]()
         for name, plane in (("hr", self.store.hr), ("labels", self.labels)):
             if plane is not None:
                 crops[name] = (plane, draw, patch * scale, scale)
