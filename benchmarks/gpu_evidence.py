@@ -65,6 +65,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
     student = "compact:width=8,depth=1" if tiny else "compact:width=64,depth=16"
     photos = () if train is None else ("--data", str(train))
 
+    few_pixels = ("--side", "24", "--repeats", "1") if tiny else ()
     slices = ("--init", "inherit") if tiny else ()  # no fit of a minute on a CPU
 
     def compress(name: str, steps: int, *words: str) -> tuple[str, ...]:
@@ -122,14 +123,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             "ntire",
             "sizes of srkd as NTIRE's organisers time networks, beside team 00's SPAN",
             2,
-            (
-                "benchmarks",
-                "ntire_timing",
-                "--variant",
-                "gpu",
-                *on,
-                *(("--side", "24", "--repeats", "1") if tiny else ()),
-            ),
+            ("benchmarks", "ntire_timing", "--variant", "gpu", *on, *few_pixels),
         ),
         Part(
             "tensorrt",

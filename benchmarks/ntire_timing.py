@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.crops import lr_of
 from benchmarks.evidence import Benchmark, Cell, Column, Table, save
-from compressor.base.compute_device import ComputeDevice
 from compressor.base.machine import machine_facts
 from compressor.images.files import read_rgb_u8
-from compressor.images.resize import imresize, mod_crop
+from compressor.images.resize import mod_crop
 from compressor.images.sets import embedded_photos
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
@@ -36,7 +36,7 @@ BENCHMARK = Benchmark(
     arguments=("--baseline", "{checkpoints}/team00_SPAN.pth"),
     small=("--side", "96", "--repeats", "1", "--variant", "small"),
 )
-BASELINE, SCALE = "span:width=28,depth=6,scale=4", 4
+FIRST, BASELINE, SCALE = "team 00's SPAN", "span:width=28,depth=6,scale=4", 4
 NETWORKS = ("span-s", "plain-s", "compact:width=32,depth=8", "compact:width=24,depth=8")
 COLUMNS = (
     Column("network", "network"),
@@ -58,7 +58,8 @@ def main() -> int:
     parser.add_argument("--variant", default="cpu", help="name of the table")
     options = parser.parse_args()
     files = sorted(options.pictures.iterdir()) if options.pictures else list(embedded_photos("val").values())
-    pictures = [lr_of(file, options.side).to(options.device) for file in files]
+    whole = [lr_of(mod_crop(read_rgb_u8(file), SCALE), SCALE, None, file.stem) for file in files]
+    pictures = [lr[..., : options.side, : options.side].to(options.device) for lr in whole]
     rows = list(rows_of(pictures, options))
     machine = machine_facts()
     where = f"{torch.get_num_threads()} threads of {machine['cpu']}" if options.device == "cpu" else str(machine["gpu"])
@@ -70,14 +71,9 @@ def main() -> int:
     return 0
 
 
-def lr_of(file: Path, side: int | None) -> torch.Tensor:
-    hr = mod_crop(read_rgb_u8(file), SCALE).float().div(255)[None]
-    return imresize(hr, 1 / SCALE).clamp(0, 1)[..., :side, :side]
-
-
 def rows_of(pictures: list[torch.Tensor], options: argparse.Namespace) -> Iterator[dict[str, Cell]]:
     """Yield a row for each network; networks take turns within a picture, so that a busy machine is busy for all."""
-    networks = {"team 00's SPAN": load_checkpoint(options.baseline).network if options.baseline else built(BASELINE)}
+    networks = {FIRST: load_checkpoint(options.baseline).network if options.baseline else built(BASELINE)}
     networks |= {name: built(f"{name},scale={SCALE}" if ":" in name else name) for name in NETWORKS}
     runtimes = {
         name: TorchRuntime(network, label=name, device=options.device, precision=options.precision)
@@ -87,7 +83,6 @@ def rows_of(pictures: list[torch.Tensor], options: argparse.Namespace) -> Iterat
     for picture in pictures:
         for name, runtime in runtimes.items():
             runtime.run(picture)
-            ComputeDevice(picture.device).synchronise()
             times[name] += timer(partial(runtime.run, picture), options.repeats)
     means = {name: sum(taken) / len(taken) for name, taken in times.items()}
     for name, network in networks.items():
@@ -97,7 +92,7 @@ def rows_of(pictures: list[torch.Tensor], options: argparse.Namespace) -> Iterat
             "params": counted.params,
             "macs": counted.macs // 64**2,
             "ms": means[name],
-            "ratio": means[name] / means["team 00's SPAN"],
+            "ratio": means[name] / means[FIRST],
         }
 
 

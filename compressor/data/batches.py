@@ -297,13 +297,13 @@ def gather(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
 
 def gather_each(crops: Sequence[tuple[Plane, Draw, int, int]]) -> list[torch.Tensor]:
     """Return the patches of several planes as `gather` does; where they lie is copied to a device at once."""
-    devices = {ComputeDevice(plane.flat.device) for plane, *_ in crops if plane.flat.device.type != "cpu"}
-    sent = {device: device.receive(torch.stack([_lines(*crop) for crop in crops])) for device in devices}
+    devices = [ComputeDevice(plane.flat.device) for plane, *_ in crops]
+    lines = [_lines(*crop) for crop, device in zip(crops, devices, strict=True) if not device.is_cpu]
+    away = next((device for device in devices if not device.is_cpu), None)
+    sent = iter(()) if away is None else iter(away.receive(torch.stack(lines)))
     return [
-        _gather_by_slices(plane, draw, patch, scale)
-        if plane.flat.device.type == "cpu"
-        else _gather_by_addresses(plane.flat, patch, sent[ComputeDevice(plane.flat.device)][number])
-        for number, (plane, draw, patch, scale) in enumerate(crops)
+        _gather_by_slices(*crop) if device.is_cpu else _gather_by_addresses(crop[0].flat, crop[2], next(sent))
+        for crop, device in zip(crops, devices, strict=True)
     ]
 
 

@@ -19,9 +19,6 @@ from srkd.options.function import public
 from srkd.options.values import read_size
 from srkd.options.verbs import StudentsOptions
 
-FAST = ("torch", "onnxruntime", "openvino")
-"""The runtimes of a CPU that are timed, where they are installed."""
-
 
 @dataclass(frozen=True)
 class StudentHere:
@@ -53,8 +50,11 @@ def run_students(options: StudentsOptions, context: Context) -> StudentList:
 
 def _timed(student: StudentHere, options: StudentsOptions, lr_size: tuple[int, int]) -> StudentHere:
     with tempfile.TemporaryDirectory(prefix="srkd-students-") as folder:
-        environments = [Environment(name, lr_size=lr_size, threads=options.threads) for name in FAST]
-        available = [each for each in environments if RUNTIMES[each.runtime].missing_requirement() is None]
+        rows = (
+            row for row in RUNTIMES.values() if row.name == "torch" or "onnxruntime" in (row.name, row.alternative_to)
+        )
+        names = [row.name for row in rows if row.missing_requirement() is None]
+        available = [Environment(name, lr_size=lr_size, threads=options.threads) for name in names]
         network = load_checkpoint(unpack_student(student.facts.name)).network.deployed()
         calls = []
         for environment in available:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import types
 from collections import Counter
 from typing import Any, cast
@@ -119,7 +118,7 @@ def module() -> types.ModuleType:
     answers: dict[str, Any] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
-        "device_count": lambda: int(os.environ.get("SRKD_SIMULATED_DEVICES", "1")),
+        "device_count": lambda: 1,
         "current_device": lambda: 0,
         "set_device": lambda device: None,
         "manual_seed_all": lambda seed: None,
