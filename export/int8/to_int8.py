@@ -27,6 +27,7 @@ from export.int8.learnt_graph import build_learnt_graph
 from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S7, U8
+from export.int8.quantise.last_rows import widen_last_rows
 from export.int8.quantise.plan import CPU, QNN, QNN16, TENSORRT, Flavour, FloatGraph
 from export.int8.quantise.tool import OwnQuantiser, measure_graph
 from export.int8.search import Search
@@ -89,7 +90,7 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[
     patches_key = sha256(tensor_bytes(task.calibration.patches)).digest()
     key = ("prepared", *network_key(job.network), patches_key, job.options.lr_size)
     exported, graph = job.context.once(*key, read=lambda: _prepare(task))
-    search = Search(OwnQuantiser(graph, flavour, task), task)
+    search = Search(OwnQuantiser(graph if flavour.elsewhere else widen_last_rows(graph), flavour, task), task)
     result = search.run()
     return replace(exported, model=result.file), search.facts(result)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from export.int8.quantise.ends import meet_image
+from export.int8.quantise.last_rows import widen_last_rows
 from tests.support.onnx_files import run_graph
 
 Step = tuple[str, object]
@@ -242,3 +243,18 @@ def test_copies_of_the_image_are_laid_side_by_side(scale: int, enlarged: bool, c
 def test_copies_in_another_order_stay() -> None:
     model = anchored(scale=2, enlarged=False, order=[0, 1, 2] * 4)
     assert operations(same_numbers(model)) == ["Conv", "Relu", "Conv", "Conv", "Add", "DepthToSpace"]
+
+
+@pytest.mark.parametrize("pad", [0, 1, 2])
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_a_last_convolution_of_few_rows_comes_before_its_shuffle(block: int, pad: int) -> None:
+    drawing = Drawing()
+    value = drawing.node("Relu", drawing.conv("lr", 4 * block**2, 3))
+    if block > 1:
+        value = drawing.node("DepthToSpace", value, blocksize=block, mode="CRD")
+    model = drawing.model(drawing.conv(value, 3, 4, pad=pad, bias=pad > 0))
+    wide = widen_last_rows(meet_image(model))
+    np.testing.assert_allclose(run(wide.model), run(model), rtol=1e-4, atol=1e-4)
+    assert operations(wide.model) == ["Conv", "Relu", "Conv", *["DepthToSpace"] * (block > 1), "Slice"]
+    (*_, last) = (node for node in wide.model.graph.node if node.op_type == "Conv")
+    assert len(wide.constants[last.input[1]]) == {1: 16, 2: 16, 3: 27}[block] and last.output[0] in wide.images

@@ -18,6 +18,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN, MeanShift, scale_from_upsampler
+from compressor.models.networks.prelu import ChannelPReLU
 from compressor.models.networks.registry import build, spec_from_dict
 from tests.support import official, official_rcan, official_swinir
 from tests.support.golden_networks import TOLERANCE, rows
@@ -134,6 +135,21 @@ def test_compact_is_its_definition(
     if options.get("residual", True):
         sr = sr + lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     assert torch.allclose(loaded.network(lr), sr, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["last", "first"])
+def test_a_slope_for_each_channel_gives_the_bits_and_the_gradients_of_torch(layout: torch.memory_format) -> None:
+    own, plain = ChannelPReLU(24), nn.PReLU(24)
+    with torch.no_grad():
+        own.weight.copy_(plain.weight.uniform_(-1, 2))
+    x = torch.randn(2, 24, 5, 7).contiguous(memory_format=layout)
+    half = x.bfloat16()
+    assert torch.equal(own(x), plain(x)) and torch.equal(own.bfloat16()(half), plain.bfloat16()(half))
+    inputs = [x.double().requires_grad_() for _ in range(2)]
+    for network, values in zip((own.double(), plain.double()), inputs, strict=True):
+        network(values).square().sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(own.weight.grad, plain.weight.grad)
 
 
 @pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)

@@ -43,6 +43,7 @@ from compressor.models.networks.dialect import (
 )
 from compressor.models.networks.layers import conv3
 from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
+from compressor.models.networks.prelu import ChannelPReLU
 from compressor.models.quantisation.quantisers import Place
 
 ACTIVATIONS = ("prelu", "relu", "leakyrelu")
@@ -86,7 +87,7 @@ class CompactLayer(nn.Module):
         super().__init__()
         self.conv = conv
         if act == "prelu":
-            self.slope: nn.Module = nn.PReLU(width)
+            self.slope: nn.Module = ChannelPReLU(width)
         else:
             self.slope = nn.ReLU() if act == "relu" else nn.LeakyReLU(LEAKY_SLOPE)
         self.read = Place(signed=signed)
