@@ -139,6 +139,7 @@ ALL = {
         ),
         Student("drawing-x2", DRAWING, SMALL, "drawings", 9_000, start="general-x2", beside=(FILM,)),
         Student("film-x2", FILM, "compact:width=24,depth=8,scale=2", "drawings", 9_000, degrade="video"),
+        Student("general-x4", GENERAL, "compact:width=32,depth=8,scale=4", "photos", 12_000, beside=(FILM,)),
         Student(
             "general-x2",
             GENERAL,
@@ -319,7 +320,7 @@ def card_of(shipped: ShippedStudent, tables: Sequence[Table]) -> str:
         f"the student is {shipped.strength:g} of the way between their weights (`--strength`) |",
         f"| trained on | {shipped.images}, degraded; never on a benchmark |",
         f"| by | `{shipped.command}` |",
-        f"| in | {shipped.hours:g} hours on one thread of {shipped.machine}, beside other work |",
+        f"| in | {shipped.hours:.1f} hours on one thread of {shipped.machine}, beside other work |",
         f"| licence | {shipped.licence}, that of its teacher (LICENSES.md) |",
         "",
     ]
