@@ -83,7 +83,8 @@ def _score(options: EvaluateOptions, context: Context) -> Evaluation:
     if options.goal == "original" and options.lr_only is not None:
         raise UsageError("--goal original: the images of --lr-only have no originals; leave one of them out")
     models = _models(options)
-    runtimes = [open_runtime(model, options, context) for model in models]
+    of_teacher = replace(options, strength=None)
+    runtimes = [open_runtime(model, of_teacher if model is options.against else options, context) for model in models]
     teacher = next((runtime for runtime, model in zip(runtimes, models, strict=True) if model is options.against), None)
     others = [runtime for runtime in runtimes if runtime is not teacher]
     if teacher is not None and others:

@@ -92,6 +92,9 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     ends = [srkd.upscale(model, Image.open(picture), exact=True) for model in (out / FAITHFUL, out / TEXTURED)]
     own = [srkd.upscale(out, Image.open(picture), exact=True, strength=strength) for strength in (0, 1)]
     assert ends[0] != ends[1] and ends == own
+    judged = {"against": inputs / "teacher.safetensors", "data": inputs / "photos", "metrics": ["psnr"]}
+    scores = [srkd.evaluate(model, strength=of, **judged) for model, of in ((out, 0.0), (out / FAITHFUL, None))]
+    assert len({str(list(score.networks.values())) for score in scores}) == 1, "the teacher has one strength"
     shown = demo_models(DemoOptions((out,)), QUIET)
     assert [model.role for model in shown] == ["student", "student", "teacher"]
     assert (shown[0].textured, shown[0].strength, shown[1].textured) == (shown[1].name, result["strength"], None)
