@@ -30,16 +30,8 @@ from export.int8.quantise.grids import S8, U8, U16, Grid, Levels, whole_range
 SUMS = frozenset({"Add", "Sub", "Mul", "Concat"})
 MOVES = frozenset(
     {
-        "DepthToSpace",
-        "SpaceToDepth",
-        "Reshape",
-        "Transpose",
-        "MaxPool",
-        "Slice",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Relu",
+        *("DepthToSpace", "SpaceToDepth", "Reshape", "Transpose", "MaxPool"),
+        *("Slice", "Squeeze", "Unsqueeze", "Flatten", "Relu"),
     }
 )
 """Operators whose results are values of their first input, or zero (Relu); so is a Resize that copies pixels."""
