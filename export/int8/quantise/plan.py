@@ -127,10 +127,8 @@ class FloatGraph:
     @cached_property
     def floats(self) -> frozenset[str]:
         """The names of the float32 values that are not constants."""
-        kinds = {name: kind.elem_type for name, kind in self.types.items()}
-        return frozenset(
-            name for name, kind in kinds.items() if kind == TensorProto.FLOAT and name not in self.constants
-        )
+        floats = (name for name, kind in self.types.items() if kind.elem_type == TensorProto.FLOAT)
+        return frozenset(floats).difference(self.constants)
 
     @cached_property
     def layers(self) -> Mapping[int, Layer]:
