@@ -56,7 +56,10 @@ def declare_images(model: Any, *, free: bool) -> None:
 
 def kind_of(model: Any, operator: Any) -> str:
     """The name of an operation, such as CONV_2D."""
-    return _kinds()[_code_of(model.operatorCodes[operator.opcodeIndex])]
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
+    return kinds[_code_of(model.operatorCodes[operator.opcodeIndex])]
 
 
 def set_kind(model: Any, operator: Any, kind: str) -> None:
@@ -97,9 +100,3 @@ def is_constant(model: Any, tensor: Any) -> bool:
 def _code_of(code: Any) -> int:
     """The number of an operation; files from before there were 127 of them store it in the deprecated field."""
     return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
-
-
-def _kinds() -> dict[int, str]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}

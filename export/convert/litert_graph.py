@@ -6,6 +6,7 @@ With LiteRT's operations, on channels-last maps, a convolutional network takes a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,11 +38,6 @@ def prelu(last: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return torch.where(last > 0, last, last * slope)
 
 
-@prelu.register_fake
-def _prelu_shape(last: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(last)
-
-
 @torch.library.custom_op("srkd::take", mutates_args=())
 def take(last: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Return `last` (N,H,W,C) with its channels in another order."""
@@ -49,7 +45,8 @@ def take(last: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 @take.register_fake
-def _take_shape(last: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+@prelu.register_fake
+def _same_shape(last: torch.Tensor, operand: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(last)
 
 
@@ -65,31 +62,37 @@ def trace_network(network: nn.Module, example: torch.Tensor) -> GraphModule:
 
 
 def use_litert_operations(module: GraphModule) -> GraphModule:
-    """Replace the operations in place; the module computes the same function."""
+    """Replace the operations in place; the module computes the same function.
+
+    Each works on channels-last values between two permutes; the converter drops pairs of permutes.
+    """
+    replacements: dict[Any, Callable[[GraphModule, Node], Node]] = {
+        aten.pixel_shuffle.default: _shuffled,
+        aten.upsample_nearest2d.vec: _enlarged,
+        aten.prelu.default: _activated,
+    }
     for node in list(module.graph.nodes):
-        if node.target == aten.pixel_shuffle.default:
-            _replace_shuffle(module, node)
-        elif node.target == aten.upsample_nearest2d.vec:
-            _replace_upsampling(module, node)
-        elif node.target == aten.prelu.default:
-            _replace_prelu(module, node)
+        if node.target in replacements:
+            with module.graph.inserting_before(node):
+                last = replacements[node.target](module, node)
+                node.replace_all_uses_with(_call(module, aten.permute.default, last, TO_FIRST))
+            module.graph.erase_node(node)
     module.recompile()
     return module
 
 
-def _replace_shuffle(module: GraphModule, node: Node) -> None:
-    """Replace a pixel shuffle. torch stores a channel's pixels side by side, LiteRT a pixel's channels, so the channels
-    of the convolution before are reordered."""
+def _shuffled(module: GraphModule, node: Node) -> Node:
+    """A pixel shuffle. torch stores a channel's pixels side by side, LiteRT a pixel's channels, so the channels of the
+    convolution before are reordered."""
     image, block = node.args
     assert isinstance(image, Node) and isinstance(block, int)
     reordered = _reorder_convolution(module, image, block)
-    with module.graph.inserting_before(node):
-        last = _call(module, aten.permute.default, image, TO_LAST)
-        if not reordered:
-            channels = int(image.meta["val"].shape[1])
-            order = torch.arange(channels, dtype=torch.int32).reshape(-1, block**2).t().reshape(-1)
-            last = _call(module, torch.ops.srkd.take.default, last, _constant(module, node, order))
-        _replace(module, node, _call(module, torch.ops.srkd.depth_to_space.default, last, block))
+    last = _call(module, aten.permute.default, image, TO_LAST)
+    if not reordered:
+        channels = int(image.meta["val"].shape[1])
+        order = torch.arange(channels, dtype=torch.int32).reshape(-1, block**2).t().reshape(-1)
+        last = _call(module, torch.ops.srkd.take.default, last, _constant(module, node, order))
+    return _call(module, torch.ops.srkd.depth_to_space.default, last, block)
 
 
 def _reorder_convolution(module: GraphModule, image: Node, block: int) -> bool:
@@ -114,24 +117,21 @@ def _reorder_convolution(module: GraphModule, image: Node, block: int) -> bool:
     return True
 
 
-def _replace_upsampling(module: GraphModule, node: Node) -> None:
-    """Replace nearest upscaling by an integer factor with a shuffle of factor² copies."""
+def _enlarged(module: GraphModule, node: Node) -> Node:
+    """Nearest upscaling by an integer factor, as a shuffle of factor² copies."""
     image, factors = node.args[0], [float(str(factor)) for factor in node.args[2]]  # type: ignore[union-attr]
     block = int(factors[0])
     assert factors == [block, block], factors
-    with module.graph.inserting_before(node):
-        last = _call(module, aten.permute.default, image, TO_LAST)
-        copies = _call(module, aten.cat.default, [last] * block**2, 3)
-        _replace(module, node, _call(module, torch.ops.srkd.depth_to_space.default, copies, block))
+    copies = _call(module, aten.cat.default, [_call(module, aten.permute.default, image, TO_LAST)] * block**2, 3)
+    return _call(module, torch.ops.srkd.depth_to_space.default, copies, block)
 
 
-def _replace_prelu(module: GraphModule, node: Node) -> None:
+def _activated(module: GraphModule, node: Node) -> Node:
     image, holder = node.args
     assert isinstance(holder, Node)
     slope = module.get_parameter(str(holder.target)).detach().reshape(1, 1, -1).clone()
-    with module.graph.inserting_before(node):
-        last = _call(module, aten.permute.default, image, TO_LAST)
-        _replace(module, node, _call(module, torch.ops.srkd.prelu.default, last, _constant(module, node, slope)))
+    last = _call(module, aten.permute.default, image, TO_LAST)
+    return _call(module, torch.ops.srkd.prelu.default, last, _constant(module, node, slope))
 
 
 def _constant(module: GraphModule, node: Node, value: torch.Tensor) -> Node:
@@ -142,9 +142,3 @@ def _constant(module: GraphModule, node: Node, value: torch.Tensor) -> Node:
 
 def _call(module: GraphModule, operation: Any, *args: Any) -> Node:
     return module.graph.call_function(operation, args)
-
-
-def _replace(module: GraphModule, node: Node, last: Node) -> None:
-    """Replace a node by channels-last values, permuted to channels first; the converter drops pairs of permutes."""
-    node.replace_all_uses_with(_call(module, aten.permute.default, last, TO_FIRST))
-    module.graph.erase_node(node)

@@ -137,27 +137,23 @@ def _literals_of(
     step = kernel.shape[1] // copies
 
     def weights(group: int, copy: int, y: int, x: int) -> str:
-        return numbers(kernel[4 * group : 4 * group + 4, copy * step : (copy + 1) * step, y, x].T)
+        return _literals(kernel[4 * group : 4 * group + 4, copy * step : (copy + 1) * step, y, x].T, half=half)
 
     def bias(group: int) -> str:
-        return numbers(biases[4 * group : 4 * group + 4])
+        return _literals(biases[4 * group : 4 * group + 4], half=half)
 
     def slope(group: int) -> str:
         four = factors[4 * group : 4 * group + 4]
-        return numbers(four) if four.any() else ""
-
-    def numbers(values: Array) -> str:
-        return ",".join(_literals(values, half=half))
+        return _literals(four, half=half) if four.any() else ""
 
     return {"weights": weights, "bias": bias, "slope": slope}
 
 
-def _literals(values: Array, *, half: bool) -> Iterator[str]:
-    """Yield the shortest decimal numbers that read back as exactly these floats, or as these rounded to half."""
+def _literals(values: Array, *, half: bool) -> str:
+    """The shortest decimal numbers that read back as exactly these floats, or as these rounded to half."""
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float16 if half else np.float32)
     if not np.isfinite(rounded).all():
         raise CannotConvert(f"a weight of {np.abs(values).max():g} is beyond fp16: export --glsl")
-    for value in rounded.ravel():
-        text = str(value)
-        yield text if "e" in text or "." in text else f"{text}.0"
+    texts = map(str, rounded.ravel())
+    return ",".join(text if "e" in text or "." in text else f"{text}.0" for text in texts)

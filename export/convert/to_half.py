@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import onnx
@@ -17,7 +16,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError
-from compressor.models.networks.base import Network
 from compressor.runtimes.onnx_file import drop_unused, set_nodes
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion
@@ -55,20 +53,19 @@ def _require_equal(job: Conversion, inputs: Sequence[ProofInput], outputs: Seque
 
     The bounds of half precision allow for rounding: a weight of a weak layer could be wrong by a fifth and pass.
     """
+
+    def run(lr: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            sr: torch.Tensor = job.network(lr)
+        return sr
+
     for sample, output in zip(inputs, outputs, strict=True):
-        run = partial(_run, job.network)
         expected = run(sample.lr)
         if not expected.isfinite().all():
             raise SrkdError(NOT_FINITE.format(sample.name))
         reason = compare(sample, output, expected, FORMATS["onnx"].bounds, network=run).reason
         if reason is not None:
             raise SrkdError(f"before it is rounded, it {reason}")
-
-
-def _run(network: Network, lr: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        sr: torch.Tensor = network(lr)
-    return sr
 
 
 def to_half(model: onnx.ModelProto, half_type: int, *, images: bool = False) -> set[str]:

@@ -79,9 +79,8 @@ def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = Non
     ]
     inputs += _pattern_inputs(descriptor)
     inputs += [ProofInput("noise", torch.rand(1, channels, height, width, generator=generator))]
-    for batch, *size in ODD_SIZES if fixed is None else ():
-        odd = tuple(max(descriptor.min_size, -(-length // step) * step) for length in size)
-        width, height = within((odd[0], odd[1]), descriptor.max_size)
+    for batch, *odd in ODD_SIZES if fixed is None else ():
+        width, height = _adapted(odd, descriptor)
         name = f"noise {width}x{height}" + (f" in a batch of {batch}" if batch > 1 else "")
         inputs += [ProofInput(name, torch.rand(batch, channels, height, width, generator=generator))]
     return tuple(inputs)
@@ -108,7 +107,7 @@ def _colours(channels: int) -> dict[str, torch.Tensor]:
 
 def _pattern_inputs(descriptor: Descriptor) -> list[ProofInput]:
     """Return images that hold all patterns, in cells of `CELL` pixels or more."""
-    width, height = _largest_size(descriptor)
+    width, height = descriptor.fixed_size or _adapted(PHOTO_LR, descriptor)
     across, down = max(1, width // CELL), max(1, height // CELL)
     columns = [width * index // across for index in range(across + 1)]
     rows = [height * index // down for index in range(down + 1)]
@@ -142,12 +141,10 @@ def _patterns(colours: Mapping[str, torch.Tensor], y: torch.Tensor, x: torch.Ten
         yield torch.where(dots, colour, white if is_dark else black)
 
 
-def _largest_size(descriptor: Descriptor) -> tuple[int, int]:
-    """The size of a photo's part: the fixed size, or `PHOTO_LR` adapted to the network."""
-    if descriptor.fixed_size is not None:
-        return descriptor.fixed_size
+def _adapted(size: Sequence[int], descriptor: Descriptor) -> tuple[int, int]:
+    """A size near this one that the network takes, if it takes several."""
     step = descriptor.size_multiple
-    width, height = (max(descriptor.min_size, -(-length // step) * step) for length in PHOTO_LR)
+    width, height = (max(descriptor.min_size, -(-length // step) * step) for length in size)
     return within((width, height), descriptor.max_size)
 
 

@@ -64,8 +64,9 @@ def build_graph(
     program = trace(network, lr_size, opset, translations=translations)
     with one_line(f"{network.spec.arch} does not fit into one ONNX graph", first=True):
         plain = _tidy(program.model_proto)
-    model, simplified = _smaller(plain, _simplified(plain))
-    return ExportedGraph(model, len(plain.graph.node), simplified)
+    # The graph with fewer nodes, then fewer bytes: onnxsim's can be larger.
+    model = min(plain, _simplified(plain), key=lambda graph: (len(graph.graph.node), graph.ByteSize()))
+    return ExportedGraph(model, len(plain.graph.node), model is not plain)
 
 
 def trace(
@@ -130,26 +131,15 @@ def _node_name(node: onnx.NodeProto) -> str:
     return "/".join(names[-2:]) if names else node.name
 
 
-def _simplified(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return onnxsim's version, or None if onnxsim fails or cannot confirm that both are equal."""
+def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return onnxsim's version, or the model itself if onnxsim fails or cannot confirm that both are equal."""
     import onnxsim
 
     try:
         simpler, equal = onnxsim.simplify(model)
     except Exception:  # noqa: BLE001 - onnxsim raises whatever its C++ code throws; without it the graph is complete
-        return None
-    return _tidy(simpler) if equal else None
-
-
-def _smaller(plain: onnx.ModelProto, simpler: onnx.ModelProto | None) -> tuple[onnx.ModelProto, bool]:
-    """The graph with fewer nodes, then fewer bytes, and whether it is onnxsim's, which can be larger."""
-
-    def size(model: onnx.ModelProto) -> tuple[int, int]:
-        return len(model.graph.node), model.ByteSize()
-
-    if simpler is not None and size(simpler) < size(plain):
-        return simpler, True
-    return plain, False
+        return model
+    return _tidy(simpler) if equal else model
 
 
 def convert_to_bytes(model: onnx.ModelProto, channels: int) -> None:

@@ -39,6 +39,8 @@ def refusals(host: Host, path: Path) -> Iterator[str]:
 
 def gpu_refusals(content: bytes) -> Iterator[str]:
     """Yield in one line each what of a .tflite the GPU delegate does not take."""
+    from ai_edge_litert import schema_py_generated as schema
+
     model = read_model(content)
     (graph,) = model.subgraphs
     for operator in graph.operators:
@@ -49,7 +51,7 @@ def gpu_refusals(content: bytes) -> Iterator[str]:
         for tensor in (*inputs, *(graph.tensors[index] for index in operator.outputs)):
             if len(_shape(tensor)) > AXES:
                 yield f"{kind} has a tensor of {len(_shape(tensor))} axes, and {AXES} is the most"
-            if not is_constant(model, tensor) and not _is_float32(tensor):
+            if not is_constant(model, tensor) and tensor.type != schema.TensorType.FLOAT32:
                 yield f"{kind} has values between operators that are not float32"
         if kind == "CONV_2D":
             image, weight = map(_shape, inputs[:2])
@@ -61,9 +63,3 @@ def gpu_refusals(content: bytes) -> Iterator[str]:
 
 def _shape(tensor: Any) -> tuple[int, ...]:
     return () if tensor.shape is None else tuple(map(int, tensor.shape))
-
-
-def _is_float32(tensor: Any) -> bool:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return bool(tensor.type == schema.TensorType.FLOAT32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,11 @@ def calibration_patches(
     embedded training photos. Colours at the ends of [0,1] are rare in photos; a calibrated range that does not contain
     them would shift them.
     """
-    photos = _photos(folder)
+    if folder is None:
+        photos, where = {**embedded_photos("train"), **embedded_photos("calibration")}, "embedded photos"
+    else:
+        photos = evenly_spaced_photos(folder, PHOTOS, option="--calibrate")
+        where = f"{len(photos)} photos of {folder.name}"
     side = descriptor.fixed_size or (_whole(SIDE, descriptor), _whole(SIDE, descriptor))
     count = min(count, max(FEWEST, LARGE * COUNT * SIDE**2 // (side[0] * side[1])))
     patches = [
@@ -61,17 +65,10 @@ def calibration_patches(
     patches = patches[:: max(1, len(patches) // count)][:count]
     if not any(float(texture_of(patch[None])) for patch in patches):
         raise UsageError(f"--calibrate {folder}: its images are flat, which no photo is: give photos")
-    where = "embedded photos" if folder is None else f"{len(photos)} photos of {folder.name}"
     where += "" if degradation is None else f", every second one degraded by {degradation.name}"
     return CalibrationPatches(
         torch.stack([*patches, _colour_patch(descriptor, side)]), f"{len(patches)} patches of {where}, flat colours"
     )
-
-
-def _photos(folder: Path | None) -> Mapping[str, Path]:
-    if folder is None:
-        return {**embedded_photos("train"), **embedded_photos("calibration")}
-    return evenly_spaced_photos(folder, PHOTOS, option="--calibrate")
 
 
 def _whole(length: int, descriptor: Descriptor) -> int:

@@ -116,9 +116,6 @@ def _translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
     return {operators.through_integers.default: through_integers, operators.from_levels.default: from_levels}
 
 
-# The modules that replace quantisers and layers.
-
-
 class _Feature(nn.Module):
     def __init__(self, scale: float, zero_point: int, lowest: int) -> None:
         super().__init__()
@@ -175,9 +172,6 @@ class _IntegerLayer(nn.Module):
             convolved: torch.Tensor = self.layer._conv_forward(x, weight, self.layer.bias)
             return convolved
         return torch.nn.functional.linear(x, weight, self.layer.bias)
-
-
-# The order of operations.
 
 
 def quantise_convolutions(graph: onnx.GraphProto, *, moves_relu: bool) -> None:

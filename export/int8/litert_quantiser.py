@@ -76,10 +76,7 @@ def _ranges(content: bytes, images: NDArray[np.float32], whole: bool) -> dict[st
 
     model = read_model(content)
     (graph,) = model.subgraphs
-    values = {int(index): text_of(graph.tensors[index].name) for index in graph.inputs}
-    values |= {
-        int(index): text_of(graph.tensors[index].name) for operator in graph.operators for index in operator.outputs
-    }
+    values = {int(index): text_of(graph.tensors[index].name) for index in (*graph.inputs, *makers_of(graph))}
     interpreter = Interpreter(model_content=content, num_threads=1, experimental_preserve_all_tensors=True)
     interpreter.resize_tensor_input(graph.inputs[0], (1, *images.shape[1:]))
     interpreter.allocate_tensors()
@@ -89,8 +86,7 @@ def _ranges(content: bytes, images: NDArray[np.float32], whole: bool) -> dict[st
         interpreter.set_tensor(graph.inputs[0], image[None])
         interpreter.invoke()
         for index, name in values.items():
-            numbers = interpreter.get_tensor(index).ravel()
-            by_value[name].append(_sample(numbers, generator))
+            by_value[name].append(_sample(interpreter.get_tensor(index).ravel(), generator))
     ends = {name: _range(np.stack(samples), whole) for name, samples in by_value.items()}
     ends |= dict.fromkeys(_images(model), (0.0, 1.0))
     return {

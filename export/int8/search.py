@@ -79,10 +79,6 @@ class Times:
     float_ms: float
     lr_size: tuple[int, int]
 
-    @property
-    def share(self) -> float:
-        return self.ms / self.float_ms
-
     def __str__(self) -> str:
         return f"{self.ms:.1f} ms for {self.lr_size[0]}x{self.lr_size[1]} (float {self.float_ms:.1f} ms)"
 
@@ -202,6 +198,7 @@ def _nearest(tries: Sequence[TriedParts[File]]) -> TriedParts[File]:
 
 def _cheapest(tries: Mapping[str, TriedParts[File]]) -> str:
     """The name of the fastest accepted try, of equally fast ones the nearest; if none is accepted, of the nearest."""
-    shares = {name: tried.times.share for name, tried in tries.items() if tried.reason is None and tried.times}
+    accepted = {name: tried.times for name, tried in tries.items() if tried.reason is None and tried.times}
+    shares = {name: times.ms / times.float_ms for name, times in accepted.items()}
     quick = [name for name, share in shares.items() if share <= min(shares.values()) * (1 + TIE)]
     return min(quick or tries, key=lambda name: tries[name].distance)

@@ -5,10 +5,11 @@ Neither the weights nor the calibration data of an int8 file change its time: on
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import count_threads
 from compressor.images.sets import embedded_photos
@@ -31,7 +31,7 @@ from export.formats.conversion import CannotConvert, FileOptions, Int8Options
 from export.formats.table import Format, find_format
 from export.plan.search import CandidateShape, ShapeMeasurement
 from export.timing.stopwatch import image_for
-from export.timing.turns import CallTimes, compare, no_garbage_collection, take_turns, time_calls
+from export.timing.turns import Call, CallTimes, compare, no_garbage_collection, take_turns, time_calls
 from export.writing.exporting import Source, convert_to
 
 ONCE = 4.0
@@ -86,7 +86,7 @@ class Environment:
             trusted=True,
         )
 
-    def call(self, runtime: Runtime) -> Callable[[], object]:
+    def call(self, runtime: Runtime) -> Call:
         """A function that runs one image of this size."""
         return partial(runtime.run, image_for(runtime, *self.lr_size))
 
@@ -141,6 +141,7 @@ def megabytes_of(file: Path) -> float:
     return sum(inner.stat().st_size for inner in files) / 1e6
 
 
+@dataclass(eq=False)
 class Bench:
     """Measurements of candidates in one environment.
 
@@ -149,25 +150,18 @@ class Bench:
     apart, they show how much the machine's speed varies. A candidate slower than `longest_ms` is timed once.
     """
 
-    def __init__(
-        self,
-        environment: Environment,
-        folder: Path,
-        *,
-        seconds: float = 1.0,
-        longest_ms: float = float("inf"),
-        context: Context = QUIET,
-    ) -> None:
-        self.environment, self.folder, self.seconds, self.longest_ms = environment, folder, seconds, longest_ms
-        self.context = context
-        self.reference: tuple[CandidateShape, Callable[[], object]] | None = None
-        self.reference_ms: list[float] = []
-        """Median of the reference in each first measurement of a candidate, in ms."""
-        self.files: dict[CandidateShape, Path] = {}
-        self.looks: dict[CandidateShape, list[CallTimes]] = {}
-        """Later measurements of each candidate; empty after its first one."""
-        self.calls: dict[CandidateShape, Callable[[], object]] = {}
-        """Calls of the candidates that were measured again: their files stay open."""
+    environment: Environment
+    folder: Path
+    seconds: float = 1.0
+    longest_ms: float = math.inf
+    reference: Call | None = None
+    reference_ms: list[float] = field(default_factory=list)
+    """Median of the reference in each first measurement of a candidate, in ms."""
+    files: dict[CandidateShape, Path] = field(default_factory=dict)
+    looks: dict[CandidateShape, list[CallTimes]] = field(default_factory=dict)
+    """Later measurements of each candidate; empty after its first one."""
+    calls: dict[CandidateShape, Call] = field(default_factory=dict)
+    """Calls of the candidates that were measured again: their files stay open."""
 
     def measure(self, candidate: CandidateShape) -> ShapeMeasurement:
         """Measure a candidate, whose file is written the first time; later results are of all later measurements."""
@@ -178,14 +172,13 @@ class Bench:
             return _of_looks(self.looks[candidate], megabytes_of(self.files[candidate]))
         call = self.environment.call(self.open(candidate))
         megabytes = megabytes_of(self.files[candidate])
-        if self.reference is None:
-            self.reference = candidate, call
+        self.reference = self.reference or call
         call()  # which may include preparation
         (warm,) = time_calls(call, 1)
         if warm > self.longest_ms:
             return ShapeMeasurement(warm, warm / 2, warm * 2, megabytes)
         self.looks[candidate] = []
-        reference, own = take_turns([self.reference[1], call], seconds_each=self.seconds)
+        reference, own = take_turns([self.reference, call], seconds_each=self.seconds)
         return self.relative(reference, own, megabytes)
 
     def relative(self, reference: CallTimes, own: CallTimes, megabytes: float) -> ShapeMeasurement:
@@ -208,7 +201,7 @@ class Bench:
         return float(high / low)
 
 
-def _time_once(call: Callable[[], object], seconds: float) -> CallTimes:
+def _time_once(call: Call, seconds: float) -> CallTimes:
     """Time at least two calls after one that warms up the caches."""
     times: list[float] = []
     with no_garbage_collection():

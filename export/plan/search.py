@@ -238,18 +238,15 @@ class _ShapeSearch:
 
     def meeting(self) -> list[CandidateShape]:
         """The candidates that meet all targets by their last measurement, the largest first."""
-        return sorted(
-            (candidate for candidate in self.measured if self.excess(candidate) <= 1), key=_size, reverse=True
-        )
+        meeting = [candidate for candidate in self.measured if self.excess(candidate) <= 1]
+        return sorted(meeting, key=_size, reverse=True)
 
     def decide(self, kinds: Sequence[_Kind]) -> tuple[CandidateShape | None, list[CandidateShape]]:
         """Measure finalists again until none is left; return the best by quality of those that tie, and these."""
         while finalists := [candidate for candidate in self.finalists() if candidate not in self.again]:
             met = {candidate for candidate in finalists if self.excess(candidate) <= 1}
             self.measure_again(finalists)
-            if dropped := [
-                candidate for candidate in met if candidate not in self.measured or self.excess(candidate) > 1
-            ]:
+            if dropped := met.difference(self.meeting()):
                 for kind in kinds:
                     kind.fill_gap(below=min(dropped, key=_size))
         meeting = [candidate for candidate in self.meeting() if candidate in self.again]
@@ -258,8 +255,7 @@ class _ShapeSearch:
         tied = _tied(meeting)
         # The plan also shows the quality of the two largest fittable candidates that meet the targets.
         for candidate in dict.fromkeys((*tied, *[shape for shape in self.meeting() if shape.fits][:2])):
-            score = self.quality(candidate)
-            if score is not None:
+            if (score := self.quality(candidate)) is not None:
                 self.scores[candidate] = score
         return max(tied, key=lambda candidate: (self._judge(candidate), *_size(candidate))), tied
 
@@ -304,14 +300,12 @@ class _ShapeSearch:
         if self.excess(candidate) > 1:
             return "misses", self.why_not(candidate)
         if candidate is chosen:
-            why = "the largest that meets the target"
-            if chosen is not tied[0]:
-                why = "best fitted quality of those that tie"
-            return "chosen", why
+            if chosen is tied[0]:
+                return "chosen", "the largest that meets the target"
+            return "chosen", "best fitted quality of those that tie"
         if candidate in tied:
-            return "meets", "ties, and its fitted quality is " + (
-                "unknown" if candidate not in self.scores else "no better"
-            )
+            known = "no better" if candidate in self.scores else "unknown"
+            return "meets", f"ties, and its fitted quality is {known}"
         return "meets", "smaller than the chosen one"
 
     def why_not(self, candidate: CandidateShape) -> str:

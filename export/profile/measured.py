@@ -19,7 +19,7 @@ import torch
 
 from compressor.base.choices import Goal
 from compressor.base.context import Progress
-from compressor.base.errors import SrkdError, is_out_of_memory, reason_of
+from compressor.base.errors import SrkdError, one_line
 from compressor.base.memory import keep_freed_memory
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import to_u8
@@ -201,10 +201,9 @@ def _described(workload: Sequence[int]) -> str:
 def _failures_in_one_line(doing: str) -> Iterator[None]:
     """Turn any failure, also out of memory, into a one-line error: the process stays alive for other workloads."""
     try:
-        yield
+        with one_line(f"{doing} failed"):
+            yield
     except SrkdError:
         raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise SrkdError(f"{doing} takes more memory than there is") from error
-        raise SrkdError(f"{doing} failed: {reason_of(error)}") from error
+    except Exception as error:  # `one_line` lets out of memory pass
+        raise SrkdError(f"{doing} takes more memory than there is") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -60,16 +59,12 @@ class ProfiledModel:
     def unbounded(self) -> bool:
         return self.is_unbounded and self.facts.precision == "int8"
 
-    @cached_property
-    def _known_spec(self) -> Spec | None:
-        if self.spec is not None or self.facts.spec is None:
-            return self.spec
-        return spec_from_dict(self.facts.spec)
-
     def cost(self, size: tuple[int, int]) -> Cost | None:
         """The cost of an image: by the spec, or for a foreign ONNX file by its graph; None if it is unknown."""
-        if self._known_spec is not None:
-            return cost(self._known_spec, size)
+        of_file = self.facts.spec
+        spec = spec_from_dict(of_file) if self.spec is None and of_file is not None else self.spec
+        if spec is not None:
+            return cost(spec, size)
         if self.facts.runtime != "onnxruntime":
             return None
         from export.profile.onnx_cost import onnx_cost
@@ -165,10 +160,8 @@ class _Start:
                     options = settings.for_file(name, precision, trusted=True, scale=model.descriptor.scale)
                     self.start(exported, options, name, label, is_teacher, model.spec)
                 if settings.has_int8(name) and not is_teacher:
-                    exported, options = (
-                        self.in_int8(network, source, name),
-                        settings.for_file(name, "int8", trusted=True),
-                    )
+                    exported = self.in_int8(network, source, name)
+                    options = settings.for_file(name, "int8", trusted=True)
                     unbounded = network.quantisation is None
                     self.start(exported, options, name, label, is_teacher, model.spec, unbounded)
             except SrkdError as error:

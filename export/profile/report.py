@@ -244,9 +244,8 @@ class _Measurement:
 
     def goal_of(self, teacher: PhotoScores | None) -> Goal:
         """What the models are judged by: auto asks whether the teacher is nearer to the originals than bicubic."""
-        goal = self.settings.goal
-        if goal != "auto":
-            return goal
+        if self.settings.goal != "auto":
+            return self.settings.goal
         if teacher is None or teacher.own.psnr_y is None or teacher.bicubic.psnr_y is None:
             return "original"
         return "original" if teacher.own.psnr_y > teacher.bicubic.psnr_y else "teacher"

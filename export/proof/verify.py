@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 
@@ -16,7 +15,7 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.conversion import IO
 from export.formats.proof_inputs import ProofInput
 from export.formats.table import Bounds
-from export.proof.quality import QualityDrop
+from export.proof.quality import QualityDrop, Run
 from export.proof.speed import Int8Speed
 
 HALF_LEVEL = 0.5 / 255
@@ -49,9 +48,6 @@ class Proof:
     """Why the file is refused, in one line; None if it is not."""
     quality: QualityDrop | None = None
     speed: Int8Speed | None = None
-
-
-Run: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 def verify(

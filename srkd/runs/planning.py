@@ -82,7 +82,6 @@ def run_plan(options: PlanOptions, teacher: ImageModel, context: Context) -> Pla
                 Path(folder),
                 seconds=measurement.seconds,
                 longest_ms=ONCE * planning.targets.most_ms,
-                context=context,
             )
             result = planning.search(bench.measure)
     if result.stopped:

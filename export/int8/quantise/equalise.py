@@ -10,7 +10,7 @@ ICCV 2019). The factor is only the root, as the precision that a channel gains i
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -89,7 +89,7 @@ class _Ties:
             self.of[result] = self._of(values[0])
             if node.op_type in ACTIVATIONS:
                 self.through_activations.append(self.of[result])
-        elif node.op_type in ("Add", "Sub") and len(values) == 2 and self._alike(values):
+        elif node.op_type in ("Add", "Sub") and len(values) == 2 and len({len(self._of(name)) for name in values}) == 1:
             self._tie(*(self._of(value) for value in values))
             self.of[result] = self._of(values[0])
         elif node.op_type == "Concat" and len(values) == len(node.input) and attribute_of(node, "axis") in (1, -3):
@@ -119,18 +119,14 @@ class _Ties:
                 other = first.setdefault((end, layer.weight), value)
                 self._tie(self._of(other), self._of(value))
             if layer.bias is not None and weights.setdefault(layer.bias, layer.weight) != layer.weight:
-                for place in (
-                    convolution.index for convolution in self.convolutions.values() if convolution.bias == layer.bias
-                ):
-                    self._fix(self.graph.nodes[place].output[0])
+                for other_layer in self.convolutions.values():
+                    if other_layer.bias == layer.bias:
+                        self._fix(self.graph.nodes[other_layer.index].output[0])
 
     def _of(self, name: str) -> NDArray[np.int64]:
         if name not in self.of:
             self.of[name] = np.zeros(self.channels.get(name, 1), np.int64)
         return self.of[name]
-
-    def _alike(self, names: Sequence[str]) -> bool:
-        return len({len(self._of(name)) for name in names}) == 1
 
     def _fix(self, name: str) -> None:
         self._tie(self._of(name), np.zeros_like(self._of(name)))

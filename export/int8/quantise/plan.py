@@ -30,16 +30,8 @@ from export.int8.quantise.grids import S8, U8, U16, Grid, Levels, whole_range
 SUMS = frozenset({"Add", "Sub", "Mul", "Concat"})
 MOVES = frozenset(
     {
-        "DepthToSpace",
-        "SpaceToDepth",
-        "Reshape",
-        "Transpose",
-        "MaxPool",
-        "Slice",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Relu",
+        *("DepthToSpace", "SpaceToDepth", "Reshape", "Transpose", "MaxPool"),
+        *("Slice", "Squeeze", "Unsqueeze", "Flatten", "Relu"),
     }
 )
 """Operators whose results are values of their first input, or zero (Relu); so is a Resize that copies pixels."""
@@ -135,10 +127,8 @@ class FloatGraph:
     @cached_property
     def floats(self) -> frozenset[str]:
         """The names of the float32 values that are not constants."""
-        kinds = {name: kind.elem_type for name, kind in self.types.items()}
-        return frozenset(
-            name for name, kind in kinds.items() if kind == TensorProto.FLOAT and name not in self.constants
-        )
+        floats = (name for name, kind in self.types.items() if kind.elem_type == TensorProto.FLOAT)
+        return frozenset(floats).difference(self.constants)
 
     @cached_property
     def layers(self) -> Mapping[int, Layer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,12 @@ class _Writer:
         if grid is None:
             return
         names = self._grid(f"{name}.grid", grid)
-        quantised = f"{name}.quantised"
+        self._node("QuantizeLinear", [computed, *names], f"{name}.quantised", f"quantise/{name}")
         result = name if last else f"{name}.dequantised"
-        domain = self._domain()
-        self.nodes += [
-            helper.make_node("QuantizeLinear", [computed, *names], [quantised], f"quantise/{name}", domain=domain),
-            helper.make_node("DequantizeLinear", [quantised, *names], [result], f"dequantise/{name}", domain=domain),
-        ]
+        self._node("DequantizeLinear", [f"{name}.quantised", *names], result, f"dequantise/{name}")
+
+    def _node(self, kind: str, inputs: Sequence[str], result: str, name: str) -> None:
+        self.nodes.append(helper.make_node(kind, inputs, [result], name, domain=self._domain()))
 
     def _domain(self) -> str:
         """ONNX has quantisation to sixteen bits since opset 21, ONNX Runtime's own operators at any."""
@@ -85,33 +85,21 @@ class _Writer:
             exact = self.plan.graph.constants[name].astype(np.float64) / grid.scale
             integers = np.clip(np.round(exact) + grid.zero_point, grid.levels.low, grid.levels.high)
             self._store(f"{name}.integers", integers.astype(_kind(grid)))
-            self.nodes.append(
-                helper.make_node(
-                    "DequantizeLinear",
-                    [f"{name}.integers", *names],
-                    [result],
-                    f"dequantise/{name}",
-                    domain=self._domain(),
-                )
-            )
+            self._node("DequantizeLinear", [f"{name}.integers", *names], result, f"dequantise/{name}")
         return result
 
     def _grid(self, name: str, grid: Grid) -> tuple[str, str]:
-        kind = _kind(grid)
         self._store(f"{name}.scale", np.array(grid.scale, np.float32))
-        self._store(f"{name}.zero_point", np.array(grid.zero_point, kind))
+        self._store(f"{name}.zero_point", np.array(grid.zero_point, _kind(grid)))
         return f"{name}.scale", f"{name}.zero_point"
 
     def _layer(self, index: int, node: onnx.NodeProto, layer: QuantisedLayer) -> None:
         """Replace the weight and the bias by integers."""
-        place = self.plan.layers[index]
-        axis = 1 if place.kind == "columns" else 0
-        name = node.name
-        weight = self._dequantised(f"{name}.weight", layer.integers, layer.scales, axis)
-        node.input[1] = weight
+        axis = 1 if self.plan.layers[index].kind == "columns" else 0
+        node.input[1] = self._dequantised(f"{node.name}.weight", layer.integers, layer.scales, axis)
         if layer.bias is None or node.op_type == "MatMul":
             return
-        bias = f"{name}.bias"
+        bias = f"{node.name}.bias"
         source = self.walk.grids[self.plan.graph.nodes[index].input[0]]
         scales = (layer.scales.astype(np.float64) * source.scale).astype(np.float32)
         integers = np.round(layer.bias / np.maximum(scales.astype(np.float64), 1e-30))
