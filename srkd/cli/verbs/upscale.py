@@ -12,8 +12,6 @@ from srkd.options.verbs import UpscaleOptions
 from srkd.terminal.console import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from compressor.inference.upscale_report import Upscaled, UpscaledFilm, UpscaleReport
 
 
@@ -63,30 +61,24 @@ def show(console: Console, options: UpscaleOptions, report: UpscaleReport) -> No
     for picture in report.done:
         seam = "" if picture.seam is None else f", seams differ by up to {picture.seam:.1e}"
         sizes = f"{format_size(picture.lr_size)} -> {format_size(picture.sr_size)}"
-        computed = _computed(picture, [picture.precision], [picture.runtime])
-        console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{computed}{seam}")
+        precision = "" if picture.precision == "fp32" else f", in {picture.precision}"
+        console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{precision}{seam}")
     for film in report.films:
         counts = [f"{film.frames} frames"]
         counts += [f"{film.reused} equal to the one before"] if film.reused else []
         counts += [f"{film.resumed} of an earlier call"] if film.resumed else []
         sizes = f"{format_size(film.lr_size)} -> {format_size(film.sr_size)}"
-        computed = _computed(film, film.precisions, film.runtimes)
+        lower = ", ".join(name for name in film.precisions if name != "fp32")
+        precision = f", in {lower}" if lower else ""
         console.result(
             f"{film.output}  {sizes}, {', '.join(counts)}, {film.seconds:.1f} s, {film.fps:.2f} fps, "
-            f"{film.codec} {film.pixel_format}{computed}"
+            f"{film.codec} {film.pixel_format}{precision}"
         )
         if film.copied:
             console.say(f"copied: {', '.join(film.copied)}")
     line = report.numbers.line()
     if line is not None:
         console.say(f"{options.model}: {line}")
-
-
-def _computed(written: Upscaled | UpscaledFilm, precisions: Iterable[str], runtimes: Iterable[str]) -> str:
-    """Return what computed, where it is not the model as it was opened."""
-    names = [*precisions, *(runtimes if written.psnr_to_exact is not None else ())]
-    shown = [name for name in names if name not in ("fp32", "torch")]
-    return f", in {', '.join(shown)}" if shown else ""
 
 
 def entry(written: Upscaled | UpscaledFilm) -> dict[str, object]:
