@@ -22,11 +22,7 @@ from compressor.teachers.reduced import load_at_scale
 
 def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
     teacher = load_at_scale(
-        path,
-        options.scale,
-        arch_options=options.arch_options,
-        limits=options.limits,
-        trust_code=options.trust_code,
+        path, options.scale, arch_options=options.arch_options, limits=options.limits, trust_code=options.trust_code
     )
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -45,11 +41,7 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
         foreign = ForeignRuntime(teacher.model, label=label, device=options.device)
         return at_scale(foreign, teacher.descriptor.scale, context.note)
     runtime = (TorchCompiledRuntime if compiled else TorchRuntime)(
-        network,
-        label=label,
-        device=options.device,
-        precision=options.precision or "fp32",
-        metadata=srkd_keys(header),
+        network, label=label, device=options.device, precision=options.precision or "fp32", metadata=srkd_keys(header)
     )
     return at_scale(runtime, teacher.descriptor.scale, context.note)
 

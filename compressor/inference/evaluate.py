@@ -116,11 +116,7 @@ class _Table:
         return {name: METRICS[name].load() for name in self.settings.metrics}
 
     def run_models(
-        self,
-        image_set: str,
-        source: ImagePair | LrImage,
-        picture: EvaluatedPicture,
-        scorer: OneBehind,
+        self, image_set: str, source: ImagePair | LrImage, picture: EvaluatedPicture, scorer: OneBehind
     ) -> None:
         """Run every model, and score its outputs during the next run."""
         still = picture.still

@@ -35,12 +35,7 @@ class EvaluatedPicture:
 
 
 def read_picture(
-    source: ImagePair | LrImage,
-    scale: int,
-    protocol: Protocol,
-    degradation: Degradation | None,
-    *,
-    with_frames: bool,
+    source: ImagePair | LrImage, scale: int, protocol: Protocol, degradation: Degradation | None, *, with_frames: bool
 ) -> EvaluatedPicture:
     image_u8, grey_file = read_rgb_u8_and_grey(source.path)
     hr_u8 = None if isinstance(source, LrImage) else mod_crop(image_u8, scale)

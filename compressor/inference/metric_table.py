@@ -100,20 +100,8 @@ def _missing_pyiqa(package: str) -> str | None:
 METRICS: dict[str, Metric] = {
     row.name: row
     for row in (
-        Metric(
-            name="psnr",
-            title="PSNR-Y",
-            source="compressor.images.metrics:psnr",
-            best="highest",
-            unit="dB",
-        ),
-        Metric(
-            name="ssim",
-            title="SSIM-Y",
-            source="compressor.images.metrics:ssim",
-            best="highest",
-            digits=4,
-        ),
+        Metric(name="psnr", title="PSNR-Y", source="compressor.images.metrics:psnr", best="highest", unit="dB"),
+        Metric(name="ssim", title="SSIM-Y", source="compressor.images.metrics:ssim", best="highest", digits=4),
         Metric(
             name="psnr_rgb",
             title="PSNR-RGB",
@@ -122,25 +110,9 @@ METRICS: dict[str, Metric] = {
             unit="dB",
             takes="rgb",
         ),
-        Metric(
-            name="sharpness",
-            title="sharpness",
-            source="compressor.images.looks:sharpness",
-            best="1",
-        ),
-        Metric(
-            name="overshoot",
-            title="overshoot",
-            source="compressor.images.looks:overshoot",
-            best="lowest",
-        ),
-        Metric(
-            name="spectrum",
-            title="spectrum",
-            source="compressor.images.looks:spectrum",
-            best="0",
-            unit="dB",
-        ),
+        Metric(name="sharpness", title="sharpness", source="compressor.images.looks:sharpness", best="1"),
+        Metric(name="overshoot", title="overshoot", source="compressor.images.looks:overshoot", best="lowest"),
+        Metric(name="spectrum", title="spectrum", source="compressor.images.looks:spectrum", best="0", unit="dB"),
         Metric(
             name="high",
             title="high frequencies",
@@ -156,11 +128,7 @@ METRICS: dict[str, Metric] = {
             unit="dB",
         ),
         Metric(
-            name="flicker",
-            title="flicker",
-            source="compressor.images.flicker:flicker",
-            best="lowest",
-            takes="frames",
+            name="flicker", title="flicker", source="compressor.images.flicker:flicker", best="lowest", takes="frames"
         ),
         *(
             Metric(

@@ -14,13 +14,7 @@ from PIL import Image
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.base.metadata import srkd_keys
-from compressor.runtimes.file_runtime import (
-    Array,
-    FileRuntime,
-    ImageFormat,
-    image_format,
-    require_one_image,
-)
+from compressor.runtimes.file_runtime import Array, FileRuntime, ImageFormat, image_format, require_one_image
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 UNITS: Mapping[str, str] = {"cpu": "CPU_ONLY", "coreml": "ALL", "coreml:gpu": "CPU_AND_GPU", "coreml:ane": "CPU_AND_NE"}

@@ -15,13 +15,7 @@ from compressor.base.errors import SrkdError, one_line
 from compressor.base.machine import native_silence
 from compressor.base.metadata import srkd_keys
 from compressor.runtimes.base import read_header
-from compressor.runtimes.file_runtime import (
-    Array,
-    FileRuntime,
-    ImageFormat,
-    image_format,
-    require_one_image,
-)
+from compressor.runtimes.file_runtime import Array, FileRuntime, ImageFormat, image_format, require_one_image
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 IDENTIFIER = b"TFL3"

@@ -79,7 +79,4 @@ def test_only_a_convolution_of_its_own_is_reordered() -> None:
 
 def test_depth_to_space_puts_a_pixels_channels_together() -> None:
     pixels = torch.arange(12.0).reshape(1, 1, 1, 12)
-    assert depth_to_space(pixels, 2).reshape(2, 2, 3).tolist() == [
-        [[0, 1, 2], [3, 4, 5]],
-        [[6, 7, 8], [9, 10, 11]],
-    ]
+    assert depth_to_space(pixels, 2).reshape(2, 2, 3).tolist() == [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]]

@@ -19,13 +19,8 @@ WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
 
 def shapes(kind: str = "edsr", *, fits: bool = True) -> list[CandidateShape]:
     """A grid of candidates with the parameters and MACs of plain 3×3 convolutions."""
-    return [
-        CandidateShape(
-            kind, w, d, 9 * w * w * (d + 1), 9 * w * w * (d + 1) * 57600, f"{kind}:width={w},depth={d}", fits
-        )
-        for w in WIDTHS
-        for d in DEPTHS
-    ]
+    sizes = [(w, d, 9 * w * w * (d + 1)) for w in WIDTHS for d in DEPTHS]
+    return [CandidateShape(kind, w, d, n, n * 57600, f"{kind}:width={w},depth={d}", fits) for w, d, n in sizes]
 
 
 class Clock:
@@ -37,9 +32,8 @@ class Clock:
     def __call__(self, candidate: CandidateShape) -> ShapeMeasurement:
         self.calls.append(candidate)
         ms = self.ms(candidate) * math.exp(self.random.gauss(0, self.noise))
-        return ShapeMeasurement(
-            ms, ms * (1 - 2 * self.noise), ms * (1 + 2 * self.noise), 0.05 + candidate.params * 4e-6
-        )
+        low, high = ms * (1 - 2 * self.noise), ms * (1 + 2 * self.noise)
+        return ShapeMeasurement(ms, low, high, 0.05 + candidate.params * 4e-6)
 
 
 def smooth(candidate: CandidateShape) -> float:
@@ -54,9 +48,7 @@ def stepped(candidate: CandidateShape) -> float:
 
 def largest(ms: Callable[[CandidateShape], float], most_ms: float) -> CandidateShape:
     """The right answer, by trying all shapes."""
-    return max(
-        (candidate for candidate in shapes() if 1.1 * ms(candidate) <= most_ms), key=lambda candidate: candidate.params
-    )
+    return max((shape for shape in shapes() if 1.1 * ms(shape) <= most_ms), key=lambda shape: shape.params)
 
 
 @pytest.mark.parametrize("fps", [3, 30, 100])
@@ -106,9 +98,7 @@ def test_finalists_are_measured_again_in_turns_and_once_where_time_is_up() -> No
         first = len(set(clock.calls))
         again = clock.calls[first:]
         meeting = max(shape.params for shape in clock.calls if 1.1 * smooth(shape) <= 30)
-        assert all(shape.params >= 0.75 * meeting for shape in again), (
-            "those that tie with the largest, and larger ones"
-        )
+        assert all(shape.params >= 0.75 * meeting for shape in again), "those that tie with the largest, and larger"
         assert len(set(clock.calls[:first])) == first, "each shape once, then the finalists"
         finalists = list(dict.fromkeys(again))
         assert 1 < len(finalists) <= 6 and again == finalists * looks
@@ -145,9 +135,7 @@ def test_where_the_finalists_drop_out_what_lies_below_them_is_measured() -> None
     assert plan.chosen.params >= 0.5 * min(row.params for row in dropped)
     assert plan.chosen.name not in {candidate.name for candidate in noisy}
     again = next(number for number, candidate in enumerate(calls) if candidate in calls[:number])
-    assert plan.chosen.name not in {candidate.name for candidate in calls[:again]}, (
-        "measured only after the others dropped out"
-    )
+    assert plan.chosen.name not in {shape.name for shape in calls[:again]}, "measured after the others dropped out"
 
 
 def test_out_of_reach_names_the_fastest_and_what_would_reach_it() -> None:
@@ -163,10 +151,8 @@ def test_out_of_reach_names_the_fastest_and_what_would_reach_it() -> None:
 def test_no_further_shape_is_tried_when_time_is_up() -> None:
     clock = Clock(smooth)
     plan = find_student([*shapes(), *shapes("compact")], Targets(ms=40), clock, enough=lambda share: share > 0.5)
-    candidates = {
-        kind: {candidate for candidate in clock.calls if candidate.kind == kind} for kind in ("edsr", "compact")
-    }
-    assert len(candidates["compact"]) == 3 < len(candidates["edsr"]) and plan.chosen.kind == "edsr"
+    tried = {kind: {shape for shape in clock.calls if shape.kind == kind} for kind in ("edsr", "compact")}
+    assert len(tried["compact"]) == 3 < len(tried["edsr"]) and plan.chosen.kind == "edsr"
     assert plan.stopped and not find_student(shapes(), Targets(ms=40), Clock(smooth)).stopped
 
 
@@ -184,12 +170,9 @@ def test_the_largest_file_below_a_target_is_found_whatever_a_file_has_beside_its
         return ShapeMeasurement(1.0, 1.0, 1.0, fixed + candidate.params * 4e-6)
 
     for most in (0.1, 0.5, 1.0):
-        right = max(
-            (candidate for candidate in shapes() if candidate.params * 4e-6 <= most),
-            key=lambda candidate: candidate.params,
-        )
+        right = max(shape.params for shape in shapes() if shape.params * 4e-6 <= most)
         plan = find_student(shapes(), Targets(megabytes=fixed + most), measure)
-        assert plan.chosen.params >= 0.75 * right.params
+        assert plan.chosen.params >= 0.75 * right
 
 
 def test_shapes_that_should_miss_by_a_third_are_not_measured() -> None:
@@ -277,9 +260,8 @@ def test_a_target_is_a_number_above_0(values: dict[str, float]) -> None:
 
 
 def test_the_model_of_time_follows_width_and_depth_and_remembers_a_slow_width() -> None:
-    points = [
-        (w, d, stepped(CandidateShape("", w, d, 0, 0, ""))) for w, d in ((8, 1), (8, 8), (32, 1), (32, 8), (24, 4))
-    ]
+    sizes = ((8, 1), (8, 8), (32, 1), (32, 8), (24, 4))
+    points = [(w, d, stepped(CandidateShape("", w, d, 0, 0, ""))) for w, d in sizes]
     model = TimeModel.of(points)
     for width, depth, ms in points:
         assert model.ms(width, depth) == pytest.approx(ms, rel=0.1)

@@ -101,7 +101,7 @@ def test_a_network_that_sees_farther_is_told_with_its_seam(tmp_path: Path) -> No
     readme = (tmp_path / "upscayl" / "README.md").read_text(encoding="utf-8")
     assert "grey levels off" in readme and "2x-deep" in readme and " ms for an image of 320x180" in readme
     assert sorted(path.name for path in (tmp_path / "upscayl" / "models").iterdir()) == [
-        *("2x-deep.bin", "2x-deep.param", "2x-deep.param.json"),
+        *("2x-deep.bin", "2x-deep.param", "2x-deep.param.json")
     ]
 
 

@@ -70,11 +70,7 @@ def imports_of(path: Path) -> set[str]:
     return modules & MODULES.keys()
 
 
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-MODULES = {module_of(path): path for path in SOURCES}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 
 
 def test_no_import_cycles() -> None:

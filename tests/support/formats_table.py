@@ -81,10 +81,6 @@ def of_weights(damage: Damage) -> Damage:
     return lambda path: damage(path.with_suffix(".bin"))
 
 
-def without_sidecar(path: Path) -> None:
-    sidecar_path(path).unlink()
-
-
 NOT_OF_ONE_EXPORT = "are damaged or not of one export"
 
 CASES = (
@@ -128,7 +124,7 @@ CASES = (
             (of_weights(half), NOT_OF_ONE_EXPORT),
             (replaced(b"0=8 ", b"0=9 ", 1), NOT_OF_ONE_EXPORT),
             (of_weights(Path.unlink), "its weights, small.bin, are not beside it"),
-            (without_sidecar, "`srkd export` runs with its NAME.param.json beside it"),
+            (lambda path: sidecar_path(path).unlink(), "`srkd export` runs with its NAME.param.json beside it"),
         ),
         windows=(
             SwinIRSpec(width=12, depths=(2, 1), heads=(2, 3), window=4, features=8, scale=2),

@@ -44,17 +44,10 @@ DIRECT = replace(LIGHT, upsampler="pixelshuffledirect")
 COUNTED = (
     Counted("EDSR 32/256", EDSRSpec(width=256, depth=32, res_scale=0.1), gmacs_plus_x4=3293.35),
     Counted(
-        "EDSR 32/128",
-        EDSRSpec(width=128, depth=32),
-        (10_190_339, 10_928_259, 10_780_675),
-        (667.93, 717.38, 825.26),
+        "EDSR 32/128", EDSRSpec(width=128, depth=32), (10_190_339, 10_928_259, 10_780_675), (667.93, 717.38, 825.26)
     ),
     Counted(
-        "EDSR 32/64",
-        EDSRSpec(width=64, depth=32),
-        (2_551_555, 2_736_195, 2_699_267),
-        (167.26, 179.91, 207.28),
-        207.28,
+        "EDSR 32/64", EDSRSpec(width=64, depth=32), (2_551_555, 2_736_195, 2_699_267), (167.26, 179.91, 207.28), 207.28
     ),
     Counted("EDSR 16/64", EDSRSpec()),
     Counted("EDSR 32/16", EDSRSpec(width=16, depth=32), (160_963, 172_563, 170_243)),

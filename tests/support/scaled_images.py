@@ -41,7 +41,9 @@ class ScaledStep:
         state = pair.fresh()
         networks, stage = pair.networks(state), pair.stages[-1]
         scale_networks(networks, top)
-        monkeypatch.setattr(symmetries, "_invert_colours", lambda images, samples: invert_colours(images, samples, top))
+        monkeypatch.setattr(
+            symmetries, "_invert_colours", lambda images, at: torch.where(at[:, None, None, None], top - images, images)
+        )
         noisy = dckd.noisy_inputs
         monkeypatch.setattr(dckd, "noisy_inputs", lambda lr, *how, **draw: top * noisy(lr / top, *how, **draw))
         disturbed = calm.disturbed
@@ -106,7 +108,3 @@ def scale_module(module: nn.Module, top: float) -> None:
     if isinstance(module, FusionGate):
         module.register_forward_pre_hook(lambda _, images: tuple(image / top for image in images))
     module.register_forward_hook(lambda *arguments: top * arguments[-1])
-
-
-def invert_colours(images: Tensor, samples: Tensor, top: float) -> Tensor:
-    return torch.where(samples[:, None, None, None], top - images, images)

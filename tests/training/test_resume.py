@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -150,14 +149,6 @@ def whole(inputs, tmp_path_factory) -> Path:
     """Return a finished run folder."""
     run = tmp_path_factory.mktemp("whole") / "run"
     compress(inputs[1], data=[inputs[3], save_photos(run.with_name("more"))], steps=4, out=run, settings=SETTINGS)
-    return run
-
-
-@pytest.fixture
-def unfinished(whole, tmp_path) -> Path:
-    """Return a run folder as left by a kill at the end."""
-    run = shutil.copytree(whole, tmp_path / "run")
-    change_run_file(run, lambda facts: facts.pop("result"))
     return run
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -29,14 +28,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher, photos = save_teacher(folder / "teacher.safetensors"), save_photos(folder / "photos")
     compress(teacher, data=photos, steps=4, out=folder / "run", settings=(*SMALL, "schedule.validate_every=2"))
     return folder / "run"
-
-
-@pytest.fixture
-def unfinished(whole: Path, tmp_path: Path) -> Path:
-    """Return a run folder as left by a process that was killed at the end."""
-    run = shutil.copytree(whole, tmp_path / "run")
-    change_run_file(run, lambda facts: facts.pop("result"))
-    return run
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -77,11 +76,6 @@ def read_events(folder: Path) -> list[Any]:
     return events
 
 
-def embedded_set(scale: int) -> torch.Tensor:
-    """The LR image of the first embedded validation photo."""
-    return prepare_data(DataChoice(), scale=scale, lr_patch=8).validation[0].images[0].lr
-
-
 def test_the_number_of_a_picture_that_is_not_there_is_refused(teacher: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--track-images 3: there are 2"):
         srkd.compress(teacher, data=photos, steps=1, out=tmp_path / "run", settings=SMALL, track_images=(1, 3))
@@ -105,7 +99,8 @@ def test_a_run_sends_its_numbers_and_no_path(
     shown = [value for event in read_events(folder) for value in event.summary.value if value.HasField("image")]
     assert {value.tag for value in shown} == pictures.keys() - {"step"}
     (student,) = [value.image.encoded_image_string for value in shown if value.tag == f"{name}/student"]
-    network, astronaut = load_checkpoint(folder).network, embedded_set(2)
+    astronaut = prepare_data(DataChoice(), scale=2, lr_patch=8).validation[0].images[0].lr
+    network = load_checkpoint(folder).network
     expected = middle_of(enlarge(network, astronaut, 2))[0].permute(1, 2, 0).numpy()
     difference = np.abs(np.asarray(Image.open(io.BytesIO(student))).astype(int) - expected.astype(int))
     assert difference.max() <= 1 and np.asarray(pictures[f"{name}/student"]).shape == expected.shape
