@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 26613,
+    "compressor": 26605,
     "recipes": 4424,
-    "export": 10025,
+    "export": 10003,
     "srkd": 13094,
     "demo": 525,
-    "tests": 44687,
+    "tests": 44676,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
