@@ -59,7 +59,7 @@ def kind_of(model: Any, operator: Any) -> str:
     from ai_edge_litert import schema_py_generated as schema
 
     kinds = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
-    return kinds[_code_of(model.operatorCodes[operator.opcodeIndex])]
+    return str(kinds[_code_of(model.operatorCodes[operator.opcodeIndex])])
 
 
 def set_kind(model: Any, operator: Any, kind: str) -> None:
