@@ -161,7 +161,7 @@ def _steps_before(graph: FloatGraph, output: str) -> tuple[_Steps | None, int]:
             return (_Steps(graph, value, nodes, index) if own else None), shuffled
         source = next((value_read for value_read in node.input if value_read in graph.floats), "")
         is_step = shuffled == 1 and bool(source) and _affine(graph, node, source) is not None
-        if graph.sole_user(source) != index or not (is_step or _is_shuffle(node)):
+        if graph.sole_user(source) != index or not (is_step or is_shuffle(node)):
             return None, 1
         if is_step:
             nodes.insert(0, node)
@@ -215,7 +215,7 @@ def _anchor_of(graph: FloatGraph, index: int, copies: str) -> _Anchor | None:
     (other,) = (name for name in total.input if name != copies)
     enlarged = maker.op_type == "Resize"
     shuffle = graph.producer.get(other) if enlarged else graph.sole_user(total.output[0])
-    if shuffle is None or not _is_shuffle(graph.nodes[shuffle]) or graph.sole_user(copies) != index:
+    if shuffle is None or not is_shuffle(graph.nodes[shuffle]) or graph.sole_user(copies) != index:
         return None
     node = graph.nodes[shuffle]
     first, second = (node, total) if enlarged else (total, node)
@@ -234,7 +234,7 @@ def _anchor_of(graph: FloatGraph, index: int, copies: str) -> _Anchor | None:
     return _Anchor(conv, shuffle, block, features, first.output[0], second.output[0])
 
 
-def _is_shuffle(node: onnx.NodeProto) -> bool:
+def is_shuffle(node: onnx.NodeProto) -> bool:
     return node.op_type == "DepthToSpace" and attribute_of(node, "mode") == b"CRD"
 
 

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from compressor.runtimes.onnx_file import drop_unused, set_nodes
 from export.graph.onnx_graph import attribute_of
+from export.int8.quantise.ends import is_shuffle
 from export.int8.quantise.plan import FloatGraph, Layer
 
 ROWS = 16
@@ -31,8 +32,8 @@ def widen_last_rows(graph: FloatGraph) -> FloatGraph:
     node, weight = graph.nodes[index], graph.constants[layer.weight]
     shuffle = graph.producer.get(node.input[0], index)
     before = graph.nodes[shuffle]
-    passes = before.op_type == "DepthToSpace" and attribute_of(before, "mode") == b"CRD"
-    block = attribute_of(before, "blocksize") if passes and graph.sole_user(node.input[0]) == index else 1
+    passes = is_shuffle(before) and graph.sole_user(node.input[0]) == index
+    block = attribute_of(before, "blocksize") if passes else 1
     source = before.input[0] if block > 1 else node.input[0]
     colours, square = len(weight), block**2
     added = max(0, -(-ROWS // square) - colours) * square
@@ -43,10 +44,8 @@ def widen_last_rows(graph: FloatGraph) -> FloatGraph:
         "image/bias": np.pad(np.repeat(bias, square), (0, added)),
         **{f"image/{name}": np.array([value]) for name, value in (("first", 0), ("last", colours), ("axis", 1))},
     }
-    conv, _, *bounds = stored
-    nodes = [
-        helper.make_node("Conv", [source, conv, "image/bias"], ["image/rows"], node.name, pads=[wide.shape[2] // 2] * 4)
-    ]
+    (conv, bias_name, *bounds), reach = stored, wide.shape[2] // 2
+    nodes = [helper.make_node("Conv", [source, conv, bias_name], ["image/rows"], node.name, pads=[reach] * 4)]
     if block > 1:
         nodes += [helper.make_node("DepthToSpace", ["image/rows"], ["image/wide"], blocksize=block, mode="CRD")]
     nodes += [helper.make_node("Slice", [nodes[-1].output[0], *bounds], node.output)]
