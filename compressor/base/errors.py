@@ -67,19 +67,13 @@ def report_unwritable(path: object) -> Iterator[None]:
         raise Unwritable(path, error) from error
 
 
-class Unreadable(SrkdError):
-    """A file that could not be read: no permission, a folder of that name, a broken disk."""
-
-    def __init__(self, path: object, error: OSError) -> None:
-        super().__init__(f"{path} cannot be read: {error.strerror or error}")
-
-
 @contextmanager
 def report_unreadable(path: object) -> Iterator[None]:
+    """Report as one line that a file cannot be read: no permission, a folder of that name, a broken disk."""
     try:
         yield
     except OSError as error:
-        raise Unreadable(path, error) from error
+        raise SrkdError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

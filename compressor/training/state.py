@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError, Unreadable, reason_of
+from compressor.base.errors import SrkdError, reason_of, report_unreadable
 from compressor.base.files import atomic_path, require_regular
 from compressor.base.processes import Processes
 from compressor.base.randomness import torch_stream
@@ -297,10 +297,9 @@ def unpack_state(packed: bytes) -> dict[str, Any]:
 def read_state_file(path: Path) -> dict[str, Any]:
     """Return a state whose checksums are right, or raise `DamagedState`."""
     try:
-        require_regular(path)
-        packed = path.read_bytes()
-    except OSError as error:
-        raise DamagedState(str(Unreadable(path, error))) from error
+        with report_unreadable(path):
+            require_regular(path)
+            packed = path.read_bytes()
     except SrkdError as error:
         raise DamagedState(str(error)) from error
     try:
