@@ -77,11 +77,10 @@ def read_sidecar(path: Path) -> Sidecar:
                 raise ValueError(f"lr_size {content['lr_size']!r} is not a size")
         metadata = {key: str(value) for key, value in srkd_keys(content["metadata"]).items()}
         spec = spec_from_dict(json.loads(metadata["srkd.spec"]))
-        facts = dict(content["facts"])
         return Sidecar(
             precision=str(content["precision"]),
             metadata=metadata,
-            facts=facts,
+            facts=dict(content["facts"]),
             spec=spec,
             descriptor=build_descriptor(spec, size),
         )

@@ -72,9 +72,6 @@ class FeatureStore:
             raise SrkdError(f"the temporary file in {tempfile.gettempdir()} was cut short")
         return feature.to(place.device)
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self.in_memory or key in self.in_file
-
     def discard(self, key: Hashable) -> None:
         if key in self.in_memory:
             self.memory_bytes -= self.in_memory.pop(key).nbytes

@@ -37,15 +37,11 @@ class Quantisation:
     compat: Literal["", "pams"] = ""
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("method", get_args(QuantisationMethod)),
-            ("placement", get_args(Placement)),
-            ("compat", ("", "pams")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UsageError(
-                    f"{name}={str(getattr(self, name))[:40]!r} is not one of {', '.join(map(repr, choices))}"
-                )
+        choices = {"method": get_args(QuantisationMethod), "placement": get_args(Placement), "compat": ("", "pams")}
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UsageError(f"{name}={str(value)[:40]!r} is not one of {', '.join(map(repr, allowed))}")
         if self.compat and self.method != "pams":
             raise UsageError(
                 f"compat={self.compat} is for PAMS, whose code quantises so: leave it out with {self.method}"

@@ -47,9 +47,6 @@ def unsigned_levels(bits: int) -> int:
     return int(2**bits - 1)
 
 
-# Values.
-
-
 def weight_limits(weight: torch.Tensor, *, per_channel: bool) -> torch.Tensor:
     """Return M for the tensor, or for each output channel (with the weight's number of axes), without gradient."""
     magnitude = weight.detach().abs()
@@ -152,9 +149,6 @@ class _Unsigned(torch.autograd.Function):
         above = (values >= alpha).to(values.dtype) if ctx.clips else torch.zeros_like(values)
         below = (values < 0).to(values.dtype)
         return upstream * (1 - above - below), (upstream * above).sum(), None, None
-
-
-# Places of a network, and their quantisers in a quantised network.
 
 
 class Place(nn.Module):
@@ -364,9 +358,6 @@ def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bo
     new.register_parameter("bias", layer.bias)
     new.bits, new.per_channel = bits, per_channel
     return new.train(layer.training)
-
-
-# Parts of a quantised network.
 
 
 def quantisers_of(network: nn.Module) -> dict[str, Quantiser]:
