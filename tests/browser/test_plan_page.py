@@ -51,9 +51,7 @@ class PlanPage:
     names: tuple[str, ...]
 
     def planned(self, measured: Path) -> PlanReport:
-        report = srkd.plan(self.teacher, measured=measured, emit=self.folder, quality=False)
-        assert isinstance(report, PlanReport)
-        return report
+        return srkd.plan(self.teacher, measured=measured, emit=self.folder, quality=False)
 
 
 @pytest.fixture(scope="module")

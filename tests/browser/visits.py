@@ -106,8 +106,7 @@ class Visit:
 
     def titles(self) -> list[str]:
         """Return the choices of the right side."""
-        titles: list[str] = self.page.eval_on_selector_all("#right option", "all => all.map((each) => each.text)")
-        return titles
+        return self.page.eval_on_selector_all("#right option", "all => all.map((each) => each.text)")
 
     def stored(self) -> list[str]:
         """Return the addresses that are kept for offline use."""

@@ -59,7 +59,6 @@ def store(tmp_path: Path) -> ImageStore:
 def test_cached_crops_are_direct_outputs_away_from_patch_borders(spec, store, tmp_path):
     teacher = Teacher(build(spec, seed=1))
     radius = teacher.descriptor.receptive_radius
-    assert radius is not None
     big = replace(upright(cached_batches(teacher, store, tmp_path / "cache")), samples=range(16))
     big = replace(big, sampler=replace(big.sampler, lr_patch=2 * radius + 3))
     batch = big.at(0)

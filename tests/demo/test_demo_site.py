@@ -141,9 +141,7 @@ def test_the_folder_of_a_plan_gives_its_files_by_their_names(tmp_path: Path) -> 
     ]
     place, folder = Environment(lr_size=(24, 16)), tmp_path / "phone"
     emitted = emit(shapes, Targets(fps=20, ms=60), place, "abc", 3, folder)
-    planned = plan_to_time(DemoOptions([folder]), QUIET)
-    assert planned is not None
-    plan, models = planned
+    plan, models = plan_to_time(DemoOptions([folder]), QUIET)
     assert plan == {"id": emitted.id, "width": 24, "height": 16, "target_ms": 50.0}
     assert [model.name for model in models] == ["compact 8x1", "compact 8x2"]
     assert models[1].content == (folder / "compact-8x2.onnx").read_bytes()

@@ -82,7 +82,6 @@ def running(desk: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def lines_until(process: subprocess.Popen[str], last: str) -> str:
-    assert process.stdout is not None
     lines = []
     for line in process.stdout:
         lines.append(line)

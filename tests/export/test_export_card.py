@@ -72,7 +72,6 @@ def test_the_card_is_what_hubs_read(small: Path) -> None:
 def test_the_licence_goes_with_the_student(small: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The student's files state it, and so does every verb that describes the student."""
     warning = commercial_warning(FORBIDS)
-    assert warning is not None
     assert licence_of(small / "student.safetensors") == FORBIDS
     assert read_facts(small / "student.onnx")[1]["srkd.license"] == FORBIDS
     facts = read_json(small)

@@ -63,11 +63,9 @@ def test_a_file_of_one_size_says_so_and_runs_any_picture(network: Network, tmp_p
 def test_windows_too_small_for_the_network_tell_their_seam(network: Network, tmp_path: Path) -> None:
     deep = build(dataclasses.replace(SPEC, depth=6), seed=0)
     (file,) = export_model(deep, SOURCE, ["onnx"], tmp_path, options=FileOptions(lr_size=(16, 16))).files
-    assert file.path is not None
     tiled = super_resolve(open_model(file.path), torch.rand(1, 3, 30, 30))
     assert tiled.seam is not None and tiled.seam > 0
     (wide,) = export_model(network, SOURCE, ["onnx"], tmp_path, options=FileOptions(lr_size=(32, 16))).files
-    assert wide.path is not None
     with pytest.raises(UsageError, match="32x16 only: the self-ensemble"):
         super_resolve(open_model(wide.path), torch.rand(1, 3, 20, 20), self_ensemble=True)
 
@@ -208,7 +206,6 @@ def test_formats_do_not_write_over_each_other(
 def test_docs_and_help_know_every_format() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "formats" / "README.md").read_text(encoding="utf-8")
     command = cli.get_command(None, "export")  # type: ignore[arg-type]
-    assert command is not None
     helped = {option: getattr(source, "help", "") for source in command.params for option in source.opts}
     for row in FORMATS.values():
         (line,) = (line for line in page.splitlines() if line.startswith(f"| `--{row.name}` |"))

@@ -185,7 +185,6 @@ def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
 
 def test_profile_says_where_a_time_means_nothing(network: Network, tmp_path: Path) -> None:
     file = export_file(network, "bf16", tmp_path).path
-    assert file is not None
     settings = ProfileSettings(lr_sizes=((8, 8),), seconds=0.1, memory=False, quality=False, threads=1)
     result = profile_models([file], settings=settings)
     assert [(row.runtime, row.precision) for row in result.rows] == [("onnxruntime", "bf16")]
@@ -223,7 +222,6 @@ def test_images_in_fp16(spec: Spec, casts: int, tmp_path: Path) -> None:
 def test_the_rounding_of_the_image_is_emulated_too(network: Network, tmp_path: Path) -> None:
     """On a GPU the image itself has been rounded; so it is where half precision is emulated."""
     file = export_file(network, "fp16", tmp_path, FileOptions(io="fp16"))
-    assert file.path is not None
     runtime = open_model(file.path, OpenOptions(emulate_target=True))
     assert runtime.emulated
     ours = runtime.run(LR)

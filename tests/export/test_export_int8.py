@@ -93,7 +93,6 @@ def test_the_file_opens_as_int8_and_takes_any_size(model: Runtime, student: Netw
 def test_a_file_for_tensorrt_is_compared_in_float_on_its_grids(exported: tuple[FileReport, ...]) -> None:
     """With a CPU's own products, its images would differ between processors."""
     path, lr = exported[1].path, sample_photo(40, 30)
-    assert path is not None
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     plain = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
@@ -255,10 +254,8 @@ def test_a_network_that_was_trained_quantised_brings_its_ranges(student: Network
     files = export_model(network.eval(), Source("student"), ["int8"], tmp_path).files
     assert [file.verdict for file in files] == ["passed", "passed"], [file.reason for file in files]
     for file in files:
-        assert file.path is not None
         quant = json.loads(open_model(file.path).metadata["srkd.quant"])
         assert (quant["method"], quant["calibration"]) == ("pams", "learnt in training")
-        assert file.quality is not None
         assert (file.quality.psnr_to_source or 100) > 45  # to the fake-quantised network
 
 

@@ -80,7 +80,6 @@ def test_all_of_edsr_is_in_integers(good: FileReport, network: Network) -> None:
     """The mean shift, each layer, sum and shuffle are in integers; two more operations convert images."""
     facts = good.facts
     assert (facts["operations"], facts["in_int8"], facts["conversions"], facts["sizes"]) == (12, 12, 2, "any")
-    assert good.path is not None
     model = read_model(good.path.read_bytes())
     (graph,) = model.subgraphs
     stored = [tensor for tensor in graph.tensors if len(tensor.shape) == 4 and is_constant(model, tensor)]
@@ -171,7 +170,6 @@ def test_what_can_stay_in_float(tmp_path: Path) -> None:
     ):
         network = build(spec, seed=0)
         file = export_file(network, "litert", tmp_path / spec.arch)
-        assert file.path is not None
         model = read_model(file.path.read_bytes())
         to_litert_int8._name_values(model)
         layers = to_litert_int8._layers(model)

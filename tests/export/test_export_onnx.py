@@ -345,7 +345,6 @@ def rename_onnx(path: Path, new: Mapping[str, str]) -> None:
 def test_a_file_of_before_in_the_verbs(network: Network, tmp_path: Path) -> None:
     """Enlarged, timed and shown in a browser under its own names."""
     now = export_file(network, "onnx", tmp_path).path
-    assert now is not None
     old = tmp_path / "old.onnx"
     old.write_bytes(now.read_bytes())
     rename_onnx(old, dict(zip(NOW, BEFORE, strict=True)))

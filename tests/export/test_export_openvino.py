@@ -64,7 +64,6 @@ def test_precision_is_what_was_asked_for(network: Network, good: Path) -> None:
 
 def test_it_runs_the_file_of_int8_with_integers(network: Network, tmp_path: Path) -> None:
     path = export_model(network, SOURCE, ["int8"], tmp_path).files[0].path
-    assert path is not None
     usual, here = open_model(path), open_model(path, OpenOptions(runtime="openvino"))
     assert (here.name, here.precision, here.spec) == ("openvino", "int8", network.spec)
     assert here.metadata == usual.metadata and here.descriptor == usual.descriptor

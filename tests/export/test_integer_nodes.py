@@ -41,9 +41,7 @@ def written(spec: Spec, folder: Path, name: str = "int8") -> Path:
 
 
 def counted(path: Path, runtime: str | None = None) -> IntegerNodes:
-    nodes = count_integer_nodes(open_model(path, OpenOptions(runtime=runtime)), path)
-    assert nodes is not None
-    return nodes
+    return count_integer_nodes(open_model(path, OpenOptions(runtime=runtime)), path)
 
 
 @pytest.mark.ci

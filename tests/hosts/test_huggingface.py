@@ -108,7 +108,6 @@ def test_what_the_checkpoint_says_stays_in_its_copy(tmp_path: Path) -> None:
     network = build(EDSRSpec(width=8, depth=1, scale=2), seed=3)
     srkd.save(network, tmp_path / "net.safetensors")
     (host,) = srkd.export(tmp_path / "net.safetensors", hosts="huggingface", out=tmp_path / "out").hosts
-    assert host.folder is not None
     assert (host.folder / "model.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
 
 

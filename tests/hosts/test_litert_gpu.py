@@ -123,7 +123,6 @@ def test_what_the_delegate_does_not_take_is_found(change: Callable[[Any], None],
     """The rules of tflite/delegates/gpu/common/model_builder.cc: IsSupported, IsAllAllowedTensors and the parsers."""
     network = build(CompactSpec(2, width=8, depth=1), seed=0)
     path = export_file(network.unclipped(), "litert", tmp_path, FileOptions(lr_size=SIZE)).path
-    assert path is not None
     content = path.read_bytes()
     assert not list(gpu_refusals(content))
     model = read_model(content)

@@ -50,7 +50,6 @@ def test_the_program_gives_the_networks_image(student: str, tmp_path: Path) -> N
         return
     assert folder.verdict == "written", folder.reason
     (file,) = folder.files
-    assert file.path is not None
     check_in_realesrgan(file.path, network, tmp_path, most=8 if student == "edsr" else 4)  # fp16, in EDSR of 0 to 255
 
 

@@ -30,7 +30,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> HostFolder:
 
 
 def model(written: HostFolder, name: str) -> onnx.ModelProto:
-    assert written.folder is not None
     return onnx.shape_inference.infer_shapes(onnx.load_model(str(written.folder / name)), strict_mode=True)
 
 
@@ -50,7 +49,6 @@ def test_all_between_the_images_is_fp16(written: HostFolder, name: str, images: 
 
 @pytest.mark.ci
 def test_the_command_has_no_option_that_11_lacks(written: HostFolder) -> None:
-    assert written.folder is not None
     text = (written.folder / "README.md").read_text(encoding="utf-8")
     (line,) = (line for line in text.splitlines() if line.startswith("- Call: "))
     words = shlex.split(line.removeprefix("- Call: ").strip("`"))
@@ -77,7 +75,6 @@ def test_onnx_runtime_gives_the_networks_image(student: str, tmp_path: Path) -> 
     for file in host.files:
         if file.format == "trt":
             continue
-        assert file.path is not None
         session = cpu_session(file.path)
         (source,) = session.get_inputs()
         kind = np.float16 if source.type == "tensor(float16)" else np.float32

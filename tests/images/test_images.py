@@ -146,7 +146,6 @@ def test_big_endian_and_palette_and_key_colours(tmp_path: Path) -> None:
     palette.info["transparency"] = 0
     palette.save(tmp_path / "p.png", transparency=0)
     indexed = read_picture(tmp_path / "p.png")
-    assert indexed.alpha is not None
     assert torch.equal(indexed.alpha[0] == 0, torch.from_numpy(np.asarray(palette) == 0))
 
     gradient().save(tmp_path / "key.png", transparency=(0, 0, 0))
@@ -184,7 +183,6 @@ def test_grey_png_with_a_transparent_value(tmp_path: Path) -> None:
         result = read_picture(file)
         with Image.open(file) as opened:
             of_memory = [read_planes(opened) for _ in range(2)]
-        assert result.alpha is not None
         for planes in of_memory:
             assert planes.alpha is not None and torch.equal(planes.alpha[0], result.alpha)
         assert (result.alpha.flatten() == 0).tolist() == [value == largest for value in values]
@@ -196,7 +194,6 @@ def test_a_profile_stays_with_pixels_of_its_kind_alone() -> None:
     cmyk = Image.new("CMYK", (3, 2), (10, 200, 30, 40))
     cmyk.info["icc_profile"] = icc_profile()
     enlarged = like(cmyk, read_planes(cmyk))
-    assert isinstance(enlarged, Image.Image)
     assert enlarged.mode == "RGB" and "icc_profile" not in enlarged.info
     with pytest.raises(UsageError, match="has no pixels: its size is 0x5"):
         read_planes(Image.new("RGB", (0, 5)))

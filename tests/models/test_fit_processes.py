@@ -22,8 +22,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("processes") / "two.json"
     code, _, err = run_torchrun(str(ROOT / "tests" / "support" / "distributed_fit.py"), str(out))
     assert code == 0, err
-    results: dict[str, Any] = json.loads(out.read_text())
-    return results
+    return json.loads(out.read_text())
 
 
 def test_two_processes_have_the_student_of_one(results: dict[str, Any]) -> None:

@@ -38,8 +38,7 @@ class Branches(nn.Module):
         self.conv = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.conv(F.pad(x, (1, 1, 1, 1))) + self.sk(x)
-        return out
+        return self.conv(F.pad(x, (1, 1, 1, 1))) + self.sk(x)
 
 
 class Written(nn.Module):
@@ -81,8 +80,7 @@ class Written(nn.Module):
         end = out if self.attends else self.conv_2(out)
         fused = self.conv_cat(torch.cat([shallow, end, outs[0], first], 1))
         sr = F.pixel_shuffle(self.to_pixel(fused), self.spec.scale * u) if self.attends else self.upsampler(fused)
-        cropped: torch.Tensor = sr[..., : height * self.spec.scale, : width * self.spec.scale]
-        return cropped
+        return sr[..., : height * self.spec.scale, : width * self.spec.scale]
 
 
 def written(spec: SPANSpec | SPANF3Spec) -> Written:

@@ -69,7 +69,6 @@ def test_the_lowest_versions_are_those_of_the_core_dependencies() -> None:
     (line,) = (line for line in done.stdout.splitlines() if "torch==" in line)
     settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     block = re.search(r"^dependencies = \[\n(.*?)^\]", settings, re.MULTILINE | re.DOTALL)
-    assert block is not None
     lowest = re.findall(r'"([\w-]+)>=([\w.]+)', block[1])
     assert len(lowest) > 10
     for name, version in lowest:

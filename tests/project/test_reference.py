@@ -68,7 +68,6 @@ def test_the_page_has_every_option_with_its_help(page: str) -> None:
     text = text_of(page)
     for verb in VERBS:
         command = cli.get_command(click.Context(cli), verb)
-        assert command is not None
         for action in command.commands.values() if isinstance(command, click.Group) else [command]:
             for option in (parameter for parameter in action.params if isinstance(parameter, click.Option)):
                 assert all(flag in text for flag in option.opts), (verb, option.name)

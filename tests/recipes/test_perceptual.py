@@ -41,9 +41,7 @@ from tests.support.tensors import golden, noise
 
 
 def perceptual(**options: Any) -> Perceptual:
-    method = make_method("perceptual", options)
-    assert isinstance(method, Perceptual)
-    return method
+    return make_method("perceptual", options)
 
 
 def game(*, began: int = 10, steps: int = 1000, **options: Any) -> Textured:

@@ -85,9 +85,7 @@ def real(request: pytest.FixtureRequest, tmp_path: Path) -> Real:
 def described(module: str, environment: dict[str, str]) -> dict[str, Any]:
     script = [sys.executable, str(ROOT / "tests" / "support" / "describe_module.py"), module]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
-    value = json.loads(done.stdout)
-    assert isinstance(value, dict)
-    return value
+    return json.loads(done.stdout)
 
 
 def doubled(module: str, **more: str) -> dict[str, Any]:

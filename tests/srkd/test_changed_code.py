@@ -122,7 +122,6 @@ def test_a_plan_does_not_mix_code(heavy: Path, words: dict[str, Any], tmp_path: 
 def test_report_and_card_name_the_code(stopped: Path, heavy: Path, tmp_path: Path) -> None:
     srkd.resume(stopped)
     contents = read_run_file(stopped)
-    assert contents.code is not None
     digest = contents.code.files[str(heavy)][:12]
     srkd.export(stopped, formats="onnx", out=tmp_path / "exported")
     page = srkd.report(stopped, out=tmp_path / "page.html").path

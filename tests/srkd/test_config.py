@@ -58,15 +58,10 @@ def chosen(teacher: Teacher | None, preset: Preset, **shape: Any) -> tuple[First
     return first_student(spec, start, teacher, None, 0, Context(), options.student.init_from), notes
 
 
-def network_of(teacher: Teacher) -> Network:
-    assert teacher.network is not None
-    return teacher.network
-
-
 def test_select_reaches_the_student(teacher: Teacher, choose: Choose) -> None:
     start, notes = choose(width=0.5, select="l1")
-    strongest = build_student(network_of(teacher), width=0.5, select="l1")
-    leading = build_student(network_of(teacher), width=0.5)
+    strongest = build_student(teacher.network, width=0.5, select="l1")
+    leading = build_student(teacher.network, width=0.5)
     assert start.network.fingerprint() == strongest.fingerprint() != leading.fingerprint()
     assert start.start == StudentStart(init="inherit", select="l1", init_from=None, is_cut=True)
     assert notes == []
@@ -134,7 +129,7 @@ def test_another_network_takes_the_teachers_scale_and_is_solved_for(teacher: Tea
 def test_a_spec_of_the_teachers_kind_can_inherit(teacher: Teacher, choose: Choose) -> None:
     start, notes = choose(student="rcan:groups=1,depth=1,width=8,hidden=2", init="inherit")
     assert start.network.spec == RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
-    teacher_weights, weights = dict(network_of(teacher).named_parameters()), dict(start.network.named_parameters())
+    teacher_weights, weights = dict(teacher.network.named_parameters()), dict(start.network.named_parameters())
     middle = teacher_weights["groups.1.blocks.1.conv1.weight"][:8, :8]
     assert torch.equal(weights["groups.0.blocks.0.conv1.weight"], middle)
     assert notes == []

@@ -140,7 +140,6 @@ def test_profile_says_what_an_int8_file_is_and_how_it_compares(
 ) -> None:
     files = (folder / "small.int8.onnx", folder / "small.onnx")
     report = srkd.profile(files, **QUICK)
-    assert command.callback is not None
     inspect.unwrap(command.callback)(Console(), report)
     words = " ".join(capsys.readouterr().out.split())
     assert "small.int8 under onnxruntime: int8 for cpu, " in words and "nodes compute in integers" in words

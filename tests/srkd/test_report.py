@@ -166,7 +166,6 @@ def test_names_in_a_run_folder_are_text(plan: Path, copy: Path, tmp_path: Path) 
 def test_points_are_networks_above_their_cost_with_bicubic_as_a_level(plan: Path) -> None:
     contents = read_contents(plan)
     by_work = against_macs(contents.scores, "original")
-    assert by_work is not None
     assert [(point.label, point.group) for point in by_work.points] == [
         ("inherit", "student"),
         ("scratch", "baseline"),

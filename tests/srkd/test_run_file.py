@@ -174,7 +174,6 @@ def test_rows_of_metrics_hold_numbers_that_can_be_drawn(tmp_path: Path) -> None:
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     metrics = Metrics.read(tmp_path)
-    assert metrics is not None
     first, second, third = metrics.rows
     assert (first.step, first.numbers) == (1, {"step": 1, "weighted/": 1})
     assert (second.kind, second.numbers) == ("train", {"step": 2, "loss": 1.5})

@@ -48,7 +48,6 @@ def denoiser() -> Network:
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.dirac_(module.weight)
-            assert module.bias is not None
             torch.nn.init.zeros_(module.bias)
         if isinstance(module, torch.nn.PReLU):
             torch.nn.init.ones_(module.weight)

@@ -147,7 +147,6 @@ def test_the_best_point_and_each_points_gains_are_reported(swept) -> None:
         ]
         assert gain.differences == pytest.approx(pairs)
     shown = of_role(scores_of(swept), "student")
-    assert shown is not None
     assert (shown.name, shown.params) == (best.variant, load_checkpoint(swept.run).network.params)
 
 

@@ -30,16 +30,13 @@ VERBS_WITH_OPTIONS = [name for name in VERBS if name not in ("recipes", "doctor"
 
 
 def command_of(verb: str) -> VerbCommand:
-    command = cli.get_command(click.Context(cli), verb)
-    assert isinstance(command, VerbCommand)
-    return command
+    return cli.get_command(click.Context(cli), verb)
 
 
 def test_the_command_line_has_the_declared_options_and_no_others() -> None:
     for verb in VERBS_WITH_OPTIONS:
         command = command_of(verb)
         options = command.options
-        assert options is not None
         others = CONSOLE | COMMAND_LINE_ONLY.get(verb, set())
         parameters = [parameter for parameter in command.params if parameter.name not in others]
         names = [declaration.name for declaration in declarations(options)]

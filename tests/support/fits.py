@@ -35,6 +35,5 @@ def in_few_directions(spec: EDSRSpec, rank: int) -> Network:
                 continue
             rows = module.weight.reshape(spec.width, -1)
             module.weight.copy_((keep[level] @ rows).reshape(module.weight.shape))
-            assert module.bias is not None
             module.bias.copy_((keep[level] @ module.bias.reshape(spec.width, -1)).flatten())
     return network

@@ -66,8 +66,7 @@ class NcnnFile:
 
 
 def raw(tensor: Tensor) -> bytes:
-    values: bytes = tensor.detach().numpy().astype("<f4").tobytes()
-    return values
+    return tensor.detach().numpy().astype("<f4").tobytes()
 
 
 def run_ncnn(path: Path, image: Tensor, output: str = "output") -> Tensor:

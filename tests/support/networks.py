@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,25 +20,17 @@ SMALL: dict[str, Spec] = {name: architecture(name).small for name in NETWORKS}
 """A spec of each network with three blocks, and enough channels for cuts at any width."""
 VARIANTS: list[Spec] = [spec for name in NETWORKS for spec in architecture(name).variants]
 """Scales 1 and 8, and the other forms of each network."""
-
-
-def _changed(spec: Any, **sizes: Any) -> Spec:
-    """Return a spec with other sizes; which it has depends on its class."""
-    changed: Spec = replace(spec, **sizes)
-    return changed
-
-
 TEACHERS: dict[str, Spec] = {
-    name: _changed(spec, res_scale=0.5) if hasattr(spec, "res_scale") else spec for name, spec in SMALL.items()
+    name: replace(spec, res_scale=0.5) if hasattr(spec, "res_scale") else spec for name, spec in SMALL.items()
 }
 FORMS: dict[str, Spec] = {
-    "swinir direct": _changed(TEACHERS["swinir"], upsampler="pixelshuffledirect", mlp_ratio=1.5),
-    "swinir nearest": _changed(TEACHERS["swinir"], upsampler="nearest+conv", scale=4),
-    "swinir 3conv": _changed(TEACHERS["swinir"], width=28, heads=(7, 7, 7), connection="3conv"),
-    "swinir denoiser": _changed(TEACHERS["swinir"], upsampler="none", scale=1, channels=1, img_range=255.0),
-    "compact grey x1": _changed(TEACHERS["compact"], scale=1, channels=1),
-    "compact relu": _changed(TEACHERS["compact"], scale=2, act="relu", residual=False),
-    "rcan x8": _changed(TEACHERS["rcan"], scale=8),
+    "swinir direct": replace(TEACHERS["swinir"], upsampler="pixelshuffledirect", mlp_ratio=1.5),
+    "swinir nearest": replace(TEACHERS["swinir"], upsampler="nearest+conv", scale=4),
+    "swinir 3conv": replace(TEACHERS["swinir"], width=28, heads=(7, 7, 7), connection="3conv"),
+    "swinir denoiser": replace(TEACHERS["swinir"], upsampler="none", scale=1, channels=1, img_range=255.0),
+    "compact grey x1": replace(TEACHERS["compact"], scale=1, channels=1),
+    "compact relu": replace(TEACHERS["compact"], scale=2, act="relu", residual=False),
+    "rcan x8": replace(TEACHERS["rcan"], scale=8),
 }
 """Networks to be cut: those of TEACHERS and other forms."""
 

@@ -124,7 +124,6 @@ def seeded(
             state[f"{name}.bias"] = sign * img_range * torch.tensor(MEAN)
         for conv in convs:
             module = nn.Conv2d(conv.inputs, conv.outputs, conv.kernel, groups=conv.groups)
-            assert module.bias is not None
             state[f"{conv.name}.weight"] = module.weight.detach() * (conv.gain or gain)
             state[f"{conv.name}.bias"] = module.bias.detach()
     generator = torch.Generator().manual_seed(1)

@@ -112,7 +112,6 @@ def _tail(shape: Shape) -> Iterator[Conv]:
 
 def _convolution(state: State, conv: Conv) -> None:
     module = nn.Conv2d(conv.inputs, conv.outputs, conv.kernel)
-    assert module.bias is not None
     state[f"{conv.name}.weight"], state[f"{conv.name}.bias"] = module.weight.detach(), module.bias.detach()
 
 

@@ -67,8 +67,7 @@ def teacher_entry(path: Path, sha256: str, **options: Any) -> dict[str, Any]:
 
 
 def read_json(folder: Path) -> dict[str, Any]:
-    contents: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return contents
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
 def change_run_file(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -50,7 +50,6 @@ class ScaledStep:
         monkeypatch.setattr(calm, "disturbed", lambda lr, *how: top * disturbed(lr / top, *how))
         monkeypatch.setattr(perceptual, "target_of", lambda step: top * as_in_a_file(step.teacher().sr / top))
         weights, batch = stage.term_weights, Waves(row.student.scale).at(0)
-        assert batch.hr is not None
         raw: dict[str, float] = {}
         for part in range(stage.updates):
             terms = pair.method.terms(Step(0, 3, Batch(batch.lr * top, batch.hr * top), networks, part))

@@ -54,7 +54,6 @@ def symmetric() -> Network:
 def counting(teacher: Teacher) -> list[tuple[int, ...]]:
     """Return a list that records the shapes of the teacher's inputs from now on."""
     fed: list[tuple[int, ...]] = []
-    assert teacher.network is not None
     teacher.network.register_forward_pre_hook(lambda _, inputs: fed.append(tuple(inputs[0].shape)))
     return fed
 

@@ -161,8 +161,7 @@ def both(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     program, out = ROOT / "tests" / "support" / "distributed_run.py", tmp_path_factory.mktemp("both") / "results.json"
     code, _, err = run_torchrun(str(program), str(inputs / "photos"), str(out))
     assert code == 0, err
-    results: dict[str, Any] = json.loads(out.read_text())
-    return results
+    return json.loads(out.read_text())
 
 
 @pytest.mark.ci
