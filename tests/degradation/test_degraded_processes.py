@@ -53,8 +53,7 @@ def test_two_processes_train_the_same_student(inputs: Path, tmp_path: Path) -> N
     words = ["compress", "--teacher", str(inputs / "teacher.safetensors"), "--data", str(inputs / "photos")]
     words += ["--steps", "6", "--degrade", STEPS, "--init", "inherit", "--out", str(tmp_path / "two")]
     words += [word for setting in SETTINGS for word in ("--set", setting)]
-    code, _, err = run_torchrun("-m", "srkd", *words)
-    assert code == 0, err
+    run_torchrun("-m", "srkd", *words)
     one, two = (load_file(folder / "student.safetensors") for folder in (inputs / "whole", tmp_path / "two"))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
@@ -76,7 +75,6 @@ def test_of_two_processes_one_measures_what_images_suffer(inputs: Path, tmp_path
     )
     words = ["--teacher", str(inputs / "teacher.safetensors"), "--data", str(inputs / "photos"), "--steps", "1"]
     words += ["--degrade", f"like:{inputs / 'photos'}", "--init", "inherit", "--out", str(tmp_path / "two")]
-    code, _, err = run_torchrun(str(program), "compress", *words, *(f"--set={setting}" for setting in SETTINGS))
-    assert code == 0, err
+    run_torchrun(str(program), "compress", *words, *(f"--set={setting}" for setting in SETTINGS))
     assert measured.read_text() == "once "
     assert read_json(tmp_path / "two")["options"]["degrade"] == STEPS

@@ -89,8 +89,7 @@ def test_two_processes_start_from_the_fit_of_one(ground: Path, tmp_path: Path) -
     teacher, photos = str(ground / "teacher.safetensors"), str(ground / "photos")
     options = ["--recipe", "fit", "--steps", "2", *SET_SMALL]
     run = ["compress", "--teacher", teacher, "--data", photos, *options, "--out", str(tmp_path / "two")]
-    code, out, err = run_torchrun("-m", "srkd", *run)
-    assert code == 0, err
+    out, _ = run_torchrun("-m", "srkd", *run)
     (line,) = (line for line in compress(ground, tmp_path / "one") if "solved for in" in line)
     (same,) = (line for line in out.splitlines() if "solved for in" in line)
     figures = [[float(number) for number in re.findall(r"\d+\.\d{3}", text)] for text in (line, same)]

@@ -307,6 +307,5 @@ def test_two_processes_train_with_a_class_of_a_file(mine: Path, words: dict[str,
     options = ["--teacher", words["teacher"], "--data", words["data"], "--width", "0.5", "--steps", "2"]
     settings = [word for setting in words["settings"] for word in ("--set", setting)]
     command = ["-m", "srkd", "compress", "--recipe", f"{mine}:SobelKD(lam=0.3)", *options, *settings]
-    code, _, err = run_torchrun(*map(str, command), "--out", str(tmp_path / "two"))
-    assert code == 0, err
+    run_torchrun(*map(str, command), "--out", str(tmp_path / "two"))
     assert str(mine) in read_json(tmp_path / "two")["code"]["files"]
