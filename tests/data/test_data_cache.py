@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from compressor.data import decode
 from compressor.data.decode import decode_all
 from compressor.images.sets import ImagePair
 from srkd import compress
-from tests.support.commands import ROOT
+from tests.support.commands import python
 from tests.support.data_cache_cases import batches, entries, noise, read, write_photos
 from tests.support.run_files import read_json
 
@@ -169,14 +168,9 @@ def test_reading_holds_a_few_images_in_memory_not_all(tmp_path, cache):
     for index in range(14):
         ramp = np.broadcast_to(np.arange(1600, dtype=np.uint8)[:, None], (1200, 1600, 3))
         Image.fromarray(np.roll(ramp, index, 1)).save(folder / f"{index}.bmp")
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(folder), str(cache.path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    stored, grown = map(int, done.stdout.split())
+    done = python("-c", MEASURE, folder, cache.path, OMP_NUM_THREADS="1")
+    assert done.code == 0, done.err
+    stored, grown = map(int, done.out.split())
     assert stored > 80_000
     assert grown / (1024 if sys.platform == "darwin" else 1) < stored / 2
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.commands import ROOT, python
+
 NODE = """
 import sys
 
@@ -105,11 +105,9 @@ def test_get_node_installs_the_package_only_where_it_is_needed(
 def build_requirements(checkout: Path, **variables: str) -> list[str]:
     """Return the requirements that pip installs before building a wheel of a checkout."""
     program = "import json, hatchling.build as b; print(json.dumps(b.get_requires_for_build_wheel()))"
-    environment = {**os.environ, "PYTHONPATH": "", **variables}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [str(requirement) for requirement in json.loads(done.stdout)]
+    done = python("-c", program, cwd=checkout, PYTHONPATH="", **variables)
+    assert done.code == 0, done.err
+    return [str(requirement) for requirement in json.loads(done.out)]
 
 
 @pytest.mark.ci

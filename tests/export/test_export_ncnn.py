@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from compressor.runtimes.sidecar import sidecar_path
 from compressor.runtimes.table import OpenOptions
 from export.convert import to_ncnn
 from export.formats.proof_inputs import proof_inputs
+from tests.support.commands import python
 from tests.support.exports import export_file
 from tests.support.extras import extra
 
@@ -129,12 +127,9 @@ def test_a_crash_of_ncnn_is_one_line(copy_of: Path, tmp_path: Path, monkeypatch:
         to_ncnn.try_run(copy_of, ("data", "output"), [(3, 8, 9)])
 
 
-def test_waiting_threads_sleep_soon(good: Path) -> None:
+def test_waiting_threads_sleep_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test needs a fresh process, as ncnn's OpenMP reads the variable once."""
-    message = "import compressor.runtimes.ncnn_runtime, ncnn"
-    here = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    environment = {**here, "OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", message], env=environment, capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stderr.count("GOMP_SPINCOUNT = '1000'") >= 2  # torch's OpenMP and ncnn's
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    done = python("-c", "import compressor.runtimes.ncnn_runtime, ncnn", OMP_DISPLAY_ENV="VERBOSE")
+    assert done.code == 0 and done.err.count("GOMP_SPINCOUNT = '1000'") >= 2, done.err  # torch's OpenMP and ncnn's

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 
 from export.plan import runner
 from tests.support.clock import Clock
+from tests.support.commands import python
 from tests.support.onnx_files import enlarger
 
 
@@ -32,10 +31,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_it_runs_alone_beside_its_files(folder: Path) -> None:
     # -I: without the folder of srkd on the path of imports
-    command = [sys.executable, "-I", str(folder / "run.py"), "--seconds", "0.05"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder.parent)
-    assert done.stderr == "" and done.stdout.splitlines()[-1] == f"wrote {folder / 'measured.json'}"
-    assert "damaged failed: " in done.stdout and " FPS\n" in done.stdout
+    done = python("-I", folder / "run.py", "--seconds", "0.05", cwd=folder.parent)
+    assert (done.code, done.err) == (0, "") and done.out.splitlines()[-1] == f"wrote {folder / 'measured.json'}"
+    assert "damaged failed: " in done.out and " FPS\n" in done.out
     measured = json.loads((folder / "measured.json").read_text())
     assert measured["schema"] == "srkd.plan-measured/1" and measured["plan"] == "p1" and measured["threads"] == 1
     assert measured["provider"] == "CPUExecutionProvider" and "cores" in measured["machine"]

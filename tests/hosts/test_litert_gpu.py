@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from export.formats.conversion import FileOptions
 from export.hosts.litert_gpu import gpu_refusals
 from export.hosts.table import HOSTS
 from export.writing.exporting import Source
+from tests.support.commands import python
 from tests.support.exports import export_file
 from tests.support.extras import extra
 from tests.support.hosts import STUDENTS, enlarged, export_for_hosts, photo
@@ -55,11 +53,9 @@ print("fully accelerated:", compiled.is_fully_accelerated())
 def on_gpu(model: Path, image: np.ndarray, folder: Path) -> tuple[np.ndarray | None, str]:
     """Return the image of LiteRT's GPU accelerator, or None, and what it said. It aborts where it finds no GPU."""
     np.save(folder / "lr.npy", image)
-    environment = {**os.environ, "VK_ICD_FILENAMES": str(SWIFTSHADER)}
-    command = [sys.executable, "-c", RUN, str(model), str(folder / "lr.npy"), str(folder / "sr.npy")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
-    said = done.stdout + done.stderr
-    return (np.load(folder / "sr.npy") if done.returncode == 0 else None), said
+    files = (model, folder / "lr.npy", folder / "sr.npy")
+    done = python("-c", RUN, *files, timeout=300, VK_ICD_FILENAMES=str(SWIFTSHADER))
+    return (np.load(folder / "sr.npy") if done.code == 0 else None), done.out + done.err
 
 
 OTHERS = {

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, python
 from tests.support.packages import SOURCES
 
 
 def test_the_direction_holds() -> None:
     program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = python("-c", program, "--no-cache", cwd=ROOT)
+    assert done.code == 0, done.out + done.err
     contracts = (ROOT / "pyproject.toml").read_text().count("[[tool.importlinter.contracts]]")
-    assert contracts >= 6 and f"{contracts} kept, 0 broken" in done.stdout
+    assert contracts >= 6 and f"{contracts} kept, 0 broken" in done.out
 
 
 def test_nothing_outside_the_console_prints() -> None:

@@ -5,16 +5,13 @@ A fifth is a row of the tests, if its terms do not scale with the image or read 
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from recipes.catalogue import METHODS
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, python
 from tests.support.packages import PACKAGES, SOURCES, names_in
 
 WORDS = {"scratch", "inherit", "logits"}
@@ -102,12 +99,9 @@ def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(tree: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    done = python(*arguments, cwd=tree, timeout=1200, PYTHONPATH=str(tree), OMP_NUM_THREADS="1")
+    assert done.code == 0, done.out[-3000:] + done.err[-3000:]
+    return done.out
 
 
 @pytest.mark.ci
