@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,7 +21,8 @@ from PIL import Image
 from tests.browser.app_models import Models, png, sample_rgb
 from tests.browser.app_site import Site, app_files
 from tests.browser.visits import OFFLINE, PHONE, PHONE_HOST, ROOT, App
-from tests.support.demo_server import running
+from tests.support.commands import srkd
+from tests.support.demo_server import create_certificate, lines_until, running
 
 pytestmark = pytest.mark.browser
 
@@ -40,12 +40,7 @@ def demo(*arguments: object) -> Iterator[Site]:
         text=True,
     )
     try:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line == "}\n":
-                break
-        url = json.loads("".join(lines))["addresses"][0]["url"]
+        url = json.loads(lines_until(process, "}"))["addresses"][0]["url"]
         yield Site({}, port=urlsplit(url).port or 0)
     finally:
         process.terminate()  # a program in the background ignores Ctrl-C
@@ -88,8 +83,8 @@ def test_a_fresh_page_from_srkd_demo(app: App, site: Site, tmp_path: Path) -> No
 def phone_site(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """What the server shows to who opens one of its printed addresses."""
     folder = tmp_path_factory.mktemp("phone") / "site"
-    command = [sys.executable, "-m", "srkd", "demo", str(models.tiny.path), "--build", str(folder), "--quiet"]
-    subprocess.run(command, cwd=ROOT, check=True)
+    built = srkd("demo", models.tiny.path, "--build", folder, "--quiet")
+    assert built.code == 0, built.err
     with running(folder, {PHONE_HOST}) as port:
         yield Site({}, port=port)
 
@@ -121,12 +116,7 @@ def test_https_after_a_dismissed_warning(app: App, models: Models, tmp_path: Pat
 
     The certificate is made with the command of docs/use/demo.md; no authority has signed it.
     """
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(certificate), "-days", "30", "-subj", "/CN=demo"]
-    subprocess.run([*command, "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    certificate, key = create_certificate(tmp_path, "demo", "DNS:localhost")
     with demo(models.tiny.path, "--tls-cert", certificate, "--tls-key", key) as site:
         options = {"address": f"https://localhost:{site.port}/", "ignore_https_errors": True}
         # The browser reports it itself, too.
@@ -184,10 +174,9 @@ def test_its_build_folder_runs_on_a_static_host(app: App, wheel: Path, models: M
     installed, folder = tmp_path / "installed", tmp_path / "site"
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(installed)
-    command = [sys.executable, "-m", "srkd", "demo", str(models.tiny.path), "--build", str(folder), "--quiet"]
-    place = {**os.environ, "PYTHONPATH": str(installed), "PATH": "", "SRKD_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(command, cwd=tmp_path, env=place, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    place = {"PYTHONPATH": str(installed), "PATH": "", "SRKD_CACHE": str(tmp_path / "cache")}
+    done = srkd("demo", models.tiny.path, "--build", folder, "--quiet", cwd=tmp_path, **place)
+    assert done.code == 0, done.err
     files = app_files(folder, "sr/")
     files["sr/"] = files["sr/index.html"]
     with app.visit(Site(files, headers={}), address="sr/", ready=False, **PHONE) as visit:

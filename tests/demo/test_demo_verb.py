@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -27,6 +26,7 @@ from demo.addresses import Address, draw_qr_code, list_addresses, listen, requir
 from srkd.cli.main import run
 from tests.support.commands import ROOT, python
 from tests.support.demo_app import write_app
+from tests.support.demo_server import create_certificate, lines_until
 from tests.support.onnx_files import enlarger
 
 PAIR = ("student.onnx", "--teacher", "teacher.onnx")
@@ -45,17 +45,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return create_certificate(tmp_path_factory.mktemp("tls"), "ours", "DNS:localhost,IP:127.0.0.1")
-
-
-def create_certificate(folder: Path, stem: str, names: str) -> tuple[Path, Path]:
-    """Create a certificate with openssl, like a user."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    key, certificate = folder / f"{stem}.key", folder / f"{stem}.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=demo"]
-    subprocess.run([*command, "-addext", f"subjectAltName={names}"], check=True, capture_output=True)
-    return certificate, key
 
 
 @contextlib.contextmanager
@@ -79,15 +68,6 @@ def running(desk: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
-
-
-def lines_until(process: subprocess.Popen[str], last: str) -> str:
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.rstrip("\n") == last:
-            break
-    return "".join(lines)
 
 
 def interrupt(process: subprocess.Popen[str], seconds: float = 60.0) -> tuple[int, str]:
