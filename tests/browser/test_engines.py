@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from export.formats.table import MIN_PSNR_TO_SOURCE
 from tests.browser.app_models import Models, png, sample_rgb, upscaled
-from tests.browser.app_site import Model
 from tests.browser.visits import DESKTOP, PHONE, App, Visit, visiting
 
 if TYPE_CHECKING:
@@ -26,17 +25,6 @@ TABLE = """[...document.querySelectorAll("#compared tbody tr")]
 BITS = {"32-bit": "Sharpened", "16-bit": "Sharpened, 16-bit", "8-bit": "Sharpened, int8"}
 
 
-def family(models: Models) -> list[Model]:
-    return [
-        models.described(replace(each, name=name), SOURCE)
-        for each, name in ((models.tiny, "net"), (models.half, "net-fp16"), (models.int8, "net-int8"))
-    ]
-
-
-def psnr(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other.astype(float)) ** 2)))
-
-
 def compare(visit: Visit) -> list[list[str]]:
     visit.page.click("#compare")
     visit.until("document.querySelector('#compared-words').textContent !== ''")
@@ -48,7 +36,8 @@ def compare(visit: Visit) -> list[list[str]]:
 def test_the_fastest_precision_that_is_exact_enough_is_used(app: App, models: Models) -> None:
     """The nearness in the table is the PSNR between the images of onnxruntime in Python."""
     sample = sample_rgb("chelsea", SIDE)
-    files = family(models)
+    family = ((models.tiny, "net"), (models.half, "net-fp16"), (models.int8, "net-int8"))
+    files = [models.described(replace(each, name=name), SOURCE) for each, name in family]
     with app.visit(app.site(files, {"cat.png": png(sample)}), **PHONE) as visit:
         assert visit.page.is_hidden("#precisions")
         visit.enlarge()
@@ -58,8 +47,8 @@ def test_the_fastest_precision_that_is_exact_enough_is_used(app: App, models: Mo
         assert rows[0][4] == "the measure"
         match = re.fullmatch(r"([\d.]+) dB(: too far)?", rows[2][4])
         assert match is not None, rows
-        expected = psnr(upscaled(models.tiny, sample), upscaled(models.int8, sample))
-        assert float(match[1]) == pytest.approx(expected, abs=1)
+        difference = upscaled(models.tiny, sample).astype(float) - upscaled(models.int8, sample)
+        assert float(match[1]) == pytest.approx(10 * np.log10(255**2 / np.mean(difference**2)), abs=1)
         assert bool(match[2]) == (float(match[1]) < MIN_PSNR_TO_SOURCE)
         near = [row for row in rows if "too far" not in row[4]]
         best = min(near, key=lambda row: float(row[3].replace(",", "")))

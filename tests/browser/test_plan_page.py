@@ -19,10 +19,9 @@ from demo.catalogue import site_contents
 from srkd.api.demonstration import plan_to_time
 from srkd.options.verbs import DemoOptions
 from srkd.runs import planning_elsewhere
-from srkd.runs.planning import PlanReport
 from tests.browser.app_models import FOREIGN
 from tests.browser.app_site import Site, app_files, served
-from tests.browser.visits import PHONE, App, Visit, violations
+from tests.browser.visits import PHONE, App, violations
 
 pytestmark = pytest.mark.browser
 
@@ -50,9 +49,6 @@ class PlanPage:
     site: Site
     names: tuple[str, ...]
 
-    def planned(self, measured: Path) -> PlanReport:
-        return srkd.plan(self.teacher, measured=measured, emit=self.folder, quality=False)
-
 
 @pytest.fixture(scope="module")
 def page(app_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlanPage]:
@@ -70,12 +66,6 @@ def page(app_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield PlanPage(folder / "phone", teacher, site, tuple(model.name for model in models))
 
 
-def timed(visit: Visit) -> None:
-    visit.page.click("#time-plan")
-    visit.until("!document.querySelector('#save-plan').hidden")
-    visit.rest()
-
-
 def test_the_files_of_a_plan_are_timed_in_turns_and_the_plan_reads_their_times(
     app: App, page: PlanPage, tmp_path: Path
 ) -> None:
@@ -87,7 +77,9 @@ def test_the_files_of_a_plan_are_timed_in_turns_and_the_plan_reads_their_times(
         assert visit.page.inner_text("#time-plan") == "Time them on WebAssembly"
         assert violations(visit.page) == []
         visit.page.evaluate(MEASURED)
-        timed(visit)
+        visit.page.click("#time-plan")
+        visit.until("!document.querySelector('#save-plan').hidden")
+        visit.rest()
         sizes = visit.page.evaluate("window.sizes")
         one, two, broken = page.names
         first_two = [one, SIZE, two, SIZE, broken, two, SIZE, one, SIZE]
@@ -112,7 +104,7 @@ def test_the_files_of_a_plan_are_timed_in_turns_and_the_plan_reads_their_times(
         row = measured["rows"][name]
         assert 0 < row["low"] <= row["ms"] <= row["high"]
     assert "cannot be opened" in measured["rows"][broken]["failed"]
-    report = page.planned(file)
+    report = srkd.plan(page.teacher, measured=file, emit=page.folder, quality=False)
     assert {row.name: row.ms for row in report.rows if row.ms is not None} == {
         name: measured["rows"][name]["ms"] for name in (one, two)
     }

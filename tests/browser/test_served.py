@@ -47,16 +47,13 @@ def demo(*arguments: object) -> Iterator[Site]:
         process.communicate(timeout=120)
 
 
-@pytest.fixture(scope="module")
-def site(app_folder: Path, models: Models) -> Iterator[Site]:
-    with demo(models.tiny.path, "--teacher", models.tiny.path) as running:
-        yield running
-
-
-def test_a_fresh_page_from_srkd_demo(app: App, site: Site, tmp_path: Path) -> None:
+def test_a_fresh_page_from_srkd_demo(app: App, models: Models, tmp_path: Path) -> None:
     """The page is isolated, has samples and both models, enlarges, works offline; its policy allows no other host."""
-    # The browser itself reports what it refuses.
-    with app.visit(site, expected=("Content Security Policy", "127.0.0.1:1"), **PHONE) as visit:
+    with (
+        demo(models.tiny.path, "--teacher", models.tiny.path) as site,
+        # The browser itself reports what it refuses.
+        app.visit(site, expected=("Content Security Policy", "127.0.0.1:1"), **PHONE) as visit,
+    ):
         assert visit.titles() == ["Ordinary", "Sharpened", "Large network"]
         assert visit.page.evaluate("crossOriginIsolated") is True
         with Image.open(visit.enlarge().saved(tmp_path)) as saved:
@@ -79,23 +76,17 @@ def test_a_fresh_page_from_srkd_demo(app: App, site: Site, tmp_path: Path) -> No
         assert visit.page.title() != "written inline"
 
 
-@pytest.fixture(scope="module")
-def phone_site(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """What the server shows to who opens one of its printed addresses."""
-    folder = tmp_path_factory.mktemp("phone") / "site"
-    built = srkd("demo", models.tiny.path, "--build", folder, "--quiet")
-    assert built.code == 0, built.err
-    with running(folder, {PHONE_HOST}) as port:
-        yield Site({}, port=port)
-
-
 def test_plain_http_from_another_machine_says_what_is_missing_and_works(
-    app: App, phone_site: Site, tmp_path: Path
+    app: App, models: Models, tmp_path: Path
 ) -> None:
-    """Like a phone that opens this machine's address in the local network."""
-    address = f"http://{PHONE_HOST}:{phone_site.port}/"
-    # The browser says that it ignores the header here.
-    with app.visit(phone_site, address=address, expected=("Cross-Origin-Opener-Policy",), **PHONE) as visit:
+    """Like a phone that opens this machine's address, which the server printed, in the local network."""
+    built = srkd("demo", models.tiny.path, "--build", tmp_path / "site", "--quiet")
+    assert built.code == 0, built.err
+    expected = ("Cross-Origin-Opener-Policy",)  # The browser says that it ignores the header here.
+    with (
+        running(tmp_path / "site", {PHONE_HOST}) as port,
+        app.visit(Site({}, port=port), address=f"http://{PHONE_HOST}:{port}/", expected=expected, **PHONE) as visit,
+    ):
         secure = "[isSecureContext, crossOriginIsolated, 'serviceWorker' in navigator]"
         assert visit.page.evaluate(secure) == [False] * 3
         assert visit.text("engine") == "WebAssembly · 1 thread"

@@ -25,7 +25,6 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.loop import Trainer
-from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.reading import load_preset
@@ -255,15 +254,11 @@ def test_zoomed_out_without_a_cache_is_the_batch_shrunk_and_the_teacher_runs():
     assert torch.equal(step.zoom_out(), imresize(lr, 1 / SCALE))
 
 
-def stage(*methods: object, steps: int = 3) -> Stage:
-    return load_preset("scratch", [f"schedule.steps={steps}"]).stage(methods)  # type: ignore[arg-type]
-
-
 def test_training_with_a_cache_never_runs_the_teacher(store, tmp_path):
     teacher = Teacher(edsr(1))
     batches = cached_batches(teacher, store, tmp_path, batch=2)
     fed = counting(teacher)
-    only, recorder = stage(Logits()), Recorder()
+    only, recorder = load_preset("scratch", ["schedule.steps=3"]).stage([Logits()]), Recorder()
     Trainer([only], State.fresh(edsr(2), teacher.network, only), batches, teacher.network, recorder, seed=0).run()
     assert fed == [] and len(recorder.losses) == 3
     assert all(value > 0 for value in recorder.losses[0].values())

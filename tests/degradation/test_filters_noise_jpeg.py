@@ -7,7 +7,6 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import PIL
 import pytest
 import torch
@@ -117,12 +116,6 @@ def test_steps_of_the_luminance_are_those_that_libjpeg_writes() -> None:
         assert [int(step) for step in luminance_steps(quality).flatten()] == expected
 
 
-def fields(add: Any, image: Tensor, amount: float, *, grey: bool, count: int = 64) -> npt.NDArray[np.float64]:
-    generators = (np.random.default_rng(seed) for seed in range(count))
-    noisy = [add(image, amount, grey=grey, generator=generator) for generator in generators]
-    return torch.stack([each - image for each in noisy]).double().numpy()
-
-
 @needs_shared
 def test_noise_has_the_statistics_of_basicsr() -> None:
     _, given, made = golden_of("losses/realesrgan_noise")
@@ -130,7 +123,9 @@ def test_noise_has_the_statistics_of_basicsr() -> None:
     for key, expected in made.items():
         kind, amount, grey, *_ = key.split("_")
         add = add_gaussian if kind == "gauss" else add_poisson
-        noise = fields(add, image, float(amount[1:]), grey=grey == "g1")
+        level, is_grey = float(amount[1:]), grey == "g1"
+        noisy = [add(image, level, grey=is_grey, generator=np.random.default_rng(seed)) for seed in range(64)]
+        noise = torch.stack([each - image for each in noisy]).double().numpy()
         if kind == "gauss":
             correlation = np.corrcoef(noise[:, 0].ravel(), noise[:, 1].ravel())[0, 1]
             assert noise.std() == pytest.approx(float(expected[0]), rel=0.03)

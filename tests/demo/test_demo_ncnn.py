@@ -14,11 +14,10 @@ import torch
 from PIL import Image
 
 from compressor.images.sets import embedded_photos
-from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
-from export.writing.exporting import Source, export_model
+from tests.support.exports import export_file
 from tests.support.extras import extra
 from tests.support.shared import ROOT
 
@@ -49,25 +48,17 @@ def program() -> Path:
     return BUILD / "upscale"
 
 
-def exported(spec: EDSRSpec | RCANSpec, folder: Path) -> tuple[Network, Path]:
-    network = build(spec, seed=0)
-    (file,) = export_model(network, Source("student"), ["ncnn"], folder).files
-    assert file.path is not None, file.reason
-    return network, file.path
-
-
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120)
-
-
 @pytest.mark.parametrize(
     "spec", [EDSRSpec(width=8, depth=2, scale=4), RCANSpec(width=8, groups=1, depth=2, hidden=2)], ids=lambda s: s.arch
 )
 def test_the_sample_equals_torch(program: Path, spec: EDSRSpec | RCANSpec, tmp_path: Path) -> None:
-    network, param = exported(spec, tmp_path)
+    network = build(spec, seed=0)
+    file = export_file(network, "ncnn", tmp_path)
+    assert file.path is not None, file.reason
     photo = Image.open(min(embedded_photos("val").values())).convert("RGB").crop((40, 30, 103, 71))
     photo.save(tmp_path / "photo.ppm")
-    done = run(program, param, tmp_path / "photo.ppm", tmp_path / "large.ppm", 2)
+    command = [program, file.path, tmp_path / "photo.ppm", tmp_path / "large.ppm", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
     with torch.no_grad():

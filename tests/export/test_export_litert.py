@@ -17,18 +17,13 @@ interpreter = extra("ai_edge_litert.interpreter")
 pytestmark = pytest.mark.extras
 
 
-@pytest.fixture(scope="module")
-def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = export_file(network, "litert", tmp_path_factory.mktemp("good"))
+def test_an_app_sees_an_image_as_it_has_it(network: Network, tmp_path: Path) -> None:
+    file = export_file(network, "litert", tmp_path)
     assert file.verdict == "passed" and file.path is not None, file.reason
     assert (file.facts["layout"], file.facts["sizes"]) == ("NHWC", "any")
     assert file.facts["operations"] == 10, "each convolution, addition and shuffle one operation, and the mean"
-    return file.path
-
-
-def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None:
     image = np.random.default_rng(0).random((1, 6, 9, 3), dtype=np.float32)
-    (actual,) = run_as_an_app(interpreter, good, image)
+    (actual,) = run_as_an_app(interpreter, file.path, image)
     expected = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     np.testing.assert_allclose(actual, expected.numpy(), atol=1e-5)
 

@@ -181,14 +181,11 @@ def test_what_can_stay_in_float(tmp_path: Path) -> None:
         path = tmp_path / f"{spec.arch}.tflite"
         in_float = [layers.names[0], *sums]
         path.write_bytes(litert_quantiser._quantise(content, ranges, in_float, bytes_at_ends=False))
-        by_name = dict(zip(_names(path), _operators(path), strict=True))
+        (graph,) = read_model(path.read_bytes()).subgraphs
+        names = [text_of(graph.tensors[operator.outputs[0]].name) for operator in graph.operators]
+        by_name = dict(zip(names, _operators(path), strict=True))
         assert all(schema.TensorType.FLOAT32 in by_name[name][1] for name in in_float)
         assert schema.TensorType.INT8 in by_name[layers.names[1]][1]
-
-
-def _names(path: Path) -> list[str]:
-    (graph,) = read_model(path.read_bytes()).subgraphs
-    return [text_of(graph.tensors[operator.outputs[0]].name) for operator in graph.operators]
 
 
 def test_ranges_leave_out_what_is_rare() -> None:

@@ -91,11 +91,6 @@ SCHEMA: dict[str, Any] = preset_schema(BUILTIN)
 FOLDER = PurePosixPath("docs")
 
 
-@pytest.fixture(scope="module")
-def keys() -> str:
-    return recipe_keys.keys_of_recipes(FOLDER)
-
-
 def test_every_part_stands_on_a_page_and_every_mark_is_one() -> None:
     marks = [name for page in ROOT.glob("docs/**/*.md") for name in MARK.findall(page.read_text(encoding="utf-8"))]
     assert sorted(marks) == sorted(PARTS)
@@ -133,7 +128,8 @@ def rows(page: str, heading: str) -> dict[str, list[str]]:
     return {cells[0].strip(" `"): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
-def test_the_page_has_every_key_of_the_schema_with_its_meaning(keys: str) -> None:
+def test_the_page_has_every_key_of_the_schema_with_its_meaning() -> None:
+    keys = recipe_keys.keys_of_recipes(FOLDER)
     sections = {"## The file": ("", SCHEMA)}
     for key, part in SCHEMA["properties"].items():
         if "$ref" in part:
@@ -147,6 +143,5 @@ def test_the_page_has_every_key_of_the_schema_with_its_meaning(keys: str) -> Non
             value, default, meaning = table[prefix + key]
             assert value and default and meaning == one["description"], (heading, key)
     methods = {f"methods.0.{key}" for name in BUILTIN for key in SCHEMA["definitions"][f"method-{name}"]["properties"]}
-    assert set(rows(keys, "## `methods`")) == methods and all(
-        cells[-1] for cells in rows(keys, "## `methods`").values()
-    )
+    listed = rows(keys, "## `methods`")
+    assert set(listed) == methods and all(cells[-1] for cells in listed.values())

@@ -96,18 +96,14 @@ def test_every_file_has_a_docstring() -> None:
     assert bare == []
 
 
-def modules_by_class(files: list[Path]) -> dict[str, set[str]]:
-    """Return the files that define a class of each name at their top level."""
+def doubled(files: list[Path]) -> dict[str, set[str]]:
+    """Return the names of classes that several files define at their top level, each with those files."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for path in files:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef):
                 found[node.name].add(path.name if not path.is_relative_to(ROOT) else str(path.relative_to(ROOT)))
-    return found
-
-
-def doubled(files: list[Path]) -> dict[str, set[str]]:
-    return {name: modules for name, modules in modules_by_class(files).items() if len(modules) > 1}
+    return {name: modules for name, modules in found.items() if len(modules) > 1}
 
 
 def test_no_two_modules_define_a_class_of_the_same_name() -> None:

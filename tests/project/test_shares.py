@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, python
 
 pytestmark = pytest.mark.ci
 
 
 def collected(*words: str) -> list[str]:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/images/test_images.py", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if "::" in line]
+    done = python("-m", "pytest", "--collect-only", "-q", "tests/images/test_images.py", *words, cwd=ROOT)
+    assert done.code == 0, done.out
+    return [line for line in done.out.splitlines() if "::" in line]
 
 
 def test_the_shares_are_all_tests_once() -> None:

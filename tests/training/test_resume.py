@@ -79,16 +79,10 @@ def states(run: Path) -> list[Path]:
     return SavedStates(run / "checkpoints").paths()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, list[str]]:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert srkd_in_process(["compress", *inputs, "--out", str(run)]) == 0
-    return outcome(run)
-
-
 @pytest.mark.ci
-def test_killed_then_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save(inputs, undisturbed, tmp_path):
-    run = tmp_path / "run"
+def test_killed_then_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save(inputs, tmp_path):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    assert srkd_in_process(["compress", *inputs, "--out", str(undisturbed)]) == 0
     process = started([*inputs, "--out", str(run)])
     wait_for_lines(process, run, 5)
     process.kill()
@@ -123,7 +117,7 @@ def test_killed_then_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save(in
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert f"continuing at step {done} of {STEPS}" in out
-    assert outcome(run) == undisturbed
+    assert outcome(run) == outcome(undisturbed)
     assert len(states(run)) == 3 and not list((run / "checkpoints").glob(".*"))
 
 

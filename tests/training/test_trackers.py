@@ -100,8 +100,7 @@ def test_a_run_sends_its_numbers_and_no_path(
     assert {value.tag for value in shown} == pictures.keys() - {"step"}
     (student,) = [value.image.encoded_image_string for value in shown if value.tag == f"{name}/student"]
     astronaut = prepare_data(DataChoice(), scale=2, lr_patch=8).validation[0].images[0].lr
-    network = load_checkpoint(folder).network
-    expected = middle_of(enlarge(network, astronaut, 2))[0].permute(1, 2, 0).numpy()
+    expected = middle_of(enlarge(load_checkpoint(folder).network, astronaut, 2))[0].permute(1, 2, 0).numpy()
     difference = np.abs(np.asarray(Image.open(io.BytesIO(student))).astype(int) - expected.astype(int))
     assert difference.max() <= 1 and np.asarray(pictures[f"{name}/student"]).shape == expected.shape
     assert wandb_run.exit_code == 0 and wandb_run.settings["project"] == "srkd" and wandb_run.settings["name"] == "run"
