@@ -27,7 +27,6 @@ def npm(arguments):
 def build_demo() -> ModuleType:
     """A fresh copy of the script as a module."""
     spec = importlib.util.spec_from_file_location("build_demo", ROOT / "scripts" / "build_demo.py")
-    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -45,14 +45,12 @@ def good(quick_int8: None, network: Network, tmp_path_factory: pytest.TempPathFa
 
 
 def test_it_is_near_the_network_and_timed_against_float(good: FileReport) -> None:
-    assert good.path is not None and good.quality is not None and good.speed is not None
     assert [part.name for part in good.path.parent.iterdir()] == ["small.int8.tflite"]
     assert good.quality.drop <= 0.1 and good.quality.psnr_to_source is not None and good.quality.psnr_to_source > 40
     assert good.speed.runtime == "litert" and good.speed.ms > 0
 
 
 def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
-    assert good.path is not None and good.quality is not None
     runtime = open_model(good.path, OpenOptions(precision="int8"))
     assert (runtime.name, runtime.precision, runtime.spec) == ("litert", "int8", network.spec)
     assert runtime.descriptor == network.descriptor

@@ -218,7 +218,6 @@ def test_quality_stands_beside_speed(report: ProfileReport) -> None:
     # The teacher's weights are random: what is asked is who is near to its images.
     large, small = untrained
     assert report.goal == "teacher" and large.psnr_y_teacher is None and large.over_bicubic is None
-    assert small.psnr_y_teacher is not None and bicubic.psnr_y_teacher is not None
     assert small.over_bicubic == pytest.approx(small.psnr_y_teacher - bicubic.psnr_y_teacher)
     assert not any("BELOW BICUBIC" in note for note in report.notes)
 

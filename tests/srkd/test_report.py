@@ -172,7 +172,6 @@ def test_points_are_networks_above_their_cost_with_bicubic_as_a_level(plan: Path
         ("teacher", "teacher"),
     ]
     bicubic = contents.score("bicubic")
-    assert bicubic is not None and bicubic.to_original is not None
     assert by_work.levels == (("bicubic", bicubic.to_original.mean),)
     assert all(point.x == score.macs / 1e9 for point, score in zip(by_work.points, contents.scores, strict=False))  # type: ignore[operator]
     ((_, picture),) = point_figures([by_work, None])

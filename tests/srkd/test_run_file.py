@@ -41,7 +41,6 @@ def test_a_run_is_read_as_it_was_written(runs: Path) -> None:
     assert cached.teacher_cache is not None and cached.teacher_cache.bytes > 0
     assert cached.untrained is not None and cached.result is not None
     assert cached.result.untrained == cached.untrained
-    assert copied.start is not None and copied.start.init_from is not None
     assert "head.weight" in copied.start.init_from.copied
     assert joint.phi is not None and joint.phi.kind == "teacher"
     assert joint.result is not None and joint.result.teacher_joint is not None
