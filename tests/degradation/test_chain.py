@@ -20,7 +20,6 @@ from compressor.images.resize import downscale_u8
 from compressor.images.sets import embedded_photos
 from srkd.record.run_spec import DegradationSteps
 from tests.support.shared import golden_of, needs_shared
-from tests.support.small_runs import degradation_of
 
 WITHOUT_EXTRA = tuple(name for name in names() if name != "h264")
 
@@ -59,7 +58,7 @@ def test_the_chain_of_real_esrgan_stage_by_stage(case: str) -> None:
 
 
 def test_kernels_are_drawn_as_in_real_esrgan() -> None:
-    blur = degradation_of("realesrgan").steps[1]
+    blur = read_degradation("realesrgan").steps[1]
     numbers = np.random.default_rng(0).random((4_000, 9))
     kernels = [blur.kernel(row, 4) for row in numbers]
     sizes = Counter(kernel.shape[0] for kernel in kernels)
@@ -74,7 +73,7 @@ def test_kernels_are_drawn_as_in_real_esrgan() -> None:
 @needs_shared
 def test_the_population_of_kernels_is_that_of_basicsr() -> None:
     _, _, made = golden_of("losses/realesrgan_kernel_population")
-    blur = degradation_of("realesrgan").steps[1]
+    blur = read_degradation("realesrgan").steps[1]
     kernels = [blur.kernel(row, 4) for row in np.random.default_rng(1).random((20_000, 9))]
     sizes = np.array([kernel.shape[0] for kernel in kernels])
     np.testing.assert_allclose([sizes.mean(), sizes.std()], made["size_mean_std"], rtol=0.02)
@@ -86,7 +85,7 @@ def test_the_population_of_kernels_is_that_of_basicsr() -> None:
 @pytest.mark.parametrize("name", WITHOUT_EXTRA)
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_an_image_depends_on_seed_step_and_sample_alone(name: str, scale: int) -> None:
-    degradation = degradation_of(name)
+    degradation = read_degradation(name)
     image = photo()
     first = degradation.apply(image, scale, Draws(3, 5, 7))
     assert first.dtype == torch.uint8 and first.shape == (3, 96 // scale, 112 // scale)
@@ -99,7 +98,7 @@ def test_an_image_depends_on_seed_step_and_sample_alone(name: str, scale: int) -
 
 @pytest.mark.parametrize("name", WITHOUT_EXTRA)
 def test_threads_change_no_byte(name: str) -> None:
-    degradation, image, before = degradation_of(name), photo(), torch.get_num_threads()
+    degradation, image, before = read_degradation(name), photo(), torch.get_num_threads()
     made = []
     try:
         for threads in (1, 2):
@@ -116,35 +115,35 @@ def test_a_skipped_step_changes_no_other_draw(tmp_path: Path) -> None:
     for share in (0, 1):  # noise of no strength, of either kind
         file = tmp_path / f"noise{share}.yaml"
         file.write_text(text.format(share))
-        made.append(degradation_of(str(file)).apply(photo(), 2, Draws(0, 0, 0)))
+        made.append(read_degradation(str(file)).apply(photo(), 2, Draws(0, 0, 0)))
     assert torch.equal(*made)
 
 
 def test_a_line_of_steps_is_what_it_says() -> None:
     image = photo()
     clean = downscale_u8((image * 255).round().to(torch.uint8), 4)
-    nothing = degradation_of("noise=0")
+    nothing = read_degradation("noise=0")
     # MATLAB's bicubic once, without its rounding to 8 bit between rows and columns.
     assert int((nothing.apply(image, 4, Draws(0, 0, 0)).int() - clean.int()).abs().max()) <= 1
-    noisy = degradation_of("noise=10")
+    noisy = read_degradation("noise=10")
     fields = [noisy.apply(image, 4, Draws(0, 0, sample)).float() - clean for sample in range(40)]
     assert float(torch.stack(fields).std()) == pytest.approx(10, rel=0.05)
-    blurred = degradation_of("blur=1.5")
+    blurred = read_degradation("blur=1.5")
     steps = [made.float().diff(dim=-1).square().mean() for made in (blurred.apply(image, 4, Draws(0, 0, 0)), clean)]
     assert float(steps[0]) < 0.4 * float(steps[1])
-    chain = degradation_of("jpeg=40..60,blur=0..1,noise=3")
+    chain = read_degradation("jpeg=40..60,blur=0..1,noise=3")
     assert [step.name for step in chain.steps] == ["blur", "shrink", "noise", "jpeg"]
 
 
 def test_a_share_of_the_images_stays_clean_and_the_others_are_as_without_it(tmp_path: Path) -> None:
     image = photo()
-    clean, noisy = degradation_of("noise=0"), degradation_of("noise=9")
-    both = degradation_of("noise=9,clean=0.25")
+    clean, noisy = read_degradation("noise=0"), read_degradation("noise=9")
+    both = read_degradation("noise=9,clean=0.25")
     assert both.label == "noise=9,clean=0.25" and Degradation.from_json(json.loads(json.dumps(both.to_json()))) == both
     file = tmp_path / "mine.yaml"
     assert DegradationSteps.model_validate_json(json.dumps(both.to_json())).clean == 0.25  # as run.json has it
     file.write_text("steps: [shrink, noise: {gaussian: 1, sigma: 9}]\nclean: 0.25\n")
-    assert degradation_of(str(file)).clean == 0.25 and "clean" not in noisy.to_json()
+    assert read_degradation(str(file)).clean == 0.25 and "clean" not in noisy.to_json()
     kinds = []
     for sample in range(200):
         draws = Draws(0, 0, sample)
@@ -153,7 +152,7 @@ def test_a_share_of_the_images_stays_clean_and_the_others_are_as_without_it(tmp_
         assert kinds[-1] or torch.equal(made, noisy.apply(image, 2, draws))
     assert sum(kinds) == pytest.approx(50, abs=20)
     assert (
-        degradation_of("realesrgan,clean=1")
+        read_degradation("realesrgan,clean=1")
         .apply(image, 2, Draws(0, 0, 0))
         .equal(clean.apply(image, 2, Draws(0, 0, 0)))
     )
@@ -163,11 +162,11 @@ def test_every_named_one_is_a_file_and_survives_json() -> None:
     assert set(names()) >= {"jpeg", "noise", "blur", "video", "h264", "realesrgan", "realesrgan1"}
     assert set(short_steps()) == {"blur", "noise", "blocks", "h264", "jpeg"}
     for name in names():
-        degradation = degradation_of(name)
+        degradation = read_degradation(name)
         assert read_degradation(str(NAMED / f"{name}.yaml")) == degradation
         assert Degradation.from_json(json.loads(json.dumps(degradation.to_json()))) == degradation
     assert read_degradation("none") is None
-    assert {step.name for name in names() for step in degradation_of(name).steps} == set(STEPS)
+    assert {step.name for name in names() for step in read_degradation(name).steps} == set(STEPS)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +215,7 @@ def test_all_mistakes_of_a_file_are_said_with_their_lines(tmp_path: Path) -> Non
 
 
 def test_the_real_codec_names_its_extra() -> None:
-    degradation = degradation_of("h264=30")
+    degradation = read_degradation("h264=30")
     image = photo()
     try:
         made = degradation.apply(image, 1, Draws(0, 0, 0))

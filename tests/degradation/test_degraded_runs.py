@@ -27,10 +27,10 @@ from compressor.models.students.students import parse_student
 from export.int8.calibration import calibration_patches
 from srkd.cli.main import run
 from tests.support.shared import needs_shared, shared
-from tests.support.small_runs import degradation_of, save_photos
+from tests.support.small_runs import save_photos
 
 STEPS = "blur=0..1,noise=2..8,jpeg=40..80"
-DEGRADATION = degradation_of(STEPS)
+DEGRADATION = read_degradation(STEPS)
 SCRATCH = ["compress", "--student", "compact:width=8,depth=1,scale=2", "--recipe", "scratch", "--steps", "2"]
 SCRATCH += ["--batch", "2", "--lr-patch", "12", "--data", "photos", "--cache-size", "0"]
 
@@ -169,7 +169,7 @@ def test_every_second_patch_of_int8s_calibration_is_degraded() -> None:
     assert 0.3 < float((clean.patches != degraded.patches).flatten(1).any(1).float().mean()) < 0.6
     assert Degradation.of_header({}) is None
     assert Degradation.of_header({"srkd.degradation": "{"}) is None
-    assert Degradation.of_header({"srkd.degradation": json.dumps(DEGRADATION.to_json())}) == degradation_of(STEPS)
+    assert Degradation.of_header({"srkd.degradation": json.dumps(DEGRADATION.to_json())}) == read_degradation(STEPS)
 
 
 @pytest.mark.ci
@@ -186,7 +186,7 @@ def test_every_second_patch_of_int8s_calibration_is_degraded() -> None:
 def test_what_a_folder_suffers_is_measured(
     how: str, noise: tuple[float, float], blur: tuple[float, float], quality: int | None, tmp_path: Path
 ) -> None:
-    degradation = degradation_of(how)
+    degradation = read_degradation(how)
     photos = sorted((shared() / "data" / "train" / "BSDS400").iterdir())[:12]
     for path in photos:
         lr_u8 = degradation.of_image(mod_crop(read_rgb_u8(path), 2), 2, path.stem)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.extras
+from tests.support.commands import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.extras
 
 
 @pytest.mark.parametrize("python", ["3.10", "3.14"])

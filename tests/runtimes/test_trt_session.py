@@ -30,12 +30,12 @@ pytestmark = needs_linux
 SIZES = dynamic_profile(Descriptor(2), ((16, 12), (24, 20)))
 
 
-def expected(path: Path, lr: torch.Tensor) -> torch.Tensor:
-    (weights,) = onnx.load_model(str(path)).graph.initializer
-    convolved = torch.nn.functional.conv2d(
-        lr, torch.from_numpy(numpy_helper.to_array(weights).copy()).float(), padding=1
-    )
-    return torch.nn.functional.pixel_shuffle(convolved, 2)
+def assert_enlarged(sr: torch.Tensor, folder: Path, lr: torch.Tensor) -> None:
+    """Assert that an image is what the network of small.onnx makes of `lr`."""
+    (weights,) = onnx.load_model(str(folder / "small.onnx")).graph.initializer
+    kernels = torch.from_numpy(numpy_helper.to_array(weights).copy()).float()
+    expected = torch.nn.functional.pixel_shuffle(torch.nn.functional.conv2d(lr, kernels, padding=1), 2)
+    torch.testing.assert_close(sr, expected, atol=1e-5, rtol=0)
 
 
 def engine(folder: Path, profile: OptimizationProfile = SIZES, **kind: tuple[int, int]) -> Path:
@@ -54,7 +54,7 @@ def test_an_engine_enlarges_what_it_is_given(gpu: Nvidia, tmp_path: Path) -> Non
     shapes = [(1, 5, 7), (1, 20, 24), (1, 2, 2), (3, 9, 8), *[(1, 10, 10)] * 4]
     for batch, height, width in shapes:
         lr = torch.rand(batch, 3, height, width, generator=generator)
-        torch.testing.assert_close(runtime.run(lr), expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
+        assert_enlarged(runtime.run(lr), tmp_path, lr)
 
 
 def test_a_torch_without_cuda_runs_it_by_pycuda(tmp_path: Path) -> None:
@@ -62,8 +62,7 @@ def test_a_torch_without_cuda_runs_it_by_pycuda(tmp_path: Path) -> None:
         runtime = open_model(engine(tmp_path))
         lr = torch.rand(1, 3, 8, 8)
         for run in range(3):
-            enlarged = expected(tmp_path / "small.onnx", lr * run)
-            torch.testing.assert_close(runtime.run(lr * run), enlarged, atol=1e-5, rtol=0)
+            assert_enlarged(runtime.run(lr * run), tmp_path, lr * run)
         machine.is_(fault="cuda memory")
         with pytest.raises(SrkdError, match=r"CUDA: an allocation of .*out of memory"):
             runtime.run(torch.rand(1, 3, 20, 20))
@@ -92,9 +91,7 @@ def test_a_size_that_comes_again_is_replayed_as_a_graph(gpu: Nvidia, tmp_path: P
     device.counts.update(replays=0, captures=0)
     lr = torch.rand(1, 3, 8, 8)
     for run in range(4):
-        torch.testing.assert_close(
-            runtime.run(lr * run), expected(tmp_path / "small.onnx", lr * run), atol=1e-5, rtol=0
-        )
+        assert_enlarged(runtime.run(lr * run), tmp_path, lr * run)
     # Once directly, once to be recorded; then TensorRT is not called any more.
     assert len(gpu.calls("execute_async_v3")) == 2 and device.counts == {"captures": 1, "replays": 3}
     assert len(device.graphs) == 1
@@ -109,7 +106,7 @@ def test_where_no_graph_can_be_had_every_run_is_asked_for(gpu: Nvidia, tmp_path:
     runtime = open_model(engine(tmp_path))
     lr = torch.rand(1, 3, 8, 8)
     for _ in range(3):
-        torch.testing.assert_close(runtime.run(lr), expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
+        assert_enlarged(runtime.run(lr), tmp_path, lr)
     assert not sys.modules["double_device"].graphs
 
 
@@ -131,7 +128,7 @@ def test_pictures_beyond_the_largest_are_cut(gpu: Nvidia, tmp_path: Path) -> Non
     lr = torch.rand(1, 3, 50, 31)
     tiled = super_resolve(runtime, lr, overlap=2)
     assert tiled.tile is not None and tiled.tile <= 16
-    torch.testing.assert_close(tiled.sr, expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
+    assert_enlarged(tiled.sr, tmp_path, lr)
     with pytest.raises(UsageError, match="1x1 to 24x20, not 31x50"):
         runtime.run(lr)
     with pytest.raises(UsageError, match=r"at most 24x20, .* 16 pixels"):
@@ -142,9 +139,7 @@ def test_an_engine_of_one_size(gpu: Nvidia, tmp_path: Path) -> None:
     runtime = open_model(engine(tmp_path, static_profile(3, (16, 12)), fixed=(16, 12)))
     assert (runtime.descriptor.fixed_size, runtime.descriptor.max_size) == ((16, 12), None)
     lr = torch.rand(1, 3, 30, 20)
-    torch.testing.assert_close(
-        super_resolve(runtime, lr, overlap=2).sr, expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0
-    )
+    assert_enlarged(super_resolve(runtime, lr, overlap=2).sr, tmp_path, lr)
 
 
 def test_an_engine_that_srkd_did_not_write(gpu: Nvidia, tmp_path: Path) -> None:
@@ -154,7 +149,7 @@ def test_an_engine_that_srkd_did_not_write(gpu: Nvidia, tmp_path: Path) -> None:
     runtime = open_model(plain)
     assert (runtime.precision, dict(runtime.metadata), runtime.descriptor.scale) == ("as built", {}, 2)
     lr = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(runtime.run(lr), expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
+    assert_enlarged(runtime.run(lr), tmp_path, lr)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from compressor.degradation.chain import Degradation, read_degradation
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
@@ -32,10 +31,3 @@ def save_photos(folder: Path, times: int = 1) -> Path:
 def save_teacher(path: Path) -> Path:
     save_network(build(TEACHER, seed=1), path, metadata={})
     return path
-
-
-def degradation_of(text: str) -> Degradation:
-    """Return the degradation of a name, a line of steps or a file, which is one."""
-    degradation = read_degradation(text)
-    assert degradation is not None
-    return degradation
