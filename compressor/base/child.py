@@ -119,7 +119,11 @@ class Child:
             try:
                 event = json.loads(self._pipe.recv_bytes())
             except (EOFError, OSError) as error:
-                raise self._failure() from error
+                code = self._process.wait()
+                self._printed.seek(0)
+                lines = self._printed.read().decode(errors="replace").strip().splitlines()
+                reason = _describe_exit(code) + (f": {lines[-1][:300]}" if lines else "")
+                raise ChildFailed(self._what, reason, crashed=code < 0) from error
             if "error" in event:
                 raise SrkdError(event["error"])
             if "result" in event:
@@ -138,14 +142,6 @@ class Child:
     def _send(self, message: Mapping[str, object]) -> None:
         with suppress(OSError):  # the exit code of a child that is dead already says why
             self._pipe.send_bytes(json.dumps(message).encode())
-
-    def _failure(self) -> ChildFailed:
-        """Return how the child ended, with the last line that it printed."""
-        code = self._process.wait()
-        self._printed.seek(0)
-        lines = self._printed.read().decode(errors="replace").strip().splitlines()
-        reason = _describe_exit(code) + (f": {lines[-1][:300]}" if lines else "")
-        return ChildFailed(self._what, reason, crashed=code < 0)
 
 
 StartChild: TypeAlias = Callable[..., Child]

@@ -51,9 +51,8 @@ class Rank:
         """Return the rank from the variables that torchrun sets; without them, that of a single process."""
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
         counts = []
-        for name in names:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT"):
             text = environment.get(name, "0")
             if not text.isdecimal():
                 raise UsageError(f"{name}={text!r} in the environment is not a count: start with torchrun")

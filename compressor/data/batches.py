@@ -59,9 +59,8 @@ class Sampler:
 
     @classmethod
     def for_store(cls, store: ImageStore, *, lr_patch: int, seed: int, candidates: int = 1) -> Sampler:
-        heights, widths = store.lr.heights, store.lr.widths
         lr = store.lr if candidates > 1 else None
-        return cls(heights, widths, lr_patch, seed, candidates=candidates, lr=lr)
+        return cls(store.lr.heights, store.lr.widths, lr_patch, seed, candidates=candidates, lr=lr)
 
     def draw(self, step: int, samples: Sequence[int]) -> Draw:
         u = torch.from_numpy(uniforms("patches", self.seed, step, samples, 6))
@@ -142,13 +141,9 @@ class WiderPatches:
         """The part over the patches of what the teacher makes of the windows: an output, or features."""
         scale = images.shape[-1] // self.lr.shape[-1]
         side = self.patch * scale
-        rows = zip(images, self.corners, strict=True)
-        return torch.stack(
-            [
-                row[..., top * scale : top * scale + side, left * scale : left * scale + side]
-                for row, (top, left) in rows
-            ]
-        )
+        corners = [(top * scale, left * scale) for top, left in self.corners]
+        rows = zip(images, corners, strict=True)
+        return torch.stack([row[..., top : top + side, left : left + side] for row, (top, left) in rows])
 
 
 @dataclass(frozen=True)

@@ -52,18 +52,15 @@ def given_margin(pixels: int, teacher: Teacher, store: ImageStore, lr_patch: int
 
 def measure_margin(teacher: Teacher, store: ImageStore, lr_patch: int, context: Context) -> LabelMargin:
     """The smallest margin with which labels are those of whole images, or as close to them as can be."""
-    device = teacher.device
     batches = Batches.for_store(store, batch=MEASURED_PATCHES, lr_patch=lr_patch, seed=MEASURED_SEED)
     drawn = batches.sampler.draw(0, batches.samples)
     upright = torch.zeros(MEASURED_PATCHES, dtype=torch.bool)
     draw = replace(drawn, hflip=upright, vflip=upright, transpose=upright)
     whole = torch.stack(list(_whole_images(teacher, store, draw, lr_patch, context)))
 
-    heights, widths = batches.sampler.heights, batches.sampler.widths
-
     def psnr_of(side: int) -> float:
-        windows, corners = around(draw, heights, widths, lr_patch, side)
-        lr = gather(store.lr, windows, side, 1).to(device).float() / 255
+        windows, corners = around(draw, store.lr.heights, store.lr.widths, lr_patch, side)
+        lr = gather(store.lr, windows, side, 1).to(teacher.device).float() / 255
         difference = WiderPatches(lr, lr_patch, corners).crop(teacher(lr).float()).cpu().double() - whole
         mse = float(difference.square().mean())
         return min(EQUAL_DB, -10 * math.log10(mse)) if mse else EQUAL_DB

@@ -63,13 +63,11 @@ class ValidationSet:
     @classmethod
     def of(cls, name: str, store: ImageStore) -> ValidationSet:
         hr = store.hr
-        return cls(
-            name,
-            tuple(
-                ValidationImage(stem, store.lr.image(index)[None], None if hr is None else hr.image(index)[None])
-                for index, stem in enumerate(store.names)
-            ),
+        images = (
+            ValidationImage(stem, store.lr.image(index)[None], None if hr is None else hr.image(index)[None])
+            for index, stem in enumerate(store.names)
         )
+        return cls(name, tuple(images))
 
     def degraded(self, degradation: Degradation, scale: int, context: Context) -> ValidationSet:
         """The same images with LR images that are degraded, each always in the same way."""

@@ -117,16 +117,14 @@ class ImageStore:
     def degraded_once(self, degradation: Degradation, context: Context = QUIET) -> ImageStore:
         """The same images with LR images that are degraded, each always in the same way; all its patches share it."""
         images, scale = (self.lr, 1) if self.hr is None else (self.hr, self.scale)
-        lr, digests = torch.empty_like(self.lr.flat), []
-        plane = replace(self.lr, flat=lr)
+        plane, digests = replace(self.lr, flat=torch.empty_like(self.lr.flat)), list[str]()
         for index, name in enumerate(context.each("degrading images", self.names)):
             degraded = degradation.of_image(images.image(index), scale, name)
             plane.image(index).copy_(degraded)
             pixels = hashlib.blake2b(degraded.numpy().tobytes(), key=self.digests[index].encode(), digest_size=16)
             digests.append(pixels.hexdigest())
-        return replace(
-            self, lr=plane, digests=tuple(digests), degraded=DegradedImages(degradation, self.lr, 1, once=True)
-        )
+        once = DegradedImages(degradation, self.lr, 1, once=True)
+        return replace(self, lr=plane, digests=tuple(digests), degraded=once)
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,8 @@ class Degradation:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Degradation:
-        return _of_values(
-            str(values["name"]), {key: values[key] for key in KEYS if key in values}, YamlSource("run.json", {}, {})
-        )
+        known = {key: values[key] for key in KEYS if key in values}
+        return _of_values(str(values["name"]), known, YamlSource("run.json", {}, {}))
 
 
 def read_degradation(text: str) -> Degradation | None:

@@ -149,7 +149,7 @@ def write_picture(picture: Picture, path: Path) -> None:
             elif bits == 16:
                 temporary.write_bytes(encode_png_16bit(samples.astype(np.uint16, copy=False), picture.icc, exif))
             else:
-                _save_8bit(samples, temporary, kind, picture.icc, exif, lossless=picture.lossless)
+                _save_8bit(picture, samples, temporary, kind, exif)
         except (ValueError, MemoryError) as error:
             raise SrkdError(f"cannot write {path}: {error}") from error
 
@@ -192,9 +192,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except SrkdError:
         raise
+    except FileNotFoundError as error:
+        raise SrkdError(f"{path} {'is a link to what ' if path.is_symlink() else ''}does not exist") from error
+    except UnidentifiedImageError as error:
+        kinds = "PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC or GIF"
+        raise SrkdError(f"{path} is not a picture that can be read ({kinds})") from error
+    except Image.DecompressionBombError as error:
+        raise SrkdError(f"{path} has more than the {MAX_PIXELS:,} pixels allowed: cut it into pieces") from error
     except Exception as error:
         # Pillow's decoders raise almost any exception class on damaged files (struct.error, KeyError, ...).
-        raise _unreadable(path, error) from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise SrkdError(f"{path} cannot be read: {reason}") from error
 
 
 def _readable(path: Path) -> list[str]:
@@ -207,17 +215,6 @@ def _readable(path: Path) -> list[str]:
         raise MissingExtra(f"{path}: pillow-heif, which reads HEIC,", "heif") from error
     pillow_heif.register_heif_opener()
     return ["HEIF"]
-
-
-def _unreadable(path: Path, error: Exception) -> SrkdError:
-    if isinstance(error, FileNotFoundError):
-        return SrkdError(f"{path} {'is a link to what ' if path.is_symlink() else ''}does not exist")
-    if isinstance(error, UnidentifiedImageError):
-        return SrkdError(f"{path} is not a picture that can be read (PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC or GIF)")
-    if isinstance(error, Image.DecompressionBombError):
-        return SrkdError(f"{path} has more than the {MAX_PIXELS:,} pixels allowed: cut it into pieces")
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return SrkdError(f"{path} cannot be read: {reason}")
 
 
 def _decode(path: Path) -> Raster:
@@ -314,13 +311,11 @@ def quantised(planes_01: Tensor, bits: int) -> Samples:
     return samples
 
 
-def _save_8bit(
-    samples: Samples, path: Path, kind: str, icc: bytes | None, exif: bytes | None, *, lossless: bool
-) -> None:
-    image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+def _save_8bit(picture: Picture, samples: Samples, path: Path, kind: str, exif: bytes | None) -> None:
+    image, icc = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples), picture.icc
     if kind == "WEBP" and icc is not None and icc[16:20] == b"GRAY":
         image, icc = _to_srgb(image, icc), None  # WebP holds RGB alone, which a profile of grey cannot describe
-    options = dict(_LOSSLESS_WEBP_OPTIONS if lossless and kind == "WEBP" else _ENCODER_OPTIONS.get(kind, {}))
+    options = dict(_LOSSLESS_WEBP_OPTIONS if picture.lossless and kind == "WEBP" else _ENCODER_OPTIONS.get(kind, {}))
     if kind != "BMP":
         options |= {"icc_profile": icc} | ({"exif": exif} if exif else {})
     image.save(path, format=kind, **options)

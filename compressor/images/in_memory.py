@@ -52,8 +52,7 @@ def read_planes(image: ImageInMemory) -> Planes:
             )
         values = image if image.dtype == np.uint8 else image.astype(np.float32)
         planes = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
-        planes = _float_planes(planes, "array", tuple(image.shape), str(image.dtype))
-        return Planes(planes, bits=8 if image.dtype == np.uint8 else 32)
+        return _float_planes(planes, "array", tuple(image.shape), str(image.dtype))
     if image.dim() not in (3, 4) or image.shape[-3] != 3 or not image.numel():
         raise UsageError(
             f"a tensor of shape {tuple(image.shape)} is not an image: (3,H,W) or (N,3,H,W) of uint8, or of floats "
@@ -63,8 +62,7 @@ def read_planes(image: ImageInMemory) -> Planes:
         kind = "on the meta device" if image.is_meta else f"of layout {str(image.layout).removeprefix('torch.')}"
         raise UsageError(f"a tensor {kind} is not an image: give a dense one with values (tensor.to_dense())")
     planes = image.detach() if image.dim() == 4 else image.detach()[None]
-    planes = _float_planes(planes, "tensor", tuple(image.shape), str(image.dtype).removeprefix("torch."))
-    return Planes(planes, bits=8 if image.dtype == torch.uint8 else 32)
+    return _float_planes(planes, "tensor", tuple(image.shape), str(image.dtype).removeprefix("torch."))
 
 
 def like(image: ImageInMemory, planes: Planes) -> ImageInMemory:
@@ -81,10 +79,10 @@ def like(image: ImageInMemory, planes: Planes) -> ImageInMemory:
     return rgb if image.dim() == 4 else rgb[0]
 
 
-def _float_planes(planes: Tensor, kind: str, shape: tuple[int, ...], dtype: str) -> Tensor:
+def _float_planes(planes: Tensor, kind: str, shape: tuple[int, ...], dtype: str) -> Planes:
     """Return float32 planes in [0,1]; refuse floats of another range."""
     if planes.dtype == torch.uint8:
-        return planes.float().div_(255)
+        return Planes(planes.float().div_(255))
     if not planes.is_floating_point():
         raise UsageError(f"a {kind} of {dtype} is not an image: give uint8, or floats in [0,1]")
     rgb = planes.float()
@@ -94,7 +92,7 @@ def _float_planes(planes: Tensor, kind: str, shape: tuple[int, ...], dtype: str)
             f"a {kind} of shape {shape} holds values from {low:.4g} to {high:.4g}: floats lie in [0,1]; for 0..255 "
             "divide by 255, or give uint8"
         )
-    return rgb
+    return Planes(rgb, bits=32)
 
 
 def _planes_of_pil(image: Image.Image) -> Planes:

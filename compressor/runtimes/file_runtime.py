@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -124,13 +123,11 @@ def describe(spec: Spec | None, image: ImageFormat, label: str, run: RunBatch) -
         if descriptor.channels == image.channels:
             return descriptor
         raise SrkdError(f"{label} takes {image.channels} channels, but its srkd.spec says {descriptor.channels}")
-    *usual, smallest = (
+    usual, small = (
         (image.batch or 1, image.channels, image.height or side, image.width or side) for side in PROBE_SIDES
     )
-    scale = 0
-    for shape in usual:
-        with suppress(SrkdError):
-            scale = find_scale(run, shape, label)
-            break
-    scale = scale or find_scale(run, smallest, label)
+    try:
+        scale = find_scale(run, usual, label)
+    except SrkdError:
+        scale = find_scale(run, small, label)
     return Descriptor(scale=scale, channels=image.channels, fixed_size=image.fixed_size)

@@ -19,7 +19,7 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, report_unreadable
 from compressor.base.metadata import srkd_keys
-from compressor.runtimes.file_runtime import Array, FileRuntime, build_descriptor, read_spec
+from compressor.runtimes.file_runtime import FileRuntime, build_descriptor, read_spec
 from compressor.runtimes.shader_player import play
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
@@ -90,10 +90,6 @@ class LibplaceboRuntime(FileRuntime):
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         images = lr.detach().to("cpu", torch.float32).clamp(0, 1).mul(PEAK).round().numpy().astype(np.uint16)
-        return torch.from_numpy(self._enlarge(images).astype(np.float32) / PEAK).to(lr.device)
-
-    def _enlarge(self, images: Array) -> Array:
-        """Return N,C,H,W images in uint16, enlarged."""
         count, channels, height, width = images.shape
         scale = self.descriptor.scale
         pixels, components = PIXELS[channels]
@@ -107,8 +103,8 @@ class LibplaceboRuntime(FileRuntime):
         shape = (count, height * scale, width * scale, components)
         if len(output) != 2 * np.prod(shape):
             raise SrkdError(f"{self.label}: ffmpeg returned {len(output)} bytes for {tuple(images.shape)}")
-        enlarged = np.frombuffer(output, np.dtype("<u2")).reshape(shape)[..., :channels]
-        return np.ascontiguousarray(enlarged.transpose(0, 3, 1, 2))
+        enlarged = np.frombuffer(output, np.dtype("<u2")).reshape(shape)[..., :channels].transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(enlarged, np.float32) / PEAK).to(lr.device)
 
 
 open_file = LibplaceboRuntime

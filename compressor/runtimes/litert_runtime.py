@@ -95,18 +95,13 @@ def _read_by_layers(model: Any, graph: Any) -> set[int]:
 
     kinds = schema.BuiltinOperator
     layers = {kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED, kinds.TRANSPOSE_CONV, kinds.DEQUANTIZE}
-    operators = (graph.Operators(index) for index in range(graph.OperatorsLength()))
-    input_indices = [
-        operator.InputsAsNumpy()
-        for operator in operators
-        if _number(model.OperatorCodes(operator.OpcodeIndex())) in layers
-    ]
-    return {int(index) for inputs in input_indices for index in inputs if index >= 0}
-
-
-def _number(code: Any) -> int:
-    """The number of an operation; files written before there were 127 operations have it in another field."""
-    return max(int(code.BuiltinCode()), int(code.DeprecatedBuiltinCode()))
+    tensors: set[int] = set()
+    for operator in map(graph.Operators, range(graph.OperatorsLength())):
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        # Files written before there were 127 operations have the operation's number in another field.
+        if max(int(code.BuiltinCode()), int(code.DeprecatedBuiltinCode())) in layers:
+            tensors.update(int(index) for index in operator.InputsAsNumpy() if index >= 0)
+    return tensors
 
 
 def _image_format(interpreter: Any, label: str) -> ImageFormat:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +53,18 @@ class NcnnRuntime(FileRuntime):
             raise SrkdError(
                 f"{path} and {weights.name} are damaged or not of one export (checksum {actual}); export again"
             )
-        self._net = self._open(path)
+        import ncnn
+
+        net = self._net = ncnn.Net()
+        net.opt.use_vulkan_compute = False
+        net.opt.num_threads = self.threads
+        for option in LOWER_PRECISION:
+            if hasattr(net.opt, option):  # Older versions have fewer.
+                setattr(net.opt, option, False)
+        if net.load_param(str(path)) or net.load_model(str(weights)):
+            raise SrkdError(f"{path} is not a network that this ncnn can open; export it again, or update ncnn")
+        if INPUT not in net.input_names() or OUTPUT not in net.output_names():
+            raise SrkdError(f"{path} takes {net.input_names()} and returns {net.output_names()}, not {INPUT}, {OUTPUT}")
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         images = np.ascontiguousarray(lr.detach().to("cpu", torch.float32).numpy())
@@ -70,21 +80,6 @@ class NcnnRuntime(FileRuntime):
         if code:
             raise SrkdError(f"{self.label}: ncnn failed on {tuple(image.shape)} with {code}; is there enough memory?")
         return np.array(out, dtype=np.float32)
-
-    def _open(self, path: Path) -> Any:
-        import ncnn
-
-        net = ncnn.Net()
-        net.opt.use_vulkan_compute = False
-        net.opt.num_threads = self.threads
-        for option in LOWER_PRECISION:
-            if hasattr(net.opt, option):  # Older versions have fewer.
-                setattr(net.opt, option, False)
-        if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
-            raise SrkdError(f"{path} is not a network that this ncnn can open; export it again, or update ncnn")
-        if INPUT not in net.input_names() or OUTPUT not in net.output_names():
-            raise SrkdError(f"{path} takes {net.input_names()} and returns {net.output_names()}, not {INPUT}, {OUTPUT}")
-        return net
 
 
 open_file = NcnnRuntime

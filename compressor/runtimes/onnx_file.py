@@ -7,7 +7,7 @@ there. It does not compute bf16 at all. `emulate_half` rounds each result, as ha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -143,21 +143,15 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
         if value.type.tensor_type.elem_type in HALVES:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     nodes = [emulated for node in graph.node for emulated in _emulated_nodes(node, halves)]
-    set_nodes(graph, [*_rounded_inputs(graph, nodes, halves), *nodes])
-    return copy
-
-
-def _rounded_inputs(
-    graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], halves: dict[str, int]
-) -> list[onnx.NodeProto]:
-    """The nodes that round the half inputs of a graph; `nodes` read their results from here on."""
+    # Half inputs are rounded first, and the nodes read the results.
     stored = {tensor.name for tensor in graph.initializer}
     rounding: list[onnx.NodeProto] = []
     for name in (value.name for value in graph.input if value.name in halves and value.name not in stored):
         rounding += _round(name, f"{name}.rounded", halves[name])
         for node in nodes:
             node.input[:] = [f"{name}.rounded" if source == name else source for source in node.input]
-    return rounding
+    set_nodes(graph, [*rounding, *nodes])
+    return copy
 
 
 def _round(source: str, output: str, kind: int) -> list[onnx.NodeProto]:

@@ -84,8 +84,18 @@ class OnnxRuntime(FileRuntime):
         self.emulated = on_cpu and (self.precision == "bf16" or (options.emulate_target and self.precision == "fp16"))
         file = read_quantised_file(self.metadata)
         is_of_another_chip = file is not None and file.flavour in ("tensorrt", "qnn-w8a8", "qnn-w8a16")
-        self._float_on_grids = on_cpu and options.emulate_target and is_of_another_chip
-        self._session = self._open(content, path)
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(4)  # a provider that fails to start would print to the terminal
+        with one_line(f"{path} is not a model ONNX Runtime can open", first=True):
+            self._session: Any = onnxruntime.InferenceSession(
+                emulate_half(parse_onnx(content, path)).SerializeToString() if self.emulated else content,
+                _quiet_options(self.threads, float_on_grids=on_cpu and options.emulate_target and is_of_another_chip),
+                providers=self._providers,
+                enable_fallback=0,  # it prints messages, and repeats the same attempt
+            )
+        if self._session.get_providers()[0] != self._providers[0][0]:
+            raise SrkdError(f"{path}: {self._providers[0][0]} did not start on this machine; use --device cpu")
         self._input, self._output, self._image, self._output_dtype = _read_images(self._session, self.label)
         self.spec = read_spec(self.metadata, self.label)
         self._scale: int | None = None  # while it is None, the output's shape is unknown
@@ -110,21 +120,6 @@ class OnnxRuntime(FileRuntime):
         return run_bound(
             self._session, self._input, images.to(self._gpu), self._output, tuple(shape), self._output_dtype
         )
-
-    def _open(self, content: bytes, path: Path) -> Any:
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(4)  # a provider that fails to start would print to the terminal
-        with one_line(f"{path} is not a model ONNX Runtime can open", first=True):
-            session = onnxruntime.InferenceSession(
-                emulate_half(parse_onnx(content, path)).SerializeToString() if self.emulated else content,
-                _quiet_options(self.threads, float_on_grids=self._float_on_grids),
-                providers=self._providers,
-                enable_fallback=0,  # it prints messages, and repeats the same attempt
-            )
-        if session.get_providers()[0] != self._providers[0][0]:
-            raise SrkdError(f"{path}: {self._providers[0][0]} did not start on this machine; use --device cpu")
-        return session
 
 
 def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> OnnxRuntime:

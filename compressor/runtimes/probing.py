@@ -120,31 +120,26 @@ def run_experiments(
 
 def _experiment(function: str, job: Mapping[str, object], what: str, limits: ResourceLimits) -> dict[str, Any]:
     crashed: list[str] = []
-    last = ""
-
-    def remember(name: str, done: int, total: int) -> None:
-        nonlocal last
-        last = name
-
+    tried: list[str] = []
     while True:
-        last = ""
+        tried.clear()
         try:
             values: dict[str, Any] = run_in_child(
                 function,
                 {**job, "crashed": crashed},
                 what=what,
                 environment={"CUDA_VISIBLE_DEVICES": ""},
-                progress=remember,
+                progress=lambda shape, done, total: tried.append(shape),
                 limits=limits,
             )
             return values
         except ChildFailed as error:
-            if not (last and error.crashed) or len(crashed) == MOST_CRASHES:
+            if not (tried and error.crashed) or len(crashed) == MOST_CRASHES:
                 raise SrkdError(
                     f"{error}; files of others are first run in a process of at most {limits.seconds:g} s and "
                     f"{limits.memory_mb} MB: --limits 4 (limits=4) allows four times as much"
                 ) from error
-            crashed.append(last)
+            crashed.append(tried[-1])
 
 
 def keep_result(key: str, values: Mapping[str, Any]) -> None:

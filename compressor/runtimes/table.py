@@ -81,8 +81,7 @@ class Requirements:
 
     def missing_requirement(self) -> str | None:
         """Return one line about a missing requirement for such a file, or None."""
-        obstacle = self.obstacle()
-        if obstacle is not None:
+        if (obstacle := self.obstacle()) is not None:
             return obstacle
         missing = ", ".join(missing_modules(self.needs))
         if not missing:

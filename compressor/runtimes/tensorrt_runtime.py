@@ -42,10 +42,18 @@ class TensorRTRuntime(FileRuntime):
         self.precision = "as built" if header is None else header.precision
         self.spec = read_spec(self.metadata, self.label)
         self.session = Session(trt, gpu, plan, self.label)
-        smallest_batch = self.session.profile.smallest[0]
-        if smallest_batch > 1:
-            raise SrkdError(f"{path} takes batches of {smallest_batch} and more: build it for 1")
-        self.descriptor = self._describe()
+        profile = self.session.profile
+        batch, channels, height, width = profile.smallest
+        if batch > 1:
+            raise SrkdError(f"{path} takes batches of {batch} and more: build it for 1")
+        # Used for tiling; with one size only, tiles have that size anyway.
+        largest = None if profile.fixed_size else size_of(profile.largest)
+        if self.spec is not None:
+            descriptor = build_descriptor(self.spec, profile.fixed_size)
+        else:
+            scale = find_scale(self.session.run, profile.smallest, self.label)
+            descriptor = Descriptor(scale, channels, min_size=max(height, width), fixed_size=profile.fixed_size)
+        self.descriptor = replace(descriptor, max_size=largest)
 
     def _require_size(self, width: int, height: int) -> None:
         profile = self.session.profile
@@ -59,17 +67,6 @@ class TensorRTRuntime(FileRuntime):
         batches = torch.split(lr.detach().to(torch.float32), self.session.profile.largest[0])
         parts = [self.session.run(batch) for batch in batches]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _describe(self) -> Descriptor:
-        """The spec's descriptor; without a spec, the scale is found by running the smallest image."""
-        profile = self.session.profile
-        # Used for tiling; with one size only, tiles have that size anyway.
-        largest = None if profile.fixed_size else size_of(profile.largest)
-        if self.spec is not None:
-            return replace(build_descriptor(self.spec, profile.fixed_size), max_size=largest)
-        _, channels, height, width = profile.smallest
-        scale = find_scale(self.session.run, profile.smallest, self.label)
-        return Descriptor(scale, channels, min_size=max(height, width), fixed_size=profile.fixed_size, max_size=largest)
 
 
 open_file = TensorRTRuntime

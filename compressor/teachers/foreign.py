@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,16 +62,10 @@ class ForeignSettings:
     def alternatives(self, *, colours: bool) -> list[list[ForeignSettings]]:
         """Return other settings, the likeliest first: another range; two ranges for input and output; other colours."""
         both = [replace(self, input_range=name, output_range=name) for name in RANGES]
-        each = [
-            replace(self, input_range=input_range, output_range=output_range)
-            for input_range, output_range in product(RANGES, repeat=2)
-            if input_range != output_range
-        ]
+        each = [replace(self, input_range=one, output_range=other) for one, other in permutations(RANGES, 2)]
         flipped = [replace(settings, bgr=not self.bgr) for settings in (self, *both, *each)] if colours else []
         first = [*both, *flipped[:1]]
-        return [
-            [settings for settings in settings_list if settings != self] for settings_list in (first, each, flipped[1:])
-        ]
+        return [[settings for settings in likely if settings != self] for likely in (first, each, flipped[1:])]
 
 
 def _range_name(option: str, value: object) -> str:
@@ -179,14 +173,11 @@ class ForeignModel(ImageModel):
         # Reflect without repeating the edge, as spandrel and the networks' own test scripts do.
         lr_on_device = lr.to(self.device, torch.float32)
         padded = pad_to(lr_on_device, program.size_multiple, program.min_size, repeat_edge=False)
-        (black_in, white_in), (black_out, white_out) = (
-            RANGES[name] for name in (self.image_settings.input_range, self.image_settings.output_range)
-        )
+        black_in, white_in = RANGES[self.image_settings.input_range]
+        black_out, white_out = RANGES[self.image_settings.output_range]
         inputs = self._ordered(padded * (white_in - black_in) + black_in)
         batch = self.facts.largest_batch or len(inputs)
-        outputs = [
-            self._run_batch(images, self.facts.largest_batch or len(images)) for images in torch.split(inputs, batch)
-        ]
+        outputs = [self._run_batch(images, batch) for images in torch.split(inputs, batch)]
         sr = (self._ordered(torch.cat(outputs).float()) - black_out) / (white_out - black_out)
         return sr[..., : height * program.scale, : width * program.scale].to(lr.device)
 
@@ -206,14 +197,21 @@ class ForeignModel(ImageModel):
 
 
 class ModuleProgram:
-    """A program that consists of a torch module."""
+    """A program that consists of a torch module; `call` runs the module on images, if not its own call does."""
 
-    def __init__(self, module: nn.Module, facts: ForeignFacts, label: str) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        facts: ForeignFacts,
+        label: str,
+        call: Callable[[Any, torch.Tensor], object] | None = None,
+    ) -> None:
         self.module, self.facts, self.label = module, facts, label
+        self._call = call or (lambda module, images: module(images))
         require_finite(named_tensors(module), facts.backend)
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
-        return run_module(self.module, images, self.label)
+        return run_module(lambda images: self._call(self.module, images), images, self.label)
 
     def move_to(self, device: torch.device) -> torch.device:
         self.module.to(device)
@@ -236,7 +234,6 @@ def run_module(module: Callable[[torch.Tensor], object], images: torch.Tensor, l
 
 
 def named_tensors(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
-    """Yield the parameters and the buffers by name."""
     yield from module.named_parameters()
     yield from module.named_buffers()
 

@@ -48,9 +48,8 @@ class OnnxProgram:
     def move_to(self, device: torch.device) -> torch.device:
         """Move to CUDA if this ONNX Runtime supports it; else stay on the CPU, and copy images."""
         if device.type == "cuda" and has_cuda():
-            self.runtime = OnnxRuntime(
-                self.path, OpenOptions(device=str(device)), probed=self._probed, content=self._content
-            )
+            options = OpenOptions(device=str(device))
+            self.runtime = OnnxRuntime(self.path, options, probed=self._probed, content=self._content)
             return device
         return torch.device("cpu")
 

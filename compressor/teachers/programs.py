@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,13 @@ def open_program(kind: str, path: Path, *, trust_code: bool = False) -> ModulePr
         require_whole(archive, f"{path}: ")
     label = f"{LABELS[kind]} {path.name}"
     with one_line(f"{path} is not a {LABELS[kind]} that this torch {torch.__version__} can open"):
-        return _open_torchscript(path, label) if kind == "torchscript" else _open_export(path, label)
-
-
-def _open_torchscript(path: Path, label: str) -> ModuleProgram:
-    module: nn.Module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-    descriptor = probe(lambda images: run_module(module, images, label), None, label)
-    architecture = str(getattr(module, "original_name", "unknown"))
-    return ModuleProgram(
-        module, ForeignFacts("TorchScript", architecture, descriptor, count_params(module) or None), label
-    )
+        if kind == "export":
+            return _open_export(path, label)
+        module: nn.Module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+        descriptor = probe(partial(run_module, module, label=label), None, label)
+        architecture = str(getattr(module, "original_name", "unknown"))
+        facts = ForeignFacts("TorchScript", architecture, descriptor, count_params(module) or None)
+        return ModuleProgram(module, facts, label)
 
 
 class ExportedProgram(ModuleProgram):
@@ -85,10 +83,7 @@ def _open_export(path: Path, label: str) -> ModuleProgram:
     # None: a size that may vary.
     batch, channels, height, width = (size if isinstance(size, int) else None for size in shapes[0])
     assert channels is not None  # an int: it is 1 or 3
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        return run_module(module, images, label)
-
+    run = partial(run_module, module, label=label)
     if height is None or width is None:
         descriptor = probe(run, channels, label)
     else:

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from compressor.base.errors import MissingExtra, SrkdError, one_line
 from compressor.models.networks.base import Descriptor
-from compressor.teachers.foreign import ForeignFacts, ModuleProgram, count_params, run_module
+from compressor.teachers.foreign import ForeignFacts, ModuleProgram, count_params
 
 
 class NotKnown(SrkdError):
@@ -44,20 +44,8 @@ def open_spandrel(state: Mapping[str, torch.Tensor], label: str) -> ModuleProgra
     multiple, smallest = model.size_requirements.multiple_of, max(1, model.size_requirements.minimum)
     descriptor = Descriptor(scale=model.scale, channels=model.input_channels, size_multiple=multiple, min_size=smallest)
     facts = ForeignFacts("spandrel", name, descriptor, count_params(model.model))
-    return SpandrelProgram(model, facts, f"{label} ({name})")
-
-
-class SpandrelProgram(ModuleProgram):
-    """A network of spandrel, called directly: its own call clamps to [0,1], and no loss can use its tensors."""
-
-    def __init__(self, model: Any, facts: ForeignFacts, label: str) -> None:
-        super().__init__(model.model, facts, label)
-        self._call: Callable[[Any, torch.Tensor], object] = getattr(
-            model, "_call_fn", lambda module, image: module(image)
-        )
-
-    def run(self, images: torch.Tensor) -> torch.Tensor:
-        return run_module(lambda image: self._call(self.module, image), images, self.label)
+    # Called directly: its own call clamps to [0,1], and no loss can use its tensors.
+    return ModuleProgram(model.model, facts, f"{label} ({name})", getattr(model, "_call_fn", None))
 
 
 def import_spandrel() -> Any:

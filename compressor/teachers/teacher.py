@@ -120,15 +120,14 @@ def load_teacher(
     path, options = weights_file(Path(path)), dict(arch_options or {})
     scale = cast("int | None", options.get("scale", scale))
     require_regular(path)
-    kind = "onnx" if path.suffix.lower() == ".onnx" else archive_kind(path)
-    if kind is not None:
-        if kind == "onnx":
-            from compressor.teachers.onnx_teacher import OnnxProgram
+    if path.suffix.lower() == ".onnx":
+        from compressor.teachers.onnx_teacher import OnnxProgram
 
-            program: Program = OnnxProgram(path, USUAL_LIMITS.scaled(limits))
-        else:
-            program = open_program(kind, path, trust_code=trust_code)
-        return _foreign_teacher(program, path, scale, options, wrapping=kind)
+        program = OnnxProgram(path, USUAL_LIMITS.scaled(limits))
+        return _foreign_teacher(program, path, scale, options, wrapping="onnx")
+    if (kind := archive_kind(path)) is not None:
+        archived = open_program(kind, path, trust_code=trust_code)
+        return _foreign_teacher(archived, path, scale, options, wrapping=kind)
     try:
         file = load_checkpoint(path, scale=scale, arch_options=options)
     except (UnknownNetwork, DoesNotFit) as error:
@@ -163,10 +162,9 @@ def _foreign_teacher(
     program: Program, path: Path, scale: int | None, options: dict[str, object], *, wrapping: str
 ) -> Teacher:
     facts = program.facts
+    of_images = {name: options[name] for name in options if name not in ("weights", "scale")}
     try:
-        settings = ForeignSettings.from_options(
-            {name: options[name] for name in options if name not in ("weights", "scale")}
-        )
+        settings = ForeignSettings.from_options(of_images)
     except UsageError as error:
         raise UsageError(f"{path}, which {facts.backend} runs: {error}") from error
     if scale not in (None, facts.descriptor.scale):

@@ -151,10 +151,9 @@ class RunEvents(Events):
             name, image = self.validation.image(number)
             networks: dict[str, ImageModel | None] = {"student": student}
             if not self.has_shown_references:
-                networks |= {
-                    self.validation.reference.name: None,
-                    **({"teacher": t} if (t := self.validation.teacher) is not None else {}),
-                }
+                networks[self.validation.reference.name] = None
+                if self.validation.teacher is not None:
+                    networks["teacher"] = self.validation.teacher
             shown = {title: enlarge(model, image.lr, self.validation.scale) for title, model in networks.items()}
             if not self.has_shown_references and image.hr is not None:
                 shown["original"] = image.hr

@@ -48,28 +48,22 @@ class Guard:
 
     def judge(self, loss: float, norm: float, numbers: Callable[[], Mapping[str, float]]) -> SkippedStep | None:
         """Return None for a good step and count it; `numbers` (Losses.numbers) is called only for a bad one."""
-        fault = self._fault(loss, norm, numbers)
-        if fault is None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            terms = non_finite_names(numbers()) or (GRADIENT,)
+            why = f"{', '.join(terms)} not finite"
+        elif self.good >= MIN_GOOD_STEPS and 0 < MAX_RATIO * self.average < loss:
+            weighted = {name: value for name, value in numbers().items() if name.startswith(WEIGHTED)}
+            largest = max(weighted, key=lambda name: weighted[name], default="loss")
+            bound = f"{MAX_RATIO:g} times the {self.average:.4g} of recent steps"
+            terms, why = (largest,), f"loss {loss:.4g}, mostly {largest}, is over {bound}"
+        else:
             self.good += 1
             self.in_a_row = 0
             self.average += (loss - self.average) / min(self.good, HORIZON)
             return None
         self.in_a_row += 1
         self.skipped += 1
-        return SkippedStep(*fault, loss, self.in_a_row)
-
-    def _fault(
-        self, loss: float, norm: float, numbers: Callable[[], Mapping[str, float]]
-    ) -> tuple[tuple[str, ...], str] | None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            names = non_finite_names(numbers()) or (GRADIENT,)
-            return names, f"{', '.join(names)} not finite"
-        if self.good >= MIN_GOOD_STEPS and 0 < MAX_RATIO * self.average < loss:
-            weighted = {name: value for name, value in numbers().items() if name.startswith(WEIGHTED)}
-            largest = max(weighted, key=lambda name: weighted[name], default="loss")
-            bound = f"{MAX_RATIO:g} times the {self.average:.4g} of recent steps"
-            return (largest,), f"loss {loss:.4g}, mostly {largest}, is over {bound}"
-        return None
+        return SkippedStep(terms, why, loss, self.in_a_row)
 
 
 def non_finite_names(numbers: Mapping[str, float]) -> tuple[str, ...]:

@@ -116,9 +116,8 @@ class Trainer:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         losses = compute_losses(stage, state, step)
         if step.number == state.began:
-            processes.run_on_all(
-                functools.partial(require_paths, losses.terms, state.trained_network, stage.opponent_terms)
-            )
+            terms, opponent_terms = losses.terms, stage.opponent_terms
+            processes.run_on_all(lambda: require_paths(terms, state.trained_network, opponent_terms))
         if step.part == 0:
             state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)

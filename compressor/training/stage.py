@@ -18,7 +18,6 @@ Role = Literal["student", "teacher", "joint"]
 """The network that a stage trains: the student; a copy of the teacher for the later stages; or a copy of the teacher
 with the students inside it."""
 
-
 WARM_UP_PART = 10
 """A stage after the main one warms up for a tenth of its steps: full ones would shift the colours at first."""
 
@@ -95,9 +94,7 @@ class Stage:
 
     @property
     def segments(self) -> Segments:
-        """The cut of concatenations for a student inside the teacher."""
-        joint = [method for method in self.methods if method.kind == "joint"]
-        return joint[0].segments if joint else "each"
+        return next((method.segments for method in self.methods if method.kind == "joint"), "each")
 
     @property
     def term_weights(self) -> dict[str, float | Calibrated]:
@@ -106,7 +103,6 @@ class Stage:
 
     @property
     def opponent_terms(self) -> frozenset[str]:
-        """The terms that train only the methods' own modules."""
         return frozenset(term for method in self.methods for term in method.opponent_terms)
 
     @property

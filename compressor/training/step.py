@@ -71,7 +71,14 @@ class Runner:
         entry = self.outputs.get(id(lr))
         if entry is not None and set(taps) <= entry[1].features.keys() and set(images) <= entry[1].images.keys():
             return entry[1]
-        forward = self._run(lr, *self._all_requests(lr, taps, images))
+        # Every tap and image requested so far of the step's n-th input, so that one forward pass serves all.
+        order = len(self.outputs) if entry is None else list(self.outputs).index(id(lr))
+        while len(self.requests) <= order:
+            self.requests.append((set(), set()))
+        all_taps, all_images = self.requests[order]
+        all_taps.update(taps)
+        all_images.update(images)
+        forward = self._run(lr, sorted(all_taps), sorted(all_images))
         self.outputs[id(lr)] = (lr, forward)
         return forward
 
@@ -114,18 +121,6 @@ class Runner:
         if wider is not None:
             forward = forward.map(wider.crop)
         return forward if self.trains else forward.map(torch.Tensor.detach)
-
-    def _all_requests(
-        self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]
-    ) -> tuple[Sequence[str], Sequence[str]]:
-        """Return every tap and image requested so far of the step's n-th input, so that one forward pass serves all."""
-        order = list(self.outputs).index(id(lr)) if id(lr) in self.outputs else len(self.outputs)
-        while len(self.requests) <= order:
-            self.requests.append((set(), set()))
-        all_taps, all_images = self.requests[order]
-        all_taps.update(taps)
-        all_images.update(images)
-        return sorted(all_taps), sorted(all_images)
 
     def _read_features(self, taps: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
         return read_taps(self.network, taps) if taps else nullcontext({})

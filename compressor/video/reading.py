@@ -144,8 +144,7 @@ class Film:
         pts = frame.pts if frame.pts is not None else frame.dts
         if self._last is not None and (pts is None or pts <= self._last):
             pts = self._last + (self._step if pts is None else 1)
-        shown = pts or 0
-        self._last = shown
+        self._last = shown = pts or 0
         return shown
 
     def _converted(self, frame: Any, pts: int) -> FilmFrame:

@@ -12,7 +12,6 @@ RUN_FOLDER_WEIGHTS, RUN_FOLDER_FACTS = "student.safetensors", "run.json"
 FAITHFUL, TEXTURED = "faithful.safetensors", "textured.safetensors"
 """The two ends of a student that lies between them, beside it."""
 HUB_FOLDER_WEIGHTS = "model.safetensors"
-"""The name of the weights in a folder of the Hugging Face hub."""
 NCNN_MAGIC = b"7767517"
 NCNN_BINARY_MAGIC = int(NCNN_MAGIC).to_bytes(4, "little")
 AGAIN = "download or save the file again"

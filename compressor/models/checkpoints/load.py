@@ -251,12 +251,7 @@ def _fill(match: Recognised) -> Network:
 
 
 def _require_fit(match: Recognised, expected: State) -> None:
-    if misfit := _misfit(match, expected):
-        raise DoesNotFit(f"recognised as {match.spec.arch} ({match.dialect} names), but {misfit}")
-
-
-def _misfit(match: Recognised, expected: State) -> str:
-    """Return a line about the tensors that do not fit the network, and the likely cause; empty if all fit.
+    """Refuse tensors that do not fit the network, with a line about them and the likely cause.
 
     `missing` and `misshaped` map srkd's names to descriptions of the file's tensors.
     """
@@ -281,7 +276,7 @@ def _misfit(match: Recognised, expected: State) -> str:
     }
     lines = [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
     if not lines:
-        return ""
+        return
     wrong = (*missing, *misshaped)
     if wrong and all(name.startswith(("upsampler", "tail")) for name in wrong):
         cause = "is it for another scale?"
@@ -291,7 +286,7 @@ def _misfit(match: Recognised, expected: State) -> str:
         cause = "it is a variant of this network that srkd does not know: export it to ONNX or TorchScript as a teacher"
     else:
         cause = "is this file complete, and for this scale?"
-    return f"{'; '.join(lines)}: {cause}"
+    raise DoesNotFit(f"recognised as {match.spec.arch} ({match.dialect} names), but {'; '.join(lines)}: {cause}")
 
 
 def _first(items: Sequence[str], count: int = 3) -> str:

@@ -15,8 +15,6 @@ from compressor.models.checkpoints.unwrap import unwrap
 
 def hub_file(name: str) -> Path:
     """The path of a file in torch.hub's cache ($TORCH_HOME), where torchvision keeps its weights."""
-    import torch.hub
-
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 

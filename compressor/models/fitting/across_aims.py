@@ -51,9 +51,8 @@ class AimChoice:
     def choose(self) -> dict[str, Aim]:
         """Return what each layer of the body is to give, from moments of the source's features on all patches."""
         layers, taps, spaces = self.short.body_layers, *self._steps()
-        source = self.source.moments(
-            taps, {space for names in spaces for space in names}, merges_units=self.merges_units
-        )
+        of_units = {space for names in spaces for space in names}
+        source = self.source.moments(taps, of_units, merges_units=self.merges_units)
         groups: dict[tuple[str, int], dict[tuple[Tap, ...], torch.Tensor]] = {}
         for layer, group in zip(layers, taps, strict=True):
             groups.setdefault((layer.output, len(group)), {})[group] = source.second[group]

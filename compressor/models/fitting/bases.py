@@ -11,7 +11,7 @@ selected among all of theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ from compressor.models.fitting.layers import (
     segments_of,
     units_of,
 )
+from compressor.models.fitting.least_squares import ridge_solution
 from compressor.models.fitting.shares import Share
 from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
@@ -107,8 +108,10 @@ def choose_bases(
     # From the last space back: a unit's value depends on what the next layers keep of it.
     for space in reversed([space for space, kind in short.spaces.items() if kind == "units"]):
         sources = tuple(places.all_of(space)) if short.is_hidden(space) else (places.last_of(space),)
-        covariance = _block_diagonal([moments[source].covariance for source in sources])
-        use = _block_diagonal([_use(teacher, plan, source, bases) for source in sources])
+        uses = [_use(teacher, plan, source, bases) for source in sources]
+        use: torch.Tensor = torch.block_diag(*uses)  # type: ignore[no-untyped-call]
+        covariances = [moments[source].covariance for source in sources]
+        covariance: torch.Tensor = torch.block_diag(*covariances)  # type: ignore[no-untyped-call]
         layers = [*short.producers[space], *(layer for layer, _ in short.consumers[space])]
         groups = max(groups_of(linear_layer(student, layer)) for layer in layers)  # in which units must stay
         order = units_in_order(covariance, use, groups)
@@ -152,9 +155,8 @@ def _moments(teacher: Network, plan: LinearPlan, patches: Share) -> dict[str, _M
     def measure(tap: Tap, feature: torch.Tensor) -> None:
         layer = taps[tap]
         feature = channels_first(feature, linear_layer(teacher, layer))
-        for space, segment in zip(
-            layer.inputs, torch.split(feature, segments_of(teacher, plan, layer), 1), strict=True
-        ):
+        segments = torch.split(feature, segments_of(teacher, plan, layer), 1)
+        for space, segment in zip(layer.inputs, segments, strict=True):
             moments[space].add(segment.transpose(0, 1).flatten(1))
 
     with torch.no_grad(), watched(teacher, taps, measure):
@@ -193,10 +195,7 @@ def used_directions(second: torch.Tensor, use: torch.Tensor) -> torch.Tensor:
 def _decoder(second: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """Return D = B + (I - B·Bᵀ)·M·B·(Bᵀ·M·B)⁻¹, a regression of f on Bᵀ·f; for principal directions it is B itself."""
     inner = basis.T @ second @ basis
-    load = FLAT * inner.diagonal().mean().clamp_min(1e-30)
-    loaded = inner + load * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
-    rest: torch.Tensor = torch.linalg.solve(loaded, (second @ basis - basis @ inner).T).T
-    return basis + rest
+    return basis + ridge_solution(inner, second @ basis - basis @ inner, FLAT)
 
 
 def leading_directions(moments: torch.Tensor) -> torch.Tensor:
@@ -205,14 +204,6 @@ def leading_directions(moments: torch.Tensor) -> torch.Tensor:
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     signed: torch.Tensor = vectors * largest.sign()
     return signed
-
-
-def _block_diagonal(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
-    total, start = torch.zeros(sum(map(len, blocks)), sum(map(len, blocks))).to(blocks[0]), 0
-    for block in blocks:
-        total[start : start + len(block), start : start + len(block)] = block
-        start += len(block)
-    return total
 
 
 def _use(teacher: Network, plan: LinearPlan, space: str, bases: Mapping[str, Basis]) -> torch.Tensor:

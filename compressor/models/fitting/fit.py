@@ -99,7 +99,6 @@ def _is_nearer_from_another(teacher: Network, spec: Spec, lr: torch.Tensor, cont
 
 
 def require_solvable(teacher: ImageModel, spec: Spec) -> None:
-    """Refuse a student that cannot be solved for."""
     if teacher.descriptor.scale != spec.scale:
         raise UsageError(f"the student is for x{spec.scale}, the teacher for x{teacher.descriptor.scale}")
     if teacher.donor is None or not is_same_kind(teacher.donor.spec, spec):

@@ -157,9 +157,8 @@ class LayerSolver(ABC):
                     is_apart = (batch.first + index) % APART == APART - 1
                     patch = slice(index, index + 1)
                     self._add(sums[is_apart], x[patch], missing[patch], weights[patch], module)
-        self.patches.add(
-            energy, difference, *(tensor for group in sums for layer_sums in group for tensor in layer_sums.parts)
-        )
+        parts = (tensor for group in sums for layer_sums in group for tensor in layer_sums.parts)
+        self.patches.add(energy, difference, *parts)
         if difference < ROUNDING**2 * energy:
             return
         corrections = [best_correction(fitted, apart) for fitted, apart in zip(*sums, strict=True)]
@@ -208,11 +207,8 @@ class LayerSolver(ABC):
             yield
             return
         logits = logits_of(gates)
-        handle = self.student.get_submodule(gate).register_forward_hook(lambda _module, _inputs, _output: logits)
-        try:
+        with self.student.get_submodule(gate).register_forward_hook(lambda _module, _inputs, _output: logits):
             yield
-        finally:
-            handle.remove()
 
     def _add(
         self, sums: Sequence[Sums], x: torch.Tensor, missing: torch.Tensor, weight: torch.Tensor, module: nn.Module

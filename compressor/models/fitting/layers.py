@@ -107,10 +107,8 @@ def in_rows(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 def in_bases(weight: torch.Tensor, rows: torch.Tensor, columns: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return rowsᵀ·W·columns, with one matrix per segment of the columns."""
     segments = torch.split(in_rows(weight, rows), [len(matrix) for matrix in columns], 1)
-    products = [
-        torch.einsum("rchw,cd->rdhw", segment, matrix) for segment, matrix in zip(segments, columns, strict=True)
-    ]
-    return torch.cat(products, 1)
+    pairs = zip(segments, columns, strict=True)
+    return torch.cat([torch.einsum("rchw,cd->rdhw", segment, matrix) for segment, matrix in pairs], 1)
 
 
 @torch.no_grad()

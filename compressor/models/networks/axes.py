@@ -134,10 +134,9 @@ def cuts(teacher: AxisPlan, student: AxisPlan, names: Iterable[str], *, segments
                 raise SrkdError(f"a student of {short.count} blocks cannot inherit from a teacher of {long.count}")
             starts = [[inherited_index(j, short.count, long.count)] for j in range(short.count)]
             (source,) = renumbered(source, long, starts)
-        runs = tuple(
-            _expression_runs(expression, teacher, student, segments) for expression in teacher.expressions(source)
-        )
-        places[name] = Cut(source, runs)
+        expressions = teacher.expressions(source)
+        runs = (_expression_runs(expression, teacher, student, segments) for expression in expressions)
+        places[name] = Cut(source, tuple(runs))
     return places
 
 

@@ -276,7 +276,6 @@ class Network(ImageModel):
     """The module whose children are the repeated blocks."""
 
     spec: Spec
-    """The configuration of the network, everything but its weights."""
     quantisation: Quantisation | None = None
     """The quantisation of the network; None: a float network."""
 

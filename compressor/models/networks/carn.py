@@ -182,9 +182,8 @@ def _cascade_layers(step: str, entry: str, convs: tuple[str, ...], *, shared: bo
         block = f"{step}.steps.{0 if shared else k}"
         if not (shared and k):
             hidden = [out, *(f"{block}.{conv}.hidden" for conv in convs[:-1]), out]
-            layers += [
-                LinearLayer(f"{block}.{conv}", (a,), b) for conv, (a, b) in zip(convs, pairwise(hidden), strict=True)
-            ]
+            pairs = zip(convs, pairwise(hidden), strict=True)
+            layers += [LinearLayer(f"{block}.{conv}", (a,), b) for conv, (a, b) in pairs]
             layers[-1] = replace(layers[-1], at=Tap(f"{block}.relu", "input"))
         joined.append(out)
         fused = entry if shared and k < 2 else f"{step}.fuses.{k}"

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
-from compressor.models.networks.base import Network
-
-N = TypeVar("N", bound=Network)
+from compressor.models.networks.base import N
 
 
 class Kernel(NamedTuple):

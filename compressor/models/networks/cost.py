@@ -49,11 +49,6 @@ def cost(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_SIZE) -
     spec = network if isinstance(network, Spec) else network.require_network("a spec").spec
     if not all(1 <= side <= LARGEST_SIDE for side in lr_size):
         raise UsageError(f"lr_size={lr_size} is not a width and a height from 1 to {LARGEST_SIDE}")
-    return _count(spec, lr_size)
-
-
-@lru_cache(maxsize=256)
-def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
     layers, extra = _counted(spec, lr_size)
     macs = sum(layer.macs for layer in layers)
     return Cost(sum(layer.params for layer in layers), macs, macs + extra, lr_size)
@@ -77,6 +72,7 @@ def pixel_bytes(spec: Spec) -> int:
     return math.ceil(peak / side**2)
 
 
+@lru_cache(maxsize=256)
 def _counted(spec: Spec, lr_size: tuple[int, int]) -> tuple[tuple[LayerCost, ...], int]:
     """Return the cost of each layer of the deployed network for one image, and the operations that MAC+ adds."""
     with torch.device("meta"), torch.no_grad():

@@ -128,12 +128,8 @@ class LinearPlan:
     @cached_property
     def consumers(self) -> dict[str, tuple[tuple[LinearLayer, int], ...]]:
         """The layers that read a space, each with the index of its input segment."""
-        return {
-            space: tuple(
-                (layer, index) for layer in self.layers for index, name in enumerate(layer.inputs) if name == space
-            )
-            for space in self.spaces
-        }
+        reads = [(name, layer, index) for layer in self.layers for index, name in enumerate(layer.inputs)]
+        return {space: tuple((layer, index) for name, layer, index in reads if name == space) for space in self.spaces}
 
     @cached_property
     def by_name(self) -> dict[str, LinearLayer]:

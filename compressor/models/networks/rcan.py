@@ -61,9 +61,8 @@ class RCANSpec(ShiftedSpec):
 
     def narrowed(self, width: float) -> RCANSpec:
         """Return the spec with ⌊w·C⌋ channels and ⌊w·C/r⌋ hidden units, at least one of each."""
-        return replace(
-            self, width=scale_count("width", width, self.width), hidden=scale_count("width", width, self.hidden)
-        )
+        channels = scale_count("width", width, self.width)
+        return replace(self, width=channels, hidden=scale_count("width", width, self.hidden))
 
 
 class ChannelAttention(nn.Module):
@@ -110,11 +109,9 @@ class RCAN(LongSkipNetwork):
 def axes(spec: RCANSpec) -> AxisPlan:
     weights = {
         **long_skip_axes(spec.scale),
-        "groups.*.blocks.*.conv1": ("width", "width"),
-        "groups.*.blocks.*.conv2": ("width", "width"),
+        **dict.fromkeys(("groups.*.blocks.*.conv1", "groups.*.blocks.*.conv2", "groups.*.conv"), ("width", "width")),
         "groups.*.blocks.*.attention.squeeze": ("hidden", "width"),
         "groups.*.blocks.*.attention.expand": ("width", "hidden"),
-        "groups.*.conv": ("width", "width"),
     }
     return AxisPlan(
         axes={"width": Axis(spec.width), "hidden": Axis(spec.hidden, local=True), "rgb": Axis(3)},

@@ -166,9 +166,7 @@ class RRDBNet(UnshufflingNetwork):
 def axes(spec: RRDBNetSpec) -> AxisPlan:
     weights = {
         "head": ("width", "colour"),
-        "body_end": ("width", "width"),
-        "upsampler.convs.*": ("width", "width"),
-        "upsampler.hr": ("width", "width"),
+        **dict.fromkeys(("body_end", "upsampler.convs.*", "upsampler.hr"), ("width", "width")),
         "tail": ("rgb", "width"),
     }
     for number in CONVS:

@@ -263,9 +263,8 @@ def collapsed(state: State) -> NotedState:
     layers = [match.group(1) for name in state if (match := re.fullmatch(r"(.+)\.sk\.weight", name))]
     plain, stale = dict(state), 0.0
     for layer in layers:
-        kernel = in_parallel(
-            in_series(*(Kernel.of(state, f"{layer}.{branch}") for branch in BRANCHES)), Kernel.of(state, f"{layer}.sk")
-        )
+        chain = in_series(*(Kernel.of(state, f"{layer}.{branch}") for branch in BRANCHES))
+        kernel = in_parallel(chain, Kernel.of(state, f"{layer}.sk"))
         for branch in (*BRANCHES, "sk"):
             del plain[f"{layer}.{branch}.weight"], plain[f"{layer}.{branch}.bias"]
         for name, value in zip((f"{layer}.eval_conv.weight", f"{layer}.eval_conv.bias"), kernel, strict=True):

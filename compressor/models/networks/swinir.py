@@ -18,10 +18,7 @@ def axes(spec: SwinIRSpec) -> AxisPlan:
     layer = "groups.*.layers.*"
     weights: dict[str, tuple[str, ...]] = {
         "head": ("width", "colour"),
-        "embed_norm": ("width",),
-        "norm": ("width",),
-        f"{layer}.norm1": ("width",),
-        f"{layer}.norm2": ("width",),
+        **dict.fromkeys(("embed_norm", "norm", f"{layer}.norm1", f"{layer}.norm2"), ("width",)),
         f"{layer}.attention.qkv": ("width | width | width", "width"),
         f"{layer}.attention.proj": ("width", "width"),
         f"{layer}.fc1": ("hidden", "width"),

@@ -102,10 +102,8 @@ def _names(spec: SwinIRSpec, in_file: set[str]) -> dict[str, str]:
     if spec.has_features:
         layers["before_upsampler"] = "conv_before_upsample.0"
     for suffix in [""] if spec.connection == "1conv" else [".0", ".2", ".4"]:
-        layers |= {
-            f"body_end{suffix}": f"conv_after_body{suffix}",
-            f"groups.{{g}}.conv{suffix}": f"layers.{{g}}.conv{suffix}",
-        }
+        layers[f"body_end{suffix}"] = f"conv_after_body{suffix}"
+        layers[f"groups.{{g}}.conv{suffix}"] = f"layers.{{g}}.conv{suffix}"
     steps = len(upsampler_factors(spec.scale)) if spec.upsampler == "pixelshuffle" else 0
     layers, tables = named(layers, g=len(spec.depths), k=steps), {}
     for g, k in ((g, k) for g, depth in enumerate(spec.depths) for k in range(depth)):

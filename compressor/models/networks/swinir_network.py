@@ -71,7 +71,14 @@ class SwinIR(Network):
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         joined = self.joined(self.body_end(self.norm(feature)) + shallow)
         h, w = lr.shape[-2] * self.spec.scale, lr.shape[-1] * self.spec.scale
-        return self._cropped(self._upscaled(joined, lr), h, w)
+        if self.spec.upsampler == "pixelshuffledirect":
+            residual = F.pixel_shuffle(self.tail(joined), self.spec.scale)
+        elif self.spec.upsampler == "none":
+            residual = self.sub_mean(self._padded(lr)) + self.tail(joined)
+        else:
+            # The slope here is torch's default, not the 0.2 of the other activations.
+            residual = self.tail(self.upsampler(F.leaky_relu(self.before_upsampler(joined), 0.01)))
+        return self._cropped(self.add_mean(residual), h, w)
 
     def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         residual: torch.Tensor = self.add_mean.undo(image)
@@ -83,18 +90,6 @@ class SwinIR(Network):
         # Not a slice: a trace would decide once for all sizes whether the slice covers everything.
         rows, columns = (torch.arange(length, device=sr.device) for length in (height, width))
         return sr.index_select(-2, rows).index_select(-1, columns)
-
-    def _upscaled(self, joined: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        kind = self.spec.upsampler
-        if kind == "pixelshuffledirect":
-            residual = F.pixel_shuffle(self.tail(joined), self.spec.scale)
-        elif kind == "none":
-            residual = self.sub_mean(self._padded(lr)) + self.tail(joined)
-        else:
-            # The slope here is torch's default, not the 0.2 of the other activations.
-            residual = self.tail(self.upsampler(F.leaky_relu(self.before_upsampler(joined), 0.01)))
-        sr: torch.Tensor = self.add_mean(residual)
-        return sr
 
     def _padded(self, lr: torch.Tensor) -> torch.Tensor:
         h, w = lr.shape[-2], lr.shape[-1]

@@ -45,6 +45,7 @@ class Blended:
         return between(self.faithful, self.textured, self.strength)
 
 
+@torch.no_grad()
 def blend(faithful: Network, textured: Network, strength: float) -> Network:
     """Return the network of a strength: 0 is the first, 1 the second, 0.5 the middle of their weights.
 
@@ -60,7 +61,15 @@ def blend(faithful: Network, textured: Network, strength: float) -> Network:
         raise UsageError(
             f"strength {strength:g} is outside {LEAST:g}..{MOST:g}: 0 is the faithful student, 1 the textured"
         )
-    _require_one_start(faithful, textured)
+    patches = embedded_patches(faithful.descriptor.scale, faithful.descriptor.channels)
+    lr = patches[:: max(1, len(patches) // FEW)].to(faithful.device)
+    first, middle, last = (network.eval()(lr) for network in (faithful, between(faithful, textured, 0.5), textured))
+    apart = (first - last).square().mean()
+    if max((middle - first).square().mean(), (middle - last).square().mean()) > apart:
+        raise UsageError(
+            "the two networks were not trained from one start: the middle of their weights is farther from both than "
+            "they are from each other"
+        )
     return between(faithful, textured, strength)
 
 
@@ -103,16 +112,3 @@ def between(faithful: Network, textured: Network, strength: float) -> Network:
         if tensor.is_floating_point():
             tensor.lerp_(other[name].to(tensor.device), strength)
     return blended
-
-
-@torch.no_grad()
-def _require_one_start(faithful: Network, textured: Network) -> None:
-    patches = embedded_patches(faithful.descriptor.scale, faithful.descriptor.channels)
-    lr = patches[:: max(1, len(patches) // FEW)].to(faithful.device)
-    first, middle, last = (network.eval()(lr) for network in (faithful, between(faithful, textured, 0.5), textured))
-    apart = (first - last).square().mean()
-    if max((middle - first).square().mean(), (middle - last).square().mean()) > apart:
-        raise UsageError(
-            "the two networks were not trained from one start: the middle of their weights is farther from both than "
-            "they are from each other"
-        )

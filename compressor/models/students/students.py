@@ -66,10 +66,9 @@ def student_of_spec(
     A random student need not resemble the teacher; the others must be the same network, cut. The fit uses the embedded
     photos.
     """
-    if init not in get_args(Init):
-        raise UsageError(f"init={init!r} is not one of {', '.join(get_args(Init))}")
-    if select not in get_args(Select):
-        raise UsageError(f"select={select!r} is not one of {', '.join(get_args(Select))}")
+    for name, value, known in (("init", init, get_args(Init)), ("select", select, get_args(Select))):
+        if value not in known:
+            raise UsageError(f"{name}={value!r} is not one of {', '.join(known)}")
     if init != "inherit" and select != "leading":
         raise UsageError(f"select={select!r} chooses what is inherited, and init={init!r} inherits nothing")
     if init == "fit":

@@ -93,9 +93,8 @@ def _permuted_within_groups(tensor: torch.Tensor, order: torch.Tensor, columns: 
     groups = order.numel() // columns
     blocks = tensor.chunk(groups, 0)
     orders = order.reshape(groups, columns) - torch.arange(groups)[:, None] * columns
-    return torch.cat(
-        [block.index_select(1, index.to(tensor.device)) for block, index in zip(blocks, orders, strict=True)]
-    )
+    pairs = zip(blocks, orders, strict=True)
+    return torch.cat([block.index_select(1, index.to(tensor.device)) for block, index in pairs])
 
 
 def _index(term: Term, key: Key, orders: Mapping[Key, torch.Tensor]) -> torch.Tensor:

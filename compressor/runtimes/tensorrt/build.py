@@ -40,10 +40,8 @@ def build_plan(trt: Any, source: Path, plan: Path, precision: str, profile: Opti
         raise SrkdError(f"TensorRT cannot build {source.name}: {log.reason()}")
     with atomic_path(plan) as temporary:
         temporary.write_bytes(bytes(content))
-    return {
-        "tensorrt": str(trt.__version__),
-        "typed_by": "builder flags" if has_precision_flags(trt) else "the ONNX file",
-    }
+    typed_by = "builder flags" if has_precision_flags(trt) else "the ONNX file"
+    return {"tensorrt": str(trt.__version__), "typed_by": typed_by}
 
 
 def network_flags(trt: Any) -> int:

@@ -19,8 +19,7 @@ from compressor.runtimes.tensorrt.installation import driver_missing
 
 def open_device(index: int = 0) -> Device:
     """The GPU by torch, or by pycuda if torch was built without CUDA."""
-    missing = driver_missing()
-    if missing is not None:
+    if (missing := driver_missing()) is not None:
         raise SrkdError(missing)
     if torch.version.cuda is not None:
         return Device(index)

@@ -45,8 +45,7 @@ def build_engine(
             "shapes": profile.shapes,
             "index": device.index,
         }
-        what = f"{onnx.name} could not be built by TensorRT"
-        facts = run_in_child(f"{__name__}:build_in_child", job, what=what)
+        facts = run_in_child(f"{__name__}:build_in_child", job, what=f"{onnx.name} could not be built by TensorRT")
         write_engine(path, header, plan.read_bytes())
     return {**facts, "gpu": machine.gpu, "driver": machine.driver, "sizes": str(profile)}
 
@@ -64,13 +63,11 @@ def usable_engine(path: Path, trt: Any, device: Device) -> tuple[EngineHeader | 
     if header is not None:
         differences = "; ".join(header.machine.differences(current_machine(trt, device)))
         if differences:
-            raise SrkdError(f"{path} was built for another machine ({differences}): {_export_command(header)}")
+            profile, flag = header.profile, "--trt" if header.precision == "fp16" else f"--trt-{header.precision}"
+            tuned, largest = ("{}x{}".format(*size_of(shape)) for shape in (profile.tuned, profile.largest))
+            sizes = f"--static {largest}" if profile.fixed_size else f"--sizes {tuned},{largest}"
+            raise SrkdError(
+                f"{path} was built for another machine ({differences}): srkd export MODEL {flag} {sizes}, with the "
+                "checkpoint it came from, makes a new one"
+            )
     return header, plan
-
-
-def _export_command(header: EngineHeader) -> str:
-    """The command that builds the same engine for this machine."""
-    flag = "--trt" if header.precision == "fp16" else f"--trt-{header.precision}"
-    tuned, largest = ("{}x{}".format(*size_of(shape)) for shape in (header.profile.tuned, header.profile.largest))
-    sizes = f"--static {largest}" if header.profile.fixed_size else f"--sizes {tuned},{largest}"
-    return f"srkd export MODEL {flag} {sizes}, with the checkpoint it came from, makes a new one"
