@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import srkd
+from benchmarks.gpu_evidence import main as gather_evidence
 from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError
 from compressor.training.loop import Events
@@ -135,3 +136,9 @@ def test_command_lines_work_there(tmp_path: Path, teacher: Path, photos: Path) -
     assert begun.code == 0, begun.err
     other = command(*words, "--data", photos, "--device", "sim:3", "--out", tmp_path / "other")
     assert other.code == 2 and "'sim:3': torch sees 1 of its kind" in other.err
+
+
+@pytest.mark.parametrize("part", ["training-dukd", "perceptual"])
+def test_parts_of_a_gpus_evidence_work_there(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = gather_evidence(["--tiny", "--device", DEVICE, "--out", str(tmp_path), "--only", part])
+    assert done == 0, capsys.readouterr().out

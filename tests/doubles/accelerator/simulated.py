@@ -26,7 +26,7 @@ HOST, EXTENSION = 1, 12
 FREE_BYTES = 1 << 34
 counts: Counter[str] = Counter()
 """Copies `to_device` and `to_host`, and `waits` for the device."""
-INDEXED = ("aten::index", "aten::_index_put", "aten::index_put", "aten::_unsafe_index")
+INDEXED = ("aten::index", "aten::_index_put_impl_", "aten::index_put", "aten::_unsafe_index")
 """Operations that take indices of the CPU on a GPU, too: they are copied there."""
 kept: list[object] = []
 """Torch forgets what a library registers when the library goes."""
@@ -115,23 +115,13 @@ def module() -> types.ModuleType:
     def synchronize(device: object = None) -> None:
         counts["waits"] += 1
 
-    answers: dict[str, Any] = {
-        "is_available": lambda: True,
-        "is_initialized": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda device: None,
-        "manual_seed_all": lambda seed: None,
-        "_is_in_bad_fork": lambda: False,
-        "mem_get_info": lambda device=None: (FREE_BYTES, FREE_BYTES),
-        "max_memory_allocated": lambda device=None: 0,
-        "reset_peak_memory_stats": lambda device=None: None,
-        "empty_cache": lambda: None,
-        "get_amp_supported_dtype": lambda: [torch.bfloat16, torch.float16],
-        "synchronize": synchronize,
-    }
-    for name, answer in answers.items():
-        setattr(here, name, answer)
+    facts: dict[str, Any] = dict.fromkeys(("set_device", "manual_seed_all", "reset_peak_memory_stats", "empty_cache"))
+    facts |= {"is_available": True, "is_initialized": True, "_is_in_bad_fork": False, "mem_get_info": (FREE_BYTES,) * 2}
+    facts |= {"device_count": 1, "current_device": 0, "max_memory_allocated": 0}
+    facts["get_amp_supported_dtype"] = [torch.bfloat16]
+    for name, fact in facts.items():
+        setattr(here, name, functools.partial(lambda fact, *device: fact, fact))
+    here.synchronize = synchronize  # type: ignore[attr-defined]
     return here
 
 
@@ -142,6 +132,7 @@ def install() -> None:
     backend_registration._setup_privateuseone_for_python_backend(NAME, module())
     every, own = libraries = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     every.fallback(run, "PrivateUse1")
+    every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # it computes in what it is given
     # What torch asks of a backend of one's own in place of its convolutions.
     forward, backward = torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default
     own.impl("convolution_overrideable", functools.partial(run, forward), "PrivateUse1")
