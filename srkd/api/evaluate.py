@@ -82,10 +82,10 @@ def _score(options: EvaluateOptions, context: Context) -> Evaluation:
         raise UsageError("--goal teacher: name the teacher, --against TEACHER")
     if options.goal == "original" and options.lr_only is not None:
         raise UsageError("--goal original: the images of --lr-only have no originals; leave one of them out")
-    models = _models(options)
-    of_teacher = replace(options, strength=None)
-    runtimes = [open_runtime(model, of_teacher if model is options.against else options, context) for model in models]
-    teacher = next((runtime for runtime, model in zip(runtimes, models, strict=True) if model is options.against), None)
+    models, of_teacher = _models(options)
+    own = replace(options, strength=None)
+    runtimes = [open_runtime(model, own if n == of_teacher else options, context) for n, model in enumerate(models)]
+    teacher = None if of_teacher is None else runtimes[of_teacher]
     others = [runtime for runtime in runtimes if runtime is not teacher]
     if teacher is not None and others:
         whole, teacher = teacher, at_scale(teacher, common_scale(others, None), context.note)
@@ -100,13 +100,16 @@ def _score(options: EvaluateOptions, context: Context) -> Evaluation:
     return scoring.evaluate(runtimes, sets, settings, context, teacher=teacher)
 
 
-def _models(options: EvaluateOptions) -> tuple[Model, ...]:
-    """The models in the order of their rows: the teacher first, unless it is one of the others."""
+def _models(options: EvaluateOptions) -> tuple[tuple[Model, ...], int | None]:
+    """The models in the order of their rows, and where the teacher is: first, unless it is one of the others."""
     teacher, models = options.against, as_tuple(options.models)
     if teacher is None:
-        return models
-    others = [teacher if _is_same(model, teacher) else model for model in models]
-    return tuple(others) if teacher in others else (teacher, *others)
+        return models, None
+    if options.strength is None:
+        for n, model in enumerate(models):
+            if _is_same(model, teacher):
+                return models, n
+    return (teacher, *models), 0
 
 
 def _is_same(model: Model, other: Model) -> bool:

@@ -95,6 +95,8 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     judged = {"against": inputs / "teacher.safetensors", "data": inputs / "photos", "metrics": ["psnr"]}
     scores = [srkd.evaluate(model, strength=of, **judged) for model, of in ((out, 0.0), (out / FAITHFUL, None))]
     assert len({str(list(score.networks.values())) for score in scores}) == 1, "the teacher has one strength"
+    to_itself = srkd.evaluate(out, strength=0.0, **{**judged, "against": out})
+    assert len(to_itself.models) == 4, "bicubic, Lanczos, the run as its own teacher, and at another strength"
     shown = demo_models(DemoOptions((out,)), QUIET)
     assert [model.role for model in shown] == ["student", "student", "teacher"]
     assert (shown[0].textured, shown[0].strength, shown[1].textured) == (shown[1].name, result["strength"], None)
