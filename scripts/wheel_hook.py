@@ -40,7 +40,7 @@ class AppHook(BuildHookInterface):  # type: ignore[type-arg]
             return
         packed = Path(self.directory) / "dist.tar.xz"
         packed.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(packed, "w:xz") as archive:
+        with tarfile.open(packed, "w:xz", preset=9) as archive:
             archive.add(folder, arcname=folder.name, filter=without_origin)
         build_data["force_include"][str(packed)] = "demo/app/dist.tar.xz"
 
