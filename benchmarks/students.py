@@ -143,7 +143,7 @@ ALL = {
         Student(
             "film-x2",
             FILM,
-            "compact:width=24,depth=8,scale=2",
+            "compact:width=24,depth=8,scale=2,act=leakyrelu",
             "drawings",
             9_000,
             degrade="video",
@@ -160,6 +160,14 @@ ALL = {
             12_000,
             beside=(FILM,),
             strength=0.75,
+            worst=(
+                ("foreman", 0.0, 0.857),
+                ("monarch", 0.545, 0.909),
+                ("flowers", 0.552, 0.727),
+                ("bridge", 0.364, 0.727),
+                ("ppt3", 0.182, 0.727),
+                ("zebra", 0.738, 0.909),
+            ),
             looked_at=(
                 "Under strong noise thin dark bars have a ragged outline; the teacher draws them straight.",
                 "At strength 1, which its run chose, that outline is dotted; therefore it ships with less.",
@@ -248,17 +256,11 @@ def drawn(student: Student, options: argparse.Namespace) -> list[Runtime]:
 
 
 def draw_student(student: Student, options: argparse.Namespace) -> None:
-    """Draw twelve crops of degraded Set14 by number, and six that a person picked as the worst."""
-    scale, photos, networks = (
-        parse_student(student.student).scale,
-        options.data / "Set14" / "HR",
-        drawn(student, options),
-    )
-    worst = [Place(photos / f"{name}.png", top, left) for name, top, left in student.worst]
-    for which, places in (("", list(by_number(photos))), ("-worst", worst)):
-        file = results_folder() / f"students-{student.name}{which}.webp"
-        if places:
-            draw_crops(networks, places, scale, read_degradation(student.degrade), file)
+    """Draw twelve crops of degraded Set14 by number, and below them those that a person picked as the worst."""
+    scale, photos = parse_student(student.student).scale, options.data / "Set14" / "HR"
+    places = [*by_number(photos), *(Place(photos / f"{name}.png", top, left) for name, top, left in student.worst)]
+    file = results_folder() / f"students-{student.name}.webp"
+    draw_crops(drawn(student, options), places, scale, read_degradation(student.degrade), file)
 
 
 def commands_of(student: Student, checkpoints: Path, images: Path, run: Path) -> dict[Path, list[str]]:

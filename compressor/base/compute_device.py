@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ class ComputeDevice:
     def computes_bf16(self) -> bool:
         """Whether it multiplies bf16 natively; emulated bf16 is slower than fp32."""
         if self.is_cpu:
-            capabilities = torch.cpu.get_capabilities()
+            capabilities = cpu_capabilities()
             return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
         return self.device.type == "cuda" and bool(self.module.get_device_capability(self.device) >= (8, 0))
 
@@ -79,6 +80,11 @@ class ComputeDevice:
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """What the processor computes natively; torch before 2.11 does not say."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def free_unused_memory() -> None:

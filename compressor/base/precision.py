@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from compressor.base.choices import Layout, Precision
+from compressor.base.compute_device import cpu_capabilities
 
 
 def training_layout(device: torch.device, precision: Precision) -> Layout:
@@ -16,7 +17,7 @@ def training_layout(device: torch.device, precision: Precision) -> Layout:
     for the gradients of wide layers' weights if channels are last.
     """
     if device.type == "cpu" and precision == "fp32":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = cpu_capabilities()
         if capabilities.get("architecture") == "x86_64" and not capabilities.get("avx512_f"):
             return "contiguous"
     return "channels_last"
