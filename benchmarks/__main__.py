@@ -37,6 +37,7 @@ FOLDERS = {
     "photos": "of photographs to train and calibrate on",
     "golden": "of reference outputs of the official code",
     "checkpoints": "of published checkpoints",
+    "clones": "of repositories of methods' authors (benchmarks/clones.py)",
 }
 """Folders that replace `{name}` in the arguments of benchmarks, with their help."""
 
