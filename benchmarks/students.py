@@ -159,7 +159,7 @@ ALL = {
                 "Stripes of cloth that have false ones across them in the input keep both; the teacher draws one.",
                 "In fabric, strands and petals a little more grain stays than in the teacher's image.",
                 "Small letters and thin bars are a little softer.",
-                "No dots, halos, specks or wrong colours were seen in twelve crops by number and 24 of the largest error.",
+                "No dots, halos or wrong colours were seen in twelve crops by number and in 24 of the largest error.",
             ),
         ),
         Student(
