@@ -80,7 +80,11 @@ class OpenVinoRuntime(FileRuntime):
 
         super().__init__(path, options)
         core = openvino.Core()
-        target = _find_device(core, options.device)
+        kind, _, rest = options.device.partition(":")
+        target = (rest.upper() or "CPU") if kind == "openvino" else options.device.upper().replace(":", ".")
+        if target not in core.available_devices:
+            choices = ", ".join(["cpu", *(f"openvino:{name}" for name in core.available_devices if name != "CPU")])
+            raise UsageError(f"device {options.device!r}: OpenVINO runs on {choices} here")
         self.device = target.lower().replace(".", ":")
         model = _read_model(core, path)
         if any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
@@ -89,7 +93,14 @@ class OpenVinoRuntime(FileRuntime):
                 raise UsageError(f"{path} computes in int8, not {options.precision}: export it in that")
         else:
             self.precision = options.precision or "fp32"
-            _require_precision(core, target, self.precision)
+            if self.precision not in PRECISIONS:
+                names = ", ".join(PRECISIONS)
+                raise UsageError(f"precision {self.precision!r} is not one of {names} (runtime openvino)")
+            words = core.get_property(target, "OPTIMIZATION_CAPABILITIES")
+            # A processor without the precision of the hint silently computes in fp32.
+            if self.precision != "fp32" and PRECISIONS[self.precision][1] not in words:
+                available = ", ".join(n for n, (_, word) in PRECISIONS.items() if n == "fp32" or word in words)
+                raise UsageError(f"precision {self.precision}: OpenVINO has {available} on this {target}")
         with one_line(f"{path} cannot be compiled by OpenVINO for {target}"):
             settings = cpu_settings(self.precision, self.threads)
             if target != "CPU":
@@ -132,27 +143,6 @@ def _read_model(core: Any, path: Path) -> Any:
             )
     with one_line(f"{path} is not a model OpenVINO can open"):
         return core.read_model(path)
-
-
-def _find_device(core: Any, device: str) -> str:
-    """OpenVINO's name of a device: `cpu`, or `openvino:GPU`."""
-    available: list[str] = core.available_devices
-    kind, _, rest = device.partition(":")
-    name = (rest.upper() or "CPU") if kind == "openvino" else device.upper().replace(":", ".")
-    if name not in available:
-        choices = ", ".join(["cpu", *(f"openvino:{name}" for name in available if name != "CPU")])
-        raise UsageError(f"device {device!r}: OpenVINO runs on {choices} here")
-    return name
-
-
-def _require_precision(core: Any, target: str, precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)} (runtime openvino)")
-    capabilities = core.get_property(target, "OPTIMIZATION_CAPABILITIES")
-    # A processor without the precision of the hint silently computes in fp32.
-    if precision != "fp32" and PRECISIONS[precision][1] not in capabilities:
-        available = ", ".join(n for n, (_, word) in PRECISIONS.items() if n == "fp32" or word in capabilities)
-        raise UsageError(f"precision {precision}: OpenVINO has {available} on this {target}")
 
 
 def _image_format(model: Any, label: str) -> ImageFormat:

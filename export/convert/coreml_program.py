@@ -39,11 +39,6 @@ def _enlarge(a: Arguments) -> torch.Tensor:
     return functional.interpolate(a["x"], scale_factor=factors, mode="nearest")
 
 
-def _mean(a: Arguments) -> torch.Tensor:
-    axes: torch.Tensor = a["x"].mean(tuple(map(int, a["axes"])), keepdim=bool(a.get("keep_dims", False)))
-    return axes
-
-
 OPERATIONS: Mapping[str, Callable[[Arguments], torch.Tensor]] = {
     "add": lambda a: a["x"] + a["y"],
     "sub": lambda a: a["x"] - a["y"],
@@ -54,7 +49,7 @@ OPERATIONS: Mapping[str, Callable[[Arguments], torch.Tensor]] = {
     "leaky_relu": lambda a: functional.leaky_relu(a["x"], float(a["alpha"])),
     "pixel_shuffle": lambda a: functional.pixel_shuffle(a["x"], int(a["upscale_factor"])),
     "prelu": lambda a: functional.prelu(a["x"], a["alpha"]),
-    "reduce_mean": _mean,
+    "reduce_mean": lambda a: a["x"].mean(tuple(map(int, a["axes"])), keepdim=bool(a.get("keep_dims", False))),
     "relu": lambda a: a["x"].relu(),
     "sigmoid": lambda a: a["x"].sigmoid(),
     "silu": lambda a: functional.silu(a["x"]),

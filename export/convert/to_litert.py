@@ -61,7 +61,12 @@ def convert_checkpoint(
         module: nn.Module = use_litert_operations(trace_network(network, example))
         if io == "uint8":
             module, example = BytesModule(module), example.mul(255).to(torch.uint8)
-        model = read_model(_convert_module(module, example))
+        import litert_torch
+
+        _register_operations()
+        channels_last = litert_torch.to_channel_last_io(module, args=[0], outputs=[0])
+        converted = litert_torch.convert(channels_last, (example.permute(0, 2, 3, 1).contiguous(),))
+        model = read_model(converted.model_content())
         set_metadata(model, metadata)
         declare_images(model, free=lr_size is None)
         Path(path).write_bytes(pack_model(model))
@@ -82,16 +87,6 @@ class BytesModule(nn.Module):
     def forward(self, lr_u8: torch.Tensor) -> torch.Tensor:
         sr: torch.Tensor = self.network(lr_u8.to(torch.float32) / 255)
         return (sr * 255).clamp(0, 255).round().to(torch.uint8)
-
-
-def _convert_module(module: nn.Module, example: torch.Tensor) -> bytes:
-    import litert_torch
-
-    _register_operations()
-    channels_last = litert_torch.to_channel_last_io(module, args=[0], outputs=[0])
-    model = litert_torch.convert(channels_last, (example.permute(0, 2, 3, 1).contiguous(),))
-    content: bytes = model.model_content()
-    return content
 
 
 def _register_operations() -> None:

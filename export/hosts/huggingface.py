@@ -41,19 +41,15 @@ def write(job: HostJob) -> HostFolder:
         return verify(opened.run, TorchRuntime(network, label="the network").run, inputs, FP32, job.context)
 
     weights = job.write_checkpoint(job.folder / HUB_FOLDER_WEIGHTS, "checkpoint of srkd", save)
-    write_text(config, json.dumps(_config(job), indent=2) + "\n")
-    return HostFolder(job.host.name, job.folder, (weights,), (config,))
-
-
-def _config(job: HostJob) -> dict[str, object]:
-    """srkd itself reads the header of the weights."""
-    spec, quantisation = job.network.spec, job.network.quantisation
-    return {
+    spec, quantisation = network.spec, network.quantisation
+    described = {  # for others: srkd itself reads the header of the weights
         "library_name": "srkd",
         "arch": spec.arch,
         "scale": spec.scale,
-        "channels": job.network.descriptor.channels,
+        "channels": network.descriptor.channels,
         "range": "0..1",
         "spec": spec.to_dict(),
         **({} if quantisation is None else {"quantisation": json.loads(quantisation.to_json())}),
     }
+    write_text(config, json.dumps(described, indent=2) + "\n")
+    return HostFolder(job.host.name, job.folder, (weights,), (config,))

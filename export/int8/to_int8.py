@@ -41,23 +41,17 @@ FLAVOURS = {"int8-trt": TENSORRT, QNN.name: QNN, QNN16.name: QNN16}
 
 def convert(job: Conversion) -> Mapping[str, object]:
     flavour = FLAVOURS.get(job.format) or cpu_flavour(learnt=job.network.quantisation is not None)
-    if flavour.everything:
-        _require_plain(job)
-    graph, quant = _learnt(job, flavour) if job.network.quantisation is not None else _calibrated(job, flavour)
-    described = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
-    return {**write_graph(described, graph), **quant}
-
-
-def _require_plain(job: Conversion) -> None:
-    """Refuse what a file without any float cannot hold, or what a chip without free sizes does not run."""
-    if job.options.lr_size is None:
+    if flavour.everything and job.options.lr_size is None:
         raise CannotConvert("Qualcomm's NPUs run one size only: name it, as in --static 256x256")
-    if needs_fixed_size(job.network):
+    if flavour.everything and needs_fixed_size(job.network):
         raise CannotConvert(
             f"Qualcomm's NPUs run no windows of {job.network.spec.arch}: --student compact-s runs there"
         )
-    if job.network.quantisation is not None:
+    if flavour.everything and job.network.quantisation is not None:
         raise CannotConvert("a network that was trained quantised leaves parts in float: export its float network")
+    graph, quant = _learnt(job, flavour) if job.network.quantisation is not None else _calibrated(job, flavour)
+    described = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
+    return {**write_graph(described, graph), **quant}
 
 
 def cpu_flavour(*, learnt: bool) -> Flavour:

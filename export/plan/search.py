@@ -98,16 +98,12 @@ class Targets:
         return min((time for time in times if time is not None), default=math.inf)
 
     @property
-    def most_megabytes(self) -> float:
-        return math.inf if self.megabytes is None else self.megabytes
-
-    @property
     def most_macs(self) -> float:
         return math.inf if self.macs is None else self.macs
 
     def excess(self, ms: float, megabytes: float, macs: float, margin: float) -> float:
         """The largest ratio of a figure to its target, time with a margin; at most 1 if all targets are met."""
-        return max(ms * (1 + margin) / self.most_ms, megabytes / self.most_megabytes, macs / self.most_macs)
+        return max(ms * (1 + margin) / self.most_ms, megabytes / (self.megabytes or math.inf), macs / self.most_macs)
 
     def __str__(self) -> str:
         words = [] if self.fps is None else [f"{self.fps:g} FPS ({1000 / self.fps:.1f} ms)"]

@@ -268,19 +268,15 @@ class _Measurement:
             self.first[model, workload] = first
             if first.memory_missing is not None:
                 self.notes.append(f"{model.name}: {first.memory_missing}")
-        if self.has_memory_for_all():
+        peaks = dict.fromkeys(self.models, 0.0)
+        for (model, _), first in self.first.items():
+            peaks[model] = max(peaks[model], first.memory_mb or 0.0)
+        if sum(peaks.values()) * 1e6 <= MEMORY_SHARE * available_memory():
             for model in self.models:
                 try:
                     model.process.keep_memory()
                 except SrkdError as error:
                     self.notes.append(f"{model.name}: {error}")
-
-    def has_memory_for_all(self) -> bool:
-        """Whether there is enough memory for all models to keep what they free."""
-        peaks = dict.fromkeys(self.models, 0.0)
-        for (model, _), first in self.first.items():
-            peaks[model] = max(peaks[model], first.memory_mb or 0.0)
-        return sum(peaks.values()) * 1e6 <= MEMORY_SHARE * available_memory()
 
     def take_turns(self, workload: Workload) -> Timings:
         width, height, batch = workload

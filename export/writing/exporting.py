@@ -160,7 +160,12 @@ def export_model(
     size only has the size in its name.
     """
     network, options = network.deployed(), options or FileOptions()
-    _require_finite_weights(network)
+    for name, tensor in network.state_dict().items():  # a ReLU may hide NaN from the comparison
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise SrkdError(
+                f"weight {name} of the network holds NaN or infinity, so nothing is exported: its training diverged, "
+                "take an earlier checkpoint"
+            )
     largest = None if options.sizes is None else options.sizes[1]
     for option, size in (("--static", options.lr_size), ("--sizes", largest)):
         if size is not None:
@@ -200,16 +205,6 @@ def warning_about(source: Source, scale: int) -> str | None:
         return below_bicubic(source.model, images, goal, scale)
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-
-
-def _require_finite_weights(network: Network) -> None:
-    """Refuse a network that has NaN or infinite weights: a ReLU may hide them from the comparison."""
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise SrkdError(
-                f"weight {name} of the network holds NaN or infinity, so nothing is exported: its training diverged, "
-                "take an earlier checkpoint"
-            )
 
 
 @dataclass(frozen=True)
@@ -385,15 +380,10 @@ def _with_quality(
             convert_to(plain, without_quantisers(network), Source("float"), path, options, context)
         except CannotConvert:  # such as a network that leaves the range of fp16
             return proof
-        nodes = _integer_nodes(file, file_path, context)
+        nodes: IntegerNodes | None = None
+        try:
+            nodes = count_integer_nodes(file, file_path)
+        except SrkdError as error:  # they cannot be read
+            context.note(str(error))
         speed = compare_speed(file, plain.open(path, context), options.lr_size, context, integer_nodes=nodes)
         return replace(proof, speed=speed)
-
-
-def _integer_nodes(file: Runtime, path: Path, context: Context) -> IntegerNodes | None:
-    """Which nodes a file's runtime computes with integers; None, with a note, if they cannot be read."""
-    try:
-        return count_integer_nodes(file, path)
-    except SrkdError as error:
-        context.note(str(error))
-        return None
