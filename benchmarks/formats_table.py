@@ -68,7 +68,7 @@ COLUMNS = (
     Column("over_torch", "over torch", ".2f"),
 )
 EAGER = "torch eager"
-IN_FLOAT = [name for name, row in FORMATS.items() if row.precision != "int8" and row.runtime != "libplacebo"]
+IN_FLOAT = [name for name, row in FORMATS.items() if row.precision != "int8" and row.check_seconds is None]
 """Without shaders: they hold two networks, and their speed is that of a player on its GPU."""
 
 

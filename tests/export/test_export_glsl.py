@@ -1,8 +1,9 @@
-"""mpv user shaders: their text by the rules of mpv's manual, and their images by ffmpeg's libplacebo."""
+"""Shaders: their text by the rules of mpv, RetroArch and Magpie, and their images by ffmpeg's libplacebo."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,10 +32,16 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.writing.exporting import Source, export_model
 from tests.support.exports import export_file, unproved_file
 from tests.support.hosts import export_for_hosts
+from tests.support.magpie import passes_of
 from tests.support.slices import lively
 
 LUMA = PlainSpec(2, width=16, depth=4, channels=1)
 RGB = CompactSpec(2, width=8, depth=1)
+IN_RGB = (
+    PlainSpec(3, width=6, depth=1, act="leakyrelu", residual=False),
+    CompactSpec(4, width=22, depth=1),
+    CompactSpec(1, width=12, depth=1),
+)
 LEVEL = 1 / 255
 
 plays = pytest.mark.usefixtures("player")
@@ -65,7 +72,7 @@ def blocks(path: Path) -> list[dict[str, list[str]]]:
 
 @pytest.mark.parametrize(
     ("spec", "hook", "across"),
-    [(LUMA, "LUMA", 2), (RGB, "MAIN", 2), (CompactSpec(4, width=30, depth=2, channels=1), "LUMA", 3)],
+    [(LUMA, "LUMA", 2), (RGB, "MAIN", 2), (CompactSpec(4, width=30, depth=2, channels=1), "LUMA", 4)],
     ids=["plain luma", "compact RGB", "width 30"],
 )
 def test_passes_follow_the_manual_of_mpv(spec: PlainSpec | CompactSpec, hook: str, across: int, tmp_path: Path) -> None:
@@ -117,24 +124,20 @@ def test_the_first_lines_hold_the_metadata_and_players_skip_them(tmp_path: Path)
 
 @pytest.mark.ci
 @plays
-@pytest.mark.parametrize("name", ["glsl", "glsl-fp16"])
 @pytest.mark.parametrize(
-    "spec",
+    ("spec", "name"),
     [
-        LUMA,
-        PlainSpec(3, width=6, depth=1, act="leakyrelu", residual=False),
-        CompactSpec(2, width=8, depth=2, channels=1),
-        CompactSpec(4, width=8, depth=1),
-        CompactSpec(1, width=12, depth=1),
+        pytest.param(spec, name, id=f"{spec.arch} x{spec.scale} {spec.channels} {name}")
+        for spec in (LUMA, *IN_RGB, CompactSpec(2, width=8, depth=2, channels=1))
+        for name in (["glsl", "glsl-fp16", "slang"] if spec.channels == 3 else ["glsl", "glsl-fp16"])
     ],
-    ids=lambda spec: f"{spec.arch} x{spec.scale} {spec.channels}",
 )
 def test_images_are_those_of_the_network_to_the_border(
     spec: PlainSpec | CompactSpec, name: str, tmp_path: Path
 ) -> None:
     network = lively(spec)
     model = open_model(shader(network, tmp_path, name))
-    assert model.precision == ("fp32" if name == "glsl" else "fp16")
+    assert model.precision == ("fp16" if name == "glsl-fp16" else "fp32")
     lr = torch.rand(2, spec.channels, 19, 37, generator=torch.Generator().manual_seed(2))
     expected = TorchRuntime(network, label="network").run(lr).clamp(0, 1)
     difference = (model.run(lr) - expected).abs()
@@ -187,13 +190,14 @@ def test_a_network_without_a_form_for_luma_is_refused(tmp_path: Path) -> None:
 
 @plays
 @pytest.mark.ci
-@pytest.mark.parametrize("name", ["glsl", "glsl-fp16"])
-@pytest.mark.parametrize("spec", [LUMA, RGB], ids=["plain luma", "compact RGB"])
+@pytest.mark.parametrize(
+    ("spec", "name"), [(LUMA, "glsl"), (LUMA, "glsl-fp16"), (RGB, "glsl"), (RGB, "glsl-fp16"), (RGB, "slang")]
+)
 def test_a_shader_is_compared_before_it_is_kept(spec: PlainSpec | CompactSpec, name: str, tmp_path: Path) -> None:
     report = export_file(build(spec, seed=0), name, tmp_path)
     assert (report.verdict, report.reason) == ("passed", None)
     assert report.parity is not None and report.parity.max_abs <= 1.5 * LEVEL
-    assert report.facts["passes"] == spec.depth + 2
+    assert report.facts["passes"] == spec.depth + (3 if name == "slang" else 2)
 
 
 @plays
@@ -216,6 +220,42 @@ def test_a_shader_that_does_not_compile_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SrkdError, match=r"small: ffmpeg's libplacebo does not run the shader: .+") as error:
         open_model(path).run(torch.rand(1, 1, 8, 8))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spec", IN_RGB, ids=str)
+def test_a_preset_names_its_passes_and_their_exact_sizes(spec: PlainSpec | CompactSpec, tmp_path: Path) -> None:
+    path = shader(build(spec, seed=0), tmp_path, "slang")
+    values, size = dict(re.findall(r'^(\w+) = "(.*)"$', path.read_text(), re.M)), 1.0
+    for index in range(int(values["shaders"])):
+        size *= float(values[f"scale_x{index}"])
+        is_last, file = index == spec.depth + 2, tmp_path / values[f"shader{index}"]
+        assert size == spec.scale if is_last else size in (1, 2, 4)
+        # The picture itself has the format of the screen.
+        assert ("#pragma format R16G16B16A16_SFLOAT" in file.read_text()) is not is_last
+    file.write_text("changed")
+    with pytest.raises(SrkdError, match=r"small\.slangp is damaged or was changed after its export"):
+        read_metadata(path)
+
+
+@pytest.mark.parametrize("spec", IN_RGB, ids=str)
+def test_passes_compile_to_spirv(spec: PlainSpec | CompactSpec, tmp_path: Path) -> None:
+    network, sources = build(spec, seed=0), list[tuple[str, str]]()
+    for file in shader(network, tmp_path, "slang").with_suffix(".slang").iterdir():
+        declared, *stages = re.split(r"#pragma stage \w+\n", file.read_text())
+        sources += zip(("vert", "frag"), [declared + stage for stage in stages], strict=True)
+    effect = shader(network, tmp_path, "magpie")
+    assert re.sub("//(?!!).*\n", "", effect.read_text()).strip().startswith("//!MAGPIE EFFECT\n//!VERSION 4\n")
+    with pytest.raises(SrkdError, match="Magpie's effects run in Magpie only, on Windows"):
+        open_model(effect)
+    sources += [("comp", source) for *_, source in passes_of(effect.read_text())]
+    assert len(sources) == 2 * (spec.depth + 3) + spec.depth + 2
+    if shutil.which("glslangValidator") is None:
+        pytest.skip("glslangValidator is not installed (Debian's package is glslang-tools)")
+    for stage, text in sources:
+        language = ("-D", "-e", "main") if stage == "comp" else ()
+        command = ["glslangValidator", "--stdin", "-S", stage, "-V", *language]
+        done = subprocess.run(command, input=text, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -254,17 +294,23 @@ def large_weight() -> Network:
         (
             lambda: build(EDSRSpec(width=8, depth=1, scale=2), seed=0),
             "glsl",
-            "edsr is not written as GLSL: plain and compact are; a student: --student plain:width=8,depth=4",
+            "edsr is not written as a shader: plain and compact are; a student: --student plain:width=8,depth=4",
         ),
         (
             lambda: build(CompactSpec(2, width=68, depth=1), seed=0),
             "glsl",
-            "compact with width=68 is not written as GLSL: at most 64 are; a student: --student plain:width=16,depth=4",
+            "compact with width=68 is not written as a shader: at most 64 are; a student: --student plain:width=16,",
         ),
         (quantised, "glsl", "trained quantised"),
         (large_weight, "glsl-fp16", "a weight of 100000 is beyond fp16: export --glsl"),
+        (lambda: build(LUMA, seed=0), "slang", "--slang takes a network of three channels, as what it enlarges is RGB"),
+        (
+            lambda: build(PlainSpec(2, width=4, depth=62), seed=0),
+            "slang",
+            "up to 64 passes, as RetroArch does, and thes",
+        ),
     ],
-    ids=["edsr", "wide", "quantised", "fp16"],
+    ids=["edsr", "wide", "quantised", "fp16", "luma", "deep"],
 )
 def test_what_cannot_be_written_is_refused_in_one_line(network: object, name: str, reason: str, tmp_path: Path) -> None:
     report = export_file(network(), name, tmp_path)  # type: ignore[operator]

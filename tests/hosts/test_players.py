@@ -1,7 +1,8 @@
-"""`--for mpv` and `--for ffmpeg`: files that players take, and the networks that they cannot."""
+"""`--for mpv` and `--for ffmpeg`: files that players take, and the networks that they cannot; Magpie's effects."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,51 @@ import pytest
 import torch
 
 from compressor.inference.open import open_model
+from compressor.models.networks.compact import CompactSpec
 from export.writing.exporting import Source
+from tests.support.exports import unproved_file
 from tests.support.hosts import (
     STUDENTS,
     as_without,
     enlarged,
     export_for_hosts,
     needs_libplacebo,
+    needs_software_vulkan,
     paths_of,
     photo,
     refusal,
+    run_host,
 )
+from tests.support.magpie import passes_of, textures_of
+from tests.support.slices import lively
 
 NAMES = ("input", "output")
+RGB = CompactSpec(3, width=22, depth=2)
+
+DRAW = """
+import json, sys
+import numpy as np
+from compushady import HEAP_READBACK, HEAP_UPLOAD, Buffer, Compute, Texture2D
+from compushady.formats import R16G16B16A16_FLOAT
+from compushady.shaders import hlsl
+def filled(array):
+    buffer = Buffer(array.nbytes, HEAP_UPLOAD)
+    buffer.upload(array.tobytes())
+    return buffer
+image, (sizes, passes) = np.load(sys.argv[1]), json.load(open(sys.argv[2]))
+height, width = image.shape[:2]
+textures = {name: Texture2D(width * x, height * y, R16G16B16A16_FLOAT) for name, (x, y) in sizes.items()}
+filled(image).copy_to(textures["INPUT"])
+size = filled(np.array([width, height] + 62 * [0], np.uint32))
+for inputs, output, block, source in passes:
+    target = textures[output]
+    compute = Compute(hlsl.compile(source), cbv=[size], srv=[textures[name] for name in inputs], uav=[target])
+    compute.dispatch(-(-target.width // block[0]), -(-target.height // block[1]), 1)
+drawn = Buffer(target.size, HEAP_READBACK)
+target.copy_to(drawn)
+np.save(sys.argv[1], np.frombuffer(drawn.readback(), np.float16, image.size * sizes["OUTPUT"][0] ** 2))
+"""
+"""Runs the passes of an effect on the first Vulkan device, by Microsoft's compiler of HLSL."""
 
 
 @pytest.mark.extras
@@ -41,19 +74,23 @@ def test_libplacebo_gives_the_networks_image(student: str, tmp_path: Path) -> No
     for path in paths_of(folder).values():
         sr = open_model(path).run(lr)[0].permute(1, 2, 0).numpy()
         assert np.abs(sr - enlarged(network, lr)).max() <= 1.5 / 255
-    assert len(folder.files) == 2
+    names = [path.name for path in paths_of(folder).values()]
+    assert [name.partition(".")[2] for name in names] == ["glsl", "fp16.glsl"]
+    readme = (tmp_path / "mpv" / "README.md").read_text(encoding="utf-8")
+    assert f'--glsl-shaders="~~/shaders/{names[0]}"' in readme
 
 
 @pytest.mark.extras
-def test_a_player_gets_shaders_that_libplacebo_has_run(tmp_path: Path) -> None:
-    needs_libplacebo()
-    (folder,) = export_for_hosts(STUDENTS["plain-luma-x2"]().eval(), Source("luma"), ["mpv"], tmp_path)
-    names = [file.path.name for file in folder.files if file.path is not None]
-    assert names == ["2x-luma.glsl", "2x-luma.fp16.glsl"]
-    for file in folder.files:
-        assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs <= 1.5 / 255
-    readme = (tmp_path / "mpv" / "README.md").read_text(encoding="utf-8")
-    assert f'--glsl-shaders="~~/shaders/{names[0]}"' in readme
+def test_the_hlsl_of_an_effect_of_magpie_draws_the_networks_image(tmp_path: Path) -> None:
+    """Magpie itself, which runs on Windows, puts the same text of each pass together."""
+    needs_software_vulkan()
+    network, lr, image, described = lively(RGB), photo(37, 19), tmp_path / "image.npy", tmp_path / "passes.json"
+    effect = unproved_file(network, "magpie", tmp_path)[0].read_text(encoding="utf-8")
+    described.write_text(json.dumps([textures_of(effect), passes_of(effect)]))
+    np.save(image, torch.cat([lr, torch.ones_like(lr[:, :1])], 1)[0].permute(1, 2, 0).half().numpy())
+    run_host("compushady", DRAW, image, described)
+    drawn = np.load(image).astype(np.float32).reshape(3 * 19, 3 * 37, 4)[..., :3]
+    assert np.abs(drawn - enlarged(network, lr)).max() <= 1.5 / 255
 
 
 def ffmpeg_refuses(path: Path, name: str, output: str) -> str | None:
