@@ -82,7 +82,8 @@ def _score(options: EvaluateOptions, context: Context) -> Evaluation:
         raise UsageError("--goal teacher: name the teacher, --against TEACHER")
     if options.goal == "original" and options.lr_only is not None:
         raise UsageError("--goal original: the images of --lr-only have no originals; leave one of them out")
-    models, of_teacher = _models(options)
+    models, given = _models(options), options.against
+    of_teacher = next((n for n, model in enumerate(models) if given is not None and _is_same(model, given)), None)
     own = replace(options, strength=None)
     runtimes = [open_runtime(model, own if n == of_teacher else options, context) for n, model in enumerate(models)]
     teacher = None if of_teacher is None else runtimes[of_teacher]
@@ -100,16 +101,12 @@ def _score(options: EvaluateOptions, context: Context) -> Evaluation:
     return scoring.evaluate(runtimes, sets, settings, context, teacher=teacher)
 
 
-def _models(options: EvaluateOptions) -> tuple[tuple[Model, ...], int | None]:
-    """The models in the order of their rows, and where the teacher is: first, unless it is one of the others."""
+def _models(options: EvaluateOptions) -> tuple[Model, ...]:
+    """The models in the order of their rows: the teacher first, unless it is one of the others as it is."""
     teacher, models = options.against, as_tuple(options.models)
-    if teacher is None:
-        return models, None
-    if options.strength is None:
-        for n, model in enumerate(models):
-            if _is_same(model, teacher):
-                return models, n
-    return (teacher, *models), 0
+    if teacher is None or (options.strength is None and any(_is_same(model, teacher) for model in models)):
+        return models
+    return (teacher, *models)
 
 
 def _is_same(model: Model, other: Model) -> bool:

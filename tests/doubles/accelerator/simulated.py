@@ -23,7 +23,6 @@ from compressor.runtimes.table import RUNTIMES
 NAME = "sim"
 HOST, EXTENSION = 1, 12
 """DLPack's numbers of the CPU, and of devices that extend a framework."""
-FREE_BYTES = 1 << 34
 counts: Counter[str] = Counter()
 """Copies `to_device` and `to_host`, and `waits` for the device."""
 INDEXED = ("aten::index", "aten::_index_put_impl_", "aten::index_put", "aten::_unsafe_index")
@@ -116,7 +115,7 @@ def module() -> types.ModuleType:
         counts["waits"] += 1
 
     facts: dict[str, Any] = dict.fromkeys(("set_device", "manual_seed_all", "reset_peak_memory_stats", "empty_cache"))
-    facts |= {"is_available": True, "is_initialized": True, "_is_in_bad_fork": False, "mem_get_info": (FREE_BYTES,) * 2}
+    facts |= {"is_available": True, "is_initialized": True, "_is_in_bad_fork": False, "mem_get_info": (1 << 34,) * 2}
     facts |= {"device_count": 1, "current_device": 0, "max_memory_allocated": 0}
     facts["get_amp_supported_dtype"] = [torch.bfloat16]
     for name, fact in facts.items():
