@@ -94,7 +94,8 @@ class Stage:
 
     @property
     def segments(self) -> Segments:
-        return next((method.segments for method in self.methods if method.kind == "joint"), "each")
+        joint = [method for method in self.methods if method.kind == "joint"]
+        return joint[0].segments if joint else "each"
 
     @property
     def term_weights(self) -> dict[str, float | Calibrated]:
