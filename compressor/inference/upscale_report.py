@@ -13,8 +13,8 @@ from compressor.inference.numbers import Numbers
 class Upscaled:
     """A picture that was written; sizes are (width, height), `tile` and `seam` as in `tiling.Tiled`.
 
-    `precision` and `runtime` are those used for this picture. If they are not the model's own, `psnr_to_exact` is the
-    PSNR in dB of its worst sample to that sample as the model was opened.
+    `precision` is the one used for this picture. If it is lower than the model's own, `psnr_to_exact` is the PSNR in dB
+    of its worst sample to that sample in the model's own precision.
     """
 
     source: Path
@@ -24,7 +24,6 @@ class Upscaled:
     tile: int | None
     seam: float | None
     precision: str
-    runtime: str
     psnr_to_exact: float | None
     seconds: float
 
@@ -33,9 +32,8 @@ class Upscaled:
 class UpscaledFilm:
     """A film that was written; sizes are (width, height). `fps` counts the frames of this call, over `seconds`.
 
-    `reused` frames were equal to the one before, and `resumed` ones are those of an earlier call. `precisions` and
-    `runtimes` are those of all frames; `psnr_to_exact` is the least PSNR of frames that were not computed as the model
-    was opened.
+    `reused` frames were equal to the one before, and `resumed` ones are those of an earlier call. `precisions` are
+    those of all frames; `psnr_to_exact` is the least PSNR of frames in a lower one than the model's.
     """
 
     source: Path
@@ -52,7 +50,6 @@ class UpscaledFilm:
     copied: tuple[str, ...]
     notes: tuple[str, ...]
     precisions: tuple[str, ...]
-    runtimes: tuple[str, ...]
     psnr_to_exact: float | None
 
 
