@@ -65,6 +65,7 @@ class Clone:
 
 
 LOADER = "its data loader, written for torch 1.1, is replaced by ready batches in memory"
+IN_MEMORY = "ready batches in memory in place of its data loader"
 NO_GPU = "cuda() does nothing"
 NO_WRITER = "nothing is written for TensorBoard"
 
@@ -118,7 +119,7 @@ BASICSR = Clone(
     "basicsr/models/sr_model.py",
     "787f1fd2eab5963579c764c1bfb87199b7dd196f",
     (
-        "ready batches in memory in place of its data loader",
+        IN_MEMORY,
         "basicsr.version, which its setup writes, is given",
     ),
 )
@@ -137,7 +138,7 @@ HKDSR = Clone(
     "basicsr/models/sr_l1_model.py",
     "f369542dd4b38d1d51ca1f34610afad278329c52",
     (
-        "ready batches in memory in place of its data loader",
+        IN_MEMORY,
         "vgg_arch.py and srgan_model.py, which the repository lacks and other parts of it import, are empty",
         NO_GPU,
         "pkg_resources, which its package pytorch_wavelets reads other transforms with, may be missing",
