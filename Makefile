@@ -109,7 +109,7 @@ demo-picture: app-for-tests
 
 # On a simulated accelerator: nothing mixes with the CPU, and what crosses is counted.
 test-device: env
-	SRKD_TEST_DEVICE=sim $(PYTEST) tests/device
+	SRKD_TEST_DEVICE=sim $(PYTEST) --dist load tests/device
 
 test-all: extras app-for-tests
 	$(PYTEST)
