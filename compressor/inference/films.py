@@ -24,7 +24,7 @@ from compressor.base.errors import SrkdError, report_unwritable
 from compressor.base.files import atomic_path, file_sha256, temporary_files, write_text
 from compressor.base.locks import hold_lock
 from compressor.inference.background import OneBehind, one_ahead
-from compressor.inference.lower_precision import MAX_FRAME_LEVELS, MAX_SAMPLE_LEVELS, PrecisionChoice, Selected
+from compressor.inference.runtime_choice import MAX_FRAME_LEVELS, MAX_SAMPLE_LEVELS, RuntimeChoice, Selected
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.upscale_outputs import Job, UpscaleSettings, require_size
 from compressor.inference.upscale_report import UpscaledFilm
@@ -49,16 +49,18 @@ class _Segment:
     frames: int = 0
     reused: int = 0
     precisions: list[str] = field(default_factory=list)
+    runtimes: list[str] = field(default_factory=list)
     psnr_to_exact: float | None = None
 
     def add(self, used: Selected) -> None:
         """Count what a frame was computed with."""
         self.precisions = sorted({*self.precisions, used.runtime.precision})
+        self.runtimes = sorted({*self.runtimes, used.runtime.name})
         if used.psnr_to_exact is not None:
             self.psnr_to_exact = min(used.psnr_to_exact, self.psnr_to_exact or used.psnr_to_exact)
 
 
-def upscale_film(job: Job, choice: PrecisionChoice, settings: UpscaleSettings, context: Context) -> UpscaledFilm:
+def upscale_film(job: Job, choice: RuntimeChoice, settings: UpscaleSettings, context: Context) -> UpscaledFilm:
     """Enlarge the rest of a film in segments, and join them with those of an earlier call."""
     start, scale, output = time.perf_counter(), choice.runtime.descriptor.scale, job.output
     folder = output.with_name(f"{output.name}.part")
@@ -99,9 +101,14 @@ def upscale_film(job: Job, choice: PrecisionChoice, settings: UpscaleSettings, c
         encoding.pixel_format,
         tuple(copied.values()),
         (*notes, *film.lines),
-        tuple(sorted({name for segment in segments for name in segment.precisions})),
+        _all_names(segment.precisions for segment in segments),
+        _all_names(segment.runtimes for segment in segments),
         min(measured, default=None),
     )
+
+
+def _all_names(lists: Iterable[list[str]]) -> tuple[str, ...]:
+    return tuple(sorted({name for names in lists for name in names}))
 
 
 def _note(context: Context, job: Job, lines: Iterable[str]) -> None:
@@ -115,7 +122,7 @@ class _Rest:
 
     film: Film
     encoding: Encoding
-    choice: PrecisionChoice
+    choice: RuntimeChoice
     settings: UpscaleSettings
     context: Context
     done: int

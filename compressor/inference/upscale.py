@@ -19,8 +19,8 @@ from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
 from compressor.inference.background import OneBehind, one_ahead
 from compressor.inference.films import upscale_film
-from compressor.inference.lower_precision import PrecisionChoice, Selected
 from compressor.inference.numbers import numbers_of
+from compressor.inference.runtime_choice import RuntimeChoice, Selected
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.tiling import Tiled, WindowProgress
 from compressor.inference.upscale_inputs import collect
@@ -78,7 +78,7 @@ def _require_used(given: UpscaleSettings, jobs: Sequence[Job]) -> None:
 def upscale_jobs(
     runtime: Runtime, jobs: Sequence[Job], settings: UpscaleSettings, context: Context = QUIET
 ) -> Outcomes:
-    choice = PrecisionChoice(runtime, exact=settings.exact)
+    choice = RuntimeChoice(runtime, exact=settings.exact)
     outcomes = _upscale_pictures([job for job in jobs if not job.is_film], choice, settings, context)
     for job in (job for job in jobs if job.is_film):
         try:
@@ -89,7 +89,7 @@ def upscale_jobs(
 
 
 def _upscale_pictures(
-    jobs: Sequence[Job], choice: PrecisionChoice, settings: UpscaleSettings, context: Context
+    jobs: Sequence[Job], choice: RuntimeChoice, settings: UpscaleSettings, context: Context
 ) -> Outcomes:
     """Enlarge some pictures. While one is enlarged, the next one is read and the previous one written."""
     failed = list[Failed]()
@@ -144,7 +144,7 @@ def upscale_image(
     settings, scale = settings or UpscaleSettings(), runtime.descriptor.scale
     planes = read_planes(image)
     require_size("the image", planes.rgb.shape[-1], planes.rgb.shape[-2], scale)
-    selected = PrecisionChoice(runtime, exact=settings.exact).select(planes.rgb, bits=planes.bits)
+    selected = RuntimeChoice(runtime, exact=settings.exact).select(planes.rgb, bits=planes.bits)
     tiled, alpha = _enlarge(planes, selected, settings, progress)
     if tiled.seam is not None:
         seams = f"seams differ by up to {255 * tiled.seam:.1f} of 255: give a larger tile, or tile=0 for none"
@@ -186,6 +186,7 @@ def _write(
         tile=tiled.tile,
         seam=tiled.seam,
         precision=selected.runtime.precision,
+        runtime=selected.runtime.name,
         psnr_to_exact=selected.psnr_to_exact,
         seconds=seconds + time.perf_counter() - start,
     )

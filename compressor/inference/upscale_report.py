@@ -13,8 +13,8 @@ from compressor.inference.numbers import Numbers
 class Upscaled:
     """A picture that was written; sizes are (width, height), `tile` and `seam` as in `tiling.Tiled`.
 
-    `precision` is the one used for this picture. If it is lower than the model's own, `psnr_to_exact` is the PSNR in dB
-    of its worst sample to that sample in the model's own precision.
+    `precision` and `runtime` are those used for this picture. If they are not the model's own, `psnr_to_exact` is the
+    PSNR in dB of its worst sample to that sample as the model was opened.
     """
 
     source: Path
@@ -24,6 +24,7 @@ class Upscaled:
     tile: int | None
     seam: float | None
     precision: str
+    runtime: str
     psnr_to_exact: float | None
     seconds: float
 
@@ -32,8 +33,9 @@ class Upscaled:
 class UpscaledFilm:
     """A film that was written; sizes are (width, height). `fps` counts the frames of this call, over `seconds`.
 
-    `reused` frames were equal to the one before, and `resumed` ones are those of an earlier call. `precisions` are
-    those of all frames; `psnr_to_exact` is the least PSNR of frames in a lower one than the model's.
+    `reused` frames were equal to the one before, and `resumed` ones are those of an earlier call. `precisions` and
+    `runtimes` are those of all frames; `psnr_to_exact` is the least PSNR of frames that were not computed as the model
+    was opened.
     """
 
     source: Path
@@ -50,6 +52,7 @@ class UpscaledFilm:
     copied: tuple[str, ...]
     notes: tuple[str, ...]
     precisions: tuple[str, ...]
+    runtimes: tuple[str, ...]
     psnr_to_exact: float | None
 
 

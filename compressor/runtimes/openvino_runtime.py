@@ -102,7 +102,10 @@ class OpenVinoRuntime(FileRuntime):
                 available = ", ".join(n for n, (_, word) in PRECISIONS.items() if n == "fp32" or word in words)
                 raise UsageError(f"precision {self.precision}: OpenVINO has {available} on this {target}")
         with one_line(f"{path} cannot be compiled by OpenVINO for {target}"):
-            self._compiled = core.compile_model(model, target, self._settings(target))
+            settings = cpu_settings(self.precision, self.threads)
+            if target != "CPU":
+                settings = {name: settings[name] for name in ("INFERENCE_PRECISION_HINT", "PERFORMANCE_HINT")}
+            self._compiled = core.compile_model(model, target, settings)
         self._take(_image_format(model, self.label), _read_metadata(model, path))
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
@@ -110,15 +113,16 @@ class OpenVinoRuntime(FileRuntime):
             # A copy: OpenVINO returns its own memory, which the next run overwrites.
             return self._image.run_arrays(lr, lambda images: np.array(self._compiled(images)[0]))
 
-    def _settings(self, target: str) -> dict[str, Any]:
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS.get(self.precision, PRECISIONS["fp32"])[0],
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        if target == "CPU":
-            # Pinned threads would share their cores with those of any other process that pins its own.
-            settings |= {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
-        return settings
+
+def cpu_settings(precision: str, threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": PRECISIONS.get(precision, PRECISIONS["fp32"])[0],
+        "PERFORMANCE_HINT": "LATENCY",
+        # Pinned threads would share their cores with those of any other process that pins its own.
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
 
 
 open_file = OpenVinoRuntime

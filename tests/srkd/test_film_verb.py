@@ -33,7 +33,7 @@ def test_lines_about_a_film(desk: Path, capfd: pytest.CaptureFixture[str]) -> No
     # On a busy machine there are lines of progress before.
     lines = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("film.mkv ")]
     assert lines[0].startswith("large.mp4  64x48 -> 128x96, 5 frames, 1 equal to the one before, ")
-    assert lines[0].endswith(" fps, h264 yuv420p") and lines[1] == "copied: audio stream 1 (aac, fin)"
+    assert lines[0].endswith(" fps (torch, fp32), h264 yuv420p") and lines[1] == "copied: audio stream 1 (aac, fin)"
     assert len(frames_of(desk / "large.mp4")) == 5
     assert run(["upscale", "student.safetensors", "film.mkv", "-o", "large.mp4"]) == 1
     assert "large.mp4 exists: --overwrite replaces it" in capfd.readouterr().err

@@ -61,19 +61,16 @@ def show(console: Console, options: UpscaleOptions, report: UpscaleReport) -> No
     for picture in report.done:
         seam = "" if picture.seam is None else f", seams differ by up to {picture.seam:.1e}"
         sizes = f"{format_size(picture.lr_size)} -> {format_size(picture.sr_size)}"
-        precision = "" if picture.precision == "fp32" else f", in {picture.precision}"
-        console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{precision}{seam}")
+        computed = f"{picture.seconds:.1f} s ({picture.runtime}, {picture.precision})"
+        console.result(f"{picture.output}  {sizes}, {computed}{seam}")
     for film in report.films:
         counts = [f"{film.frames} frames"]
         counts += [f"{film.reused} equal to the one before"] if film.reused else []
         counts += [f"{film.resumed} of an earlier call"] if film.resumed else []
         sizes = f"{format_size(film.lr_size)} -> {format_size(film.sr_size)}"
-        lower = ", ".join(name for name in film.precisions if name != "fp32")
-        precision = f", in {lower}" if lower else ""
-        console.result(
-            f"{film.output}  {sizes}, {', '.join(counts)}, {film.seconds:.1f} s, {film.fps:.2f} fps, "
-            f"{film.codec} {film.pixel_format}{precision}"
-        )
+        computed = f"{film.seconds:.1f} s, {film.fps:.2f} fps ({', '.join((*film.runtimes, *film.precisions))})"
+        written = f"{film.codec} {film.pixel_format}"
+        console.result(f"{film.output}  {sizes}, {', '.join(counts)}, {computed}, {written}")
         if film.copied:
             console.say(f"copied: {', '.join(film.copied)}")
     line = report.numbers.line()

@@ -1,4 +1,4 @@
-"""bf16 for a picture: only if its samples agree, and never if exact figures are requested."""
+"""bf16 or OpenVINO for a picture: only if its samples agree, and never if exact figures are requested."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from compressor.base.compute_device import ComputeDevice
 from compressor.images.files import Picture, read_picture, write_picture
 from compressor.images.in_memory import read_planes
 from compressor.images.metrics import to_u8
-from compressor.inference import lower_precision
+from compressor.inference import runtime_choice
 from compressor.inference import upscale as upscaling
 from compressor.inference.films import FRAMES_OF_A_CHOICE
-from compressor.inference.lower_precision import PrecisionChoice, sample_patches
+from compressor.inference.runtime_choice import RuntimeChoice, sample_patches
 from compressor.inference.upscale import upscale, upscale_image
 from compressor.inference.upscale_outputs import UpscaleSettings
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.runtimes import openvino_network
+from compressor.runtimes.openvino_network import converts
 from compressor.runtimes.torch_runtime import TorchRuntime
 from srkd.api.upscale import _upscale_settings
 from srkd.options.verbs import UpscaleOptions
 from tests.support.fakes import nearest_model
 from tests.support.films import make_film, picture, require_av
+from tests.support.networks import tiny
 
 
 @pytest.fixture(autouse=True)
 def device_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ComputeDevice, "computes_bf16", True)
-    monkeypatch.setattr(lower_precision, "LEAST_LR_PIXELS", 128 * 128)
+    monkeypatch.setattr(runtime_choice, "LEAST_LR_PIXELS", 128 * 128)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def amplified(runtime: TorchRuntime, spread: float) -> TorchRuntime:
 
 
 def test_a_picture_that_agrees_is_computed_in_bf16(student: TorchRuntime) -> None:
-    selected = PrecisionChoice(student).select(photo())
+    selected = RuntimeChoice(student).select(photo())
     assert selected.runtime.precision == "bf16"
     assert selected.psnr_to_exact is not None and 50 <= selected.psnr_to_exact < 80
     whole, exact = to_u8(selected.runtime.run(photo())), to_u8(student.run(photo()))
@@ -67,28 +70,56 @@ def test_a_picture_that_agrees_is_computed_in_bf16(student: TorchRuntime) -> Non
 
 
 def test_each_bound_alone_refuses(student: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert PrecisionChoice(student).select(photo(), max_levels=0).runtime is student
-    monkeypatch.setattr(lower_precision, "MIN_PSNR_DB", 90.0)
-    assert PrecisionChoice(student).select(photo()).runtime is student
+    assert RuntimeChoice(student).select(photo(), max_levels=0).runtime is student
+    monkeypatch.setattr(runtime_choice, "MIN_PSNR_DB", 90.0)
+    assert RuntimeChoice(student).select(photo()).runtime is student
 
 
 def test_a_network_that_bf16_damages_stays_in_fp32(student: TorchRuntime) -> None:
     damaged = amplified(student, 100.0)
     difference = to_u8(damaged.run(photo())).int() - to_u8(damaged.in_bf16().run(photo())).int()
     assert int(difference.abs().max()) > 4
-    assert PrecisionChoice(damaged).select(photo()).runtime is damaged
+    assert RuntimeChoice(damaged).select(photo()).runtime is damaged
 
 
 def test_what_is_never_lowered(student: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     bf16 = student.in_bf16()
-    assert PrecisionChoice(student, exact=True).select(photo()).runtime is student
-    assert PrecisionChoice(student).select(photo(), bits=16).runtime is student
-    assert PrecisionChoice(student).select(photo(127)).runtime is student
-    assert PrecisionChoice(bf16).select(photo()).runtime is bf16
+    assert RuntimeChoice(student, exact=True).select(photo()).runtime is student
+    assert RuntimeChoice(student).select(photo(), bits=16).runtime is student
+    assert RuntimeChoice(student).select(photo(127)).runtime is student
+    assert RuntimeChoice(bf16).select(photo()).runtime is bf16
     other = nearest_model(4)
-    assert PrecisionChoice(other).select(photo()).runtime is other
+    assert RuntimeChoice(other).select(photo()).runtime is other
     monkeypatch.setattr(ComputeDevice, "computes_bf16", False)
-    assert PrecisionChoice(student).select(photo()).runtime is student
+    assert RuntimeChoice(student).select(photo()).runtime is student
+
+
+@pytest.mark.parametrize("is_first", ["openvino", "torch"])
+def test_openvino_goes_on_where_it_is_faster_once_pictures_took_longer_than_it_takes_to_open(
+    student: TorchRuntime, monkeypatch: pytest.MonkeyPatch, is_first: str
+) -> None:
+    pytest.importorskip("openvino")
+    choice = RuntimeChoice(student)
+    assert choice.select(photo()).runtime.name == "torch"
+    monkeypatch.setattr(runtime_choice, "_seconds", lambda way, samples, runs=3: 1.0 + (way.name != is_first))
+    selected = choice.select(photo(), pictures=1000)
+    assert (selected.runtime.name, selected.runtime.precision) == (is_first, "bf16")
+    assert selected.psnr_to_exact is not None and selected.psnr_to_exact >= runtime_choice.MIN_PSNR_DB
+    # Where bf16 is refused, OpenVINO's fp32 goes on: its trace holds at any size, and agrees to the last digits.
+    monkeypatch.setattr(runtime_choice, "MIN_PSNR_DB", 90.0)
+    exact = choice.select(photo()).runtime
+    assert (exact.name, exact.precision) == (is_first, "fp32")
+    for size in (17, 61):
+        assert float((exact.run(photo(size)) - student.run(photo(size))).abs().max()) < 1e-5
+
+
+def test_a_network_of_windows_and_a_missing_openvino_stay_in_torch(
+    student: TorchRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = TorchRuntime(build(tiny("swinir", 2), seed=0).eval(), label="windows")
+    assert not converts(windows)
+    monkeypatch.setattr(openvino_network, "missing_modules", lambda names: names)
+    assert not converts(student)
 
 
 def test_a_frame_of_a_film_decides_for_those_behind_it(student: TorchRuntime, tmp_path: Path) -> None:
