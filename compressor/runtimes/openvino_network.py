@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.openvino_runtime import cpu_settings
+from compressor.runtimes.openvino_runtime import cpu_settings, openvino_core
 from compressor.runtimes.table import missing_modules
 from compressor.runtimes.torch_runtime import TorchRuntime
 
@@ -36,7 +36,7 @@ class OpenVinoNetwork(Runtime):
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # each Python number that tracing keeps
             model = openvino.convert_model(opened.network, example_input=example)
-        self._compiled = openvino.Core().compile_model(model, "CPU", cpu_settings(precision, torch.get_num_threads()))
+        self._compiled = openvino_core().compile_model(model, "CPU", cpu_settings(precision, torch.get_num_threads()))
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         # A copy: OpenVINO returns its own memory, which the next run overwrites.

@@ -4,6 +4,7 @@ srkd's ONNX files, those in int8 too: OpenVINO computes with integers between th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,26 @@ HEAD_BYTES = 4096
 DTYPES = {"f32": torch.float32, "u8": torch.uint8}
 
 
-def read_metadata(path: Path) -> Mapping[str, str]:
+@cache
+def openvino_core() -> Any:
+    """Return the one Core of this process, which never ends.
+
+    On a processor with AMX each one sets an alternate stack for signals, and at its end puts back the one it found. Of
+    two that end in the order in which they began, the second puts back memory that is gone: Ctrl-C then is a
+    segmentation fault (OpenVINO 2026.4).
+    """
     import openvino
 
-    return _read_metadata(_read_model(openvino.Core(), path), path)
+    return openvino.Core()
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    return _read_metadata(_read_model(path), path)
 
 
 def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
     """Yield the nodes that compute, and the conversions, of the graph that OpenVINO executes on this processor."""
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     model = core.read_model(path)
     if _is_onnx(path):  # whose own names say more than those of what OpenVINO makes of a DequantizeLinear
         operators = {node.name: node.op_type for node in load_onnx(path).graph.node}
@@ -76,17 +86,15 @@ class OpenVinoRuntime(FileRuntime):
     name = "openvino"
 
     def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
-        import openvino
-
         super().__init__(path, options)
-        core = openvino.Core()
+        core = openvino_core()
         kind, _, rest = options.device.partition(":")
         target = (rest.upper() or "CPU") if kind == "openvino" else options.device.upper().replace(":", ".")
         if target not in core.available_devices:
             choices = ", ".join(["cpu", *(f"openvino:{name}" for name in core.available_devices if name != "CPU")])
             raise UsageError(f"device {options.device!r}: OpenVINO runs on {choices} here")
         self.device = target.lower().replace(".", ":")
-        model = _read_model(core, path)
+        model = _read_model(path)
         if any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
             self.precision = "int8"
             if options.precision not in (None, "int8"):
@@ -128,7 +136,7 @@ def cpu_settings(precision: str, threads: int) -> dict[str, Any]:
 open_file = OpenVinoRuntime
 
 
-def _read_model(core: Any, path: Path) -> Any:
+def _read_model(path: Path) -> Any:
     """Return a model; one line for any other file, on which OpenVINO would try all its readers, which print."""
     if _is_onnx(path):
         if "srkd.spec" not in read_facts(path)[1]:
@@ -142,7 +150,7 @@ def _read_model(core: Any, path: Path) -> Any:
                 f"{path} keeps its weights in {weights.name}, which is not beside it: put both in one folder"
             )
     with one_line(f"{path} is not a model OpenVINO can open"):
-        return core.read_model(path)
+        return openvino_core().read_model(path)
 
 
 def _image_format(model: Any, label: str) -> ImageFormat:

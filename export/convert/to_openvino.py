@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compressor.base.errors import one_line
+from compressor.runtimes.openvino_runtime import openvino_core
 from export.convert import to_onnx
 from export.formats.conversion import Conversion
 
@@ -20,7 +21,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
         onnx = Path(folder) / f"{job.path.stem}.onnx"
         to_onnx.convert(dataclasses.replace(job, path=onnx, inputs=()))
         with one_line(f"OpenVINO cannot convert {job.network.spec.arch}"):
-            model = openvino.Core().read_model(onnx)
+            model = openvino_core().read_model(onnx)
             model.set_friendly_name(job.path.stem)
             for key, value in sorted(job.metadata.items()):
                 model.set_rt_info(value, [key])

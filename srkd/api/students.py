@@ -44,11 +44,12 @@ def run_students(options: StudentsOptions, context: Context) -> StudentList:
     """
     here, lr_size = [StudentHere(shipped_student(name)) for name in shipped_names()], read_size(options.lr_size)
     if options.seconds:
-        here = list(map(partial(_timed, options=options, lr_size=lr_size), context.each("time students", here)))
+        timed = partial(_timed, options=options, lr_size=lr_size, context=context)
+        here = list(map(timed, context.each("time students", here)))
     return StudentList(lr_size, tuple(here))
 
 
-def _timed(student: StudentHere, options: StudentsOptions, lr_size: tuple[int, int]) -> StudentHere:
+def _timed(student: StudentHere, options: StudentsOptions, lr_size: tuple[int, int], context: Context) -> StudentHere:
     with tempfile.TemporaryDirectory(prefix="srkd-students-") as folder:
         rows = (
             row for row in RUNTIMES.values() if row.name == "torch" or "onnxruntime" in (row.name, row.alternative_to)
@@ -58,7 +59,7 @@ def _timed(student: StudentHere, options: StudentsOptions, lr_size: tuple[int, i
         network = load_checkpoint(unpack_student(student.facts.name)).network.deployed()
         calls = []
         for environment in available:
-            file = write_for(network, student.facts.name, environment, Path(folder))
+            file = write_for(network, student.facts.name, environment, Path(folder), context=context)
             calls.append(environment.call(open_model(file, environment.open_options())))
         times = [times.percentile(50) for times in take_turns(calls, seconds_each=options.seconds)]
     ms, runtime = min(zip(times, (each.runtime for each in available), strict=True))

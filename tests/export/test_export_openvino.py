@@ -15,6 +15,7 @@ from compressor.runtimes.table import OpenOptions
 from export.profile.models import open_models
 from export.profile.settings import ProfileSettings
 from export.writing.exporting import export_model
+from tests.support.commands import python
 from tests.support.exports import SOURCE, export_file
 from tests.support.extras import extra
 from tests.support.onnx_files import enlarger
@@ -94,3 +95,16 @@ def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path) -
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with open_models([good], None, ProfileSettings(precisions=("fp32", "bf16")), QUIET) as (opened, _):
             assert [entry.facts.precision for entry in opened] == ["fp32", "bf16"]
+
+
+def test_a_signal_is_handled_after_networks_have_come_and_gone(good: Path) -> None:
+    script = (
+        "import signal, sys\nfrom pathlib import Path\n"
+        "from compressor.runtimes.openvino_runtime import OpenVinoRuntime as Opened\n"
+        "first = Opened(Path(sys.argv[1])); second = Opened(first.path)\n"
+        "del first\n"
+        "del second\n"
+        "signal.signal(signal.SIGTERM, lambda *signal: print('handled'))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    assert python("-c", script, good).out.strip() == "handled"
