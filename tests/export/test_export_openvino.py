@@ -101,10 +101,11 @@ def test_a_signal_is_handled_after_networks_have_come_and_gone(good: Path) -> No
     script = (
         "import signal, sys\nfrom pathlib import Path\n"
         "from compressor.runtimes.openvino_runtime import OpenVinoRuntime as Opened\n"
-        "first = Opened(Path(sys.argv[1])); second = Opened(first.path)\n"
+        "first, second = (Opened(Path(sys.argv[1])) for _ in range(2))\n"
         "del first\n"
         "del second\n"
         "signal.signal(signal.SIGTERM, lambda *signal: print('handled'))\n"
         "signal.raise_signal(signal.SIGTERM)\n"
     )
-    assert python("-c", script, good).out.strip() == "handled"
+    outcome = python("-c", script, good)
+    assert outcome.out.strip() == "handled", outcome.err
