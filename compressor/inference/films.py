@@ -160,8 +160,9 @@ class _Rest:
                     # By the number in the segment: a film that is continued is the film of one call.
                     if number >= choose_at:
                         choose_at = number + FRAMES_OF_A_CHOICE
+                        ahead = self.film.facts.frames - self.done - FRAMES_OF_A_CHOICE
                         selected = self.choice.select(
-                            frame.rgb, bits=bits, pictures=FRAMES_OF_A_CHOICE, max_levels=max_levels
+                            frame.rgb, bits=bits, pictures=FRAMES_OF_A_CHOICE, ahead=ahead, max_levels=max_levels
                         )
                     rgb = super_resolve(
                         selected.runtime,

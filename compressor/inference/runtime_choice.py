@@ -4,8 +4,8 @@ Frames of a film are pictures too; some in a row share what the first of them de
 
 A checkpoint opened without a precision is fp32. On devices with native bf16 its convolutions run 1.3 to 3 times as fast
 in bf16, usually with a smaller difference than the rounding to 8 bit. As that depends on network and picture, it is
-tested on samples of every picture. Where OpenVINO is installed, and the pictures so far take longer than it takes to
-open, the network is given to it, too: whichever is faster on the samples goes on. Only that depends on a clock.
+tested on samples of every picture. Where OpenVINO is installed, and the pictures take longer than it takes to open,
+the network is given to it, too: whichever is faster on the samples goes on. Only that depends on a clock.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LEAST_LR_PIXELS = 16 * SAMPLES * SAMPLE**2
 
 
 WORTH_SECONDS = 10.0
-"""Seconds that the pictures so far take in torch before OpenVINO, which takes three to eight to open, is tried."""
+"""Seconds of pictures in torch, those ahead too, for which OpenVINO, which takes three to eight to open, is tried."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,12 @@ class RuntimeChoice:
             self._faster += [runtime.in_bf16()] if ComputeDevice.named(runtime.device).computes_bf16 else []
             self._untried = runtime if converts(runtime) else None
 
-    def select(self, lr: Tensor, *, bits: int = 8, pictures: int = 1, max_levels: int = MAX_SAMPLE_LEVELS) -> Selected:
+    def select(
+        self, lr: Tensor, *, bits: int = 8, pictures: int = 1, ahead: int = 0, max_levels: int = MAX_SAMPLE_LEVELS
+    ) -> Selected:
         """Return the runtime for a picture (N,3,h,w): a faster one if it has 8 bit and its samples pass both bounds.
 
-        `pictures` of this size share the choice.
+        `pictures` of this size share the choice; about so many more are `ahead`.
         """
         pixels = pictures * lr[:, 0].numel()
         if not (self._faster or self._untried) or bits > 8 or min(lr.shape[-2:]) < SAMPLE or pixels < LEAST_LR_PIXELS:
@@ -79,8 +81,9 @@ class RuntimeChoice:
         samples = sample_patches(lr)
         selected = self._select(samples, max_levels)
         if self._untried is not None:
-            self._seconds += _seconds(selected.runtime, samples, runs=1) * pixels / samples[:, 0].numel()
-            if self._seconds > WORTH_SECONDS:
+            each = _seconds(selected.runtime, samples, runs=1) * lr[:, 0].numel() / samples[:, 0].numel()
+            self._seconds += pictures * each
+            if self._seconds + max(0, ahead) * each > WORTH_SECONDS:
                 self._try_openvino(self._untried, samples)
                 selected = self._select(samples, max_levels)
         return selected

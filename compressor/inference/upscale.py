@@ -107,7 +107,7 @@ def _upscale_pictures(
                     context.note(f"{job.source.name} holds {picture.frames} frames: the first is enlarged")
                 alpha = None if picture.alpha is None else picture.alpha[None]
                 planes = Planes(picture.rgb[None], alpha, picture.bits)
-                selected = choice.select(planes.rgb, bits=planes.bits)
+                selected = choice.select(planes.rgb, bits=planes.bits, ahead=len(jobs) - number)
                 tiled, alpha = _enlarge(planes, selected, settings, partial(progress, title))
                 seconds = time.perf_counter() - start
                 writes.append(writer.submit(partial(_write, job, picture, tiled, alpha, selected, seconds)))
