@@ -13,7 +13,7 @@ from compressor.base import files as atomic
 from compressor.base.errors import SrkdError, Unwritable
 from compressor.base.files import append, atomic_path
 from compressor.training.run_folder import SavedStates
-from compressor.training.state import DamagedState, State, read_state_file, write_state_file
+from compressor.training.state import DamagedState, State, pack_state, read_state_file
 from recipes.methods.scratch import Scratch
 from tests.support.training import network, stage
 
@@ -22,7 +22,7 @@ PARTS = {"weights": torch.arange(300.0).reshape(3, 100), "done": 7, "nested": {"
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    write_state_file(tmp_path / "state.pt", PARTS)
+    (tmp_path / "state.pt").write_bytes(pack_state(PARTS))
     return tmp_path / "state.pt"
 
 
@@ -145,7 +145,7 @@ def test_a_file_and_its_name_are_on_the_disk_before_a_save_is_done(tmp_path: Pat
 
     monkeypatch.setattr(atomic.os, "fsync", synced)
     monkeypatch.setattr(atomic.os, "replace", renamed)
-    write_state_file(tmp_path / "state.pt", PARTS)
+    (tmp_path / "state.pt").write_bytes(pack_state(PARTS))
     assert order == ["file", "rename", "folder"]
 
 
