@@ -161,9 +161,8 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write it atomically, through memory: torch reports a full disk in words that mean nothing to a user."""
-        packed = pack_state(self.state_dict())
         with atomic_path(path) as temporary:
-            temporary.write_bytes(packed)
+            temporary.write_bytes(pack_state(self.state_dict()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain values and tensors."""

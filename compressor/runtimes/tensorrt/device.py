@@ -1,7 +1,4 @@
-"""The part of CUDA that an engine needs: memory, copies, a stream, a recorded graph.
-
-torch provides them as tensors, streams and CUDA graphs.
-"""
+"""The part of CUDA that an engine needs, from torch: memory, copies, a stream, a recorded graph."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from compressor.runtimes.tensorrt.installation import driver_missing
 
 
 def open_device(index: int = 0) -> Device:
-    """The GPU by torch, which must be a build for CUDA."""
+    """A GPU, by a torch that was built for CUDA."""
     if (missing := driver_missing()) is not None:
         raise SrkdError(missing)
     if torch.version.cuda is None:
