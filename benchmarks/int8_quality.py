@@ -28,7 +28,7 @@ from benchmarks.turns import in_turns
 from compressor.assets import embedded_teacher
 from compressor.base.machine import integer_products
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import psnr_y, to_u8
+from compressor.images.metrics import luma_of, psnr, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import find_sets
 from compressor.models.checkpoints.load import load_checkpoint
@@ -130,7 +130,7 @@ def pairs(folder: Path, scale: int = SCALE) -> Iterator[tuple[torch.Tensor, torc
 
 
 def score(sr: torch.Tensor, hr_u8: torch.Tensor, scale: int = SCALE) -> float:
-    return float(psnr_y(to_u8(sr).double() / 255, hr_u8[None].double() / 255, border=scale))
+    return float(psnr(luma_of(to_u8(sr)), luma_of(hr_u8[None]), border=scale))
 
 
 def run(session: Any, lr: torch.Tensor) -> torch.Tensor:

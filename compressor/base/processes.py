@@ -95,9 +95,6 @@ class Processes:
     def is_leader(self) -> bool:
         return self.rank.is_leader
 
-    def mean_(self, tensor: torch.Tensor) -> None:
-        """Replace a tensor by its mean over the processes."""
-
     def sum_(self, tensor: torch.Tensor) -> None:
         """Replace a tensor by its sum over the processes."""
 

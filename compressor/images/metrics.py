@@ -75,11 +75,6 @@ def ssim(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tenso
     return similarity.mean(dim=(-3, -2, -1))
 
 
-def psnr_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
-    """Return the Y-PSNR for each image of (N, 3, H, W) in [0,1] already quantised to 8 bit: (N,) float64."""
-    return psnr(luma(sr), luma(hr), border=border)
-
-
 def finite_or_none(figure: float) -> float | None:
     """Return a figure for JSON, which has no infinity: None (null) for an infinite PSNR."""
     return figure if math.isfinite(figure) else None

@@ -14,7 +14,6 @@ EQUAL_DB = 120.0
 GOAL_WORDS: dict[Goal, str] = {"original": "to the original", "teacher": "to the teacher"}
 """How a figure says what it was measured against."""
 
-
 LANCZOS = "lanczos"
 """The name of the second row without a network, where images are compared with a teacher's."""
 

@@ -14,7 +14,6 @@ from compressor.base.metadata import srkd_keys
 from compressor.models.networks.base import ImageModel
 from compressor.models.students.blend import ends_of, load_blend
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.reduced import at_scale
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchCompiledRuntime, TorchRuntime, torch_device
 from compressor.teachers.reduced import load_at_scale
@@ -38,12 +37,10 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
             raise UsageError(f"{path}: the {teacher.backend} model runs as it is, not compiled: use --runtime torch")
         if options.precision not in (None, "fp32"):
             raise UsageError(f"{path}: the {teacher.backend} model runs in fp32 here, not {options.precision}")
-        foreign = ForeignRuntime(teacher.model, label=label, device=options.device)
-        return at_scale(foreign, teacher.descriptor.scale, context.note)
-    runtime = (TorchCompiledRuntime if compiled else TorchRuntime)(
+        return ForeignRuntime(teacher.model, label=label, device=options.device)
+    return (TorchCompiledRuntime if compiled else TorchRuntime)(
         network, label=label, device=options.device, precision=options.precision or "fp32", metadata=srkd_keys(header)
     )
-    return at_scale(runtime, teacher.descriptor.scale, context.note)
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:

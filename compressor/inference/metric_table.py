@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Reference: TypeAlias = Goal
 Best: TypeAlias = Literal["highest", "lowest", "0", "1"]
 
-
 Measure: TypeAlias = "Callable[..., Tensor]"
 """The figure of each image of (N,C,H,W) on 0..255 and its reference, without `border` pixels on each side: (N,)."""
 

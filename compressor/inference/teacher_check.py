@@ -49,7 +49,6 @@ FEWER_CHANGES_DB = 0.5
 LEAST_GAIN_DB = 0.2
 """The least gain in dB of a suggestion: of two nearly equal settings, neither is wrong."""
 
-
 TrialPair: TypeAlias = tuple[str, torch.Tensor, torch.Tensor]
 """The name of an LR image, the image and its original in bytes, (3,h,w) and (3,H,W), to try a teacher on."""
 

@@ -35,7 +35,6 @@ OVERLAPPED_OUTPUT_PIXELS = 2**27
 FAILURES = (SrkdError, RuntimeError, OSError, MemoryError)
 """Exceptions that fail one picture or film while the others continue."""
 
-
 DoJobs = Callable[[Sequence[Job], UpscaleSettings], Outcomes]
 """Enlarges pictures, here or elsewhere."""
 

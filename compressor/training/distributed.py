@@ -49,10 +49,6 @@ class ProcessGroup(Processes):
                 store=PrefixStore(f"srkd-attempt-{rank.restarts}", store),
             )
 
-    def mean_(self, tensor: torch.Tensor) -> None:
-        self.sum_(tensor)
-        tensor.div_(self.rank.world_size)
-
     def sum_(self, tensor: torch.Tensor) -> None:
         with self._collective():
             dist.all_reduce(tensor)

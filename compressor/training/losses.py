@@ -125,7 +125,8 @@ def average_gradients(
         for parameter, gradient in zip(parameters, gradients, strict=True)
     ]
     flat = torch.cat([*pieces, present, numbers])
-    processes.mean_(flat)
+    processes.sum_(flat)
+    flat.div_(processes.rank.world_size)
     sizes = [*(parameter.numel() for parameter in parameters), len(present), len(numbers)]
     parts: tuple[torch.Tensor, ...] = torch.split(flat, sizes)
     means, anywhere, mean_numbers = parts[:-2], parts[-2], parts[-1]

@@ -160,7 +160,9 @@ class State:
         self.stage, self.began = self.stage + 1, self.done
 
     def save(self, path: Path) -> None:
-        write_state_file(path, self.state_dict())
+        """Write it atomically, through memory: torch reports a full disk in words that mean nothing to a user."""
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(pack_state(self.state_dict()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain values and tensors."""
@@ -223,18 +225,13 @@ def _prepare(
     return optimiser, EMA(network, decay=stage.average.decay, warmup=stage.average.warmup)
 
 
-def learnt_parameters(modules: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters of the methods' modules that are trained: those that are not frozen."""
-    return [parameter for parameter in modules.parameters() if parameter.requires_grad]
-
-
 def _parameter_groups(stage: Stage, network: Network, modules: nn.ModuleDict) -> list[dict[str, Any]]:
     """Return all parameters at the stage's rate, then those with rates of their own.
 
     `rate_ratio` is a group's rate over the stage's, by which the loop sets its rate.
     """
     own_modules = {method.name: cast(nn.ModuleDict, modules[method.name]) for method in stage.methods}
-    extra = [parameter for own in own_modules.values() for parameter in learnt_parameters(own)]
+    extra = [parameter for own in own_modules.values() for parameter in own.parameters() if parameter.requires_grad]
     rates = [rate for method in stage.methods for rate in method.own_rates(network, own_modules[method.name])]
     apart = {id(parameter) for rate in rates for parameter in rate.parameters}
     rest = [parameter for parameter in (*network.parameters(), *extra) if id(parameter) not in apart]
@@ -273,13 +270,6 @@ def require_equal_weights(state: State, processes: Processes) -> None:
 
 class DamagedState(SrkdError):
     """A state file that differs from what was written: cut short, empty, changed, or unreadable."""
-
-
-def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state file atomically, through memory: torch reports a full disk in words that mean nothing to a user."""
-    packed = pack_state(state)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(packed)
 
 
 def pack_state(state: Mapping[str, Any]) -> bytes:

@@ -14,7 +14,6 @@ import torch
 
 from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
-from compressor.base.errors import SrkdError
 from compressor.data.prepare import ValidationImage, ValidationSet
 from compressor.images.metrics import SSIM_WINDOW, luma_of, psnr, ssim, to_u8
 from compressor.images.protocol import Protocol
@@ -48,8 +47,6 @@ class Validation:
         teacher: ImageModel | None = None,
         context: Context = QUIET,
     ) -> None:
-        if goal == "teacher" and teacher is None:
-            raise SrkdError("a student without a teacher cannot be judged by it: this is a fault of srkd")
         self.sets, self.scale, self.teacher, self.context = tuple(sets), scale, teacher, context
         self.goal: Goal = goal
 
@@ -92,8 +89,7 @@ class Validation:
     def judge(self, scores: Scores) -> float:
         """The Y-PSNR in dB by which a student is judged."""
         judged = scores.by(self.goal)
-        if judged is None:
-            raise SrkdError(f"the validation images have nothing to judge by ({self.goal}): this is a fault of srkd")
+        assert judged is not None  # the goal is chosen by what there is
         return judged
 
     def image(self, position: int) -> tuple[str, ValidationImage]:

@@ -27,7 +27,6 @@ GLOBAL_HEADER = 1 << 22
 LOST_DEPTH_OR_RESOLUTION = 1 | 2
 """FFmpeg's flags of what a pixel format loses."""
 
-
 PACKET = struct.Struct("<q?I")
 """What stands before each packet in the file of a segment: its time, whether decoding can begin there, its bytes."""
 

@@ -53,14 +53,12 @@ is quantised, and by 0.008, at 65 dB, if only the blocks are."""
 BF16 = Bounds(max_abs=0.1, min_psnr=40.0, rounding=2**-8)
 """Eight bits of mantissa: a network whose last layer adds the image in bf16 cannot be nearer than about 55 dB."""
 
-
 PICTURES = Bounds(max_abs=0.1, min_psnr=45.0, clipped=True, rounding=2**-8)
 """Half precision between bytes: rounding an image to bytes is 59 dB, and networks sharpen what their input lost."""
 SHADER = Bounds(max_abs=1.5 / 255, min_psnr=50.0, clipped=True, rounding=2**-11)
 """Sums in float32, and half precision wherever the player keeps a picture; at most one and a half grey levels."""
 HALF_SHADER = Bounds(max_abs=0.1, min_psnr=50.0, clipped=True, rounding=2**-11)
 """Sums of hundreds of products, too, in half precision: a student of width 16 was 60 dB from itself."""
-
 
 MIN_PSNR_TO_SOURCE = 40.0
 """Least PSNR in dB between the images of an int8 file and those of its network, over all channels, in bytes."""

@@ -13,7 +13,7 @@ import torch
 from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
-from compressor.images.metrics import psnr, psnr_y, to_u8
+from compressor.images.metrics import luma_of, psnr, to_u8
 from compressor.images.scores import GOAL_WORDS
 from compressor.images.sets import embedded_photos, evenly_spaced_photos
 from compressor.inference.tiling import run_tiled
@@ -134,4 +134,4 @@ def psnr_of(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> float:
     """The Y-PSNR in dB of images in bytes, with a border in pixels left out; for grey ones the PSNR."""
     if hr_u8.shape[1] == 1:
         return float(psnr(sr_u8.double(), hr_u8.double(), border=border))
-    return float(psnr_y(sr_u8.double() / 255, hr_u8.double() / 255, border=border).mean())
+    return float(psnr(luma_of(sr_u8), luma_of(hr_u8), border=border).mean())

@@ -12,7 +12,7 @@ from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.flicker import BLOCK, flicker, still_pixels
 from compressor.images.looks import gradient_psnr, high_frequencies, overshoot, ring_ratios, sharpness, spectrum
-from compressor.images.metrics import finite_or_none, luma, psnr, psnr_y, ssim, to_u8
+from compressor.images.metrics import finite_or_none, luma, psnr, ssim, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import mod_crop, upscale_bicubic
 from compressor.images.sets import find_sets
@@ -59,8 +59,8 @@ def test_the_border_is_cropped_on_every_side() -> None:
     reference = torch.zeros(1, 3, 20, 20)
     image = reference.clone()
     image[..., :3, :] = image[..., -3:, :] = image[..., :, :3] = image[..., :, -3:] = 1
-    assert math.isinf(psnr_y(image, reference, border=3).item())
-    assert math.isfinite(psnr_y(image, reference, border=2).item())
+    assert math.isinf(psnr(image, reference, border=3).item())
+    assert math.isfinite(psnr(image, reference, border=2).item())
     assert ssim(luma(image), luma(reference), border=3).item() == pytest.approx(1)
 
 
@@ -109,7 +109,7 @@ def test_published_outputs_score_as_published(scale: int, published: float) -> N
     for pair in set5.pairs:
         hr = mod_crop(read_rgb_u8(pair.hr), scale)[None] / 255
         sr = read_rgb_u8(folder / f"{pair.stem}_RCAN_x{scale}.png")[None] / 255
-        psnrs[pair.stem] = psnr_y(sr, hr, border=scale).item()
+        psnrs[pair.stem] = psnr(luma(sr), luma(hr), border=scale).item()
         ssims[pair.stem] = ssim(luma(sr), luma(hr), border=scale).item()
     assert sum(psnrs.values()) / 5 == pytest.approx(published, abs=0.005)
     if scale == 4:

@@ -13,7 +13,7 @@ import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import Picture, read_rgb_u8, write_picture
-from compressor.images.metrics import luma, psnr, psnr_y, ssim, to_u8
+from compressor.images.metrics import luma, psnr, ssim, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, imresize, mod_crop, upscale_bicubic
 from compressor.images.sets import find_sets
@@ -267,7 +267,8 @@ def test_published_bicubic_is_of_y_alone(scale: int, published: object, unrounde
         enlarged = upscale_bicubic(imresize(y, 1 / scale), scale).round().clamp(0, 255)
         alone.append((psnr(enlarged, y, border=scale).item(), ssim(enlarged, y, border=scale).item()))
         sr = to_u8(upscale_bicubic(imresize(hr, 1 / scale), scale)) / 255
-        rgb.append((psnr_y(sr, hr, border=scale).item(), ssim(luma(sr), luma(hr), border=scale).item()))
+        planes = luma(sr), luma(hr)
+        rgb.append((psnr(*planes, border=scale).item(), ssim(*planes, border=scale).item()))
     page = (ROOT / "docs" / "use" / "reproduce.md").read_text(encoding="utf-8")
     for rows, expected, digits in ((alone, published, 2), (rgb, unrounded, 3)):
         db, similarity = (sum(column) / 5 for column in zip(*rows, strict=True))

@@ -17,7 +17,7 @@ import srkd
 from compressor.base.errors import SrkdError, UsageError
 from compressor.degradation.jpeg import jpeg
 from compressor.images.files import Picture, read_rgb_u8, write_picture
-from compressor.images.metrics import ImageTooSmall, luma, psnr_y, ssim, to_u8
+from compressor.images.metrics import ImageTooSmall, luma, psnr, ssim, to_u8
 from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import LrImage, LrSet, embedded_photos, find_lr_images, find_sets
 from compressor.inference import packaged_metrics
@@ -48,9 +48,9 @@ def test_both_references_are_scored_side_by_side(photos: Path) -> None:
     lr = downscale_u8(hr, 2).float()[None] / 255
     ours, theirs = (to_u8(sr) / 255 for sr in (upscale_bicubic(lr, 2), nearest_model(2).run(lr)))
     first = bicubic.images["0"]
-    assert first.psnr_y_teacher == pytest.approx(psnr_y(ours, theirs, border=2).item())
+    assert first.psnr_y_teacher == pytest.approx(psnr(luma(ours), luma(theirs), border=2).item())
     assert first.ssim_y_teacher == pytest.approx(ssim(luma(ours), luma(theirs), border=2).item())
-    assert first.psnr_y == pytest.approx(psnr_y(ours, hr[None] / 255, border=2).item())
+    assert first.psnr_y == pytest.approx(psnr(luma(ours), luma(hr[None] / 255), border=2).item())
     assert bicubic["sharpness_teacher"] < 1 and bicubic["high_frequencies_teacher"] < 0
     assert math.isinf(equal.psnr_y_teacher) and not math.isinf(equal.psnr_y)
     assert [equal[f"{key}_teacher"] for key in ("sharpness", "spectrum", "high_frequencies")] == [1, 0, 0]

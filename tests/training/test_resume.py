@@ -15,7 +15,7 @@ import torch
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import Interrupted, StopRequest, signal_handlers
 from compressor.training.run_folder import SavedStates
-from compressor.training.state import read_state_file, write_state_file
+from compressor.training.state import pack_state, read_state_file
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
 from tests.support.commands import ROOT
@@ -229,7 +229,7 @@ def test_a_resumed_run_counts_the_seconds_before_it(unfinished):
     newest = states(unfinished)[-1]
     contents = read_state_file(newest)
     assert 0 < contents["seconds"] < 1000
-    write_state_file(newest, {**contents, "seconds": 1000.0})
+    newest.write_bytes(pack_state({**contents, "seconds": 1000.0}))
     assert 1000 < resume(unfinished).seconds < 2000
 
 

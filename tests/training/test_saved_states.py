@@ -13,7 +13,7 @@ from compressor.base import files as atomic
 from compressor.base.errors import SrkdError, Unwritable
 from compressor.base.files import append, atomic_path
 from compressor.training.run_folder import SavedStates
-from compressor.training.state import DamagedState, State, read_state_file, write_state_file
+from compressor.training.state import DamagedState, State, pack_state, read_state_file
 from recipes.methods.scratch import Scratch
 from tests.support.training import network, stage
 
@@ -22,7 +22,7 @@ PARTS = {"weights": torch.arange(300.0).reshape(3, 100), "done": 7, "nested": {"
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    write_state_file(tmp_path / "state.pt", PARTS)
+    (tmp_path / "state.pt").write_bytes(pack_state(PARTS))
     return tmp_path / "state.pt"
 
 
@@ -130,7 +130,9 @@ def test_a_save_cut_short_leaves_the_state_before_it_and_is_swept_away(state: St
     assert [path.name for path in tmp_path.iterdir()] == ["state-00000001.pt"]
 
 
-def test_a_file_and_its_name_are_on_the_disk_before_a_save_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_and_its_name_are_on_the_disk_before_a_save_is_done(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """A power cut must not undo a save: content is synced before the rename, the folder after it."""
     order: list[str] = []
     fsync, replace = os.fsync, os.replace
@@ -145,7 +147,7 @@ def test_a_file_and_its_name_are_on_the_disk_before_a_save_is_done(tmp_path: Pat
 
     monkeypatch.setattr(atomic.os, "fsync", synced)
     monkeypatch.setattr(atomic.os, "replace", renamed)
-    write_state_file(tmp_path / "state.pt", PARTS)
+    state.save(tmp_path / "state.pt")
     assert order == ["file", "rename", "folder"]
 
 

@@ -52,7 +52,7 @@ class SameKindFit(LayerSolver):
         student.load_state_dict(dict(teacher.named_buffers()), strict=False)
         self.teacher = teacher.eval()
         self.long = long
-        self.places = Correspondence.between(*axis_plans(teacher.spec, spec))
+        self.places = Correspondence(*axis_plans(teacher.spec, spec))
         super().__init__(student, short, lr, context)
         self.work *= 1 + BASES
 

@@ -155,7 +155,6 @@ BASICSR_RANGE = (
     Assumption("mean", DIV2K_MEAN, "not in the file; BasicSR's default, the mean of DIV2K"),
 )
 
-
 OFFICIAL_ENDS = {"head": "head.0", "tail": "tail.1", "upsampler.convs.{k}": "tail.0.{2*k}"}
 BASICSR_ENDS = {
     "head": "conv_first",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from compressor.models.networks.axes import AxisPlan, Repeat, renumbered
+from compressor.models.networks.axes import AxisPlan, renumbered
 
 
 @dataclass(frozen=True)
@@ -195,15 +195,11 @@ def _at_constant_gate(layer: LinearLayer) -> LinearLayer:
     return layer if gate is None else replace(layer, at=gate.at, gain=gate.gain, gate=None)
 
 
-@dataclass(frozen=True)
 class Correspondence:
     """A student's parts in its teacher: block j of n' replaces blocks ⌊j·n/n'⌋ to ⌊(j+1)·n/n'⌋ - 1."""
 
-    repeats: tuple[tuple[Repeat, Repeat], ...]
-
-    @classmethod
-    def between(cls, teacher: AxisPlan, student: AxisPlan) -> Correspondence:
-        return cls(tuple(zip(teacher.repeats, student.repeats, strict=True)))
+    def __init__(self, teacher: AxisPlan, student: AxisPlan) -> None:
+        self.repeats = tuple(zip(teacher.repeats, student.repeats, strict=True))
 
     def all_of(self, name: str) -> list[str]:
         """Return the teacher's names for a part of the student: one for each block that its block replaces."""

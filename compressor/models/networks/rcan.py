@@ -199,7 +199,6 @@ CSD = {
 NO_RES_SCALE = {"res_scale": 1.0}
 """The multiplication by res_scale is commented out in the code of RCAN, CSD and FAKD."""
 
-
 ARCHITECTURE = Architecture(
     RCANSpec,
     RCAN,

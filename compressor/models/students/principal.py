@@ -43,7 +43,7 @@ def order_by_principal_directions(teacher: Network, student: Spec, patches: torc
     plan = family.linear(teacher.spec)
     # Keep the depth: blocks are dropped by the slice itself, and here each has an order of its own.
     narrow = teacher.spec.with_options({"width": family.axes(student).axes["width"].size})
-    places = Correspondence.between(family.axes(teacher.spec), family.axes(narrow))
+    places = Correspondence(family.axes(teacher.spec), family.axes(narrow))
     rotated = copy.deepcopy(teacher).eval()
     with torch.no_grad(), torch.device("meta"):
         small = build(narrow)

@@ -99,7 +99,9 @@ def _read_image(model: onnx.ModelProto, steps: _Steps) -> str | None:
         nodes = _pad(model, conv.input[0], image, layer.padding, 1 / factor, -offset / factor)
         for place, node in enumerate(nodes, steps.conv):
             model.graph.node.insert(place, node)
-        _set_pads(conv, [0, 0, 0, 0])
+        for entry in [each for each in conv.attribute if each.name in ("pads", "auto_pad")]:
+            conv.attribute.remove(entry)
+        conv.attribute.append(helper.make_attribute("pads", [0, 0, 0, 0]))
     _store(model, layer.weight, (weight * factor.reshape(1, -1, 1, 1)).astype(np.float32))
     _add_to_bias(model, graph, steps.conv, (weight * offset.reshape(1, -1, 1, 1)).sum((1, 2, 3)))
     conv.input[0] = image
@@ -313,13 +315,6 @@ def _affine(graph: FloatGraph, node: onnx.NodeProto, value: str) -> tuple[NDArra
     if node.op_type == "Mul":
         return constant, zero
     return (1 / constant, zero) if first and np.all(constant != 0) else None
-
-
-def _set_pads(conv: onnx.NodeProto, pads: list[int]) -> None:
-    for entry in list(conv.attribute):
-        if entry.name in ("pads", "auto_pad"):
-            conv.attribute.remove(entry)
-    conv.attribute.append(helper.make_attribute("pads", pads))
 
 
 def _add_to_bias(model: onnx.ModelProto, graph: FloatGraph, index: int, change: NDArray[np.float64]) -> None:
