@@ -1,4 +1,4 @@
-"""Open engines, on doubles of TensorRT and of torch's CUDA: sizes, buffers, streams, graphs, errors."""
+"""Open engines, on doubles of TensorRT, of torch's CUDA and of pycuda: sizes, buffers, streams, graphs, errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import super_resolve
 from compressor.models.networks.base import Descriptor
@@ -57,9 +57,22 @@ def test_an_engine_enlarges_what_it_is_given(gpu: Nvidia, tmp_path: Path) -> Non
         assert_enlarged(runtime.run(lr), tmp_path, lr)
 
 
-def test_a_torch_without_cuda_is_refused(tmp_path: Path) -> None:
-    with nvidia(tmp_path, torch_cuda=False), pytest.raises(SrkdError, match=r"this torch .* was built without CUDA"):
-        open_device()
+def test_a_torch_without_cuda_runs_it_by_pycuda(tmp_path: Path) -> None:
+    with nvidia(tmp_path, torch_cuda=False) as machine:
+        runtime = open_model(engine(tmp_path))
+        lr = torch.rand(1, 3, 8, 8)
+        for run in range(3):
+            assert_enlarged(runtime.run(lr * run), tmp_path, lr * run)
+        machine.is_(fault="cuda memory")
+        with pytest.raises(SrkdError, match=r"CUDA: an allocation of .*out of memory"):
+            runtime.run(torch.rand(1, 3, 20, 20))
+
+
+def test_a_torch_without_cuda_asks_for_pycuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with nvidia(tmp_path, torch_cuda=False):
+        monkeypatch.setitem(sys.modules, "pycuda", None)
+        with pytest.raises(MissingExtra, match=r"pycuda \(this torch was built without CUDA\)"):
+            open_device()
 
 
 def test_results_are_the_callers_own(gpu: Nvidia, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A simulated machine with an NVIDIA GPU: doubles of TensorRT and of torch's CUDA."""
+"""A simulated machine with an NVIDIA GPU: doubles of TensorRT, of torch's CUDA and of pycuda."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compressor.runtimes.tensorrt import device, installation
 from tests.support.onnx_files import model_of
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
-DOUBLED = ("tensorrt", "double_device", "double_torch")
+DOUBLED = ("tensorrt", "pycuda", "double_device", "double_torch")
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the doubles stand in for Linux libraries")
 
@@ -66,7 +66,7 @@ def nvidia(folder: Path, *, torch_cuda: bool = True) -> Iterator[Nvidia]:
     try:
         patch.setattr(installation, "DRIVER", str(library))
         patch.setattr(installation, "cuda_version", lambda: int(os.environ.get("SRKD_DOUBLE_DRIVER", "13000")))
-        for double in ("device", "tensorrt"):
+        for double in ("device", "pycuda", "tensorrt"):
             patch.syspath_prepend(DOUBLES / double)
         patch.setattr(torch.version, "cuda", "12.8" if torch_cuda else None)
         if torch_cuda:

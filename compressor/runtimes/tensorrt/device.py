@@ -1,24 +1,32 @@
-"""The part of CUDA that an engine needs, from torch: memory, copies, a stream, a recorded graph."""
+"""The part of CUDA that an engine needs: memory, copies, a stream, a recorded graph.
+
+torch provides them as tensors, streams and CUDA graphs; pycuda for a torch that was built without CUDA.
+"""
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from compressor.base.errors import SrkdError, UsageError, reason_of
+from compressor.base.errors import MissingExtra, SrkdError, UsageError, reason_of
 from compressor.runtimes.tensorrt.installation import driver_missing
 
 
 def open_device(index: int = 0) -> Device:
-    """A GPU, by a torch that was built for CUDA."""
+    """The GPU by torch, or by pycuda if torch was built without CUDA."""
     if (missing := driver_missing()) is not None:
         raise SrkdError(missing)
-    if torch.version.cuda is None:
-        raise SrkdError(f"this torch {torch.__version__} was built without CUDA, which TensorRT needs: install another")
-    return Device(index)
+    if torch.version.cuda is not None:
+        return Device(index)
+    try:
+        return PyCudaDevice(index)
+    except ImportError as error:
+        raise MissingExtra("pycuda (this torch was built without CUDA)", "pycuda") from error
 
 
 class Device:
@@ -28,10 +36,9 @@ class Device:
     """
 
     def __init__(self, index: int) -> None:
-        with cuda_errors("initialization"):
+        with cuda_errors("initialization", RuntimeError):
             torch.cuda.init()  # type: ignore[no-untyped-call]
-            if index >= (count := torch.cuda.device_count()):
-                raise SrkdError(f"device cuda:{index}: there {'is' if count == 1 else 'are'} {count} NVIDIA GPU here")
+            require_gpu(index, torch.cuda.device_count())
             torch.cuda.set_device(index)
             properties = torch.cuda.get_device_properties(index)
             self._stream: Any = torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
@@ -40,11 +47,11 @@ class Device:
 
     def allocate(self, count: int) -> Any:
         # Allocate within the stream, so that torch's allocator reuses the memory only after the work on this stream.
-        with cuda_errors(f"an allocation of {count * 4} bytes"), torch.cuda.stream(self._stream):
+        with cuda_errors(f"an allocation of {count * 4} bytes", RuntimeError), torch.cuda.stream(self._stream):
             return torch.empty(count, dtype=torch.float32, device=f"cuda:{self.index}")
 
     def copy_in(self, memory: Any, images: torch.Tensor) -> None:
-        with cuda_errors("a copy to the engine"):
+        with cuda_errors("a copy to the engine", RuntimeError):
             if images.is_cuda:  # they may still be being computed
                 self._stream.wait_stream(torch.cuda.current_stream(images.device))
             with torch.cuda.stream(self._stream):
@@ -52,7 +59,7 @@ class Device:
 
     def copy_out(self, memory: Any, images: torch.Tensor) -> None:
         """Copy the first values of the memory into `images`, and wait until all work on the stream is done."""
-        with cuda_errors("the stream"), torch.cuda.stream(self._stream):
+        with cuda_errors("the stream", RuntimeError), torch.cuda.stream(self._stream):
             images.copy_(memory[: images.numel()].view(images.shape), non_blocking=True)
             self._stream.synchronize()
 
@@ -71,18 +78,74 @@ class Device:
             return None
 
         def replay() -> None:
-            with cuda_errors("a CUDA graph"), torch.cuda.stream(self._stream):
+            with cuda_errors("a CUDA graph", RuntimeError), torch.cuda.stream(self._stream):
                 graph.replay()
 
         return replay
 
 
+@dataclass(frozen=True)
+class PyCudaMemory:
+    """Memory that pycuda allocated for a number of float32 values; freed with its last reference."""
+
+    allocation: Any
+    count: int
+
+    def numel(self) -> int:
+        return self.count
+
+    def data_ptr(self) -> int:
+        return int(self.allocation)
+
+
+class PyCudaDevice(Device):
+    """A GPU by pycuda, without CUDA graphs; ImportError if pycuda is not installed."""
+
+    def __init__(self, index: int) -> None:
+        import pycuda.driver as cuda
+
+        self._cuda: Any = cuda
+        with cuda_errors("initialization", cuda.Error):
+            cuda.init()
+            require_gpu(index, cuda.Device.count())
+            device = cuda.Device(index)
+            # The context that TensorRT uses, too; pycuda aborts at exit unless it is popped.
+            context = device.retain_primary_context()
+            context.push()
+            atexit.register(context.pop)
+            major, minor = device.compute_capability()
+            self._stream = cuda.Stream()
+        self.index, self.name, self.capability = index, device.name(), f"{major}.{minor}"
+        self.stream = int(self._stream.handle)
+
+    def allocate(self, count: int) -> Any:
+        with cuda_errors(f"an allocation of {count * 4} bytes", self._cuda.Error):
+            return PyCudaMemory(self._cuda.mem_alloc(count * 4), count)
+
+    def copy_in(self, memory: Any, images: torch.Tensor) -> None:
+        with cuda_errors("a copy to the engine", self._cuda.Error):
+            self._cuda.memcpy_htod(memory.data_ptr(), images.numpy())
+
+    def copy_out(self, memory: Any, images: torch.Tensor) -> None:
+        with cuda_errors("the stream", self._cuda.Error):
+            self._stream.synchronize()
+            self._cuda.memcpy_dtoh(images.numpy(), memory.data_ptr())
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        return None
+
+
 @contextmanager
-def cuda_errors(task: str) -> Iterator[None]:
+def cuda_errors(task: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except kinds as error:
         raise SrkdError(f"CUDA: {task} failed: {reason_of(error, first=True)}") from error
+
+
+def require_gpu(index: int, count: int) -> None:
+    if index >= count:
+        raise SrkdError(f"device cuda:{index}: there {'is' if count == 1 else 'are'} {count} NVIDIA GPU here")
 
 
 def device_index(device: str) -> int:
