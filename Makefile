@@ -33,7 +33,7 @@ COVERED := -m "not slow and not matrix and not browser" $(UNCOVERED:%=--deselect
 
 help:
 	@echo "make quickstart   compress (and baselines), export, profile and report: the embedded teacher, the embedded photos"
-	@echo "make demo         build the demo's app and show the embedded student in it (DEMO=\"FILE --host 0.0.0.0\")"
+	@echo "make demo         build the demo's app and show the x2 students of srkd in it (DEMO=\"FILE --host 0.0.0.0\")"
 	@echo "make test         the tests, a few minutes"
 	@echo "make test-ci      what CI runs beyond it: the docs' commands, torchrun, packages, processes, optional libraries"
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, LiteRT and the rest"
