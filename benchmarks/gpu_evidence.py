@@ -40,7 +40,7 @@ PHI = ("--set", "dckd.phi=teacher")
 TIMED = ("--recipes", "scratch,logits,fakd,csd")
 """Of the eleven methods whose steps are timed on a CPU, as many as fit into the minutes of a GPU."""
 LEADING = "fakd,hkdsr"
-"""The best methods after equal steps (docs/methods/results.md)."""
+"""Methods that learn features and images of features, beside L1 from the fit."""
 
 
 def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, runs: Path) -> list[Part]:
