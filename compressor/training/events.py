@@ -14,7 +14,7 @@ from compressor.base.interrupts import Interrupted
 from compressor.data.batches import BatchHashes
 from compressor.images.scores import GOAL_WORDS, Scores, both_goals
 from compressor.models.networks.base import ImageModel
-from compressor.training.guard import SkippedStep
+from compressor.training.guard import Balance, SkippedStep
 from compressor.training.loop import Events
 from compressor.training.losses import Losses
 from compressor.training.pace import Pace
@@ -51,6 +51,7 @@ class RunEvents(Events):
         self.log_every = max(1, min(100, self.steps // 100))
         self.saved_at = time.monotonic()
         self.pace, self.status_at = pace, -math.inf
+        self.balance, self.flagged = Balance(), bool(folder.flags())
 
     def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.context.progress("training", done, self.steps)
@@ -63,6 +64,15 @@ class RunEvents(Events):
             previous = next(step for step in range(done - 1, -1, -1) if step == 0 or self._is_logged(step))
             hashes = self.batch_hashes.take(previous, done)
         self.folder.metrics("train", done, {**numbers, "rate": rate}, hashes)
+        stage_began = max(end for end in (0, *self.ends) if end < done)
+        message = self.balance.add(done - stage_began, numbers)
+        if message is not None and not self.flagged:  # once per run
+            self.flagged = True
+            self.flag(done, message)
+
+    def flag(self, done: int, message: str) -> None:
+        self.folder.flag(done, message)
+        self.context.note(f"step {done}/{self.steps}: {message}")
 
     def _report_pace(self, done: int, losses: Losses) -> None:
         pace, status = self.pace, self.context.status

@@ -1,4 +1,4 @@
-"""Checks of a run: bad steps are skipped, and every term must have a gradient.
+"""Checks of a run: bad steps are skipped, dominating terms are flagged, and every term must have a gradient.
 
 A step is skipped when its loss or its gradient norm is not finite, or when its loss is over MAX_RATIO times the average
 of good steps (the mean and, from HORIZON on, an exponential one). It updates nothing; the next step uses other images.
@@ -8,6 +8,7 @@ After MAX_IN_A_ROW consecutive skipped steps the run ends.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,46 @@ def non_finite_names(numbers: Mapping[str, float]) -> tuple[str, ...]:
         if names:
             return names
     return ()
+
+
+MAX_BALANCE = 3.0
+BALANCE_STEPS = 5000
+"""Steps of a stage before the first check: earlier, a recipe may still depend on its teacher."""
+BALANCE_ROWS = 10
+"""Number of logged steps that are averaged, as a single batch is noisy."""
+
+
+class Balance:
+    """A check of the other terms' weight relative to the pixel loss, from the logged numbers."""
+
+    def __init__(self) -> None:
+        self._rows: deque[dict[str, float]] = deque(maxlen=BALANCE_ROWS)
+        self._last = 0
+
+    def add(self, step: int, numbers: Mapping[str, float]) -> str | None:
+        """Add a row, with `step` counted from the start of the stage; return a warning if the other terms dominate."""
+        if step <= self._last:
+            self._rows.clear()
+        self._last = step
+        self._rows.append({name: value for name, value in numbers.items() if name.startswith(WEIGHTED)})
+        if step < BALANCE_STEPS or len(self._rows) < BALANCE_ROWS:
+            return None
+        sums = {name.removeprefix(WEIGHTED): sum(row.get(name, 0.0) for row in self._rows) for name in self._rows[-1]}
+        pixel = sum(value for name, value in sums.items() if is_pixel(name))
+        others = {name: value for name, value in sums.items() if not is_pixel(name)}
+        if pixel <= 0 or sum(others.values()) <= MAX_BALANCE * pixel:
+            return None
+        largest = max(others, key=lambda name: others[name])
+        return (
+            f"the terms beside the pixel loss weigh {sum(others.values()) / pixel:.1f} times as much as it, mostly "
+            f"{largest}; over {MAX_BALANCE:g} times they may lead the student away from its labels: less with "
+            f"--set weights.{largest}=..."
+        )
+
+
+def is_pixel(term: str) -> bool:
+    """Return True for `pixel`, and for the same loss of a further input or student, such as `widths_pixel`."""
+    return term == "pixel" or term.endswith("_pixel")
 
 
 def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module, opponent_terms: Collection[str] = ()) -> None:

@@ -171,6 +171,16 @@ class RunFolder:
         self._append(METRICS, json.dumps({"kind": "skipped", "step": done, **facts}))
         self.log(f"step {done} skipped: {skipped.why}")
 
+    def flag(self, done: int, why: str) -> None:
+        """Record a warning about the run's result in metrics.jsonl and log.txt."""
+        self._append(METRICS, json.dumps({"kind": "flag", "step": done, "why": why}))
+        self.log(f"step {done}: {why}")
+
+    def flags(self) -> tuple[str, ...]:
+        """Return all warnings so far, also those from before the run was resumed."""
+        rows = [row for _, row in read_metrics(self.path)] if self.writes else []
+        return tuple(f"step {row['step']}: {row.get('why')}" for row in rows if row.get("kind") == "flag")
+
     def log(self, line: str) -> None:
         self._append(LOG, line)
 

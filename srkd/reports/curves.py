@@ -21,7 +21,7 @@ LOSS_TITLE = "Loss, over steps"
 
 @dataclass(frozen=True)
 class MetricsRow:
-    """One row: its kind (`train`, `validation`, `skipped`), its step, and its numbers by name."""
+    """One row: its kind (`train`, `validation`, `skipped`, `flag`), its step, and its numbers by name."""
 
     kind: str
     step: int

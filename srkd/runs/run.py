@@ -306,7 +306,8 @@ class TrainingRun:
         warning = report.below_bicubic
         if warning:
             self.folder.log(warning)
-        return replace(report, flags=tuple(filter(None, (warning, worse, licence_warning))))
+        lines = (line for line in (warning, worse, licence_warning) if line)
+        return replace(report, flags=(*self.folder.flags(), *lines))
 
     def _write_networks(
         self, state: State, student: Network, quality: Quality, teacher: Teacher | None, blended: Blended | None

@@ -9,12 +9,12 @@ import pytest
 from tests.support.commands import ROOT
 
 MOST_LINES = {
-    "compressor": 26442,
+    "compressor": 26439,
     "recipes": 4424,
     "export": 9997,
     "srkd": 13094,
     "demo": 525,
-    "tests": 44625,
+    "tests": 44603,
 }
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""

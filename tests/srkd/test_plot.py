@@ -99,7 +99,7 @@ def test_several_runs_and_plans_are_drawn_over_one_another(tmp_path: Path) -> No
         [{"kind": "train", "step": 1, "loss": 0.5, "rate": 1e-4}],
         [{"kind": "train", "step": 1, "loss": float("nan"), "rate": 0}, {"kind": "validation", "step": 1}],
         [{"kind": "train", "step": 10**300, "loss": 1e-300}, {"kind": "train", "step": 0, "loss": "x", "rate": -1}],
-        [*rows_of(steps=3), {"kind": "train", "step": 2, "loss": -1}, {"step": 4}, {"kind": "other", "step": 4}, 7, "x"],
+        [*rows_of(steps=3), {"kind": "train", "step": 2, "loss": -1}, {"step": 4}, {"kind": "flag", "step": 4}, 7, "x"],
     ],
     ids=["one step", "no numbers", "far apart", "other rows"],
 )

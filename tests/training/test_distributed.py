@@ -309,16 +309,17 @@ def test_only_the_leader_writes(tmp_path):
         "metrics": ("train", 1, {"loss": 1.0}),
         "pictures": (1, {"photo": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}),
         "log_skip": (1, SkippedStep(("raw/pixel",), "not finite", 1.0, 1)),
+        "flag": (1, "reason"),
         "write_facts": ({},),
         "save": (state,),
         "save_best": (network,),
         "drop_metrics_after": (1,),
     }
-    reading = {"describe_safe_state", "report_unwritable", "tracking"}
+    reading = {"describe_safe_state", "report_unwritable", "flags", "tracking"}
     methods = {name for name, value in vars(RunFolder).items() if callable(value) and not name.startswith("_")}
     assert methods - reading == arguments.keys()
     folder = RunFolder(tmp_path / "run", writes=False, trackers=("tensorboard", "wandb"))
     with folder.tracking():
         for name, values in arguments.items():
             getattr(folder, name)(*values)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [] and folder.flags() == ()
