@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from compressor.base.compute_device import ComputeDevice
-from compressor.base.randomness import uniforms
+from compressor.base.randomness import crop_each, uniforms
 from compressor.data.store import DegradedImages, ImageStore, Plane
 from compressor.degradation.steps import Draws
 from compressor.models.fitting.patches import CANDIDATES, COUNT, PATCH, texture_of
@@ -142,8 +142,7 @@ class WiderPatches:
         scale = images.shape[-1] // self.lr.shape[-1]
         side = self.patch * scale
         corners = [(top * scale, left * scale) for top, left in self.corners]
-        rows = zip(images, corners, strict=True)
-        return torch.stack([row[..., top : top + side, left : left + side] for row, (top, left) in rows])
+        return crop_each(images, corners, side, side)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _decode_into(
     sources: Sequence[Source], scale: int, border: Border, progress: Progress, lr: IO[bytes], hr: IO[bytes]
 ) -> DecodedImages:
     images: list[ImageRecord | SkippedImage] = []
-    for image in decode_in_order(sources, scale=scale, border=border):
+    for image in decode_in_order(sources, scale, border):
         if isinstance(image, SkippedImage):
             images.append(image)
         else:
@@ -146,11 +146,9 @@ class DecodedImage:
     digest: str
 
 
-def decode_in_order(
-    sources: Sequence[Source], *, scale: int, border: Border, workers: int | None = None
-) -> Iterator[DecodedImage | SkippedImage]:
+def decode_in_order(sources: Sequence[Source], scale: int, border: Border) -> Iterator[DecodedImage | SkippedImage]:
     """Yield every source in order, with few in memory; threads, as decoders release Python's lock."""
-    count = workers or _worker_count()
+    count = _worker_count()
     pending: deque[Future[DecodedImage | SkippedImage]] = deque()
     # New threads inherit torch's number of threads: otherwise each worker starts one per core.
     with torch_threads(1 if count > 1 else None), ThreadPoolExecutor(count) as pool:

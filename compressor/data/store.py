@@ -107,10 +107,8 @@ class ImageStore:
             degraded = replace(degraded, images=moved[id(degraded.images)])
         return replace(self, hr=hr, lr=moved[id(self.lr)], degraded=degraded)
 
-    def with_degradation(self, degradation: Degradation | None) -> ImageStore:
-        """The same images, whose LR patches are made anew for every sample; None: as they are."""
-        if degradation is None:
-            return replace(self, degraded=None)
+    def with_degradation(self, degradation: Degradation) -> ImageStore:
+        """The same images, whose LR patches are made anew for every sample."""
         images, scale = (self.lr, 1) if self.hr is None else (self.hr, self.scale)
         return replace(self, degraded=DegradedImages(degradation, images, scale))
 

@@ -20,7 +20,7 @@ from compressor.base.compute_device import ComputeDevice
 from compressor.images.metrics import psnr, to_u8
 from compressor.inference.super_resolve import super_resolve
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.openvino_network import OpenVinoNetwork, converts
+from compressor.runtimes.openvino_runtime import OpenVinoNetwork, converts
 from compressor.runtimes.torch_runtime import TorchRuntime
 
 MIN_PSNR_DB = 50.0

@@ -121,12 +121,10 @@ def _numbered(inputs: Sequence[Input], folder: Path | None, suffix: str, extensi
     jobs = []
     for each in inputs:
         source = each.path
-        kept = source.suffix if source.suffix.lower() in FORMAT_OF_SUFFIX else ".png"
         if is_film(source):
-            # Matroska holds all.
-            ending = source.suffix if source.suffix.lower() in CONTAINER_OF_SUFFIX else ".mkv"
+            ending = source.suffix if source.suffix.lower() in CONTAINER_OF_SUFFIX else ".mkv"  # which holds all
         else:
-            ending = extension or kept
+            ending = extension or (source.suffix if source.suffix.lower() in FORMAT_OF_SUFFIX else ".png")
         name = f"{source.stem}{suffix}"
         path = first = (source.parent if folder is None else folder / each.inner) / f"{name}{ending}"
         number = 2

@@ -115,11 +115,19 @@ class OnnxRuntime(FileRuntime):
         if self._scale is None or self._gpu is None:
             (output,) = self._session.run([self._output], {self._input: images.cpu().numpy()})
             return torch.from_numpy(np.asarray(output))
+        # In the GPU's memory, without a copy through the host.
+        images = images.to(self._gpu)
         rows = 1 if self._image.channels_last else 2
         shape = [size * self._scale if axis in (rows, rows + 1) else size for axis, size in enumerate(images.shape)]
-        return run_bound(
-            self._session, self._input, images.to(self._gpu), self._output, tuple(shape), self._output_dtype
-        )
+        out = torch.empty(shape, dtype=self._output_dtype, device=self._gpu)
+        binding, place = self._session.io_binding(), (self._gpu.type, self._gpu.index or 0)
+        binding.bind_input(self._input, *place, NUMPY_TYPES[images.dtype], tuple(images.shape), images.data_ptr())
+        binding.bind_output(self._output, *place, NUMPY_TYPES[out.dtype], tuple(shape), out.data_ptr())
+        if self._gpu.type == "cuda":  # ONNX Runtime uses a stream of its own
+            torch.cuda.current_stream(self._gpu).synchronize()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return out
 
 
 def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> OnnxRuntime:
@@ -160,27 +168,6 @@ def try_in_child(progress: Progress, *, path: str, shown: str, crashed: list[str
         multiple = smallest_multiple(run, channels, scale)
         least = smallest_side(run, channels, scale, multiple, PROBE_SIDES[0])
         return {"scale": scale, "size_multiple": multiple, "min_size": least}
-
-
-def run_bound(
-    session: Any, source: str, images: torch.Tensor, output: str, shape: tuple[int, ...], dtype: torch.dtype
-) -> torch.Tensor:
-    """Run a session on a tensor in its device's memory, without a copy through the host. `source` and `output` are the
-    names of input and output; the output has this shape and type.
-
-    ONNX Runtime uses a stream of its own, so torch's stream is synchronised before the run and ONNX Runtime's after it.
-    """
-    images = images.detach().contiguous()
-    out = torch.empty(shape, dtype=dtype, device=images.device)
-    if images.device.type == "cuda":
-        torch.cuda.current_stream(images.device).synchronize()
-    binding = session.io_binding()
-    kind, index = images.device.type, images.device.index or 0
-    binding.bind_input(source, kind, index, NUMPY_TYPES[images.dtype], tuple(images.shape), images.data_ptr())
-    binding.bind_output(output, kind, index, NUMPY_TYPES[dtype], shape, out.data_ptr())
-    session.run_with_iobinding(binding)
-    binding.synchronize_outputs()
-    return out
 
 
 def cpu_session(

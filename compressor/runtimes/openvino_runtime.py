@@ -1,8 +1,10 @@
 """A runtime for OpenVINO models (an .xml, with its weights in a .bin beside it), srkd's own and foreign ones, and for
-srkd's ONNX files, those in int8 too: OpenVINO computes with integers between their Q/DQ pairs."""
+srkd's ONNX files, those in int8 too: OpenVINO computes with integers between their Q/DQ pairs. And one for a network of
+srkd without a file, which OpenVINO traces."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -14,10 +16,11 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.base.metadata import srkd_keys
-from compressor.runtimes.base import read_header
+from compressor.runtimes.base import Runtime, read_header
 from compressor.runtimes.file_runtime import FileRuntime, ImageFormat, image_format, require_one_image
 from compressor.runtimes.onnx_file import load_onnx, read_facts
-from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
+from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions, missing_modules
+from compressor.runtimes.torch_runtime import TorchRuntime
 
 PRECISIONS: Mapping[str, tuple[str, str]] = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
 """OpenVINO's name of a precision as a hint, and as a device capability."""
@@ -37,6 +40,8 @@ NOT_NAMED = CONVERSIONS | {"Constant", "QuantizeLinear", "DequantizeLinear"}
 
 HEAD_BYTES = 4096
 DTYPES = {"f32": torch.float32, "u8": torch.uint8}
+TRACED = (40, 48)
+"""Height and width of the image with which a network is traced; the graph takes any."""
 
 
 @cache
@@ -110,7 +115,7 @@ class OpenVinoRuntime(FileRuntime):
                 available = ", ".join(n for n, (_, word) in PRECISIONS.items() if n == "fp32" or word in words)
                 raise UsageError(f"precision {self.precision}: OpenVINO has {available} on this {target}")
         with one_line(f"{path} cannot be compiled by OpenVINO for {target}"):
-            settings = cpu_settings(self.precision, self.threads)
+            settings = _cpu_settings(self.precision, self.threads)
             if target != "CPU":
                 settings = {name: settings[name] for name in ("INFERENCE_PRECISION_HINT", "PERFORMANCE_HINT")}
             self._compiled = core.compile_model(model, target, settings)
@@ -122,7 +127,7 @@ class OpenVinoRuntime(FileRuntime):
             return self._image.run_arrays(lr, lambda images: np.array(self._compiled(images)[0]))
 
 
-def cpu_settings(precision: str, threads: int) -> dict[str, Any]:
+def _cpu_settings(precision: str, threads: int) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": PRECISIONS.get(precision, PRECISIONS["fp32"])[0],
         "PERFORMANCE_HINT": "LATENCY",
@@ -134,6 +139,33 @@ def cpu_settings(precision: str, threads: int) -> dict[str, Any]:
 
 
 open_file = OpenVinoRuntime
+
+
+def converts(runtime: TorchRuntime) -> bool:
+    """Whether OpenVINO is installed and the network's form depends on no size, so that a trace holds for all."""
+    is_any_size = runtime.network.for_size(*TRACED) is runtime.network
+    return runtime.device == "cpu" and is_any_size and not missing_modules(["openvino"])
+
+
+class OpenVinoNetwork(Runtime):
+    """The network of `opened`, in a precision, compiled for the CPU."""
+
+    name = "openvino"
+
+    def __init__(self, opened: TorchRuntime, precision: str) -> None:
+        import openvino
+
+        self.label, self.descriptor, self.precision = opened.label, opened.descriptor, precision
+        self.metadata, self.spec = opened.metadata, opened.spec
+        example = torch.rand(1, self.descriptor.channels, *TRACED)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # each Python number that tracing keeps
+            model = openvino.convert_model(opened.network, example_input=example)
+        self._compiled = openvino_core().compile_model(model, "CPU", _cpu_settings(precision, torch.get_num_threads()))
+
+    def _run(self, lr: torch.Tensor) -> torch.Tensor:
+        # A copy: the next run overwrites the memory that OpenVINO returns.
+        return torch.from_numpy(np.array(self._compiled(lr.contiguous().numpy())[0]))
 
 
 def _read_model(path: Path) -> Any:

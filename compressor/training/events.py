@@ -68,11 +68,8 @@ class RunEvents(Events):
         message = self.balance.add(done - stage_began, numbers)
         if message is not None and not self.flagged:  # once per run
             self.flagged = True
-            self.flag(done, message)
-
-    def flag(self, done: int, message: str) -> None:
-        self.folder.flag(done, message)
-        self.context.note(f"step {done}/{self.steps}: {message}")
+            self.folder.flag(done, message)
+            self.context.note(f"step {done}/{self.steps}: {message}")
 
     def _report_pace(self, done: int, losses: Losses) -> None:
         pace, status = self.pace, self.context.status

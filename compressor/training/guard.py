@@ -87,33 +87,24 @@ class Balance:
     """A check of the other terms' weight relative to the pixel loss, from the logged numbers."""
 
     def __init__(self) -> None:
-        self._rows: deque[dict[str, float]] = deque(maxlen=BALANCE_ROWS)
-        self._last = 0
+        self._rows: deque[Mapping[str, float]] = deque(maxlen=BALANCE_ROWS)
 
     def add(self, step: int, numbers: Mapping[str, float]) -> str | None:
         """Add a row, with `step` counted from the start of the stage; return a warning if the other terms dominate."""
-        if step <= self._last:
-            self._rows.clear()
-        self._last = step
-        self._rows.append({name: value for name, value in numbers.items() if name.startswith(WEIGHTED)})
+        self._rows.append(numbers)
         if step < BALANCE_STEPS or len(self._rows) < BALANCE_ROWS:
             return None
-        sums = {name.removeprefix(WEIGHTED): sum(row.get(name, 0.0) for row in self._rows) for name in self._rows[-1]}
-        pixel = sum(value for name, value in sums.items() if is_pixel(name))
-        others = {name: value for name, value in sums.items() if not is_pixel(name)}
+        others = {name: sum(row.get(name, 0.0) for row in self._rows) for name in numbers if name.startswith(WEIGHTED)}
+        # `pixel`, and the same loss of a further input or student, such as `widths_pixel`.
+        pixel = sum(others.pop(name) for name in tuple(others) if name.endswith(("/pixel", "_pixel")))
         if pixel <= 0 or sum(others.values()) <= MAX_BALANCE * pixel:
             return None
-        largest = max(others, key=lambda name: others[name])
+        largest = max(others, key=lambda name: others[name]).removeprefix(WEIGHTED)
         return (
             f"the terms beside the pixel loss weigh {sum(others.values()) / pixel:.1f} times as much as it, mostly "
             f"{largest}; over {MAX_BALANCE:g} times they may lead the student away from its labels: less with "
             f"--set weights.{largest}=..."
         )
-
-
-def is_pixel(term: str) -> bool:
-    """Return True for `pixel`, and for the same loss of a further input or student, such as `widths_pixel`."""
-    return term == "pixel" or term.endswith("_pixel")
 
 
 def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module, opponent_terms: Collection[str] = ()) -> None:

@@ -41,9 +41,6 @@ class Events:
     def after_step(self, done: int, state: State) -> None:
         """Validate and save if it is due, after each step."""
 
-    def flag(self, done: int, message: str) -> None:
-        """Report a message about training that belongs into the report of the run, too."""
-
     def note(self, line: str) -> None:
         """Report one line to the user and to the log."""
 

@@ -159,10 +159,9 @@ def enlarge(model: ImageModel | None, lr_u8: torch.Tensor, scale: int) -> torch.
     lr = lr_u8.float() / 255
     if model is None:
         return to_u8(upscale_bicubic(lr, scale))
-    network = model
 
     def run(window: torch.Tensor) -> torch.Tensor:
-        sr: torch.Tensor = network(window.to(network.device))
+        sr: torch.Tensor = model(window.to(model.device))
         return sr.float().cpu()
 
     descriptor = model.descriptor

@@ -22,8 +22,8 @@ from compressor.inference.upscale import upscale, upscale_image
 from compressor.inference.upscale_outputs import UpscaleSettings
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes import openvino_network
-from compressor.runtimes.openvino_network import converts
+from compressor.runtimes import openvino_runtime
+from compressor.runtimes.openvino_runtime import converts
 from compressor.runtimes.torch_runtime import TorchRuntime
 from srkd.api.upscale import _upscale_settings
 from srkd.options.verbs import UpscaleOptions
@@ -118,7 +118,7 @@ def test_a_network_of_windows_and_a_missing_openvino_stay_in_torch(
 ) -> None:
     windows = TorchRuntime(build(tiny("swinir", 2), seed=0).eval(), label="windows")
     assert not converts(windows)
-    monkeypatch.setattr(openvino_network, "missing_modules", lambda names: names)
+    monkeypatch.setattr(openvino_runtime, "missing_modules", lambda names: names)
     assert not converts(student)
 
 

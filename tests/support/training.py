@@ -83,9 +83,6 @@ class Recorder(Events):
     def note(self, line: str) -> None:
         self.notes.append(line)
 
-    def flag(self, done: int, message: str) -> None:
-        self.notes.append(message)
-
 
 class SavingRecorder(Recorder):
     """A recorder that saves the state after `at` steps, if there is a path."""

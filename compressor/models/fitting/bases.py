@@ -11,9 +11,8 @@ selected among all of theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 
@@ -32,9 +31,6 @@ from compressor.models.fitting.shares import Share
 from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearPlan
-
-Directions: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Computes directions, as columns, from Σ f·fᵀ and from Σ WᵀW of the next layers."""
 
 UNUSED = 1e-3
 """The use of directions that no layer reads, as a share of the mean use."""
@@ -83,13 +79,13 @@ def choose_bases(
     short: LinearPlan,
     places: Correspondence,
     patches: Share,
-    directions_of: Directions | None = None,
+    *,
+    strongest: bool = False,
 ) -> dict[str, Basis]:
     """Return the basis of each of the student's spaces, measured on low-resolution patches.
 
-    `directions_of` computes the directions of a linear space, of which the leading ones are kept.
+    With `strongest` linear spaces keep their principal directions, too, whatever the next layers use.
     """
-    directions_of = directions_of or used_directions
     moments = _moments(teacher, plan, patches)
     bases: dict[str, Basis] = {}
     for space, kind in short.spaces.items():
@@ -99,10 +95,13 @@ def choose_bases(
             identity = torch.eye(units_of(teacher, plan, source), dtype=torch.float64, device=teacher.device)
             # Another basis of a mixed space is an approximation: avoid it where nothing is cut.
             is_kept = kind == "fixed" or (kind == "mixed" and size == len(identity))
-            second, directions = moments[source].second, identity
-            if not is_kept:
-                choose = directions_of if kind == "linear" else principal_directions
-                directions = choose(second, _use(teacher, plan, source, {}))
+            second = moments[source].second
+            if is_kept:
+                directions = identity
+            elif kind == "linear" and not strongest:
+                directions = used_directions(second, _use(teacher, plan, source, {}))
+            else:
+                directions = leading_directions(second)
             columns = directions[:, :size]
             bases[space] = Basis((source,), columns, directions, columns if is_kept else _decoder(second, columns))
     # From the last space back: a unit's value depends on what the next layers keep of it.
@@ -172,11 +171,6 @@ def _moments(teacher: Network, plan: LinearPlan, patches: Share) -> dict[str, _M
     return moments
 
 
-def principal_directions(second: torch.Tensor, use: torch.Tensor) -> torch.Tensor:
-    """Return the principal directions: the leading ones keep most of Σ‖f‖²."""
-    return leading_directions(second)
-
-
 def used_directions(second: torch.Tensor, use: torch.Tensor) -> torch.Tensor:
     """Return orthonormal directions p, such that a regression on the leading ones explains most of Σ‖W·f‖²: M·U·M·p =
     λ·M·p.
@@ -199,7 +193,10 @@ def _decoder(second: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
 
 
 def leading_directions(moments: torch.Tensor) -> torch.Tensor:
-    """Return eigenvectors as columns, the largest eigenvalue first; the largest component of each is positive."""
+    """Return eigenvectors as columns, the largest eigenvalue first; the largest component of each is positive.
+
+    Of second moments they are the principal directions: the leading ones keep most of Σ‖f‖².
+    """
     vectors = torch.linalg.eigh(moments)[1].flip(1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     signed: torch.Tensor = vectors * largest.sign()

@@ -145,13 +145,10 @@ class SpanNetwork(UnshufflingNetwork):
 
     repeated = "trunk"
 
-    def __init__(
-        self, spec: Any, blocks: Iterable[SpanBlock], end: Callable[[], nn.Module], sub_mean: MeanShift | None = None
-    ) -> None:
+    def __init__(self, spec: Any, blocks: Iterable[SpanBlock], end: Callable[[], nn.Module]) -> None:
         """`end` and `blocks` are made behind the first layer: layers draw their random weights in this order."""
         super().__init__()
         self.spec = spec
-        self.sub_mean = sub_mean
         self.head = conv3(spec.channels * self.side**2, spec.width)
         self.trunk = SpanTrunk(spec.width, blocks, end())
         self.tail = conv3(spec.width, spec.channels * (spec.scale * self.side) ** 2)
@@ -176,15 +173,15 @@ class SPAN(SpanNetwork):
     spec: SPANSpec
 
     def __init__(self, spec: SPANSpec) -> None:
-        mean = spec.mean if spec.channels == 3 else (0.0,)
-        sub_mean = MeanShift(mean, spec.img_range, leave=False, from_file=False)
         blocks = (SpanBlock(spec.width) for _ in range(spec.depth))
-        super().__init__(spec, blocks, lambda: conv3(spec.width, spec.width), sub_mean)
+        super().__init__(spec, blocks, lambda: conv3(spec.width, spec.width))
+        mean = spec.mean if spec.channels == 3 else (0.0,)
+        self.sub_mean = MeanShift(mean, spec.img_range, leave=False, from_file=False)
         with torch.no_grad():
             self.head.weight.div_(spec.img_range)  # nothing else does: random weights start in the range of images
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        return super().stem(self.sub_mean(lr) if self.sub_mean is not None and self.spec.has_norm else lr)
+        return super().stem(self.sub_mean(lr) if self.spec.has_norm else lr)
 
     @property
     def descriptor(self) -> Descriptor:

@@ -12,7 +12,6 @@ from fractions import Fraction
 from functools import partial
 
 import torch
-from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from compressor.base.errors import UsageError, nearest
@@ -47,12 +46,8 @@ def resolve_tap(network: Network, address: str) -> str:
 def watch(network: Network, tap: Tap, watcher: Callable[[torch.Tensor], None]) -> RemovableHandle:
     """Call the watcher with the feature each time that its module runs."""
     module = network.get_submodule(tap.module)
-
-    def give_output(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        watcher(output)
-
     if tap.side == "output":
-        return module.register_forward_hook(give_output)
+        return module.register_forward_hook(lambda _module, _inputs, output: watcher(output))
     return module.register_forward_pre_hook(lambda _module, inputs: watcher(inputs[0]))
 
 

@@ -15,7 +15,7 @@ import copy
 import torch
 
 from compressor.base.errors import UsageError
-from compressor.models.fitting.bases import choose_bases, principal_directions
+from compressor.models.fitting.bases import choose_bases
 from compressor.models.fitting.layers import change_basis, linear_layer
 from compressor.models.fitting.shares import Share
 from compressor.models.networks.base import Network, Spec
@@ -50,7 +50,7 @@ def order_by_principal_directions(teacher: Network, student: Spec, patches: torc
     with torch.no_grad():
         share = Share(patches, teacher.device)
         # A slice is not solved for afterwards: it keeps the strongest directions, not those that best predict others.
-        bases = choose_bases(teacher, plan, small, family.linear(narrow), places, share, principal_directions)
+        bases = choose_bases(teacher, plan, small, family.linear(narrow), places, share, strongest=True)
         for layer in plan.layers:
             columns = [bases[space].whole for space in layer.inputs]
             change_basis(linear_layer(rotated, layer), bases[layer.output].whole, columns)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,9 +45,13 @@ class Device:
         self.stream = int(self._stream.cuda_stream)
 
     def allocate(self, count: int) -> Any:
+        """Return memory for float32 values, which is freed with its last reference."""
         # Allocate within the stream, so that torch's allocator reuses the memory only after the work on this stream.
         with cuda_errors(f"an allocation of {count * 4} bytes", RuntimeError), torch.cuda.stream(self._stream):
             return torch.empty(count, dtype=torch.float32, device=f"cuda:{self.index}")
+
+    def address(self, memory: Any) -> int:
+        return int(memory.data_ptr())
 
     def copy_in(self, memory: Any, images: torch.Tensor) -> None:
         with cuda_errors("a copy to the engine", RuntimeError):
@@ -84,20 +87,6 @@ class Device:
         return replay
 
 
-@dataclass(frozen=True)
-class PyCudaMemory:
-    """Memory that pycuda allocated for a number of float32 values; freed with its last reference."""
-
-    allocation: Any
-    count: int
-
-    def numel(self) -> int:
-        return self.count
-
-    def data_ptr(self) -> int:
-        return int(self.allocation)
-
-
 class PyCudaDevice(Device):
     """A GPU by pycuda, without CUDA graphs; ImportError if pycuda is not installed."""
 
@@ -120,16 +109,19 @@ class PyCudaDevice(Device):
 
     def allocate(self, count: int) -> Any:
         with cuda_errors(f"an allocation of {count * 4} bytes", self._cuda.Error):
-            return PyCudaMemory(self._cuda.mem_alloc(count * 4), count)
+            return self._cuda.mem_alloc(count * 4)
+
+    def address(self, memory: Any) -> int:
+        return int(memory)
 
     def copy_in(self, memory: Any, images: torch.Tensor) -> None:
         with cuda_errors("a copy to the engine", self._cuda.Error):
-            self._cuda.memcpy_htod(memory.data_ptr(), images.numpy())
+            self._cuda.memcpy_htod(memory, images.numpy())
 
     def copy_out(self, memory: Any, images: torch.Tensor) -> None:
         with cuda_errors("the stream", self._cuda.Error):
             self._stream.synchronize()
-            self._cuda.memcpy_dtoh(images.numpy(), memory.data_ptr())
+            self._cuda.memcpy_dtoh(images.numpy(), memory)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
         return None

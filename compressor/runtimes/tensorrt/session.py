@@ -31,6 +31,7 @@ class Session:
         if self._context is None:
             raise SrkdError(f"{label}: not enough memory on {device.name} to run it: {self._log.reason()}")
         self._memory: dict[str, Any] = {}
+        self._counts: dict[str, int] = {}
         self._shape: Shape | None = None
         """The shape for which the memory is prepared, or None."""
         self._sr_shape: Shape = (0, 0, 0, 0)
@@ -66,10 +67,10 @@ class Session:
             raise SrkdError(f"{self._label} gives shape {sr_shape} for {shape}: not an image")
         self._sr_shape = as_shape(sr_shape)
         for name, count in ((self._input, math.prod(shape)), (self._output, math.prod(sr_shape))):
-            if name not in self._memory or self._memory[name].numel() < count:
+            if name not in self._memory or self._counts[name] < count:
                 self._memory.pop(name, None)  # freed before the larger one is allocated
-                self._memory[name] = self._device.allocate(count)
-            if not self._context.set_tensor_address(name, self._memory[name].data_ptr()):
+                self._memory[name], self._counts[name] = self._device.allocate(count), count
+            if not self._context.set_tensor_address(name, self._device.address(self._memory[name])):
                 raise SrkdError(f"{self._label}: TensorRT does not take memory for {name}: {self._log.reason()}")
         self._shape = shape
 
