@@ -146,7 +146,7 @@ ALL = {
                 "Coarse noise and blocks of compression become patches with edges; the teacher is smooth there.",
                 "Skin under strong noise becomes facets with light blotches.",
                 "Grass and leaves are as in a watercolour where the teacher draws texture.",
-                "Straight edges are ragged under strong noise, with dark dots along them; thin bars and letters stay soft.",
+                "Straight edges are ragged under strong noise, with dark dots along them; letters stay soft.",
                 "No dots, halos or wrong colours were seen in twelve crops by number.",
             ),
         ),

@@ -33,7 +33,7 @@ RECIPES = (
     *("calm", "clsd", "csd", "csd-lite", "dckd", "ds", "dukd", "facd", "fakd", "fit", "hkdsr", "inherit", "lfd"),
     *("logits", "pact", "pams", "perceptual", "scratch", "srkd-best"),
 )
-OTHERWISE_SOLVED = ("calm", "clsd", "csd-lite", "dckd", "ds", "dukd", "facd", "fakd", "hkdsr", "lfd", "logits")
+SOLVED_AS_FIT = ("calm", "clsd", "csd-lite", "dckd", "ds", "dukd", "facd", "fakd", "hkdsr", "lfd", "logits")
 OF_PHI = ("csd", "csd-lite", "clsd", "dckd")
 
 
@@ -84,8 +84,8 @@ def test_a_step_copies_its_batch_and_its_numbers_alone(
 
     monkeypatch.setattr(TrainingRun, "train", counted)
     words: dict[str, Any] = {"settings": settings_of(recipe), "data": photos, "device": DEVICE, "out": tmp_path / "run"}
-    words["init"] = "random" if recipe in OTHERWISE_SOLVED else None  # `fit` shows what solving does there
-    report = srkd.compress(teacher, recipe=recipe, width=0.5, steps=6, **words)
+    init = "random" if recipe in SOLVED_AS_FIT else None
+    report = srkd.compress(teacher, recipe=recipe, init=init, width=0.5, steps=6, **words)
     assert report.student.psnr_y > 5
     expected = CROSSINGS.get(recipe, (1, 1))
     assert crossings.steps[3] == (*expected, 0)

@@ -99,13 +99,11 @@ def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path) -
 
 def test_a_signal_is_handled_after_networks_have_come_and_gone(good: Path) -> None:
     script = (
-        "import signal, sys\nfrom pathlib import Path\n"
+        "import signal, sys; from pathlib import Path\n"
         "from compressor.runtimes.openvino_runtime import OpenVinoRuntime as Opened\n"
         "first, second = (Opened(Path(sys.argv[1])) for _ in range(2))\n"
-        "del first\n"
-        "del second\n"
+        "del first; del second\n"
         "signal.signal(signal.SIGTERM, lambda *signal: print('handled'))\n"
         "signal.raise_signal(signal.SIGTERM)\n"
     )
-    outcome = python("-c", script, good)
-    assert outcome.out.strip() == "handled", outcome.err
+    assert python("-c", script, good).out.strip() == "handled"

@@ -109,13 +109,10 @@ def test_openvino_goes_on_where_it_is_faster_if_pictures_take_longer_than_it_tak
     monkeypatch.setattr(runtime_choice, "MIN_PSNR_DB", 90.0)
     exact = choice.select(photo()).runtime
     assert (exact.name, exact.precision) == (is_first, "fp32")
-    for size in (17, 61):
-        assert float((exact.run(photo(size)) - student.run(photo(size))).abs().max()) < 1e-5
+    assert all(float((exact.run(photo(n)) - student.run(photo(n))).abs().max()) < 1e-5 for n in (17, 61))
 
 
-def test_a_network_of_windows_and_a_missing_openvino_stay_in_torch(
-    student: TorchRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_and_no_openvino_stay_in_torch(student: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = TorchRuntime(build(tiny("swinir", 2), seed=0).eval(), label="windows")
     assert not converts(windows)
     monkeypatch.setattr(openvino_runtime, "missing_modules", lambda names: names)
@@ -166,9 +163,7 @@ def test_samples_span_flat_and_textured_cells() -> None:
     assert [round(float(sample.max()) * 8) for sample in samples] == [0, 2, 5, 8]
 
 
-def test_the_next_picture_is_read_and_the_last_one_written_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_enlarging_and_writing_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         write_picture(Picture(photo(16)[0]), tmp_path / f"{name}.png")
     read, written = {name: threading.Event() for name in "abc"}, {name: threading.Event() for name in "abc"}

@@ -1,3 +1,1 @@
-"""A double of pycuda, on the double GPU."""
-
-VERSION_TEXT = "2026.1"
+VERSION_TEXT = "2026.1"  # of a double of pycuda, on the double GPU

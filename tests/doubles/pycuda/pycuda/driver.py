@@ -21,17 +21,14 @@ class Context:
     def push(self):
         pass
 
-    def pop(self):
-        pass
+    pop = push
 
 
 class Device:
     def __init__(self, ordinal):
         self._name, self._major, self._minor = double_device.gpu()
 
-    @staticmethod
-    def count():
-        return double_device.gpu_count()
+    count = staticmethod(double_device.gpu_count)
 
     def retain_primary_context(self):
         return Context()
