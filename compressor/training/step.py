@@ -111,7 +111,7 @@ class Runner:
         with (
             torch.enable_grad() if self.trains else torch.no_grad(),
             self.autocast(),
-            read_taps(self.network, taps) if taps else nullcontext({}) as features,
+            self._read_features(taps) as features,
             self._read_tail_inputs(images) as tail_inputs,
         ):
             sr = self.forward(lr) if taps or images else self.compiled(lr)
@@ -121,6 +121,9 @@ class Runner:
         if wider is not None:
             forward = forward.map(wider.crop)
         return forward if self.trains else forward.map(torch.Tensor.detach)
+
+    def _read_features(self, taps: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
+        return read_taps(self.network, taps) if taps else nullcontext({})
 
     def _read_tail_inputs(self, images: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
         if not images:

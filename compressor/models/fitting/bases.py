@@ -193,10 +193,7 @@ def _decoder(second: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
 
 
 def leading_directions(moments: torch.Tensor) -> torch.Tensor:
-    """Return eigenvectors as columns, the largest eigenvalue first; the largest component of each is positive.
-
-    Of second moments they are the principal directions: the leading ones keep most of Σ‖f‖².
-    """
+    """Return eigenvectors as columns, the largest eigenvalue first; the largest component of each is positive."""
     vectors = torch.linalg.eigh(moments)[1].flip(1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     signed: torch.Tensor = vectors * largest.sign()
