@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ data = public(SeenOptions, SeenOptions, run_data, "data")
 
 def write_patches(store: ImageStore, lr_patch: int, seed: int, path: Path) -> Path:
     """Write the first patches of a run as one picture: each as it is, and below it as the network sees it."""
-    kinds = {"as they are": store.with_degradation(None)}
+    kinds = {"as they are": replace(store, degraded=None)}
     if store.degraded is not None:
         kinds[store.degraded.degradation.name] = store
     patches = {

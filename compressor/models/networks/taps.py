@@ -47,7 +47,7 @@ def watch(network: Network, tap: Tap, watcher: Callable[[torch.Tensor], None]) -
     """Call the watcher with the feature each time that its module runs."""
     module = network.get_submodule(tap.module)
     if tap.side == "output":
-        return module.register_forward_hook(lambda _module, _inputs, output: watcher(output))
+        return module.register_forward_hook(lambda *called: watcher(called[-1]))
     return module.register_forward_pre_hook(lambda _module, inputs: watcher(inputs[0]))
 
 
