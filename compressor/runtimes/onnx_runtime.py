@@ -116,7 +116,7 @@ class OnnxRuntime(FileRuntime):
             (output,) = self._session.run([self._output], {self._input: images.cpu().numpy()})
             return torch.from_numpy(np.asarray(output))
         # In the GPU's memory, without a copy through the host.
-        images = images.to(self._gpu)
+        images = images.to(self._gpu).contiguous()
         rows = 1 if self._image.channels_last else 2
         shape = [size * self._scale if axis in (rows, rows + 1) else size for axis, size in enumerate(images.shape)]
         out = torch.empty(shape, dtype=self._output_dtype, device=self._gpu)
