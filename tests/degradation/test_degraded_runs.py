@@ -64,7 +64,7 @@ def test_every_process_and_every_start_has_the_same_degraded_patches(tmp_path: P
 def test_patches_are_those_of_the_originals_and_labels_stay_clean(kind: str, tmp_path: Path) -> None:
     """LR images without originals are degraded again."""
     store = store_of(tmp_path / "photos", kind)
-    clean = Batches.for_store(store.with_degradation(None), batch=6, lr_patch=12, seed=4).at(0)
+    clean = Batches.for_store(replace(store, degraded=None), batch=6, lr_patch=12, seed=4).at(0)
     batch = Batches.for_store(store, batch=6, lr_patch=12, seed=4).at(0)
     assert batch.hr is None if kind == "lr_only" else torch.equal(batch.hr, clean.hr)
     assert batch.lr.shape == clean.lr.shape
@@ -82,7 +82,7 @@ def test_a_teacher_that_sees_more_sees_the_same_degraded_pixels() -> None:
 
 def test_a_fit_is_made_on_degraded_patches_chosen_by_the_clean_ones(tmp_path: Path) -> None:
     store = store_of(tmp_path / "photos")
-    clean = draw_calibration_patches(store.with_degradation(None), seed=3, count=6, side=12)
+    clean = draw_calibration_patches(replace(store, degraded=None), seed=3, count=6, side=12)
     degraded = draw_calibration_patches(store, seed=3, count=6, side=12)
     assert 0.005 < float((clean - degraded).abs().mean()) < 0.1
     assert torch.equal(degraded, draw_calibration_patches(store, seed=3, count=6, side=12))
