@@ -20,7 +20,7 @@ from compressor.base.compute_device import ComputeDevice
 from compressor.images.metrics import psnr, to_u8
 from compressor.inference.super_resolve import super_resolve
 from compressor.runtimes.base import Runtime
-from compressor.runtimes.openvino_runtime import OpenVinoNetwork, converts
+from compressor.runtimes.table import missing_modules
 from compressor.runtimes.torch_runtime import TorchRuntime
 
 MIN_PSNR_DB = 50.0
@@ -39,10 +39,11 @@ MAX_FRAME_LEVELS = 8
 SAMPLE = 64
 """The side of a sample, in LR pixels."""
 
+TRACED = (40, 48)
+"""Height and width of the image with which OpenVINO traces a network."""
 SAMPLES = 4
 LEAST_LR_PIXELS = 16 * SAMPLES * SAMPLE**2
 """Fewer pixels stay in fp32: the samples are run twice, which must cost little compared with what they decide about."""
-
 
 WORTH_SECONDS = 10.0
 """Seconds of pictures in torch, those ahead too, for which OpenVINO, which takes three to eight to open, is tried."""
@@ -66,7 +67,7 @@ class RuntimeChoice:
         self._seconds, self._untried = 0.0, None
         if not exact and isinstance(runtime, TorchRuntime) and runtime.precision == "fp32":
             self._faster += [runtime.in_bf16()] if ComputeDevice.named(runtime.device).computes_bf16 else []
-            self._untried = runtime if converts(runtime) else None
+            self._untried = runtime if fits_openvino(runtime) else None
 
     def select(
         self, lr: Tensor, *, bits: int = 8, pictures: int = 1, ahead: int = 0, max_levels: int = MAX_SAMPLE_LEVELS
@@ -99,12 +100,20 @@ class RuntimeChoice:
 
     def _try_openvino(self, opened: TorchRuntime, samples: Tensor) -> None:
         """Put the network in OpenVINO, in each precision, before the same one in torch that takes longer."""
+        from compressor.runtimes.openvino_runtime import OpenVinoNetwork  # reads ONNX, too: not at every start
+
         self._untried = None
         runtimes = list[Runtime]()
         for runtime in (*self._faster, opened):
-            both = (OpenVinoNetwork(opened, runtime.precision), runtime)
+            both = (OpenVinoNetwork(opened, runtime.precision, TRACED), runtime)
             runtimes += sorted(both, key=lambda way: _seconds(way, samples))
         self._faster = runtimes[: runtimes.index(opened)]
+
+
+def fits_openvino(runtime: TorchRuntime) -> bool:
+    """Whether OpenVINO is installed and the network's form depends on no size, so that a trace holds for all."""
+    is_any_size = runtime.network.for_size(*TRACED) is runtime.network
+    return runtime.device == "cpu" and is_any_size and not missing_modules(["openvino"])
 
 
 def _enlarged(runtime: Runtime, samples: Tensor) -> Tensor:

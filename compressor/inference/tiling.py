@@ -24,6 +24,7 @@ from compressor.base.compute_device import free_unused_memory
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.images.resize import mirror_to, pad_to
 from compressor.models.networks.base import Descriptor
+from compressor.runtimes.base import require_enlarged
 
 Run: TypeAlias = Callable[[Tensor], Tensor]
 """A model's forward pass, from (N,C,h,w) to (N,C,s*h,s*w)."""
@@ -228,13 +229,13 @@ def _run_windows(
 ) -> tuple[Tensor, float | None]:
     """Return the assembled picture and, with `measure`, its largest seam."""
     if len(windows) == 1:
-        return run(padded).to(padded.device), None
+        return require_enlarged(run(padded), padded, scale, "the model").to(padded.device), None
     images, channels, height, width = padded.shape
     sr = torch.empty(images, channels, height * scale, width * scale, dtype=torch.float32, device=padded.device)
     edges: list[tuple[slice, slice, Tensor]] = []
     for done, (row, column) in enumerate(windows, start=1):
         lr = padded[..., row.begin : row.begin + row.length, column.begin : column.begin + column.length].contiguous()
-        output = run(lr).to(sr.device)
+        output = require_enlarged(run(lr), lr, scale, "the model").to(sr.device)
         rows, columns = _hr_slice(row.start, row.stop, scale), _hr_slice(column.start, column.stop, scale)
         sr[..., rows, columns] = _region(output, row, column, rows, columns, scale)
         if measure and row.start:

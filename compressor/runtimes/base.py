@@ -40,15 +40,7 @@ class Runtime(ABC):
         """
         require_input(lr, self.descriptor, self.label)
         self._require_size(lr.shape[3], lr.shape[2])
-        sr = self._run(lr)
-        scale = self.descriptor.scale
-        expected = (lr.shape[0], self.descriptor.channels, lr.shape[2] * scale, lr.shape[3] * scale)
-        if tuple(sr.shape) != expected:  # it cannot be trusted
-            raise SrkdError(
-                f"{self.label} returned shape {tuple(sr.shape)} for {tuple(lr.shape)}: at scale {scale} {expected} is "
-                "expected"
-            )
-        return sr
+        return require_enlarged(self._run(lr), lr, self.descriptor.scale, self.label)
 
     def _require_size(self, width: int, height: int) -> None:
         largest = self.descriptor.max_size
@@ -73,6 +65,15 @@ def require_input(lr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
     size, fixed = (lr.shape[3], lr.shape[2]), descriptor.fixed_size
     if fixed is not None and size != fixed:
         raise UsageError(f"{label} takes images of {fixed[0]}x{fixed[1]} only, got {size[0]}x{size[1]}")
+
+
+def require_enlarged(sr: torch.Tensor, lr: torch.Tensor, scale: int, label: str) -> torch.Tensor:
+    """Return a model's output for `lr`; refuse one of another size, which cannot be trusted."""
+    expected = (*lr.shape[:2], lr.shape[2] * scale, lr.shape[3] * scale)
+    if tuple(sr.shape) != expected:
+        given = f"{label} returned shape {tuple(sr.shape)} for {tuple(lr.shape)}"
+        raise SrkdError(f"{given}: at scale {scale} {expected} is expected; is its scale really {scale}?")
+    return sr
 
 
 def require_memory_for(size: tuple[int, int], batch: int, descriptor: Descriptor, option: str) -> None:

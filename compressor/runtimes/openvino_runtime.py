@@ -19,7 +19,7 @@ from compressor.base.metadata import srkd_keys
 from compressor.runtimes.base import Runtime, read_header
 from compressor.runtimes.file_runtime import FileRuntime, ImageFormat, image_format, require_one_image
 from compressor.runtimes.onnx_file import load_onnx, read_facts
-from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions, missing_modules
+from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 
 PRECISIONS: Mapping[str, tuple[str, str]] = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
@@ -40,8 +40,6 @@ NOT_NAMED = CONVERSIONS | {"Constant", "QuantizeLinear", "DequantizeLinear"}
 
 HEAD_BYTES = 4096
 DTYPES = {"f32": torch.float32, "u8": torch.uint8}
-TRACED = (40, 48)
-"""Height and width of the image with which a network is traced; the graph takes any."""
 
 
 @cache
@@ -141,23 +139,17 @@ def _cpu_settings(precision: str, threads: int) -> dict[str, Any]:
 open_file = OpenVinoRuntime
 
 
-def converts(runtime: TorchRuntime) -> bool:
-    """Whether OpenVINO is installed and the network's form depends on no size, so that a trace holds for all."""
-    is_any_size = runtime.network.for_size(*TRACED) is runtime.network
-    return runtime.device == "cpu" and is_any_size and not missing_modules(["openvino"])
-
-
 class OpenVinoNetwork(Runtime):
-    """The network of `opened`, in a precision, compiled for the CPU."""
+    """The network of `opened`, in a precision, compiled for the CPU: traced at (height, width), for any size."""
 
     name = "openvino"
 
-    def __init__(self, opened: TorchRuntime, precision: str) -> None:
+    def __init__(self, opened: TorchRuntime, precision: str, traced: tuple[int, int]) -> None:
         import openvino
 
         self.label, self.descriptor, self.precision = opened.label, opened.descriptor, precision
         self.metadata, self.spec = opened.metadata, opened.spec
-        example = torch.rand(1, self.descriptor.channels, *TRACED)
+        example = torch.rand(1, self.descriptor.channels, *traced)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # each Python number that tracing keeps
             model = openvino.convert_model(opened.network, example_input=example)

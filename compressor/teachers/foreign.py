@@ -18,6 +18,7 @@ from torch import nn
 from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.images.resize import pad_to
 from compressor.models.networks.base import Descriptor, ImageModel, tensor_bytes
+from compressor.runtimes.base import require_enlarged
 
 RANGES: Mapping[str, tuple[float, float]] = {"1": (0.0, 1.0), "255": (0.0, 255.0), "-1..1": (-1.0, 1.0)}
 """Values of black and white for foreign models, by the option's name for the range."""
@@ -188,12 +189,8 @@ class ForeignModel(ImageModel):
         """Return the outputs of up to `batch` images; a fixed batch is filled by repeating the last image."""
         missing = batch - len(images)
         inputs = images if missing == 0 else torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
-        outputs = self.program.run(inputs)
-        scale = self.facts.descriptor.scale
-        expected = (batch, images.shape[1], images.shape[2] * scale, images.shape[3] * scale)
-        if tuple(outputs.shape) != expected:
-            raise SrkdError(f"the {self.backend} model gave shape {tuple(outputs.shape)} instead of {expected}")
-        return outputs[: len(images)]
+        outputs, scale = self.program.run(inputs), self.facts.descriptor.scale
+        return require_enlarged(outputs, inputs, scale, f"the {self.backend} model")[: len(images)]
 
 
 class ModuleProgram:

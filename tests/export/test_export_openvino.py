@@ -101,9 +101,7 @@ def test_a_signal_is_handled_after_networks_have_come_and_gone(good: Path) -> No
     script = (
         "import signal, sys; from pathlib import Path\n"
         "from compressor.runtimes.openvino_runtime import OpenVinoRuntime as Opened\n"
-        "first, second = (Opened(Path(sys.argv[1])) for _ in range(2))\n"
-        "del first; del second\n"
-        "signal.signal(signal.SIGTERM, lambda *signal: print('handled'))\n"
-        "signal.raise_signal(signal.SIGTERM)\n"
+        "first, second = (Opened(Path(sys.argv[1])) for _ in range(2)); del first; del second\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled')); signal.raise_signal(signal.SIGTERM)\n"
     )
     assert python("-c", script, good).out.strip() == "handled"

@@ -17,13 +17,11 @@ from compressor.images.metrics import to_u8
 from compressor.inference import runtime_choice
 from compressor.inference import upscale as upscaling
 from compressor.inference.films import FRAMES_OF_A_CHOICE
-from compressor.inference.runtime_choice import RuntimeChoice, sample_patches
+from compressor.inference.runtime_choice import RuntimeChoice, fits_openvino, sample_patches
 from compressor.inference.upscale import upscale, upscale_image
 from compressor.inference.upscale_outputs import UpscaleSettings
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes import openvino_runtime
-from compressor.runtimes.openvino_runtime import converts
 from compressor.runtimes.torch_runtime import TorchRuntime
 from srkd.api.upscale import _upscale_settings
 from srkd.options.verbs import UpscaleOptions
@@ -114,9 +112,9 @@ def test_openvino_goes_on_where_it_is_faster_if_pictures_take_longer_than_it_tak
 
 def test_windows_and_no_openvino_stay_in_torch(student: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = TorchRuntime(build(tiny("swinir", 2), seed=0).eval(), label="windows")
-    assert not converts(windows)
-    monkeypatch.setattr(openvino_runtime, "missing_modules", lambda names: names)
-    assert not converts(student)
+    assert not fits_openvino(windows)
+    monkeypatch.setattr(runtime_choice, "missing_modules", lambda names: names)
+    assert not fits_openvino(student)
 
 
 def test_a_frame_of_a_film_decides_for_those_behind_it(student: TorchRuntime, tmp_path: Path) -> None:

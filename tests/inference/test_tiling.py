@@ -184,9 +184,13 @@ def test_hopeless_memory_and_other_failures_are_calls() -> None:
 
     with pytest.raises(RuntimeError, match="something else"):
         run_on(broken, noise(1, 3, 9, 9), scale=2, radius=3)
-    for radius, options, words in ((0, {"tile": -1}, "tile=-1"), (None, {"overlap": 0}, "overlap=0")):
-        with pytest.raises(UsageError, match=words):
-            run_on(nearest(2), noise(1, 3, 9, 9), scale=2, radius=radius, **options)  # type: ignore[arg-type]
+    for error, scale, radius, options, words in (
+        (SrkdError, 3, 0, {}, r"\(1, 3, 18, 18\).*\(1, 3, 27, 27\).*scale.* 3"),
+        (UsageError, 2, 0, {"tile": -1}, "tile=-1"),
+        (UsageError, 2, None, {"overlap": 0}, "overlap=0"),
+    ):
+        with pytest.raises(error, match=words):
+            run_on(nearest(2), noise(1, 3, 9, 9), scale=scale, radius=radius, **options)  # type: ignore[arg-type]
 
 
 def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch) -> None:

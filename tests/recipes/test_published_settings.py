@@ -194,7 +194,7 @@ def test_a_schedule_of_another_method_is_called_so_wherever_it_is_named() -> Non
         assert re.search(rf"`{name}-paper`[^.]*{owner}", page), name
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")]
     texts = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in pages}
-    for page in ("README.md", "docs/use/reproduce.md"):
+    for page in ("README.md", "docs/use/recipes.md", "docs/use/reproduce.md"):
         (sentence,) = re.findall(r"[^.]*another\smethod's[^.]*\.", texts[page])
         assert re.findall(r"`([a-z-]+?)(?:-paper)?`", sentence) == list(OF_ANOTHER), page
     texts |= {name: load_preset(name).title for name in PUBLISHED}
