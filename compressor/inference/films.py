@@ -33,8 +33,8 @@ from compressor.video.library import load_av
 from compressor.video.reading import Film, FilmFrame
 from compressor.video.writing import Encoding, SegmentWriter, encoding_of, join, other_streams
 
-FRAMES_OF_A_CHOICE = 12
-"""Half a second: so many frames are computed in the precision that the first of them allows."""
+FRAMES_OF_A_CHOICE = 24
+"""A second: so many frames are computed in the precision that the first of them allows."""
 
 PROBE_SIDE, PROBE_VALUES, PROBE_TOLERANCE = 24, 64, 2e-3
 """A model is known by its output for an image of noise: by so many values of it, within a tolerance."""

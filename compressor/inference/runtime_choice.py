@@ -3,15 +3,16 @@
 Frames of a film are pictures too; some in a row share what the first of them decides.
 
 A checkpoint opened without a precision is fp32. On devices with native bf16 its convolutions run 1.3 to 3 times as fast
-in bf16, usually with a smaller difference than the rounding to 8 bit. As that depends on network and picture, it is
-tested on samples of every picture. Where OpenVINO is installed, and the pictures take longer than it takes to open,
-the network is given to it, too: whichever is faster on the samples goes on. Only that depends on a clock.
+in bf16, usually with a smaller difference than the rounding to 8 bit; samples of every picture are tested for it. Where
+OpenVINO is installed, and the pictures take longer than it takes to open, the network is given to it, too: whichever is
+faster on the samples goes on. Only that depends on a clock.
 """
 
 from __future__ import annotations
 
-import time
+import timeit
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,8 +46,8 @@ SAMPLES = 4
 LEAST_LR_PIXELS = 16 * SAMPLES * SAMPLE**2
 """Fewer pixels stay in fp32: the samples are run twice, which must cost little compared with what they decide about."""
 
-WORTH_SECONDS = 10.0
-"""Seconds of pictures in torch, those ahead too, for which OpenVINO, which takes three to eight to open, is tried."""
+WORTH_SECONDS = 5.0
+"""Seconds of pictures in torch, those ahead too, for which OpenVINO, which takes one to three to open, is tried."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class RuntimeChoice:
             each = _seconds(selected.runtime, samples, runs=1) * lr[:, 0].numel() / samples[:, 0].numel()
             self._seconds += pictures * each
             if self._seconds + max(0, ahead) * each > WORTH_SECONDS:
-                self._try_openvino(self._untried, samples)
+                self._try_openvino(self._untried, selected.runtime, samples)
                 selected = self._select(samples, max_levels)
         return selected
 
@@ -98,16 +99,15 @@ class RuntimeChoice:
                 return Selected(runtime, psnr_to_exact)
         return Selected(self.runtime)
 
-    def _try_openvino(self, opened: TorchRuntime, samples: Tensor) -> None:
-        """Put the network in OpenVINO, in each precision, before the same one in torch that takes longer."""
-        from compressor.runtimes.openvino_runtime import OpenVinoNetwork  # reads ONNX, too: not at every start
+    def _try_openvino(self, opened: TorchRuntime, selected: Runtime, samples: Tensor) -> None:
+        """Put OpenVINO before torch in each precision, if it is faster than what was selected."""
+        from compressor.runtimes.openvino_runtime import OpenVinoNetwork, traced  # reads ONNX, too: not at every start
 
-        self._untried = None
-        runtimes = list[Runtime]()
-        for runtime in (*self._faster, opened):
-            both = (OpenVinoNetwork(opened, runtime.precision, TRACED), runtime)
-            runtimes += sorted(both, key=lambda way: _seconds(way, samples))
-        self._faster = runtimes[: runtimes.index(opened)]
+        self._untried, model = None, traced(opened, TRACED)
+        *lower, exact = (OpenVinoNetwork(opened, way.precision, model) for way in (*self._faster, opened))
+        same = next(way for way in (*lower, exact) if way.precision == selected.precision)
+        if _seconds(same, samples) < _seconds(selected, samples):
+            self._faster = [*lower, *self._faster, exact]
 
 
 def fits_openvino(runtime: TorchRuntime) -> bool:
@@ -122,12 +122,7 @@ def _enlarged(runtime: Runtime, samples: Tensor) -> Tensor:
 
 def _seconds(runtime: Runtime, samples: Tensor, runs: int = 3) -> float:
     """Return the time of the fastest of some runs, after one that prepares for the size."""
-    times = list[float]()
-    for _ in range(1 + runs):
-        began = time.perf_counter()
-        runtime.run(samples)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+    return min(timeit.repeat(partial(runtime.run, samples), number=1, repeat=1 + runs)[1:])
 
 
 def sample_patches(lr: Tensor) -> Tensor:

@@ -139,20 +139,26 @@ def _cpu_settings(precision: str, threads: int) -> dict[str, Any]:
 open_file = OpenVinoRuntime
 
 
+def traced(opened: TorchRuntime, size: tuple[int, int]) -> Any:
+    """Return OpenVINO's model of a network for images of any size, traced at a height and width."""
+    import openvino
+
+    example = torch.rand(1, opened.descriptor.channels, *size)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # each Python number that tracing keeps
+        # OpenVINO's own trace runs the network twice more and compares, for which it imports most of torch.
+        program = torch.jit.trace(opened.network, example, check_trace=False)  # type: ignore[no-untyped-call]
+        return openvino.convert_model(program, example_input=example)
+
+
 class OpenVinoNetwork(Runtime):
-    """The network of `opened`, in a precision, compiled for the CPU: traced at (height, width), for any size."""
+    """The network of `opened`, whose trace is `model`, compiled for the CPU in a precision."""
 
     name = "openvino"
 
-    def __init__(self, opened: TorchRuntime, precision: str, traced: tuple[int, int]) -> None:
-        import openvino
-
+    def __init__(self, opened: TorchRuntime, precision: str, model: Any) -> None:
         self.label, self.descriptor, self.precision = opened.label, opened.descriptor, precision
         self.metadata, self.spec = opened.metadata, opened.spec
-        example = torch.rand(1, self.descriptor.channels, *traced)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # each Python number that tracing keeps
-            model = openvino.convert_model(opened.network, example_input=example)
         self._compiled = openvino_core().compile_model(model, "CPU", _cpu_settings(precision, torch.get_num_threads()))
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
