@@ -37,12 +37,11 @@ benchmark pictures one, through CARN-M, was 5 off (upscale_speed in docs/results
 MAX_FRAME_LEVELS = 8
 """The same of frames that an encoder with loss changes by more than that."""
 
-SAMPLE = 64
-"""The side of a sample, in LR pixels."""
+SAMPLE, SAMPLES = 64, 4
+"""The side of a sample, in LR pixels, and how many there are."""
 
 TRACED = (40, 48)
 """Height and width of the image with which OpenVINO traces a network."""
-SAMPLES = 4
 LEAST_LR_PIXELS = 16 * SAMPLES * SAMPLE**2
 """Fewer pixels stay in fp32: the samples are run twice, which must cost little compared with what they decide about."""
 
