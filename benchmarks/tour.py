@@ -25,6 +25,7 @@ from compressor.base.files import atomic_path
 from compressor.base.machine import machine_facts
 from compressor.images.sets import embedded_pairs
 from compressor.inference.open import open_model
+from compressor.runtimes.table import OpenOptions
 from srkd.reports.pictures import make_pictures
 
 BENCHMARK = Benchmark(
@@ -102,7 +103,8 @@ def compared(run: Path, options: argparse.Namespace) -> Iterator[dict[str, Cell]
     """Yield teacher, student, and enlarging without a network: cost, time in ONNX Runtime, looks."""
     profile = srkd.profile(run, runtime=RUNTIME, lr_size=LR_SIZE, memory=False, quality=False)
     costs = {cost.model: cost for cost in profile.costs}
-    result = srkd.evaluate([run], against=options.teacher, degrade=DEGRADATION, metrics=LOOKS)
+    scale = open_model(run).descriptor.scale
+    result = srkd.evaluate([run], against=options.teacher, scale=scale, degrade=DEGRADATION, metrics=LOOKS)
     bicubic, lanczos, student = figures_of(result, LOOKS, to="teacher")
     for row in (row for row in profile.rows if row.runtime == RUNTIME):
         cost, is_teacher = costs[row.model], row.model == profile.teacher
@@ -120,7 +122,9 @@ def compared(run: Path, options: argparse.Namespace) -> Iterator[dict[str, Cell]
 
 def draw(run: Path, options: argparse.Namespace) -> None:
     """Draw the crops: input enlarged, teacher, student."""
-    pictures = make_pictures(embedded_pairs("val"), open_model(run), open_model(options.teacher), QUIET, most=2)
+    student = open_model(run)
+    teacher = open_model(options.teacher, OpenOptions(scale=student.descriptor.scale))
+    pictures = make_pictures(embedded_pairs("val"), student, teacher, QUIET, most=2)
     with atomic_path(results_folder() / "tour.webp") as temporary:
         strip(pictures.crops, ("bicubic", "teacher", "student")).save(temporary, format="WEBP", quality=92, method=6)
 

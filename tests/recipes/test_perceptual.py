@@ -18,6 +18,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Network
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
+from compressor.models.students.blend import between
 from compressor.training.calibration import scaled_weight
 from compressor.training.guard import require_paths
 from compressor.training.step import Step
@@ -388,6 +389,18 @@ class Fixed(torch.nn.Module):
         return cast(Tensor, self.images)
 
 
+class Detour(Fixed):
+    """A student that is as its teacher at both ends, and has halos between them."""
+
+    def __init__(self, images: Tensor, strength: float) -> None:
+        super().__init__(images)
+        self.register_buffer("strength", torch.tensor(strength))
+
+    def forward(self, lr: Tensor) -> Tensor:
+        images, strength = (cast(Tensor, tensor) for tensor in (self.images, self.strength))
+        return torch.lerp(images, halos(images), 4 * strength * (1 - strength))
+
+
 def picture() -> Tensor:
     """Images with a flat half and one of blurred noise."""
     images = F.avg_pool2d(noise(4, 3, 66, 66), 3, 1).mul(0.2).add(0.5)
@@ -429,6 +442,8 @@ def test_the_strength_is_the_most_that_keeps_to_the_bounds(
         assert chosen.rows[place].overshoot <= bound < chosen.rows[place + 1].overshoot
         # Of clean inputs as much as bicubic has is allowed, or the faithful student: here it has more.
         assert blended(*ends, calm, calm).strength == 0
+    around = (cast(Network, Detour(target, strength)) for strength in (0.0, 1.0))
+    assert blended(*around, calm, rough).strength == 0  # not 1, which is within the bounds again
 
 
 def test_blends_are_of_networks_that_share_a_start() -> None:
@@ -455,5 +470,9 @@ def test_blends_are_of_networks_that_share_a_start() -> None:
         inner = "layers.0.conv.weight"
         turned.get_parameter(inner).copy_(first.get_parameter(inner).flip(1))
     torch.testing.assert_close(turned(lr), first(lr))
-    with pytest.raises(UsageError, match="were not trained from one start"):
-        srkd.blend(first, turned, 0.5)
+    away = (between(first, turned, 0.5)(lr) - first(lr)).abs().mean()
+    for apart in (0, away / 8):
+        with torch.no_grad():
+            turned.get_parameter("tail.bias").add_(apart)
+        with pytest.raises(UsageError, match="were not trained from one start"):
+            srkd.blend(first, turned, 0.5)
