@@ -47,10 +47,9 @@ def test_links_are_moved_to_the_pages_of_the_site() -> None:
     source = moved("[a](../../export/formats/table.py)", PurePosixPath("design/export.md"))
     assert source == "[a](../project/export/formats/table.py.md)"
     assert moved("[a](../results/int8_quality.json)", place) == "[a](../results/int8_quality.md)"
-    assert moved('<img src="docs/a.svg">', PurePosixPath("project/CONTRIBUTING.md")) == '<img src="docs/a.svg">', (
-        "no such file"
-    )
-    picture = moved('<img src="docs/images/overview.svg" width="8">', PurePosixPath("project/CONTRIBUTING.md"))
+    contributing, missing = PurePosixPath("project/CONTRIBUTING.md"), '<img src="docs/a.svg">'
+    assert moved(missing, contributing) == missing
+    picture = moved('<img src="docs/images/overview.svg" width="8">', contributing)
     assert picture == '<img src="../images/overview.svg" width="8">'
     assert moved("[a](../images/overview.svg)", place) == "[a](../images/overview.svg)"
     assert moved("![a](results/tour.webp)", PurePosixPath("real-models.md")) == "![a](results/tour.webp)"
@@ -82,9 +81,6 @@ def test_a_page_of_a_method_is_in_the_menu_without_a_line_in_the_index() -> None
     pages = _pages(menu_without[1])
     assert sorted(pages) == sorted(f"methods/{path.name}" for path in (ROOT / "docs" / "methods").glob("*.md"))
     assert {"CSD-lite": "methods/csd-lite.md"} in menu_without[1]["Methods"]
-
-
-# Parts that are made when the site is built.
 
 
 SCHEMA: dict[str, Any] = preset_schema(BUILTIN)

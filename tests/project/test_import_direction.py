@@ -96,22 +96,10 @@ def test_every_file_has_a_docstring() -> None:
     assert bare == []
 
 
-def doubled(files: list[Path]) -> dict[str, set[str]]:
-    """Return the names of classes that several files define at their top level, each with those files."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    for path in files:
+def test_no_two_modules_define_a_class_of_the_same_name() -> None:
+    files: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in SOURCES:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef):
-                found[node.name].add(path.name if not path.is_relative_to(ROOT) else str(path.relative_to(ROOT)))
-    return {name: modules for name, modules in found.items() if len(modules) > 1}
-
-
-def test_no_two_modules_define_a_class_of_the_same_name() -> None:
-    assert doubled(SOURCES) == {}
-
-
-def test_a_doubled_name_is_found(tmp_path: Path) -> None:
-    for name in ("a.py", "b.py"):
-        (tmp_path / name).write_text("class Row: ...\n\n\nclass _Plot: ...\n")
-    (tmp_path / "c.py").write_text("class Other: ...\n")
-    assert doubled(sorted(tmp_path.glob("*.py"))) == {"Row": {"a.py", "b.py"}, "_Plot": {"a.py", "b.py"}}
+                files[node.name].append(path)
+    assert {name: paths for name, paths in files.items() if len(paths) > 1} == {}

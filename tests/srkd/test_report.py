@@ -285,9 +285,6 @@ def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: p
     assert not Path(page).exists()
 
 
-# Comparison of methods.
-
-
 def test_compare_means_over_seeds(plan: Path) -> None:
     comparison = srkd.compare(plan)
     facts = read_json(plan)["result"]["trials"]

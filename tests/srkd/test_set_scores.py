@@ -199,9 +199,6 @@ def test_by_the_goal_teacher_its_images_come_first(copy: Path) -> None:
     assert [row[0] for row in table.table("teacher").rows] == ["bicubic", "logits"]
 
 
-# Output.
-
-
 def rows_of(tabular: str) -> list[list[str]]:
     """Return the cells of a tabular as LaTeX reads it: as many in each row, and braces in pairs."""
     begin, *inner, end = (line for line in tabular.splitlines() if not line.startswith("%"))

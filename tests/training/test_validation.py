@@ -103,9 +103,6 @@ def test_each_set_has_its_scores_and_the_first_decides(tmp_path: Path) -> None:
         prepared(2, first, ValidationFolder(folders[1], "A"))
 
 
-# The goal.
-
-
 def words(ground: Path, **others: Any) -> dict[str, Any]:
     photos = ground / "photos"
     settings = (*SMALL, "schedule.validate_every=1", "schedule.rate=1e-2")
