@@ -194,10 +194,12 @@ def save(
     seeds: Sequence[int] = (),
     variant: str = "",
     threads: int | None = None,
+    parts: Sequence[str] = (),
 ) -> Path:
     """Write and print the result of a benchmark.
 
-    Folders in its command are shortened to their last part; where it keeps its runs is left out.
+    Folders in its command are shortened to their last part; where it keeps its runs is left out, and so are `parts`,
+    options that choose which tables are measured anew while the file keeps the others.
 
     A `variant` is the same question for other networks or devices, in a separate file NAME-VARIANT. `threads` are those
     of processes that measured apart from this one.
@@ -206,7 +208,7 @@ def save(
     if threads is not None:
         facts = {**facts, "torch_threads": threads}
     assert question is not None, f"benchmarks/{name}.py asks no question"
-    words = [f"{Path(word).name}" if "/" in word else word for word in without_private(sys.argv[1:])]
+    words = [f"{Path(word).name}" if "/" in word else word for word in without_private(sys.argv[1:], (*PRIVATE, *parts))]
     result = Result(
         benchmark=f"{name}-{variant}" if variant else name,
         question=question.question,
@@ -225,14 +227,14 @@ PRIVATE = ("--out", "--rows")
 """Options that say where runs and rows are kept, which changes no figure. A number after --rows is a limit instead."""
 
 
-def without_private(words: Sequence[str]) -> list[str]:
+def without_private(words: Sequence[str], private: Sequence[str] = PRIVATE) -> list[str]:
     """Return a command's words without the options that say only where something is kept."""
     kept, skipped = list[str](), False
     for word, following in zip(words, [*words, ""][1:], strict=True):
         option, _, value = word.partition("=")
         if skipped:
             skipped = False
-        elif option in PRIVATE and not (value or following).isdecimal():
+        elif option in private and not (value or following).isdecimal():
             skipped = not value
         else:
             kept.append(word)

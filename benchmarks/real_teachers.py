@@ -175,7 +175,7 @@ def main() -> int:
         tables[f"{teacher.name}-commands"] = Table(COMMANDS, commands)
         if not teacher.is_short:
             draw(teacher, trained, options)
-        save("real_teachers", tables, seeds=(0,))
+        save("real_teachers", tables, seeds=(0,), parts=("--only",))
     return 0
 
 

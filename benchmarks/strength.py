@@ -106,7 +106,7 @@ def main() -> int:
                 compared[teacher.name] = against_control(teacher, run, others, rows, options)
                 about = f"Y-PSNR to the teacher's reduced images of {options.set}; {said(options)}."
                 tables["scale"] = Table(SCALE_COLUMNS, [compared[name] for name in OF if name in compared], about)
-            save("strength", tables, seeds=(10,))
+            save("strength", tables, seeds=(10,), parts=("--only", "--scales"))
     return 0
 
 

@@ -257,7 +257,7 @@ def main() -> int:
         tables[name] = Table(COLUMNS, rows, about)
         note_figures(name, tables[name])
         draw_student(ALL[name], options)
-        save("students", tables)
+        save("students", tables, parts=("--only", "--sets"))
     first = ALL[FIRST]
     about = (
         f"{FIRST} and its teacher {shipped_student(FIRST).teacher}, whose ×4 images are reduced: seconds for a "
@@ -265,7 +265,7 @@ def main() -> int:
         f"Set14, degraded ({DEGRADATION}), to the teacher's images."
     )
     tables["first"] = Table(FIRST_COLUMNS, list(first_rows(first, tables[FIRST], options)), about)
-    save("students", tables)
+    save("students", tables, parts=("--only", "--sets"))
     draw(first, options)
     return 0
 
