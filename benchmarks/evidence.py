@@ -208,7 +208,8 @@ def save(
     if threads is not None:
         facts = {**facts, "torch_threads": threads}
     assert question is not None, f"benchmarks/{name}.py asks no question"
-    words = [f"{Path(word).name}" if "/" in word else word for word in without_private(sys.argv[1:], (*PRIVATE, *parts))]
+    given = without_private(sys.argv[1:], (*PRIVATE, *parts))
+    words = [Path(word).name if "/" in word else word for word in given]
     result = Result(
         benchmark=f"{name}-{variant}" if variant else name,
         question=question.question,
