@@ -30,8 +30,7 @@ from compressor.models.networks.registry import build
 
 EXTRA_OPERATIONS: dict[type[nn.Module], int] = {nn.AdaptiveAvgPool2d: 1, nn.LayerNorm: 5}
 """Operations that MAC+ counts per input element of such a module."""
-LARGEST_SIDE = 65536
-MEASURED_SIDE = 64
+LARGEST_SIDE, MEASURED_SIDE = 65536, 32
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,16 @@ def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_
 
 @lru_cache(maxsize=64)
 def pixel_bytes(spec: Spec) -> int:
-    """Return the peak memory in bytes per LR pixel in fp32 without gradients, excluding the weights."""
-    with torch.device("meta"), torch.no_grad(), _LiveBytes() as live:
-        network = build(spec.deployed).eval()
-        model = network.descriptor
-        side = -(-max(MEASURED_SIDE, model.min_size) // model.size_multiple) * model.size_multiple
-        before = live.bytes
-        network(torch.empty(1, model.channels, side, side))
-    peak: int = live.peak - before
-    return math.ceil(peak / side**2)
+    """Return the peak memory in bytes per LR pixel in fp32 without gradients, excluding the weights.
+
+    A small image runs for it: on the meta device torch would import its compiler, which takes a second or two.
+    """
+    network = build(spec.deployed, seed=0)
+    model = network.descriptor
+    side = math.ceil(max(MEASURED_SIDE, model.min_size) / model.size_multiple) * model.size_multiple
+    with torch.no_grad(), _LiveBytes() as live:
+        network(torch.zeros(1, model.channels, side, side))
+    return math.ceil(int(live.peak) / side**2)
 
 
 @lru_cache(maxsize=256)
