@@ -25,6 +25,7 @@ from benchmarks.crops import Place, by_number, crop_of, draw_crops, lr_of
 from benchmarks.evidence import Benchmark, Cell, Column, Table, results_folder, save
 from benchmarks.kept_runs import figures_of
 from benchmarks.real_teachers import DEGRADATION, tables_before
+from benchmarks.strength import CLEAN
 from compressor.assets.shipped import FACTS, STUDENTS, ShippedStudent, shipped_names, shipped_student
 from compressor.base.files import atomic_path, write_text
 from compressor.base.machine import machine_facts
@@ -115,8 +116,6 @@ class Student:
 
 
 SMALL = "compact:width=32,depth=8,scale=2"
-CLEAN = ",clean=0.25"
-"""Behind a degradation: a quarter of the images stay clean."""
 GENERAL, PHOTO, DRAWING, FILM = (
     "realesr-general-x4v3.param",
     "realesrgan-x4plus.param",

@@ -1,8 +1,8 @@
 """The strength of a perceptual student: which blend of a faithful and a textured one is the student of a run.
 
     student = (1 - a)·F + a·T,   a = the largest of STRENGTHS up to which, on patches that no step saw,
-    flat ≤ 1.2·max(1, flat of F);    overshoot ≤ the larger of F's and bicubic's, if the inputs are clean;
-    if they are degraded, overshoot ≤ 1.45·F's, and on clean inputs ≤ 1.45·the larger of F's and bicubic's
+    flat ≤ 1.2·max(1, flat of F);    overshoot on clean inputs ≤ the larger of F's and bicubic's;
+    overshoot on degraded inputs ≤ 1.45·F's
 
 overshoot: by how many grey levels Y leaves the teacher's 5×5 neighbourhood (compressor/images/looks.py);
 flat: deviation within the flattest 5 % of the teacher's blocks of 8×8, over the teacher's. [choice]
@@ -38,9 +38,8 @@ def blended(faithful: Network, textured: Network, patches: Patches, clean: Patch
     """
     faithful, textured = faithful.deployed(), textured.deployed()
     rows = [_row(strength, between(faithful, textured, strength), patches, clean) for strength in STRENGTHS]
-    most_overshoot = most_clean = max(rows[0].clean_overshoot, _overshoot(upscaled_bicubic, clean))
-    if clean is not patches:
-        most_overshoot, most_clean = MOST_OVERSHOOT * rows[0].overshoot, MOST_OVERSHOOT * most_clean
+    most_clean = max(rows[0].clean_overshoot, _overshoot(upscaled_bicubic, clean))
+    most_overshoot = most_clean if clean is patches else MOST_OVERSHOOT * rows[0].overshoot
     most_flat, strength = MOST_FLAT * max(1.0, rows[0].flat), 0.0
     for row in rows:
         if row.overshoot > most_overshoot or row.clean_overshoot > most_clean or row.flat > most_flat:
