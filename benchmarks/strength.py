@@ -114,8 +114,8 @@ def main() -> int:
 
 def said(options: argparse.Namespace) -> str:
     return (
-        f"{STUDENT}, trained on {options.photos.name} (of degraded ones a quarter clean), {options.minutes:g} minutes of one thread, one seed; "
-        f"{machine_facts()['cpu']}, {date.today()}"
+        f"{STUDENT}, trained on {options.photos.name} (of degraded ones a quarter clean), {options.minutes:g} minutes "
+        f"of one thread, one seed; {machine_facts()['cpu']}, {date.today()}"
     )
 
 
