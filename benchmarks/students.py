@@ -13,6 +13,7 @@ import json
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ import srkd
 from benchmarks.crops import Place, by_number, crop_of, draw_crops, lr_of
 from benchmarks.evidence import Benchmark, Cell, Column, Table, results_folder, save
 from benchmarks.kept_runs import figures_of
+from benchmarks.page_time import page_seconds
 from benchmarks.real_teachers import DEGRADATION, tables_before
 from benchmarks.strength import CLEAN
 from compressor.assets.shipped import FACTS, STUDENTS, ShippedStudent, shipped_names, shipped_student
@@ -76,6 +78,7 @@ FIRST_COLUMNS = (
     Column("params", "parameters", ",d"),
     Column("seconds", "s a megapixel", ".2f"),
     Column("times_as_fast", "times as fast", ".0f"),
+    Column("page", "s a megapixel on the page", ".1f"),
     *COLUMNS[2:4],
     *COLUMNS[5:],
 )
@@ -260,8 +263,8 @@ def main() -> int:
     first = ALL[FIRST]
     about = (
         f"{FIRST} and its teacher {shipped_student(FIRST).teacher}, whose ×4 images are reduced: seconds for a "
-        f"megapixel of the enlarged picture in ONNX Runtime on 2 threads of {machine_facts()['cpu']}; the rest on "
-        f"Set14, degraded ({DEGRADATION}), to the teacher's images."
+        f"megapixel of the enlarged picture in ONNX Runtime on 2 threads of {machine_facts()['cpu']}, and there on the "
+        f"page of `srkd demo` (Chromium); the rest on Set14, degraded ({DEGRADATION}), to the teacher's images."
     )
     tables["first"] = Table(FIRST_COLUMNS, list(first_rows(first, tables[FIRST], options)), about)
     save("students", tables, parts=("--only", "--sets"))
@@ -425,9 +428,20 @@ def first_rows(student: Student, table: Table, options: argparse.Namespace) -> I
             "params": params[row.model],
             "seconds": row.latency_ms.p50 / 1e3 / (scale * side) ** 2 * 1e6,
             "times_as_fast": None if is_teacher else row.speedup_same_runtime,
+            "page": on_page(options.checkpoints / student.teacher if is_teacher else student.name, scale),
             **({} if is_teacher else {key: value for key, value in figures[student.name].items() if key in MEASURES}),
         }
     yield {"network": "bicubic", **{key: value for key, value in figures["bicubic"].items() if key in MEASURES}}
+
+
+def on_page(model: Path | str, scale: int) -> float | None:
+    """Return the seconds that the demo's page takes for a megapixel at a scale; a teacher enlarges to its own there."""
+    photo = Image.fromarray(read_rgb_u8(embedded_photos("val")["astronaut"]).permute(1, 2, 0).numpy())
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "picture.png"
+        photo.save(picture)
+        seconds = page_seconds(model, picture)
+    return None if seconds is None else seconds / (scale**2 * photo.width * photo.height / 1e6)
 
 
 def draw(student: Student, options: argparse.Namespace) -> None:
