@@ -6,13 +6,12 @@ import math
 import time
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from compressor.base.context import Context, no_note
 from compressor.data.batches import Batches
 from compressor.images.metrics import as_in_a_file
-from compressor.models.fitting.patches import embedded_patches
+from compressor.images.resize import imresize
 from compressor.models.students.blend import Blended, Patches
 from compressor.teachers.teacher import Teacher
 from compressor.training.loop import Events
@@ -57,16 +56,15 @@ def blend_seconds(run: OpenRun, batches: Batches, teacher: Teacher | None, conte
 def _unseen_patches(
     state: State, run: OpenRun, batches: Batches, teacher: Teacher, context: Context, count: int
 ) -> tuple[Patches, Patches]:
-    """LR patches of the steps after the last one with the teacher's images of them, and clean ones of the embedded
-    photos if the run's are degraded; those of the leader for all.
+    """LR patches of the steps after the last one with the teacher's images of them, and the same ones clean if the
+    run's are degraded; those of the leader for all.
     """
     networks = build_networks(run.stages()[-1], state, teacher, context.note, context.processes)
-    step, patches, clean = Step(state.done, state.seed, batches.at(state.done), networks), list[Pair](), list[Pair]()
+    patches, clean = list[Pair](), list[Pair]()
     while sum(len(lr) for lr, _ in patches) < count:
         step = Step(state.done, state.seed, batches.at(state.done + len(patches)), networks)
         patches.append((step.lr, as_in_a_file(step.teacher().sr)))
-    if run.data.train.degraded is not None:
-        embedded = embedded_patches(step.scale, step.lr.shape[1])
-        some = embedded[:: max(1, len(embedded) // count)][:count].to(step.lr)
-        clean = [(lr, as_in_a_file(step.teacher(lr).sr)) for lr in torch.split(some, len(step.lr))]
+        if run.data.train.degraded is not None:
+            lr = as_in_a_file(imresize(step.hr, 1 / step.scale))
+            clean.append((lr, as_in_a_file(step.teacher(lr).sr)))
     return context.processes.broadcast((patches, clean or patches))
