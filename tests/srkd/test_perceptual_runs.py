@@ -110,6 +110,12 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     files = [file.name for file in (exported / "spandrel").iterdir() if file.suffix == ".pth"]
     assert sorted(files) == ["2x-run-strength-0.6.pth", "2x-run-strength-0.pth"]
     assert run(["export", str(exported / "student-strength-0.onnx"), "--strength", "1"]) == 2
+    assert all(row["clean_overshoot"] == row["overshoot"] for row in result["strengths"])
+    # Under noise that is none the clean patches are the degraded ones, but for their borders.
+    out = tmp_path / "degraded"
+    assert compress(inputs, out, "--recipe", "perceptual", "--steps", "20", "--degrade", "noise=0..0") == 0
+    for row in json.loads((out / "run.json").read_text())["result"]["strengths"]:
+        assert row["clean_overshoot"] != row["overshoot"] == pytest.approx(row["clean_overshoot"], rel=0.1)
 
 
 @pytest.mark.ci
