@@ -102,6 +102,7 @@ class Student:
     """The teacher's file."""
     student: str
     images: str
+    """Kinds of images, separated by commas."""
     steps: int
     earlier_steps: int = 0
     """Steps of a run without clean images, from whose student it begins; 0: there is none."""
@@ -110,6 +111,8 @@ class Student:
     degrade: str = DEGRADATION
     beside: tuple[str, ...] = ()
     """Files of published models of its scale, or of a larger one, that are measured beside it."""
+    dtype: torch.dtype = torch.float16
+    """Of the weights in the package: those of the larger ones are in bf16, which a wheel packs by a sixth more."""
     strength: float | None = None
     """What a person chose after looking; None: what the run chose."""
     worst: tuple[tuple[str, float, float], ...] = ()
@@ -152,7 +155,16 @@ ALL = {
                 "No dots, halos or wrong colours were seen in twelve crops by number.",
             ),
         ),
-        Student("drawing-x2", DRAWING, SMALL, "drawings", 9_000, start="general-x2", beside=(FILM,)),
+        Student(
+            "drawing-x2",
+            DRAWING,
+            "compact:width=40,depth=12,scale=2",
+            "photos,drawings",
+            5_000,
+            start="photo-x2",
+            beside=(FILM,),
+            dtype=torch.bfloat16,
+        ),
         Student(
             "film-x2",
             FILM,
@@ -288,9 +300,9 @@ def draw_student(student: Student, options: argparse.Namespace) -> None:
 
 
 def commands_of(student: Student, checkpoints: Path, images: Path, run: Path) -> dict[Path, list[str]]:
-    """Return the words of the commands that train a student on a folder of images, by the runs that they make."""
+    """Return the words of the commands that train a student on folders of images, by the runs that they make."""
     begin = ["srkd", "compress", "--teacher", str(checkpoints / student.teacher), "--student", student.student]
-    begin += ["--data", str(images), *TRAINING]
+    begin += [*data_of(student, images), *TRAINING]
     start, commands, first = student.start, dict[Path, list[str]](), run.with_name(f"{run.name}-first")
     if student.earlier_steps:
         steps, start = str(student.earlier_steps), str(first)
@@ -300,12 +312,17 @@ def commands_of(student: Student, checkpoints: Path, images: Path, run: Path) ->
     return commands
 
 
+def data_of(student: Student, images: Path) -> list[str]:
+    return [word for kind in student.images.split(",") for word in ("--data", str(images / kind))]
+
+
 def train(student: Student, options: argparse.Namespace) -> int:
-    out, images = options.out / student.name, options.images / student.images
-    commands = commands_of(student, options.checkpoints, images, out)
+    out = options.out / student.name
+    commands = commands_of(student, options.checkpoints, options.images, out)
     if options.control:
         seconds, control = sum(map(seconds_of, commands)), out.with_name(f"{out.name}-control")
-        words = ["srkd", "compress", "--recipe", "scratch", "--student", student.student, "--data", str(images)]
+        words = [*"srkd compress --recipe scratch --student".split(), student.student]
+        words += data_of(student, options.images)
         words += ["--degrade", student.degrade + CLEAN, "--batch", "16", "--lr-patch", "48", "--threads", "1"]
         commands = {control: [*words, "--minutes", f"{seconds / 60:.0f}", "--out", str(control)]}
     return next((code for run, words in commands.items() if (code := begin_or_resume(words, run))), 0)
@@ -330,10 +347,10 @@ def ship(student: Student, options: argparse.Namespace) -> None:
     for end in (FAITHFUL, TEXTURED):
         loaded = load_checkpoint(run / end)
         header = {**srkd_keys(loaded.header), LICENCE: LICENCES[student.teacher]}
-        save_network(loaded.network, folder / end, metadata=header, dtype=torch.float16)
+        save_network(loaded.network, folder / end, metadata=header, dtype=student.dtype)
     spec, size = parse_student(student.student), (256, 256)
     counted, of_teacher = cost(spec, size), srkd.cost(options.checkpoints / student.teacher, size)
-    commands = commands_of(student, Path(), Path("images", student.images), Path("runs", student.name))
+    commands = commands_of(student, Path(), Path("images"), Path("runs", student.name))
     shipped = ShippedStudent(
         name=student.name,
         teacher=Path(student.teacher).stem.removesuffix("_rezipped"),
@@ -344,7 +361,7 @@ def ship(student: Student, options: argparse.Namespace) -> None:
         macs=counted.macs // (size[0] * size[1]),
         strength=result["strength"] if student.strength is None else student.strength,
         licence=LICENCES[student.teacher],
-        images=IMAGES[student.images],
+        images="; ".join(IMAGES[kind] for kind in student.images.split(",")),
         command=" && ".join(map(shlex.join, commands.values())),
         hours=round(sum(map(seconds_of, (run, run.with_name(f"{run.name}-first")))) / 3600, 1),
         machine=str(machine_facts()["cpu"]),
