@@ -321,7 +321,7 @@ def train(student: Student, options: argparse.Namespace) -> int:
     commands = commands_of(student, options.checkpoints, options.images, out)
     if options.control:
         seconds, control = sum(map(seconds_of, commands)), out.with_name(f"{out.name}-control")
-        words = [*"srkd compress --recipe scratch --student".split(), student.student]
+        words = [*["srkd", "compress", "--recipe", "scratch", "--student"], student.student]
         words += data_of(student, options.images)
         words += ["--degrade", student.degrade + CLEAN, "--batch", "16", "--lr-patch", "48", "--threads", "1"]
         commands = {control: [*words, "--minutes", f"{seconds / 60:.0f}", "--out", str(control)]}
