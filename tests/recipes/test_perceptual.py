@@ -440,7 +440,7 @@ def test_the_strength_is_the_most_that_keeps_to_the_bounds(
     bound, place = 1.45 * chosen.rows[0].overshoot, round(8 * chosen.strength)
     if change is halos and not is_clean:
         assert chosen.rows[place].overshoot <= bound < chosen.rows[place + 1].overshoot
-        # Of clean inputs as much as bicubic has is allowed, or the faithful student: here it has more.
+        # Of clean inputs a part of what bicubic has is allowed, or the faithful student: here it has more.
         assert blended(*ends, calm, calm).strength == 0
     around = (cast(Network, Detour(target, strength)) for strength in (0.0, 1.0))
     assert blended(*around, calm, rough).strength == 0  # not 1, which is within the bounds again
