@@ -164,6 +164,22 @@ ALL = {
             start="photo-x2",
             beside=(FILM,),
             dtype=torch.bfloat16,
+            strength=0.75,
+            worst=(
+                ("coastguard", 0.8, 0.857),
+                ("bridge", 0.182, 0.182),
+                ("man", 0.364, 0.0),
+                ("ppt3", 0.182, 0.727),
+                ("foreman", 0.0, 0.0),
+                ("face", 0.865, 0.865),
+            ),
+            looked_at=(
+                "A grey area of coarse noise stays grey, with dashes in it, where the teacher paints it white.",
+                "Where the teacher hatches or dots dark areas, the student paints plain blots.",
+                "Folds of cloth under strong noise become patches like stones; the teacher draws long lines.",
+                "What is blurred strongly stays a blur.",
+                "Thin bars under noise have a ragged outline; skin and petals get blotches with borders.",
+            ),
         ),
         Student(
             "film-x2",

@@ -1,6 +1,6 @@
 """Students that come with srkd, by name: fast versions of models that people use. Importing it imports no torch.
 
-students/NAME holds both ends of a run of `perceptual` in fp16, faithful.safetensors and textured.safetensors, its
+students/NAME holds both ends of a run of `perceptual` in 16 bits, faithful.safetensors and textured.safetensors, its
 model card, README.md, and its facts, facts.json; students/LICENSES.md the licences of their teachers.
 `python -m benchmarks students` makes them.
 """
