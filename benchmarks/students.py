@@ -179,6 +179,7 @@ ALL = {
                 "Folds of cloth under strong noise become patches like stones; the teacher draws long lines.",
                 "What is blurred strongly stays a blur.",
                 "Thin bars under noise have a ragged outline; skin and petals get blotches with borders.",
+                "No dots, halos or wrong colours were seen in twelve crops by number.",
             ),
         ),
         Student(
