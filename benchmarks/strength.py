@@ -103,7 +103,8 @@ def main() -> int:
                 continue
             rows = list(rows_of(teacher, scale, run, options))
             tables[f"{teacher.name}-x{scale}"] = Table(COLUMNS, rows, caption_of(teacher, scale, run, options))
-            draw(teacher, scale, run, options)
+            if teacher.for_looks:
+                draw(teacher, scale, run, options)
             if scale == 2:
                 compared[teacher.name] = against_control(teacher, run, others, rows, options)
                 about = f"Y-PSNR to the teacher's reduced images of {options.set}; {said(options)}."
