@@ -23,6 +23,8 @@ BENCHMARK = Benchmark(
     small=("--set", "STEPS=2", "--set", "CSD_STEPS=2", "--out", "runs/small/quickstart"),
 )
 
+PSNR = "to_original.mean"
+"""The column of scores with the Y-PSNR to the originals."""
 SCORES = (
     Column("network", ""),
     Column("params", "parameters", ",d"),
@@ -54,7 +56,10 @@ def main() -> None:
     scores, csd = (rows for command, rows in tables.items() if " compress " in command)
     (speed,) = (rows for command, rows in tables.items() if " profile " in command)
     caption = f"Y-PSNR ({scores[0]['protocol']}), one seed. All commands took {minutes:.1f} minutes."
-    rows: list[Row] = [{**score(csd[0]), "network": "csd"}, *map(score, scores)]
+    bicubic = next(float(row[PSNR]) for row in scores if row["role"] == "bicubic")
+    (first, *_), (second, *others) = csd, scores
+    named = [{**first, "name": "csd"}, {**second, "name": "logits"}, *others]
+    rows: list[Row] = [score(row, bicubic) for row in named]
     save(
         "quickstart",
         {
@@ -87,14 +92,14 @@ def run(words: Sequence[str], folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines())) if has_table else []
 
 
-def score(row: dict[str, str]) -> Row:
-    macs = number(row["macs_at_256x256"])
+def score(row: dict[str, str], bicubic: float) -> Row:
+    macs, psnr = number(row["macs"]), number(row[PSNR])
     return {
-        "network": row["network"],
+        "network": row["name"],
         "params": int(row["params"]) if row["params"] else None,
         "gmacs": None if macs is None else macs / 1e9,
-        "psnr_y_db": number(row["psnr_y_db"]),
-        "over_bicubic_db": number(row["over_bicubic_db"]),
+        "psnr_y_db": psnr,
+        "over_bicubic_db": None if psnr is None else psnr - bicubic,
     }
 
 
@@ -105,7 +110,7 @@ def timing(row: dict[str, str]) -> Row:
     named: dict[str, Cell] = {
         "model": row["model"],
         "runtime": row["runtime"],
-        "ms": number(row["latency_p50_ms"]),
+        "ms": number(row["latency_ms.p50"]),
         **figures,
     }
     if row["model"] == "teacher":
