@@ -27,7 +27,7 @@ def test_the_quickstart_that_is_measured_is_that_of_the_makefile() -> None:
     verbs = [words[1] for words in quickstart.commands(["STEPS=7"]) if words[0] != "rm"]
     assert verbs == ["compress", "compress", "export", "profile", "report"]
     assert "7" in next(words for words in quickstart.commands(["STEPS=7"]) if "logits" in words)
-    row = {"model": "quickstart", "runtime": "torch", "latency_p50_ms": "50.0", "spread_percent": "2", "fps": "20"}
+    row = {"model": "quickstart", "runtime": "torch", "latency_ms.p50": "50.0", "spread_percent": "2", "fps": "20"}
     row |= {"peak_memory_mb": "", "speedup_same_runtime": "2.5", "speedup_vs_teacher_eager": "2.5"}
     row |= {"lr_size": "128x128", "precision": "fp32", "device": "cpu", "threads": "2"}
     timing = quickstart.timing(row)
