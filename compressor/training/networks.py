@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from compressor.base.choices import Precision
@@ -31,6 +32,9 @@ def build_networks(
         return Runner(model, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
 
     def frozen(module: nn.ModuleDict) -> nn.ModuleDict:
+        layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+        for layer in layers if mode.precision == "bf16" else ():
+            layer.to(torch.bfloat16)  # as autocast would at each pass, but once
         return mode.lay_out(module.to(device), frozen=True).eval().requires_grad_(False)
 
     def student_inside(spec: Spec) -> Runner:

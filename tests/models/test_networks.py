@@ -17,7 +17,7 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN, MeanShift, scale_from_upsampler
+from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN, MeanShift, scale_from_upsampler, shuffle
 from compressor.models.networks.prelu import ChannelPReLU
 from compressor.models.networks.registry import build, spec_from_dict
 from tests.support import official, official_rcan, official_swinir
@@ -219,6 +219,14 @@ def test_the_scale_is_read_off_the_upsampler(rows: tuple[int, ...], width: int, 
     for other in ((*rows[:-1], rows[-1] + 1), (*rows, 5 * width)):
         with pytest.raises(SrkdError, match="fit no scale"):
             scale_from_upsampler(other, width)
+
+
+def test_the_gradient_of_a_shuffle_is_torchs() -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x, upstream = (torch.rand(2, n, side, side).to(memory_format=layout) for n, side in ((45, 4), (5, 12)))
+        x.requires_grad_()
+        ours, theirs = (torch.autograd.grad(f(x, 3), x, upstream)[0] for f in (shuffle, nn.functional.pixel_shuffle))
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(("arch", "convolutions"), [("rcan", 20), ("swinir", 10)])

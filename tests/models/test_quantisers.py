@@ -18,8 +18,7 @@ from compressor.models.quantisation.description import Placement, Quantisation
 from compressor.models.quantisation.quantisers import (
     bake_weights,
     following,
-    quantise_symmetric,
-    quantise_unsigned,
+    quantise_feature,
     quantise_weight,
     quantised_bytes,
     quantised_layers,
@@ -43,16 +42,16 @@ def images(channels: int = 3, seed: int = 0) -> torch.Tensor:
 def test_features_lie_on_the_grid_and_stay_there(bits: int, alpha: float) -> None:
     limit = torch.tensor(alpha)
     for quantised, levels, lowest in (
-        (quantise_symmetric(VALUES, limit, bits), 2 ** (bits - 1) - 1, -alpha),
-        (quantise_unsigned(VALUES, limit, bits), 2**bits - 1, 0.0),
+        (quantise_feature(VALUES, limit, bits), 2 ** (bits - 1) - 1, -alpha),
+        (quantise_feature(VALUES, limit, bits, signed=False), 2**bits - 1, 0.0),
     ):
         steps = quantised * levels / alpha
         assert float((steps - steps.round()).abs().max()) < 1e-4
         assert float(quantised.min()) == pytest.approx(lowest) and float(quantised.max()) == pytest.approx(alpha)
         inside = VALUES.ge(lowest) & VALUES.le(alpha)
         assert float((quantised - VALUES)[inside].abs().max()) <= alpha / levels / 2 + 1e-6
-    again = quantise_symmetric(quantise_symmetric(VALUES, limit, bits), limit, bits)
-    assert torch.equal(again, quantise_symmetric(VALUES, limit, bits))
+    again = quantise_feature(quantise_feature(VALUES, limit, bits), limit, bits)
+    assert torch.equal(again, quantise_feature(VALUES, limit, bits))
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -82,7 +81,7 @@ def surrogate(values: torch.Tensor, alpha: float, fixed: float, bits: int) -> to
 def test_the_gradient_of_alpha_is_that_of_the_surrogate(bits: int) -> None:
     values, upstream = VALUES.double()[::7] * 1.013, torch.linspace(-1, 2, 86).double()
     alpha = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
-    (quantise_symmetric(values, alpha, bits) * upstream).sum().backward()
+    (quantise_feature(values, alpha, bits) * upstream).sum().backward()
     h = 1e-4
     above, below = (float((surrogate(values, 1.7 + sign * h, 1.7, bits) * upstream).sum()) for sign in (1, -1))
     assert float(alpha.grad) == pytest.approx((above - below) / (2 * h), rel=1e-6)
@@ -91,14 +90,14 @@ def test_the_gradient_of_alpha_is_that_of_the_surrogate(bits: int) -> None:
 def test_gradients_pass_inside_the_range_alone() -> None:
     values = torch.tensor([-2.5, -1.0, 0.3, 2.0, 2.5], requires_grad=True)
     alpha = torch.tensor(2.0, requires_grad=True)
-    quantise_symmetric(values, alpha, 8).sum().backward()
+    quantise_feature(values, alpha, 8).sum().backward()
     assert values.grad is not None and values.grad.tolist() == [0, 1, 1, 1, 0]
     for tie, expected in ((1.0, 1.0), (0.5, 0.5)):
         at_end = torch.tensor([2.0], requires_grad=True)
-        quantise_symmetric(at_end, alpha, 8, tie=tie).sum().backward()
+        quantise_feature(at_end, alpha, 8, tie=tie).sum().backward()
         assert at_end.grad is not None and float(at_end.grad) == expected
     values.grad = alpha.grad = None
-    quantise_unsigned(values, alpha, 8).sum().backward()
+    quantise_feature(values, alpha, 8, signed=False).sum().backward()
     assert values.grad.tolist() == [0, 0, 1, 0, 0]
     assert alpha.grad is not None and float(alpha.grad) == 2.0
     weight = torch.tensor([[0.3, -0.9]], requires_grad=True)
@@ -110,7 +109,7 @@ def test_numbers_of_pamss_code() -> None:
     """Copied from the output of colorjam/PAMS: values at, beside and beyond α = 2, and the gradient of α at 4 bits."""
     values = torch.tensor([2.0, -2.0, 1.999, 2.001, 0.0, -5.0, 5.0], requires_grad=True)
     limit = torch.tensor(2.0, requires_grad=True)
-    quantised = quantise_symmetric(values, limit, 4, tie=0.5)
+    quantised = quantise_feature(values, limit, 4, tie=0.5)
     assert quantised.tolist() == [2.0, -2.0, 2.0, 2.0, 0.0, -2.0, 2.0]
     quantised.sum().backward()
     assert values.grad is not None and values.grad.tolist() == [0.5, 0.5, 1, 0, 1, 0, 0]
@@ -139,7 +138,7 @@ def compare_with_golden(
     inputs: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], name: str, bits: int, alpha: float, clips: bool
 ) -> None:
     values, limit = inputs["x"].clone().requires_grad_(), torch.tensor(alpha, requires_grad=True)
-    quantised = quantise_symmetric(values, limit, bits, tie=0.5, clips=clips)
+    quantised = quantise_feature(values, limit, bits, tie=0.5, clips=clips)
     quantised.backward(inputs["upstream"])
     assert torch.allclose(quantised.detach(), expected[f"{name}_y"], atol=1e-6), name
     assert values.grad is not None and torch.allclose(values.grad, expected[f"{name}_gx"], atol=1e-6), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -83,8 +84,31 @@ class Upsampler(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for conv, factor in zip(self.convs, self.factors, strict=True):
             x = conv(x)
-            x = F.pixel_shuffle(F.relu(x) if self.relu else x, factor)
+            x = shuffle(F.relu(x) if self.relu else x, factor)
         return x
+
+
+def shuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """Return F.pixel_shuffle(x, factor), with a gradient that CPUs compute in a third of the time in bf16."""
+    if not x.requires_grad or x.device.type != "cpu":
+        return F.pixel_shuffle(x, factor)
+    return cast(torch.Tensor, _Shuffle.apply(x, factor))  # type: ignore[no-untyped-call]
+
+
+class _Shuffle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: int) -> torch.Tensor:
+        ctx.factor = factor
+        return F.pixel_shuffle(x, factor)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Copy an image for each place in a tile: torch's unshuffle goes value by value."""
+        factor, (batch, channels, height, width) = ctx.factor, upstream.shape
+        shape = (batch, height // factor, factor, width // factor, factor, channels)
+        tiles = upstream.permute(0, 2, 3, 1).reshape(shape)
+        places = [tiles[:, :, row, :, column] for row in range(factor) for column in range(factor)]
+        return torch.stack(places, -1).flatten(3).permute(0, 3, 1, 2), None
 
 
 def conv3(inputs: int, outputs: int) -> nn.Conv2d:

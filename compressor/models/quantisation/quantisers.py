@@ -61,43 +61,29 @@ def weight_levels(weight: torch.Tensor, bits: int, *, per_channel: bool) -> tupl
 
 
 def quantise_weight(weight: torch.Tensor, bits: int, *, per_channel: bool = False) -> torch.Tensor:
-    quantised: torch.Tensor = _RoundedWeight.apply(weight, bits, per_channel)  # type: ignore[no-untyped-call]
-    return quantised
+    return cast(torch.Tensor, _RoundedWeight.apply(weight, bits, per_channel))  # type: ignore[no-untyped-call]
 
 
-def quantise_symmetric(
-    values: torch.Tensor, alpha: torch.Tensor, bits: int, *, tie: float = 1.0, clips: bool = True
+def quantise_feature(
+    values: torch.Tensor, alpha: torch.Tensor, bits: int, *, signed: bool = True, tie: float = 1.0, clips: bool = True
 ) -> torch.Tensor:
-    """Return Q(v) for signed values; without `clips` the grid continues beyond ±α."""
+    """Return Q(v); without `clips` the grid continues beyond α. Negative values count as 0 unless `signed`."""
     if not torch.is_grad_enabled():
-        return _on_symmetric_grid(values, alpha, bits, clips)[0]
-    quantised: torch.Tensor = _Symmetric.apply(values, alpha, bits, tie, clips)  # type: ignore[no-untyped-call]
-    return quantised
+        return _on_grid(_clipped(values, alpha, signed, clips), alpha, bits, signed)
+    return cast(torch.Tensor, _RoundedFeature.apply(values, alpha, bits, signed, tie, clips))  # type: ignore[no-untyped-call]
 
 
-def quantise_unsigned(values: torch.Tensor, alpha: torch.Tensor, bits: int, *, clips: bool = True) -> torch.Tensor:
-    """Return Q(v) for non-negative values (negative ones count as 0); without `clips` the grid continues beyond α."""
-    if not torch.is_grad_enabled():
-        return _on_unsigned_grid(values, alpha, bits, clips)
-    quantised: torch.Tensor = _Unsigned.apply(values, alpha, bits, clips)  # type: ignore[no-untyped-call]
-    return quantised
+def _clipped(values: torch.Tensor, alpha: torch.Tensor, signed: bool, clips: bool) -> torch.Tensor:
+    if not signed:
+        values = values.clamp_min(0)
+    elif clips:
+        values = torch.maximum(values, -alpha)
+    return values.clamp_max(alpha) if clips else values
 
 
-def _on_symmetric_grid(
-    values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return Q(v) and the clipped v."""
-    m = symmetric_levels(bits)
-    clipped = torch.minimum(torch.maximum(values, -alpha), alpha) if clips else values
-    return torch.round(clipped * m / alpha) * alpha / m, clipped
-
-
-def _on_unsigned_grid(values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool) -> torch.Tensor:
-    n = unsigned_levels(bits)
-    clipped = values.clamp_min(0)
-    if clips:
-        clipped = torch.minimum(clipped, alpha)
-    return torch.round(clipped * n / alpha) * alpha / n
+def _on_grid(clipped: torch.Tensor, alpha: torch.Tensor, bits: int, signed: bool) -> torch.Tensor:
+    levels = symmetric_levels(bits) if signed else unsigned_levels(bits)
+    return (clipped * levels).div_(alpha).round_().mul_(alpha).div_(levels)
 
 
 class _RoundedWeight(torch.autograd.Function):
@@ -111,44 +97,32 @@ class _RoundedWeight(torch.autograd.Function):
         return upstream, None, None
 
 
-class _Symmetric(torch.autograd.Function):
+class _RoundedFeature(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: torch.Tensor, alpha: torch.Tensor, bits: int, tie: float, clips: bool
+        ctx: Any, values: torch.Tensor, alpha: torch.Tensor, bits: int, signed: bool, tie: float, clips: bool
     ) -> torch.Tensor:
         ctx.save_for_backward(values, alpha)
-        ctx.bits, ctx.tie, ctx.clips = bits, tie, clips
-        return _on_symmetric_grid(values, alpha, bits, clips)[0]
+        ctx.bits, ctx.signed, ctx.tie, ctx.clips = bits, signed, tie, clips
+        return _on_grid(_clipped(values, alpha, signed, clips), alpha, bits, signed)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, alpha = ctx.saved_tensors
-        quantised, clipped = _on_symmetric_grid(values, alpha, ctx.bits, ctx.clips)
-        by_alpha = (quantised - clipped) / alpha
-        by_value = upstream
+        if ctx.signed:
+            clipped = _clipped(values, alpha, True, ctx.clips)
+            by_value, by_alpha = upstream, _on_grid(clipped, alpha, ctx.bits, True).sub_(clipped).div_(alpha)
+            ends, tie = values.abs(), ctx.tie
+        else:
+            by_value, by_alpha = upstream.masked_fill(values < 0, 0), torch.zeros_like(values)
+            ends, tie = values, 0.0
         if ctx.clips:
-            magnitude = values.abs()
-            inside = (magnitude < alpha).to(values.dtype) + ctx.tie * (magnitude == alpha).to(values.dtype)
-            by_alpha = by_alpha + values.sign() * (1 - inside)
-            by_value = upstream * inside
-        return by_value, (upstream * by_alpha).sum(), None, None, None
-
-
-class _Unsigned(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool) -> torch.Tensor:
-        ctx.save_for_backward(values, alpha)
-        ctx.clips = clips
-        return _on_unsigned_grid(values, alpha, bits, clips)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, alpha = ctx.saved_tensors
-        above = (values >= alpha).to(values.dtype) if ctx.clips else torch.zeros_like(values)
-        below = (values < 0).to(values.dtype)
-        return upstream * (1 - above - below), (upstream * above).sum(), None, None
+            # The share of a gradient that goes to α: 1 beyond the range, 1 - tie at its end, 0 within.
+            share = (ends - alpha).sign_().add_(1 - tie).clamp_(0, 1)
+            by_value = torch.addcmul(by_value, by_value, share, value=-1)
+            by_alpha.add_(share.copysign_(values))
+        return by_value, by_alpha.mul_(upstream).sum(), None, None, None, None
 
 
 class Place(nn.Module):
@@ -202,9 +176,7 @@ class Quantiser(nn.Module):
             # The value is `followed`; the gradient goes to α.
             alpha = self.followed + (alpha - alpha.detach())
         clips = self.follow is None
-        if self.signed:
-            return quantise_symmetric(x, alpha, self.bits, tie=self.tie, clips=clips)
-        return quantise_unsigned(x, alpha, self.bits, clips=clips)
+        return quantise_feature(x, alpha, self.bits, signed=self.signed, tie=self.tie, clips=clips)
 
 
 class ShortcutQuantiser(Quantiser):
