@@ -86,6 +86,5 @@ class StrengthRow:
     sharpness: float
     overshoot: float
     clean_overshoot: float
-    """On clean inputs."""
     flat: float
     """Deviation within the teacher's flattest blocks, over the teacher's."""

@@ -36,7 +36,6 @@ class TeacherOrigin:
     notes: tuple[str, ...] = ()
     header: Mapping[str, str] | None = None
     options: Mapping[str, object] = field(default_factory=dict)
-    """The user's settings for the file."""
 
 
 class Teacher(ImageModel):

@@ -58,7 +58,6 @@ class Facts:
     pixel_format: str
     bits: int
     white: int
-    """The value of white in `rgb_format`."""
     colours: Colours
     time_base: Fraction
     rate: Fraction

@@ -223,8 +223,8 @@ def test_the_scale_is_read_off_the_upsampler(rows: tuple[int, ...], width: int, 
 
 def test_the_gradient_of_a_shuffle_is_torchs() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
-        x, upstream = (torch.rand(2, n, side, side).to(memory_format=layout) for n, side in ((45, 4), (5, 12)))
-        x.requires_grad_()
+        x = torch.rand(2, 45, 4, 4).to(memory_format=layout).requires_grad_()
+        upstream = torch.rand(2, 5, 12, 12).to(memory_format=layout)
         ours, theirs = (torch.autograd.grad(f(x, 3), x, upstream)[0] for f in (shuffle, nn.functional.pixel_shuffle))
         assert torch.equal(ours, theirs)
 

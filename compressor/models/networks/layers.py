@@ -105,8 +105,7 @@ class _Shuffle(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Copy an image for each place in a tile: torch's unshuffle goes value by value."""
         factor, (batch, channels, height, width) = ctx.factor, upstream.shape
-        shape = (batch, height // factor, factor, width // factor, factor, channels)
-        tiles = upstream.permute(0, 2, 3, 1).reshape(shape)
+        tiles = upstream.permute(0, 2, 3, 1).reshape(batch, height // factor, factor, width // factor, factor, channels)
         places = [tiles[:, :, row, :, column] for row in range(factor) for column in range(factor)]
         return torch.stack(places, -1).flatten(3).permute(0, 3, 1, 2), None
 

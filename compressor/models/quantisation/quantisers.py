@@ -165,7 +165,6 @@ class Quantiser(nn.Module):
         self.follow: Follow | None = None
         """If set, nothing is clipped, and α has the value that this function returns."""
         self.followed: torch.Tensor | None = None
-        """The value of α in the last such step."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x, alpha = x.to(self.alpha.dtype), cast(torch.Tensor, self.alpha)
@@ -175,8 +174,7 @@ class Quantiser(nn.Module):
             self.followed = followed if self.followed is None else torch.maximum(followed, self.followed)
             # The value is `followed`; the gradient goes to α.
             alpha = self.followed + (alpha - alpha.detach())
-        clips = self.follow is None
-        return quantise_feature(x, alpha, self.bits, signed=self.signed, tie=self.tie, clips=clips)
+        return quantise_feature(x, alpha, self.bits, signed=self.signed, tie=self.tie, clips=self.follow is None)
 
 
 class ShortcutQuantiser(Quantiser):
