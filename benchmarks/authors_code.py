@@ -5,8 +5,8 @@ srkd. Each recipe runs in a process of its own:
 
 - both sides have the same EDSR with the same random weights, and the same batches;
 - the losses of the first steps of both, in the units of images in [0,1], show that they compute the same;
-- then a few steps of each in turns, so that ratios hold although the machine is shared: the authors' loop, which gets
-  ready batches in memory, and the loop of `srkd compress` in fp32 and in bf16, which makes its batches itself.
+- then rounds of a few steps of each in turns, so that ratios hold although the machine is shared: the authors' loop,
+  which gets ready batches in memory, and the loop of `srkd compress` in fp32 and in bf16, which makes its own.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ COLUMNS = (
     Column("apart", "largest difference of the five", ".0e"),
 )
 COMPARED_STEPS = 5
-ROUNDS = 7
+ROUNDS = 5
+STEPS = 5
+"""Steps of each way in a round: srkd's loop sets up its networks at the start of each, which a run does once."""
 SEED = 10
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
@@ -180,7 +182,7 @@ def main() -> None:
     parser.add_argument("--student", default="edsr:width=24,depth=16,scale=4")
     parser.add_argument("--batch", type=int, help="16; 4 through VGG-19")
     parser.add_argument("--lr-patch", type=int, help="48; 32 through VGG-19")
-    parser.add_argument("--steps", type=int, default=2, help="steps of each way in a round")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of each way in a round")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--one", metavar="RECIPE", help="print the row of RECIPE and end")
     add_variant_option(parser)
