@@ -90,7 +90,7 @@ class Upsampler(nn.Module):
 
 def shuffle(x: torch.Tensor, factor: int) -> torch.Tensor:
     """Return F.pixel_shuffle(x, factor), with a gradient that CPUs compute in a third of the time in bf16."""
-    if not x.requires_grad or x.device.type != "cpu" or torch.jit.is_tracing():
+    if not x.requires_grad or x.device.type != "cpu" or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return F.pixel_shuffle(x, factor)
     return cast(torch.Tensor, _Shuffle.apply(x, factor))  # type: ignore[no-untyped-call]
 
