@@ -10,14 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unittest.mock import patch
 
 import pytest
 import torch
 
-from compressor.base.child import Child
+from compressor.base.child import Child, StartChild, children_started_by
 from compressor.base.memory import collect_less_often
-from tests.support.children import StartChild, quick_start
+from tests.support.children import quick_start
 from tests.support.small_runs import save_photos, save_teacher
 
 if TYPE_CHECKING:
@@ -79,14 +78,14 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session", autouse=True)
 def quick_children() -> Iterator[StartChild]:
     """Start children quickly, in forks or in this process, and return the way in which they start."""
-    with quick_start() as start, patch("compressor.base.child.Child", start):
+    with quick_start() as start, children_started_by(start):
         yield start
 
 
 @pytest.fixture
 def real_children() -> Iterator[None]:
     """Start each child in a new interpreter, as for a user."""
-    with patch("compressor.base.child.Child", Child):
+    with children_started_by(Child):
         yield
 
 

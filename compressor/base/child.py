@@ -21,14 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from compressor.base.choices import MOST_LIMITS
 from compressor.base.context import Progress, no_progress
@@ -144,6 +144,27 @@ class Child:
             self._pipe.send_bytes(json.dumps(message).encode())
 
 
+StartChild: TypeAlias = Callable[..., Child]
+"""A way to start a child; its arguments are those of `Child`."""
+
+_start_child: StartChild = Child
+
+
+@contextmanager
+def children_started_by(start: StartChild) -> Iterator[None]:
+    global _start_child
+    before, _start_child = _start_child, start
+    try:
+        yield
+    finally:
+        _start_child = before
+
+
+def start_child(function: str, job: Mapping[str, object], **options: Any) -> Child:
+    """Start a child, as `Child` does unless the program has named another way."""
+    return _start_child(function, job, **options)
+
+
 def run_in_child(
     function: str,
     job: Mapping[str, object],
@@ -155,7 +176,7 @@ def run_in_child(
     """Return the result of `function` ("module:name"), called with `job` in a child process; errors are those of
     `Child.result`, and the other options those of `Child`.
     """
-    with Child(function, job, limits=limits, **options) as child:
+    with start_child(function, job, limits=limits, **options) as child:
         return child.result(timeout_seconds if limits is None else limits.seconds)
 
 

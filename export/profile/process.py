@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from compressor.base import child
+from compressor.base.child import Child, ChildFailed, start_child
 from compressor.runtimes.table import OpenOptions
 from export.profile.measured import FirstCall, ModelFacts, PhotoScores
 from export.timing.turns import TurnTimes
@@ -30,7 +30,7 @@ class ModelProcess:
 
     def __init__(self, file: Path, options: OpenOptions, libraries: Sequence[str] = ()) -> None:
         self._file, self._options, self._libraries = file, options, libraries
-        self._child: child.Child | None = None
+        self._child: Child | None = None
         self._is_open = False
         self._start()
 
@@ -56,10 +56,10 @@ class ModelProcess:
     def quality(self, folder: str, *, is_teacher: bool) -> PhotoScores:
         return self._call(PhotoScores, "quality", folder=folder, is_teacher=is_teacher)
 
-    def _start(self) -> child.Child:
+    def _start(self) -> Child:
         """The child, which starts to open the model now if there is none."""
         if self._child is None:
-            self._child = child.Child(
+            self._child = start_child(
                 "export.profile.measured:MeasuredModel",
                 {"path": str(self._file), "options": asdict(self._options), "libraries": self._libraries},
                 what=self._options.label or str(self._file),
@@ -69,13 +69,13 @@ class ModelProcess:
 
     def _call(self, kind: type[T], name: str, **arguments: object) -> T:
         """What a method of the child's model returns, as a value of this type."""
-        own = self._start()
+        child = self._start()
         try:
             if not self._is_open:
-                own.result(TIMEOUT_SECONDS)
+                child.result(TIMEOUT_SECONDS)
                 self._is_open = True
-            result = own.call(name, timeout_seconds=TIMEOUT_SECONDS, **arguments)
-        except child.ChildFailed:
+            result = child.call(name, timeout_seconds=TIMEOUT_SECONDS, **arguments)
+        except ChildFailed:
             self.close()
             raise
         return TypeAdapter(kind).validate_python(result)

@@ -14,12 +14,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.base.child import Child, ResourceLimits
+from compressor.base.child import Child, ResourceLimits, StartChild, children_started_by
 from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
 from compressor.runtimes.onnx_runtime import try_content
 from compressor.teachers.teacher import load_teacher
-from tests.support.children import RunWhenAsked, StartChild
+from tests.support.children import RunWhenAsked
 
 Weights: TypeAlias = dict[str, Any]
 
@@ -145,8 +145,8 @@ def test_the_bytes_that_were_tried_are_the_ones_that_run(
         return RunWhenAsked(lambda: values)
 
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "untried"))
-    monkeypatch.setattr("compressor.base.child.Child", start_and_swap)
-    model = open_file(path)
+    with children_started_by(start_and_swap):
+        model = open_file(path)
     assert "good.onnx" in swapped and ("weights.bin" in swapped) == (place == "beside")
     run = model if callable(model) else model.run
     assert float(run(torch.ones(1, 3, 4, 4)).mean()) == pytest.approx(0.75)

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import srkd
-from compressor.base.child import USUAL_LIMITS, Child, ResourceLimits
+from compressor.base.child import USUAL_LIMITS, Child, ResourceLimits, StartChild, children_started_by
 from compressor.base.errors import SrkdError, UsageError
 from srkd.options.compress import CompressOptions
 from srkd.options.option import declarations
 from srkd.options.verbs import ConvertOptions, DemoOptions, ExportOptions
-from tests.support.children import StartChild
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.small_runs import TEACHER
 
 
 @pytest.fixture
-def tried_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick_children: StartChild) -> list[ResourceLimits]:
+def tried_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick_children: StartChild
+) -> Iterator[list[ResourceLimits]]:
     """Return the limits of every process that opens a program; no result of another test is reused."""
     calls: list[ResourceLimits] = []
 
-    def start(function: str, job: Any, *, limits: ResourceLimits | None = None, **options: Any) -> Child:
+    def start(
+        function: str, job: Mapping[str, object], *, limits: ResourceLimits | None = None, **options: Any
+    ) -> Child:
         calls.extend([] if limits is None else [limits])
         return quick_children(function, job, limits=limits, **options)
 
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "untried"))
-    monkeypatch.setattr("compressor.base.child.Child", start)
-    return calls
+    with children_started_by(start):
+        yield calls
 
 
 SHORT: Any = {"runtime": ["torch", "onnxruntime"], "lr_size": [(16, 16)], "seconds": 0.1}

@@ -1,4 +1,4 @@
-"""A quick way to start srkd's children, in place of `Child`: a new interpreter takes seconds to import torch.
+"""A quick way to start srkd's children (`children_started_by`): a new interpreter takes seconds to import torch.
 
 The trial of an ONNX file, a profiled model and the build of an engine stay in this process, but arguments and results
 still pass as JSON. All jobs of LiteRT run in one child, which imports it once. All other children are processes as for
@@ -12,13 +12,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
-from compressor.base.child import Child
+from compressor.base.child import Child, StartChild
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 
-StartChild: TypeAlias = Callable[..., Child]
 KEPT_HERE = (
     "export.profile.measured:MeasuredModel",
     "compressor.runtimes.onnx_runtime:try_in_child",
