@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import count_threads
 from compressor.images.sets import embedded_photos
@@ -103,11 +102,8 @@ def write_untrained(candidate: CandidateShape, environment: Environment, folder:
     return write_for(network, f"{candidate.kind}-{candidate.width}x{candidate.depth}", environment, folder)
 
 
-def write_for(network: Network, stem: str, environment: Environment, folder: Path, *, context: Context = QUIET) -> Path:
-    """Write a network as a file for that environment, int8 by one small photo; return its path.
-
-    Files with one context share their graph.
-    """
+def write_for(network: Network, stem: str, environment: Environment, folder: Path) -> Path:
+    """Write a network as a file for that environment, int8 by one small photo; return its path."""
     row = environment.format()
     if row is None:
         file = folder / f"{stem}.safetensors"
@@ -120,7 +116,7 @@ def write_for(network: Network, stem: str, environment: Environment, folder: Pat
             _write_photo(Path(photos), network.descriptor.scale)
             options = replace(options, int8=Int8Options(calibrate=Path(photos), data=Path(photos), max_drop=None))
         try:
-            convert_to(row, network, Source(stem), file, options, context)
+            convert_to(row, network, Source(stem), file, options)
         except CannotConvert:
             if "static" not in row.options:
                 raise

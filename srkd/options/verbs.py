@@ -315,7 +315,7 @@ class StudentsOptions(Options):
     """LR image that is timed."""
     threads: Threads = None
     seconds: Annotated[float, Field(ge=0)] = 0.3
-    """Time for each student in each runtime; 0: none is timed."""
+    """Time for each student; 0: none is timed."""
 
 
 @options

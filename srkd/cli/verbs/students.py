@@ -24,7 +24,8 @@ def command(console: Console, listed: StudentList) -> None:
     """List the students that come with srkd: what they follow, how well, how fast.
 
     A name is a MODEL of every verb. Distance and sharpness are to the teacher's images of degraded Set14; in brackets
-    those of Lanczos. The cards, with more figures and the licences, are at docs/students.md.
+    those of Lanczos. The time is that of many images by `srkd upscale`. The cards, with more figures and the licences,
+    are at docs/students.md.
     """
     size = "{}x{}".format(*listed.lr_size)
     columns = ["MODEL", "teacher", "params", "to the teacher, dB", "sharpness", f"ms at {size}", "licence"]
@@ -32,7 +33,7 @@ def command(console: Console, listed: StudentList) -> None:
     for row in listed.students:
         facts = row.facts
         near = cell(facts.psnr_y_teacher, "{:.1f}") + cell(facts.lanczos_psnr_y_teacher, " ({:.1f})")
-        time = cell(row.ms, "{:.1f}") + (f" {row.runtime}" if row.runtime else "")
+        time = cell(row.ms, "{:.1f}") + (f" {row.runtime} {row.precision}" if row.runtime else "")
         sharpness = cell(facts.sharpness, "{:.2f}")
         lines.append([facts.name, facts.teacher, f"{facts.params:,}", near, sharpness, time, facts.licence])
     console.table(Table(columns, lines, "students of srkd"))
