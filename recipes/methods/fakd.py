@@ -20,7 +20,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from compressor.base.compute_device import ComputeDevice
-from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
 from compressor.training.step import Step
 from recipes.config.published import published_options
@@ -70,12 +69,8 @@ def affinity_l1(student: torch.Tensor, teacher: torch.Tensor, *, block_bytes: in
 
     The teacher gets no gradient.
     """
-    if student.shape[0] != teacher.shape[0] or student.shape[-2:] != teacher.shape[-2:]:
-        raise UsageError(
-            f"affinities need maps of equal size: the student's is {tuple(student.shape)}, the teacher's "
-            f"{tuple(teacher.shape)} (N,C,h,w): choose other taps"
-        )
-    rows = rows_within(block_bytes, student.shape[-2] * student.shape[-1])
+    positions = student[0, 0].numel()
+    rows = min(positions, max(1, block_bytes // (4 * positions)))
     with full_precision(student):
         columns = unit_columns(student), unit_columns(teacher.detach())
         dtype = columns[0].dtype
@@ -84,11 +79,6 @@ def affinity_l1(student: torch.Tensor, teacher: torch.Tensor, *, block_bytes: in
             dtype, rows = torch.bfloat16, 3 * rows // 16 * 16 or rows
         distances: torch.Tensor = _AffinityL1.apply(*columns, rows, dtype)  # type: ignore[no-untyped-call]
     return distances
-
-
-def rows_within(block_bytes: int, positions: int) -> int:
-    """Return the number of rows of a sample's A that fit into a block, at least one."""
-    return min(positions, max(1, block_bytes // (4 * positions)))
 
 
 def row_sums(values: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from compressor.base.errors import UsageError
 from recipes.methods.facd import contrast
-from recipes.methods.fakd import affinity_l1, rows_within, unit_columns
+from recipes.methods.fakd import affinity_l1, unit_columns
 from recipes.methods.lfd import attended_distance, attention
 from recipes.terms.distances import pairwise_l1, sample_l1, summed_l1
 from tests.support.tensors import affinity, close, golden, gradient_of, noise
@@ -46,7 +47,6 @@ def test_a_position_of_zeros_has_the_official_value_and_a_finite_gradient() -> N
 def test_rows_at_a_time_equal_the_formula_as_it_is_written(rows: int) -> None:
     student, teacher = noise(3, 6, 5, 7), noise(3, 9, 5, 7, seed=1)
     size = rows * 4 * 35
-    assert rows_within(size, 35) == rows
     upstream = torch.tensor([1.0, 3.0, -2.0])
 
     def chunked(s: Tensor) -> Tensor:
@@ -81,8 +81,6 @@ def test_affinity_teaches_the_student_and_not_the_teacher() -> None:
     student, teacher = noise(2, 4, 3, 3).requires_grad_(), noise(2, 5, 3, 3, seed=1).requires_grad_()
     affinity_l1(student, teacher).mean().backward()
     assert student.grad.abs().max() > 0 and teacher.grad is None
-    with pytest.raises(UsageError, match=r"\(1, 4, 3, 3\).*\(1, 4, 3, 4\)"):
-        affinity_l1(noise(1, 4, 3, 3), noise(1, 4, 3, 4))
 
 
 # distances
@@ -207,32 +205,17 @@ def test_contrast_has_a_gradient_in_the_student_alone_and_a_finite_one() -> None
 
 
 @pytest.mark.parametrize(
-    "term",
-    [attended_distance, lambda s, t: contrast([s], [t]), lambda s, t: contrast([s], [t], "infonce")],
+    ("term", "rtol"),
+    [(partial(affinity_l1, block_bytes=size), 2e-3) for size in (1, 2**14, 2**20)]
+    + [(attended_distance, 1e-5), (lambda s, t: contrast([s], [t]), 1e-5)]
+    + [(lambda s, t: contrast([s], [t], "infonce"), 1e-4)],
 )
-def test_terms_are_computed_in_fp32_under_autocast(term: Callable[[Tensor, Tensor], Tensor]) -> None:
-    student, teacher = noise(3, 6, 4, 4).bfloat16(), noise(3, 6, 4, 4, seed=1).bfloat16()
+def test_terms_are_summed_in_fp32_under_autocast(term: Callable[[Tensor, Tensor], Tensor], rtol: float) -> None:
+    student = noise(3, 24, 12, 12).bfloat16()
+    teacher = (student + noise(3, 24, 12, 12, seed=1)).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = term(student, teacher)
-    assert losses.dtype == torch.float32 and losses.shape == (3,)
-    assert torch.allclose(losses.double(), term(student.double(), teacher.double()), rtol=1e-5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        gradient = gradient_of(lambda s: term(s, teacher), student)
-    assert gradient.dtype == torch.bfloat16 and gradient.isfinite().all()
-
-
-@pytest.mark.parametrize("bytes_at_a_time", [2**20, 2**14, 4])
-def test_affinities_of_features_in_bf16_are_sums_in_fp32_of_products_in_bf16(bytes_at_a_time: int) -> None:
-    student = noise(3, 24, 12, 12)
-    teacher = (torch.cat([student, student], 1) + noise(3, 48, 12, 12, seed=1)).bfloat16()
-    student = student.bfloat16()
-
-    def term(s: Tensor) -> Tensor:
-        return affinity_l1(s, teacher.to(s.dtype), block_bytes=bytes_at_a_time)
-
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        distances, gradient = term(student), gradient_of(term, student)
-    exact = gradient_of(term, student.double())
-    assert distances.dtype == torch.float32 and gradient.dtype == torch.bfloat16
-    assert torch.allclose(distances.double(), term(student.double()), rtol=2e-3)
+        losses, gradient = term(student, teacher), gradient_of(lambda s: term(s, teacher), student)
+    assert losses.dtype == torch.float32 and losses.shape == (3,) and gradient.dtype == torch.bfloat16
+    assert torch.allclose(losses.double(), term(student.double(), teacher.double()), rtol=rtol)
+    exact = gradient_of(lambda s: term(s, teacher.double()), student.double())
     assert (gradient.double() - exact).norm() < 0.05 * exact.norm()
