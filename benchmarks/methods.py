@@ -264,6 +264,6 @@ def table_of(contenders: Sequence[Contender], scores: Scores, budget: Budget, sh
         f"Gains are means over {images} images and {budget.seeds} seeds ± the standard error; p is two-sided, times "
         f"{len(rows)} rows; no difference: within ±{BOUND_DB:g} dB by two one-sided tests; not settled: neither is "
         "shown. "
-        "Time is that of the row's training, logits = 1. [The rules](README.md#rules-of-a-methods-table)."
+        "Time is that of the row's training, logits = 1."
     )
     return Table(columns, entries, caption)

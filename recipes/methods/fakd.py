@@ -73,51 +73,33 @@ def affinity_l1(student: torch.Tensor, teacher: torch.Tensor, *, block_bytes: in
     rows = min(positions, max(1, block_bytes // (4 * positions)))
     with full_precision(student):
         columns = unit_columns(student), unit_columns(teacher.detach())
-        dtype = columns[0].dtype
-        if student.dtype == teacher.dtype == torch.bfloat16:
-            # The features are rounded to it already, and the products take half the time, in larger blocks.
-            dtype, rows = torch.bfloat16, 3 * rows // 16 * 16 or rows
-        distances: torch.Tensor = _AffinityL1.apply(*columns, rows, dtype)  # type: ignore[no-untyped-call]
+        distances: torch.Tensor = _AffinityL1.apply(*columns, rows)  # type: ignore[no-untyped-call]
     return distances
 
 
-def row_sums(values: torch.Tensor) -> torch.Tensor:
-    """Return the sum over rows (..., rows, N): of bf16 in fp32, to which torch's own sum takes long."""
-    return widen(values.sum(-1)).sum(-1)
-
-
-def distances_by_rows(
-    student: torch.Tensor, teacher: torch.Tensor, with_gradient: bool, *, rows: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return d of each sample, (B,), for unit columns (B,C,N), `rows` of A at a time, and on request its gradient.
-
-    For columns in bf16 both are sums in fp32 of products in bf16.
-    """
+def distances_by_rows(student: torch.Tensor, teacher: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return d of each sample, (B,), for unit columns (B,C,N), `rows` of A at a time, and its gradient."""
     positions = student.shape[2]
-    gradient = torch.zeros_like(widen(student))
-    one = student.new_ones(())
+    gradient = torch.zeros_like(student)
     # A GPU is efficient with large products, a CPU with blocks that stay in its cache.
-    is_cpu = ComputeDevice(student.device).is_cpu
-    samples = zip(*(values.unbind() if is_cpu else (values,) for values in (student, teacher, gradient)), strict=True)
+    split = torch.unbind if ComputeDevice(student.device).is_cpu else lambda each: (each,)
     totals = []
-    for columns, target, part_gradient in samples:
+    for columns, target, share in zip(*map(split, (student, teacher, gradient)), strict=True):
         # SᵀS - TᵀT as one product.
-        left, right = torch.cat([columns, -target], -2).mT.contiguous(), torch.cat([columns, target], -2)
-        total = widen(columns.new_zeros(columns.shape[:-2]))
+        left, right = torch.cat([columns, -target], -2).mT, torch.cat([columns, target], -2)
+        total = columns.new_zeros(columns.shape[:-2])
         for start in range(0, positions, rows):
             block, after = slice(start, start + rows), slice(start + rows, None)
             difference = left[..., block, :] @ right[..., start:]
-            distance = difference.abs()
+            square, beside = difference[..., :rows], difference[..., rows:]
             # The block right of the square also represents the block below it.
-            total += 2 * row_sums(distance) - row_sums(distance[..., :rows])
-            if with_gradient:
-                # In bf16 torch's sign_ takes four times as long as its copysign, in fp32 a third.
-                sign = one.copysign(difference) if one.dtype == torch.bfloat16 else difference.sign_()
-                sign[..., :rows].diagonal(dim1=-2, dim2=-1).zero_()
-                part_gradient[..., block] += columns[..., start:] @ sign.mT
-                part_gradient[..., after] += columns[..., block] @ sign[..., rows:]
+            total += 2 * difference.abs().sum((-2, -1)) - square.abs().sum((-2, -1))
+            square.diagonal(dim1=-2, dim2=-1).zero_()
+            difference.sign_()
+            share[..., block] += columns[..., start:] @ difference.mT
+            share[..., after] += columns[..., block] @ beside
         totals.append(total)
-    return torch.stack(totals).flatten() / positions**2, gradient.mul_(2 / positions**2) if with_gradient else None
+    return torch.stack(totals).flatten() / positions**2, gradient.mul_(2 / positions**2)
 
 
 class _AffinityL1(torch.autograd.Function):
@@ -128,14 +110,13 @@ class _AffinityL1(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, student: torch.Tensor, teacher: torch.Tensor, rows: int, dtype: torch.dtype) -> torch.Tensor:
-        means, gradient = distances_by_rows(student.to(dtype), teacher.to(dtype), ctx.needs_input_grad[0], rows=rows)
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
+    def forward(ctx: Any, student: torch.Tensor, teacher: torch.Tensor, rows: int) -> torch.Tensor:
+        means, gradient = distances_by_rows(student, teacher, rows)
+        ctx.save_for_backward(gradient)
         return means
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[:, None, None], None, None, None
+        return gradient * upstream[:, None, None], None, None

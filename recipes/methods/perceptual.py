@@ -2,7 +2,7 @@
 
     main stage    L = L1(s,t) + g·L1(∇s,∇t) + w·Σ L1 of Haar's high bands of s and t, two levels
     faithful, F   L = L1(s,t) + g·L1(∇s,∇t)
-    textured, T   L = that + p·spectrum(s,t) + q·contrast(s,t) + f·flat(s,t)
+    textured, T   L = that + p·spectrum(s,t) + q·contrast(s,t) + f·flat(s,t) + r·lattice(s,t)
                       + λ_D·BCE(D(s), 1);        D learns BCE(D(t), 1) + BCE(D(s), 0)
     t = the teacher's image of the same input, clipped and rounded to 8 bit;   student = (1 - a)·F + a·T
 
@@ -31,10 +31,10 @@ from compressor.models.students.blend import Blended, Patches
 from compressor.training.method import Kind, LaterStage, Method, OwnRate
 from compressor.training.step import Step
 from recipes.composition import ROUNDED_IMAGE_TERM
+from recipes.terms import texture
 from recipes.terms.discriminator import UNetDiscriminator, opponent_loss, student_loss
 from recipes.terms.haar import high_bands, low_band
 from recipes.terms.strength import blended
-from recipes.terms.texture import block_agreement, block_deviations, contrast_distance, restlessness, spectrum_distance
 
 LEAST_PLAYED = 600
 """Steps of the last stage from which on there is a discriminator: in 294 steps it makes halos 5 % stronger at the same
@@ -43,6 +43,8 @@ MOST_ALONE, MOST_RAMP = 500, 1000
 WIDTHS = {200_000: 16, 1_000_000: 32}
 """Channels of the discriminator for students of at most so many parameters; 64 for larger ones."""
 WAVELET_LEVELS = 2
+WINDOW = 64
+"""The largest side in pixels of the windows that the discriminator sees, one a patch."""
 DETAIL_SIDE, DETAIL_GAIN = 8, 8.0
 """The discriminator sees what is finer than 8 pixels, 8 times as strong. Of whole images it learns nothing in the few
 hundred steps of a short run (accuracy 0.52 after 100 steps, of details 0.83), and their coarse part has its own loss.
@@ -56,6 +58,7 @@ class Perceptual(Method):
     spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 1.0
     contrast: Annotated[float, Field(ge=0, description="q, weight of the contrast of small blocks there")] = 4.0
     flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 1.0
+    lattice: Annotated[float, Field(ge=0, description="r, weight of dots that repeat by LR pixel there")] = 1.0
     last_share: Annotated[
         float, Field(ge=0, lt=0.5, description="part of the run's steps for each of the two last stages")
     ] = 0.15
@@ -65,9 +68,6 @@ class Perceptual(Method):
     width: Annotated[
         int | None, Field(ge=4, description="channels of the discriminator; none: 16, 32 or 64 by the student's size")
     ] = None
-    window: Annotated[
-        int, Field(ge=16, description="largest side in pixels of the windows that the discriminator sees, one a patch")
-    ] = 64
     name: str = "perceptual"
     kind: Kind = "looks"
     takes_outputs: bool = True
@@ -128,7 +128,7 @@ class Textured(Method):
     def weights(self) -> Mapping[str, float]:
         of = self.of
         weights = {ROUNDED_IMAGE_TERM: 1.0, "gradients": of.gradients}
-        weights |= {"spectrum": of.spectrum, "contrast": of.contrast, "flat": of.flat}
+        weights |= {"spectrum": of.spectrum, "contrast": of.contrast, "flat": of.flat, "lattice": of.lattice}
         return weights | ({"adversarial": of.lam_adversarial, "discriminator": 1.0} if self.plays else {})
 
     @property
@@ -154,11 +154,12 @@ class Textured(Method):
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         sr, target = step.student().sr, target_of(step)
-        student, teacher = block_deviations(sr), block_deviations(target)
+        student, teacher = texture.block_deviations(sr), texture.block_deviations(target)
         terms = pixel_terms(sr - target) | {
-            "spectrum": spectrum_distance(sr, target, step.all_gather),
-            "contrast": contrast_distance(student, teacher, block_agreement(sr, target)),
-            "flat": restlessness(student, teacher),
+            "spectrum": texture.spectrum_distance(sr, target, step.all_gather),
+            "contrast": texture.contrast_distance(student, teacher, texture.block_agreement(sr, target)),
+            "flat": texture.restlessness(student, teacher),
+            "lattice": texture.lattice_excess(sr, target, step.scale),
         }
         if self.plays:
             # A step before the stage is one of a dry run, which counts a full one.
@@ -170,7 +171,7 @@ class Textured(Method):
 
     def _windows(self, step: Step, sr: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the same window of each image and its target."""
-        height, width = (min(self.of.window, side) // step.scale * step.scale for side in sr.shape[-2:])
+        height, width = (min(WINDOW, side) // step.scale * step.scale for side in sr.shape[-2:])
         room = (sr.shape[-2] - height, sr.shape[-1] - width)
         corners = random_positions("perceptual-windows", step.seed, step.number, step.samples, room)[0]
         return crop_each(sr, corners, height, width), crop_each(target, corners, height, width)

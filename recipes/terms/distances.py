@@ -4,7 +4,7 @@
 
 One other sample is handled at a time, and on a CPU so few elements that they stay in the cache: all differences of B
 anchors and K others would be gigabytes. The gradient of a sum over the others, sums of signs, is computed in the same
-pass. They are in fp32 also inside a bf16 autocast, as differences of similar features lose precision.
+pass. Terms are in fp32 also inside a bf16 autocast, as differences of similar features lose precision.
 """
 
 from __future__ import annotations

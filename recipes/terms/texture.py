@@ -3,11 +3,14 @@
     spectrum    Σ_b v_b·mean_k γ_k²·|log10((P_S,bk + ε_b)/(P_T,bk + ε_b))| / Σ_b v_b
     contrast    mean over blocks of 8×8 pixels of ρ²·|dev(S) - dev(T)|
     flat        mean over the calmest quarter of T_b's blocks of max(0, dev(S) - dev(T))
+    lattice     mean of max(0, l(S) - l(T))
     γ_k = Σ_b Re mean(F_S·conj F_T) / √(Σ_b P_S,bk · Σ_b P_T,bk),   ρ = cov(S, T)/(dev(S)·dev(T))
 
-P_bk is the power of patch b's luminance in ring k (compressor/images/looks.py), ε_b a thousandth of P_T,b's mean, v_b²
-its mean in the rings finer than 8 pixels. The coherence γ and the correlation ρ, without gradient and at least 0, ask
-for texture only where the student knows where it lies (docs/methods/perceptual.md).
+l is the deviation over the s² places within an LR pixel of a channel's fine detail, averaged over 3×3 LR pixels, in
+grey levels: what repeats from one LR pixel to the next, as dots do. P_bk is the power of patch b's luminance in ring k
+(compressor/images/looks.py), ε_b a thousandth of P_T,b's mean, v_b² its mean in the rings finer than 8 pixels. The
+coherence γ and the correlation ρ, without gradient and at least 0, ask for texture only where the student knows where
+it lies (docs/methods/perceptual.md).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from compressor.images.looks import power_ratios, ring_means, windowed_spectrum
-from compressor.images.metrics import Y_WEIGHTS
+from compressor.images.metrics import PEAK, Y_WEIGHTS
 from recipes.terms.distances import widen
 
 FINE_RINGS = 4
@@ -26,6 +29,7 @@ FINE_RINGS = 4
 SMALLEST_SQUARE = 1e-6
 """Of a square whose root or logarithm is taken, as that has no gradient at zero."""
 BLOCK_SIDE, CALMEST = 8, 0.25
+FINE_SIDE, REPEATS, SMALLEST_DOT = 5, 3, 1e-8
 
 
 def spectrum_distance(
@@ -79,6 +83,20 @@ def restlessness(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     calm = teacher <= teacher.quantile(CALMEST, dim=1, keepdim=True)
     # Patch by patch: equal blocks make the calmest quarter larger, and two processes must have the mean of one.
     return (F.relu(student - teacher).mul(calm).sum(1) / calm.sum(1)).mean()
+
+
+def lattice_excess(images: torch.Tensor, target: torch.Tensor, scale: int) -> torch.Tensor:
+    """Return by how much more the images' detail repeats from LR pixel to LR pixel than the target's."""
+    student, teacher = (lattice(widen(side), scale) for side in (images, target))
+    return F.relu(student - teacher).mean()
+
+
+def lattice(images: torch.Tensor, scale: int) -> torch.Tensor:
+    """Return l of each channel and place of images in [0,1]."""
+    fine = images - F.avg_pool2d(images, FINE_SIDE, stride=1, padding=FINE_SIDE // 2, count_include_pad=False)
+    batch, channels = images.shape[:2]
+    places = F.avg_pool2d(F.pixel_unshuffle(PEAK * fine, scale), REPEATS, stride=1)
+    return (places.view(batch, channels, -1, *places.shape[-2:]).var(2, correction=0) + SMALLEST_DOT).sqrt()
 
 
 def block_deviations(images: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,8 @@ def run_blend(options: BlendOptions, context: Context) -> BlendedFile:
         paths = ends_of(model_file(paths[0]))
     if len(paths) != 2:
         raise UsageError("a blend is of a run of perceptual, or of two files: srkd blend FAITHFUL TEXTURED")
-    assert options.out is not None
-    write_blend((paths[0], paths[1]), options.strength, Path(options.out))
-    return BlendedFile(Path(options.out), options.strength)
+    out = Path(options.out or "")
+    if out.suffix != ".safetensors":
+        raise UsageError(f"-o {out}: a blend is a .safetensors file; srkd export RUN --strength makes others")
+    write_blend((paths[0], paths[1]), options.strength, out)
+    return BlendedFile(out, options.strength)

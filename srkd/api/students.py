@@ -23,7 +23,7 @@ PICTURES = 1000
 
 @dataclass(frozen=True)
 class StudentHere:
-    """A student with the median time of an image in the runtime and precision that many images would have here."""
+    """A student with the median time of an image in the runtime and precision that the frames of a film have here."""
 
     facts: ShippedStudent
     ms: float | None = None

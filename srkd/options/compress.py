@@ -104,7 +104,7 @@ class TeacherOptions(Group):
     scale: Annotated[int | None, Field(ge=1, le=8), Option(unset="the teacher's")] = None
     """Scale of the student: that of the teacher, or a smaller one, to which the teacher's images are reduced."""
     teacher_scale: Annotated[int | None, Field(ge=1, le=8), Option(unset="--scale", rare=True)] = None
-    """Scale to take from a multi-scale file."""
+    """Scale of the teacher in a file that has several."""
     arch_options: Annotated[
         Mapping[str, Any] | None, SETTING, Option(unset="what srkd assumes", flags=("--arch-option",))
     ] = None
@@ -132,9 +132,7 @@ class StudentOptions(Group):
     """Fraction of the teacher's blocks that the student keeps."""
     student: Annotated[str | None, Option(unset="by --width and --depth", metavar="SPEC")] = None
     """The student's whole shape, such as edsr:width=48,depth=16,scale=4, or a size of `srkd networks`: plain-s."""
-    init: Annotated[Init | None, Option(unset="the recipe's; with --student: solved for, if its network allows it")] = (
-        None
-    )
+    init: Annotated[Init | None, Option(unset="the recipe's; with --student: solved for where possible")] = None
     """First weights of the student: solved for, cut from the teacher, or random."""
     select: Annotated[Select | None, Option(unset="the recipe's", rare=True)] = None
     """Channels that the student inherits: the first, the strongest, or the principal directions."""

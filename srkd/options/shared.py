@@ -91,7 +91,7 @@ class CheckpointOptions(Options):
 
     _: KW_ONLY
     scale: Annotated[int | None, Field(ge=1, le=8)] = None
-    """Scale to take from a multi-scale file."""
+    """Scale of a file that has several, or a smaller one than the model's, to which its images are reduced."""
     arch_options: Annotated[Mapping[str, object] | None, SETTING, Option(flags=("--arch-option",))] = None
     """Facts that the file does not hold, such as res_scale=0.1."""
 

@@ -183,7 +183,10 @@ def _gain(
         name=method.name,
         over=over.name,
         seeds=tuple(run.seed for run, _ in pairs),
-        sets={name: {key: gain(name, key) for key in keys} for name, keys in figures[0][0].items()},
+        sets={
+            name: {key: gain(name, key) for key in keys if key in figures[0][1][name]}
+            for name, keys in figures[0][0].items()
+        },
     )
 
 

@@ -69,7 +69,7 @@ class DryRun:
         rows = [
             ("recipe", f"{spec.recipe}: {spec.preset.title}"),
             ("teacher", "none" if self.teacher is None else self.teacher.line()),
-            ("student", f"{self.student.line()}, {INIT_TEXT[spec.start.init]}"),
+            ("student", f"{self.student.line()}, {spec.start.init_from or INIT_TEXT[spec.start.init]}"),
             ("batch", f"{rule.batch} patches of {rule.lr_patch}x{rule.lr_patch}; labels: {data.labels}"),
             ("images", f"{data.origin}: {data.used} for training, {len(data.validation)} for validation"),
             *((f"stage {stage.name}", stage.line()) for stage in self.stages),

@@ -33,6 +33,7 @@ from recipes.methods.perceptual import (
     target_of,
     wavelet_l1,
 )
+from recipes.terms import texture
 from recipes.terms.discriminator import SpectralConv, UNetDiscriminator, opponent_loss, student_loss
 from recipes.terms.strength import blended
 from recipes.terms.texture import block_agreement, block_deviations, contrast_distance, restlessness, spectrum_distance
@@ -288,30 +289,37 @@ def contrast_apart(images: Tensor, target: Tensor) -> Tensor:
     return contrast_distance(block_deviations(images), block_deviations(target), agreement)
 
 
-def restless_beside(images: Tensor, target: Tensor) -> Tensor:
-    return restlessness(block_deviations(images), block_deviations(target))
-
-
-def as_one_process(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 def test_texture_is_compared_where_both_agree() -> None:
     """Half the contrast is 6.02 dB and half the deviation; of other noise nothing is asked."""
     target = noise(2, 3, 64, 64).mul(0.2).add(0.5)
-    for distance in (spectrum_distance(target, target, as_one_process), contrast_apart(target, target)):
+    for distance in (spectrum_distance(target, target, torch.clone), contrast_apart(target, target)):
         assert distance.item() == pytest.approx(0, abs=1e-5)
     other = noise(2, 3, 64, 64, seed=1).mul(0.1).add(0.5)
-    assert spectrum_distance(other, target, as_one_process).item() < 0.1
+    assert spectrum_distance(other, target, torch.clone).item() < 0.1
     assert contrast_apart(other, target).item() < 0.05 * block_deviations(target).mean().item()
     half = (target - 0.5) / 2 + 0.5
-    assert spectrum_distance(half, target, as_one_process).item() == pytest.approx(0.602, rel=0.01)
+    assert spectrum_distance(half, target, torch.clone).item() == pytest.approx(0.602, rel=0.01)
     blocks = target.unfold(2, 8, 8).unfold(3, 8, 8).var((1, 4, 5), correction=0).sqrt()
     assert contrast_apart(half, target).item() == pytest.approx(blocks.mean().item() / 2, rel=0.01)
     images = half.requires_grad_()
-    for distance in (spectrum_distance(images, target, as_one_process), contrast_apart(images, target)):
+    for distance in (spectrum_distance(images, target, torch.clone), contrast_apart(images, target)):
         (gradient,) = torch.autograd.grad(distance, images)
         assert ((gradient * (images - 0.5)).sum((1, 2, 3)) < 0).all()  # more contrast is better
+
+
+def test_dots_on_the_lattice_of_lr_pixels_count_and_other_texture_does_not() -> None:
+    """A dot of 10 levels in each LR pixel of 4×4: fine detail of 10 - 10·(1 to 4)/25 there, of little elsewhere."""
+    target, dots = noise(1, 3, 8, 8).mul(0.1).add(0.5), torch.zeros(1, 3, 64, 64)
+    target = F.interpolate(target, size=64, mode="bicubic")
+    dots[..., 1::4, 2::4] = 10 / 255
+    scattered = dots.flatten()[torch.randperm(dots.numel(), generator=torch.Generator().manual_seed(0))].view_as(dots)
+    repeated, elsewhere = (texture.lattice_excess(target + x, target, 4).item() for x in (dots, scattered))
+    assert 2 < repeated < 10 * 15**0.5 / 16 + 1e-3 and elsewhere < 0.3 * repeated
+    for images, beside in ((target, target + dots), (target + dots, target + dots), (target * 0.9, target)):
+        assert texture.lattice_excess(images, beside, 4).item() == pytest.approx(0, abs=1e-2)
+    student = (target + dots).requires_grad_()
+    (gradient,) = torch.autograd.grad(texture.lattice_excess(student, target, 4), student)
+    assert (gradient * dots).sum() > 0
 
 
 def test_a_white_patch_of_the_teacher_has_a_distance_and_a_gradient() -> None:
@@ -319,7 +327,7 @@ def test_a_white_patch_of_the_teacher_has_a_distance_and_a_gradient() -> None:
     target = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     target[1] = 1.0
     for images in (target.clone(), (target + 0.01).clone()):
-        distance = spectrum_distance(images.requires_grad_(), target, as_one_process)
+        distance = spectrum_distance(images.requires_grad_(), target, torch.clone)
         distance.backward()
         assert distance.isfinite() and images.grad is not None and images.grad.isfinite().all()
 
@@ -327,7 +335,7 @@ def test_a_white_patch_of_the_teacher_has_a_distance_and_a_gradient() -> None:
 def test_the_spectrum_of_a_textured_patch_counts_more_and_processes_share_its_weight() -> None:
     target = noise(2, 3, 64, 64).mul(torch.tensor([0.02, 0.2]).view(2, 1, 1, 1))
     first, second = (torch.cat([target[:n], 0.5 * target[n : n + 1], target[n + 1 :]]) for n in (0, 1))
-    apart = [spectrum_distance(images, target, as_one_process).item() for images in (first, second)]
+    apart = [spectrum_distance(images, target, torch.clone).item() for images in (first, second)]
     assert apart[1] == pytest.approx(10 * apart[0], rel=0.2)
     whole = list[Tensor]()
 
@@ -349,7 +357,7 @@ def test_agreement_is_the_share_of_what_two_images_have_in_common() -> None:
     for images, share in ((common, 1.0), (common + own, 0.5), (own, 0.0), (-common, 0.0)):
         assert block_agreement(images, common).mean().item() == pytest.approx(share, abs=0.03)
     # By the ratio of both distances: the spectrum of twice the power is 3.01 dB away in each ring.
-    apart = spectrum_distance(common + own, common, as_one_process).item()
+    apart = spectrum_distance(common + own, common, torch.clone).item()
     assert apart == pytest.approx(0.5 * 0.301, rel=0.1)
 
 
@@ -359,10 +367,10 @@ def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
     restless, sharper = target.clone(), target.clone()
     restless[..., :8] += 0.01 * noise(1, 3, 32, 8, seed=1)
     sharper[..., 8:] *= 2
-    assert restless_beside(target, target) == 0 == restless_beside(sharper, target)
+    own, *others = map(block_deviations, (target, restless, sharper, torch.full_like(target, 0.5)))
+    excess = [restlessness(other, own).item() for other in (own, *others)]
     spread = restless[..., :8].unfold(2, 8, 8).var((1, 3, 4), correction=0).sqrt().mean().item()
-    assert restless_beside(restless, target).item() == pytest.approx(spread, rel=0.1)
-    assert restless_beside(torch.full_like(target, 0.5), target) == 0
+    assert excess == pytest.approx([0, spread, 0, 0], rel=0.1)
 
 
 def test_the_discriminator_sees_fine_detail_only() -> None:

@@ -115,7 +115,7 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     out = tmp_path / "degraded"
     assert compress(inputs, out, "--recipe", "perceptual", "--steps", "20", "--degrade", "noise=0..0") == 0
     for row in json.loads((out / "run.json").read_text())["result"]["strengths"]:
-        assert row["clean_overshoot"] != row["overshoot"] == pytest.approx(row["clean_overshoot"], rel=0.1)
+        assert row["clean_overshoot"] != row["overshoot"] == pytest.approx(row["clean_overshoot"], rel=0.3)
 
 
 @pytest.mark.ci

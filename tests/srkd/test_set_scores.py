@@ -130,6 +130,13 @@ def test_a_run_counts_once_and_pairs_are_of_one_plan(desk: Path) -> None:
     assert table_of(desk, "first/inherit-seed10").left_out[0].startswith("no gains")
 
 
+def test_a_run_without_a_teacher_stands_beside_one_with_it(desk: Path, tmp_path: Path) -> None:
+    words = {**TWO_SEEDS, "seeds": 1, "data": desk / "photos", "val": desk / "photos", "width": None}
+    srkd.compress(recipe="scratch", student="edsr:width=4,depth=4,scale=2", out=tmp_path / "scratch", **words)
+    (gains,) = srkd.compare([desk / "first" / "inherit-seed10", tmp_path / "scratch"]).gains
+    assert all("psnr_y" in figures and "psnr_y_teacher" not in figures for figures in gains.sets.values())
+
+
 def test_a_second_call_enlarges_nothing(copy: Path) -> None:
     (copy / "elsewhere").mkdir()
     images = sum(len(list((copy / "benchmarks" / name).iterdir())) for name in SETS)

@@ -119,6 +119,7 @@ def test_messages_name_what_helps(tmp_path: Path, model: Path, capsys: pytest.Ca
     blend = ("--strength", "0.5", "-o", tmp_path / "blend.safetensors")
     assert "nothere: no such file or folder" in error("blend", tmp_path / "nothere", *blend)
     assert f"{model} has one strength" in error("blend", model, *blend)
+    assert "a blend is a .safetensors file" in error("blend", model, model, "--strength", "0.5", "-o", "blend.onnx")
 
 
 def test_an_onnx_teacher_is_not_offered_to_inherit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

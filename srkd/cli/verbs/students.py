@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def command(console: Console, listed: StudentList) -> None:
     """List the students that come with srkd: what they follow, how well, how fast.
 
-    A name is a MODEL of every verb. Distance and sharpness are to the teacher's images of degraded Set14; in brackets
-    those of Lanczos. The time is that of many images by `srkd upscale`. The cards, with more figures and the licences,
-    are at docs/students.md.
+    A name is a MODEL of every verb. Distance and sharpness are to the teacher's images of degraded Set14. The time is
+    that of a film's frames by `srkd upscale`, which computes small single pictures in fp32. The cards, with more
+    figures and the licences, are at docs/students.md.
     """
     size = "{}x{}".format(*listed.lr_size)
-    columns = ["MODEL", "teacher", "params", "to the teacher, dB", "sharpness", f"ms at {size}", "licence"]
+    columns = ["MODEL", "teacher", "params", "to the teacher (Lanczos), dB", "sharpness", f"ms at {size}", "licence"]
     lines = []
     for row in listed.students:
         facts = row.facts
