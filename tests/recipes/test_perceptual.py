@@ -36,7 +36,6 @@ from recipes.methods.perceptual import (
 from recipes.terms import texture
 from recipes.terms.discriminator import SpectralConv, UNetDiscriminator, opponent_loss, student_loss
 from recipes.terms.strength import blended
-from recipes.terms.texture import block_agreement, block_deviations, contrast_distance, restlessness, spectrum_distance
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.tensors import golden, noise
@@ -285,41 +284,35 @@ def test_terms_of_the_formula() -> None:
 
 
 def contrast_apart(images: Tensor, target: Tensor) -> Tensor:
-    agreement = block_agreement(images, target)
-    return contrast_distance(block_deviations(images), block_deviations(target), agreement)
+    agreement = texture.block_agreement(images, target)
+    return texture.contrast_distance(texture.block_deviations(images), texture.block_deviations(target), agreement)
 
 
 def test_texture_is_compared_where_both_agree() -> None:
     """Half the contrast is 6.02 dB and half the deviation; of other noise nothing is asked."""
     target = noise(2, 3, 64, 64).mul(0.2).add(0.5)
-    for distance in (spectrum_distance(target, target, torch.clone), contrast_apart(target, target)):
+    for distance in (texture.spectrum_distance(target, target, torch.clone), contrast_apart(target, target)):
         assert distance.item() == pytest.approx(0, abs=1e-5)
     other = noise(2, 3, 64, 64, seed=1).mul(0.1).add(0.5)
-    assert spectrum_distance(other, target, torch.clone).item() < 0.1
-    assert contrast_apart(other, target).item() < 0.05 * block_deviations(target).mean().item()
+    assert texture.spectrum_distance(other, target, torch.clone).item() < 0.1
+    assert contrast_apart(other, target).item() < 0.05 * texture.block_deviations(target).mean().item()
     half = (target - 0.5) / 2 + 0.5
-    assert spectrum_distance(half, target, torch.clone).item() == pytest.approx(0.602, rel=0.01)
+    assert texture.spectrum_distance(half, target, torch.clone).item() == pytest.approx(0.602, rel=0.01)
     blocks = target.unfold(2, 8, 8).unfold(3, 8, 8).var((1, 4, 5), correction=0).sqrt()
     assert contrast_apart(half, target).item() == pytest.approx(blocks.mean().item() / 2, rel=0.01)
     images = half.requires_grad_()
-    for distance in (spectrum_distance(images, target, torch.clone), contrast_apart(images, target)):
+    for distance in (texture.spectrum_distance(images, target, torch.clone), contrast_apart(images, target)):
         (gradient,) = torch.autograd.grad(distance, images)
         assert ((gradient * (images - 0.5)).sum((1, 2, 3)) < 0).all()  # more contrast is better
 
 
 def test_dots_on_the_lattice_of_lr_pixels_count_and_other_texture_does_not() -> None:
-    """A dot of 10 levels in each LR pixel of 4×4: fine detail of 10 - 10·(1 to 4)/25 there, of little elsewhere."""
-    target, dots = noise(1, 3, 8, 8).mul(0.1).add(0.5), torch.zeros(1, 3, 64, 64)
-    target = F.interpolate(target, size=64, mode="bicubic")
-    dots[..., 1::4, 2::4] = 10 / 255
+    target = F.interpolate(noise(1, 3, 8, 8).mul(0.1).add(0.5), size=64, mode="bicubic")
+    dots = ((torch.arange(64)[:, None] % 4 == 1) & (torch.arange(64) % 4 == 2)).mul(10 / 255).expand_as(target)
     scattered = dots.flatten()[torch.randperm(dots.numel(), generator=torch.Generator().manual_seed(0))].view_as(dots)
-    repeated, elsewhere = (texture.lattice_excess(target + x, target, 4).item() for x in (dots, scattered))
-    assert 2 < repeated < 10 * 15**0.5 / 16 + 1e-3 and elsewhere < 0.3 * repeated
-    for images, beside in ((target, target + dots), (target + dots, target + dots), (target * 0.9, target)):
-        assert texture.lattice_excess(images, beside, 4).item() == pytest.approx(0, abs=1e-2)
-    student = (target + dots).requires_grad_()
-    (gradient,) = torch.autograd.grad(texture.lattice_excess(student, target, 4), student)
-    assert (gradient * dots).sum() > 0
+    pairs = ((target + dots, target), (target + scattered, target), (target, target + dots))
+    repeated, elsewhere, lacking = (texture.lattice_excess(*pair, 4).item() for pair in pairs)
+    assert 2 < repeated < 10 * 15**0.5 / 16 and elsewhere < 0.3 * repeated and lacking < 0.01
 
 
 def test_a_white_patch_of_the_teacher_has_a_distance_and_a_gradient() -> None:
@@ -327,7 +320,7 @@ def test_a_white_patch_of_the_teacher_has_a_distance_and_a_gradient() -> None:
     target = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     target[1] = 1.0
     for images in (target.clone(), (target + 0.01).clone()):
-        distance = spectrum_distance(images.requires_grad_(), target, torch.clone)
+        distance = texture.spectrum_distance(images.requires_grad_(), target, torch.clone)
         distance.backward()
         assert distance.isfinite() and images.grad is not None and images.grad.isfinite().all()
 
@@ -335,7 +328,7 @@ def test_a_white_patch_of_the_teacher_has_a_distance_and_a_gradient() -> None:
 def test_the_spectrum_of_a_textured_patch_counts_more_and_processes_share_its_weight() -> None:
     target = noise(2, 3, 64, 64).mul(torch.tensor([0.02, 0.2]).view(2, 1, 1, 1))
     first, second = (torch.cat([target[:n], 0.5 * target[n : n + 1], target[n + 1 :]]) for n in (0, 1))
-    apart = [spectrum_distance(images, target, torch.clone).item() for images in (first, second)]
+    apart = [texture.spectrum_distance(images, target, torch.clone).item() for images in (first, second)]
     assert apart[1] == pytest.approx(10 * apart[0], rel=0.2)
     whole = list[Tensor]()
 
@@ -343,11 +336,11 @@ def test_the_spectrum_of_a_textured_patch_counts_more_and_processes_share_its_we
         whole.append(values)
         return values
 
-    spectrum_distance(second, target, keep)
+    texture.spectrum_distance(second, target, keep)
     halves = []
     for n in (0, 1):
         values = iter(whole)
-        halves.append(spectrum_distance(second[n : n + 1], target[n : n + 1], lambda _: next(values)).item())  # noqa: B023
+        halves.append(texture.spectrum_distance(second[n : n + 1], target[n : n + 1], lambda _: next(values)).item())  # noqa: B023
     assert sum(halves) / 2 == pytest.approx(apart[1], rel=1e-4)
 
 
@@ -355,9 +348,9 @@ def test_agreement_is_the_share_of_what_two_images_have_in_common() -> None:
     """Where an image is the other and as much noise of its own, half of its power is common to both."""
     common, own = noise(16, 3, 64, 64), noise(16, 3, 64, 64, seed=1)
     for images, share in ((common, 1.0), (common + own, 0.5), (own, 0.0), (-common, 0.0)):
-        assert block_agreement(images, common).mean().item() == pytest.approx(share, abs=0.03)
+        assert texture.block_agreement(images, common).mean().item() == pytest.approx(share, abs=0.03)
     # By the ratio of both distances: the spectrum of twice the power is 3.01 dB away in each ring.
-    apart = spectrum_distance(common + own, common, torch.clone).item()
+    apart = texture.spectrum_distance(common + own, common, torch.clone).item()
     assert apart == pytest.approx(0.5 * 0.301, rel=0.1)
 
 
@@ -367,8 +360,8 @@ def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
     restless, sharper = target.clone(), target.clone()
     restless[..., :8] += 0.01 * noise(1, 3, 32, 8, seed=1)
     sharper[..., 8:] *= 2
-    own, *others = map(block_deviations, (target, restless, sharper, torch.full_like(target, 0.5)))
-    excess = [restlessness(other, own).item() for other in (own, *others)]
+    own, *others = map(texture.block_deviations, (target, restless, sharper, torch.full_like(target, 0.5)))
+    excess = [texture.restlessness(other, own).item() for other in (own, *others)]
     spread = restless[..., :8].unfold(2, 8, 8).var((1, 3, 4), correction=0).sqrt().mean().item()
     assert excess == pytest.approx([0, spread, 0, 0], rel=0.1)
 
