@@ -72,8 +72,8 @@ def below_bicubic(
     better = "the untouched input" if scale == 1 else "enlarging without a network"
     return (
         f"{name} is BELOW {without_network(scale).upper()}, {', '.join(figures)}: {better} is better. Train for more "
-        "steps (--steps), at a rate that suits them (docs/use/recipes.md), on some hundred photos, with a teacher that "
-        "srkd inspect --check finds good"
+        "steps (--steps), at a rate that suits them (docs/use/recipes.md), on some hundred photos"
+        + (", with a teacher that srkd inspect --check finds good" if goal == "original" else "")
     )
 
 

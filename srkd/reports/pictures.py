@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from PIL import Image
 
+from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.degradation.chain import Degradation
@@ -51,8 +52,9 @@ class Crop:
     side: int
     compared: tuple[str, str]
     apart_db: float | None
+    goal: Goal
     psnr_y: Mapping[str, float | None]
-    """Y-PSNR in dB between each network's crop and the original."""
+    """Y-PSNR in dB of each network's crop to the goal's."""
     pictures: Mapping[str, bytes]
     """Lossless WebP pictures by name; the last is the original."""
     difference: bytes
@@ -127,7 +129,8 @@ def make_pictures(
     if not photos:
         raise SrkdError("no photo is large enough to compare the networks on: give others with --data")
     compared = ("student", "teacher" if teacher is not None else "original")
-    crops = [_crop(window, compared) for window in _most_different(photos, compared, most)]
+    goal: Goal = "teacher" if teacher is not None and student.metadata.get("srkd.goal") == "teacher" else "original"
+    crops = [_crop(window, compared, goal) for window in _most_different(photos, compared, most)]
     large = [photo for photo in photos if min(photo.images["student"].shape[-2:]) >= MIN_SPECTRUM_SIDE + 2 * scale]
     to_teacher = _to_teacher(large, scale) if teacher is not None and large else {}
     return Pictures(tuple(crops), to_teacher, len(large), None if degradation is None else degradation.label)
@@ -188,7 +191,7 @@ def _most_different(photos: Sequence[_Photo], compared: tuple[str, str], count: 
     return chosen
 
 
-def _crop(window: _Window, compared: tuple[str, str]) -> Crop:
+def _crop(window: _Window, compared: tuple[str, str], goal: Goal) -> Crop:
     rows, columns = (slice(at, at + window.side) for at in (window.top, window.left))
     images = {name: image[..., rows, columns] for name, image in window.photo.images.items()}
     planes = {name: luma_of(image) for name, image in images.items()}
@@ -200,7 +203,8 @@ def _crop(window: _Window, compared: tuple[str, str]) -> Crop:
         side=window.side,
         compared=compared,
         apart_db=_psnr(a, b),
-        psnr_y={name: _psnr(plane, planes["original"]) for name, plane in planes.items() if name != "original"},
+        goal=goal,
+        psnr_y={name: _psnr(plane, planes[goal]) for name, plane in planes.items() if name not in (goal, "original")},
         pictures={name: _webp(image) for name, image in images.items()},
         difference=_map((a - b).abs()[0, 0]),
     )

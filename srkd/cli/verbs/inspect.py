@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import UsageError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 OWN_KEYS = ("srkd.spec", "srkd.cost", LICENCE)
 """Metadata keys that are shown as facts of the network."""
+MOST_SHOWN = 200  # characters of another key; --json has all
 
 
 def rows(inspection: Inspection) -> Sequence[object]:
@@ -64,7 +66,7 @@ def command(console: Console, inspection: Inspection) -> None:
         *quantised,
         (f"MACs at {inspection.lr_size}", _format_count(inspection.macs)),
         ("MAC+", _format_count(inspection.macs_plus)),
-        *((key, value) for key, value in inspection.metadata.items() if key not in hidden),
+        *((key, shorten(value, MOST_SHOWN)) for key, value in inspection.metadata.items() if key not in hidden),
     ]
     console.facts(rows)
     for item in inspection.assumed:

@@ -27,7 +27,7 @@ function startComparator(comparator) {
     stage.querySelector(".name.right").textContent = sides.right.value;
     const score = (image) => image.closest("figure").querySelector("figcaption").textContent;
     comparator.querySelector(".scores").textContent =
-      `Left ${score(left)}, right ${score(right)}: Y-PSNR of this crop to the original.`;
+      `Left ${score(left)}, right ${score(right)}: Y-PSNR of this crop to the ${comparator.dataset.goal}.`;
     slider.setAttribute("aria-label", `Divider: ${sides.left.value} left of it, ${sides.right.value} right of it`);
     move();
   }
