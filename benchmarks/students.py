@@ -227,7 +227,7 @@ ALL = {
             looked_at=(
                 "Under strong noise thin dark bars have a ragged outline; the teacher draws them straight.",
                 "Stripes, petals and fences that are soft in the input stay softer than in the teacher's image.",
-                "Strong edges keep faint stairs; the dots along them that an earlier one had are gone, even at strength 1.",
+                "Strong edges keep faint stairs; the dots along them of an earlier one are gone, even at strength 1.",
                 "The ×2 students of the same minutes are much nearer to their teachers.",
             ),
         ),
