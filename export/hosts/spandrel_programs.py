@@ -28,7 +28,7 @@ from export.writing.exporting import FileReport, HostFolder
 BOUNDS = Bounds(max_abs=1e-4, as_images=True)
 """spandrel's own call clips images to [0,1]."""
 NOT_LOADED = "spandrel is not installed, so the file was not loaded: pip install --no-deps spandrel einops"
-INSTEAD = "a student of --student compact-s (PReLU) runs there"
+INSTEAD = "--student compact-s runs there"
 
 
 def write(job: HostJob) -> HostFolder:

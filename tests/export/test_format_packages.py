@@ -88,9 +88,9 @@ def test_a_format_and_a_host_of_other_packages_do_all_that_srkds_own_do(tmp_path
 def test_a_format_inside_touches_its_files_and_the_tables() -> None:
     """With its test and its rows in pyproject.toml and docs, it touches five files besides its two modules.
 
-    The module of a program (export/hosts) names the format that the program reads.
+    The module of a program (export/hosts) names the format that the program reads, runtime_choice the runtime it tries.
     """
-    tables = {"compressor/runtimes/table.py", "export/formats/table.py"}
+    tables = {"compressor/runtimes/table.py", "export/formats/table.py", "compressor/inference/runtime_choice.py"}
     owned = {
         name: {
             f"compressor/runtimes/{name}_runtime.py",
