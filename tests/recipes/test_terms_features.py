@@ -45,17 +45,17 @@ def test_a_position_of_zeros_has_the_official_value_and_a_finite_gradient() -> N
 @pytest.mark.parametrize("rows", [1, 4, 18, 35])
 def test_rows_at_a_time_equal_the_formula_as_it_is_written(rows: int) -> None:
     student, teacher = noise(3, 6, 5, 7), noise(3, 9, 5, 7, seed=1)
-    size = rows * 4 * 35
     upstream = torch.tensor([1.0, 3.0, -2.0])
 
     def chunked(s: Tensor) -> Tensor:
-        return affinity_l1(s, teacher, block_bytes=size) * upstream
+        return affinity_l1(s, teacher, block_bytes=rows * 4 * 35) * upstream
 
     def plain(s: Tensor) -> Tensor:
         return (affinity(s) - affinity(teacher)).abs().mean((1, 2)) * upstream
 
     assert torch.allclose(chunked(student), plain(student), rtol=1e-6, atol=1e-7)
     assert close(gradient_of(chunked, student), gradient_of(plain, student), 1e-6)
+    assert not affinity_l1(student, teacher.requires_grad_()).requires_grad, "the teacher learns nothing"
 
 
 def test_affinity_sees_directions_only() -> None:
