@@ -34,6 +34,7 @@ from compressor.base.machine import machine_facts
 from compressor.base.metadata import srkd_keys
 from compressor.degradation.chain import read_degradation
 from compressor.images.files import read_rgb_u8
+from compressor.images.protocol import Protocol
 from compressor.images.resize import mod_crop
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
@@ -368,14 +369,15 @@ def ship(student: Student, options: argparse.Namespace) -> None:
     result = json.loads((run / RUN_FOLDER_FACTS).read_bytes())["result"]
     for end in (FAITHFUL, TEXTURED):
         loaded = load_checkpoint(run / end)
-        header = {**srkd_keys(loaded.header), LICENCE: LICENCES[student.teacher]}
+        origin = {LICENCE: LICENCES[student.teacher], "srkd.teacher": published_name(student.teacher)}
+        header = srkd_keys(loaded.header) | origin
         save_network(loaded.network, folder / end, metadata=header, dtype=student.dtype)
     spec, size = parse_student(student.student), (256, 256)
     counted, of_teacher = cost(spec, size), srkd.cost(options.checkpoints / student.teacher, size)
     commands = commands_of(student, Path(), Path("images"), Path("runs", student.name))
     shipped = ShippedStudent(
         name=student.name,
-        teacher=Path(student.teacher).stem.removesuffix("_rezipped"),
+        teacher=published_name(student.teacher),
         student=student.student,
         scale=spec.scale,
         params=counted.params,
@@ -389,6 +391,10 @@ def ship(student: Student, options: argparse.Namespace) -> None:
         machine=str(machine_facts()["cpu"]),
     )
     write_facts(shipped)
+
+
+def published_name(file: str) -> str:
+    return Path(file).stem.removesuffix("_rezipped")
 
 
 def write_facts(shipped: ShippedStudent, tables: Sequence[Table] = ()) -> None:
@@ -500,8 +506,14 @@ def note_figures(name: str, table: Table) -> None:
     """Write the figures on degraded Set14 into the facts of a student, and all into its card."""
     figures = {row["images"]: row for row in table.rows if row["set"] == "Set14, degraded"}
     own, lanczos = figures[name], figures["Lanczos"]
+    before = shipped_student(name)
+    scores = {"validation_psnr_y_teacher": own["psnr"], "bicubic_psnr_y_teacher": figures["bicubic"]["psnr"]}
     facts = replace(
-        shipped_student(name),
+        before,
+        header={
+            "srkd.protocol": f"{Protocol(border=before.scale, degradation=ALL[name].degrade)},images=Set14",
+            "srkd.scores": json.dumps({key: round(float(psnr or 0), 4) for key, psnr in scores.items()}),
+        },
         psnr_y_teacher=round(float(own["psnr"] or 0), 2),
         lanczos_psnr_y_teacher=round(float(lanczos["psnr"] or 0), 2),
         sharpness=round(float(own["sharpness"] or 0), 3),

@@ -7,7 +7,8 @@ model card, README.md, and its facts, facts.json; students/LICENSES.md the licen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 
@@ -46,6 +47,8 @@ class ShippedStudent:
     lanczos_psnr_y_teacher: float | None = None
     sharpness: float | None = None
     """Its sharpness there, relative to the teacher's."""
+    header: Mapping[str, str] = field(default_factory=dict)
+    """The keys of its file that its ends do not have: its scores, and by which protocol."""
 
 
 def shipped_names() -> tuple[str, ...]:

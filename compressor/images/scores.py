@@ -23,6 +23,11 @@ def both_goals(goal: Goal) -> tuple[Goal, Goal]:
     return ("original", "teacher") if goal == "original" else ("teacher", "original")
 
 
+def goal_of(header: Mapping[str, str]) -> Goal:
+    """What the student of a file with this header learned, and is judged by; any other file: the originals."""
+    return "teacher" if header.get("srkd.goal") == "teacher" else "original"
+
+
 def set_mean(figures: Sequence[float]) -> float:
     """The mean of the figures that there are (others are NaN); beside others, equal images count as `EQUAL_DB`."""
     known = [figure for figure in figures if not math.isnan(figure)]

@@ -209,12 +209,6 @@ def _made_with(job: Job, encoding: Encoding, runtime: Runtime, settings: Upscale
     }
 
 
-def _is_as_before(name: str, before: Any, now: Any) -> bool:
-    if name != "model":
-        return bool(before == now)
-    return np.allclose(before, now, rtol=0, atol=PROBE_TOLERANCE)
-
-
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Create the folder and hold it: one process at a time fills it. Without a whole segment it does not stay."""
@@ -239,7 +233,9 @@ def _whole_segments(folder: Path, made_with: dict[str, Any]) -> list[_Segment]:
         write_text(folder / STATE, json.dumps(made_with))
         return segments
     before = _read_json(folder / STATE)
-    different = [name for name, value in made_with.items() if not _is_as_before(name, before.get(name), value)]
+    different = [name for name, value in made_with.items() if name != "model" and before.get(name) != value]
+    if not np.allclose(before["model"], made_with["model"], rtol=0, atol=PROBE_TOLERANCE):
+        different.append("model")
     if different:
         raise SrkdError(
             f"{folder} holds segments of an earlier call with another {' and '.join(different)}: delete "

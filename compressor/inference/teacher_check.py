@@ -224,10 +224,6 @@ def _best_alternative(
 
 
 def format_options(settings: Mapping[str, Any]) -> str:
-    return " ".join(f"--arch-option {name}={_format_value(value)}" for name, value in settings.items())
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "/".join(f"{number:g}" for number in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    parts = {name: value if isinstance(value, tuple) else (value,) for name, value in settings.items()}
+    texts = {name: [f"{part:g}" if isinstance(part, float) else str(part) for part in parts[name]] for name in parts}
+    return " ".join(f"--arch-option {name}={'/'.join(text)}" for name, text in texts.items())

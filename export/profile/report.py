@@ -15,7 +15,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import available_memory, integer_products, torch_threads
 from compressor.images.protocol import Protocol
-from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic, without_network
+from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic, goal_of, without_network
 from compressor.images.sets import embedded_pairs, line_about_inputs
 from compressor.inference.open import SOURCE
 from compressor.models.networks.base import Descriptor
@@ -456,8 +456,7 @@ def _note_below_bicubic(quality: Sequence[QualityRow], headers: Mapping[str, Map
     lines = []
     for row in quality:
         plain, header = bicubic.get(row.scale, Scores()), headers.get(row.model, {})
-        goal: Goal = "teacher" if header.get("srkd.goal") == "teacher" else "original"
-        line = below_bicubic(row.model, {ALL_IMAGES: (row.scores, plain)}, goal, row.scale)
+        line = below_bicubic(row.model, {ALL_IMAGES: (row.scores, plain)}, goal_of(header), row.scale)
         if line is not None and "srkd.recipe" not in header:
             line = (
                 f"{row.model} is farther from the originals than {without_network(row.scale)}, {row.psnr_y:.2f} dB "

@@ -18,8 +18,9 @@ from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
 from compressor.base.files import read_text, write_text
 from compressor.degradation.chain import Degradation
-from compressor.images.scores import GOAL_WORDS, both_goals, without_network
+from compressor.images.scores import GOAL_WORDS, both_goals, goal_of, without_network
 from compressor.models.checkpoints.licence import commercial_warning, hub_licence
+from compressor.models.checkpoints.save import STRENGTH
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
 from export.formats.templates import render
@@ -75,7 +76,7 @@ def may_write(path: Path) -> bool:
 def card_text(network: Network, facts: CardFacts, record: Mapping[str, Any] | None = None) -> str:
     """Return the card of a network; `record` holds the files that it lists, as `write_record` returns them."""
     spec, metadata = network.spec, facts.metadata
-    goals = both_goals("teacher" if metadata.get("srkd.goal") == "teacher" else "original")
+    goals = both_goals(goal_of(metadata))
     scores = _scores(facts, spec.scale)
     shape = [spec.arch, *(f"{key} {getattr(spec, key)}" for key in ("width", "depth") if hasattr(spec, key))]
     return render(
@@ -90,6 +91,7 @@ def card_text(network: Network, facts: CardFacts, record: Mapping[str, Any] | No
         channels=network.descriptor.channels,
         warning=commercial_warning(facts.licence),
         recipe=metadata.get("srkd.recipe"),
+        strength=metadata.get(STRENGTH),
         degradation=Degradation.of_header(metadata),
         protocol=metadata.get("srkd.protocol", UNKNOWN),
         goal=goals[0],
@@ -138,10 +140,10 @@ def _head(
     ]
     if metrics:
         names = facts.validation
-        images = ", ".join(names) if 0 < len(names) <= 6 else f"{len(names) or 'some'} images"
+        images = f" ({', '.join(names) if len(names) <= 6 else f'{len(names)} images'})" if names else ""
         result = {
             "task": {"type": "image-to-image", "name": f"{does.capitalize()} x{spec.scale}"},
-            "dataset": {"type": "validation", "name": f"validation images of the run ({images})"},
+            "dataset": {"type": "validation", "name": f"validation images{images}"},
             "metrics": metrics,
         }
         head["model-index"] = [{"name": facts.name, "results": [result]}]

@@ -14,13 +14,12 @@ from typing import Literal
 
 import torch
 
-from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, TookTooLong, is_out_of_memory
 from compressor.base.files import atomic_files, require_writable_folder
 from compressor.base.metadata import srkd_keys
 from compressor.degradation.names import METADATA as DEGRADATION
-from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic, without_network
+from compressor.images.scores import ALL_IMAGES, Scores, below_bicubic, goal_of, without_network
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import read_licence
 from compressor.models.checkpoints.save import STRENGTH, metadata_of
@@ -39,7 +38,7 @@ from export.proof.quality import QualityDrop, QualityPhotos
 from export.proof.speed import Int8Speed, compare_speed
 from export.proof.verify import Parity, Proof, require_finite_outputs, verify
 
-INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", "srkd.goal", DEGRADATION, STRENGTH)
+INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", "srkd.goal", "srkd.teacher", DEGRADATION, STRENGTH)
 """Metadata keys that are copied to exported files, as they describe the weights."""
 
 ExportVerdict = Literal["passed", "unproved", "failed", "unavailable"]
@@ -58,13 +57,14 @@ class Source:
     """The name of the run, whose folder tells what the file's stem, `student`, does not."""
 
     @property
-    def model(self) -> str:
-        """The name that tells the model to people: that of its run or its file, without a scale.
+    def name(self) -> str:
+        """The name that tells the model to people: that of its run or its file."""
+        return self.folder_name or self.stem
 
-        Programs read the scale in a name, so there must be no other one in it than the network's.
-        """
-        name = self.stem if self.folder_name is None else self.folder_name
-        name = re.sub(r"(?i)(?<![a-z0-9])(x\d+|\d+x)(?![a-z0-9])", "", re.sub(r"[^\w.-]+", "-", name))
+    @property
+    def model(self) -> str:
+        """That name for programs, which read the scale in it: so there is no other one in it than the network's."""
+        name = re.sub(r"(?i)(?<![a-z0-9])(x\d+|\d+x)(?![a-z0-9])", "", re.sub(r"[^\w.-]+", "-", self.name))
         name = re.sub(r"(?i)(\d)x(?=\d)", r"\1by", name)  # in "24x8" Upscayl finds an "x8"
         name = re.sub(r"(?i)x(\d)|(\d)x", r"\1\2", name)  # and in "animex2" an "x2"
         return re.sub(r"[-_.]{2,}", "-", name).strip("-_.") or "student"
@@ -196,7 +196,7 @@ def export_model(
 
 def warning_about(source: Source, scale: int) -> str | None:
     """A warning if the scores in the header, by its goal, are below bicubic, at scale 1 the input; else None."""
-    goal: Goal = "teacher" if source.header.get("srkd.goal") == "teacher" else "original"
+    goal = goal_of(source.header)
     key = "psnr_y_teacher" if goal == "teacher" else "psnr_y"
     try:
         scores = json.loads(source.header.get("srkd.scores", "{}"))

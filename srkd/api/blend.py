@@ -9,8 +9,7 @@ from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.inference.open import model_file
 from compressor.models.networks.base import Network
-from compressor.models.students.blend import blend as blend_networks
-from compressor.models.students.blend import ends_of, write_blend
+from compressor.models.students import blend as blends
 from srkd.options.models import open_network, path_of_model
 from srkd.options.shared import ModelOrPath
 from srkd.options.values import as_tuple
@@ -32,18 +31,18 @@ def blend(faithful: ModelOrPath, textured: ModelOrPath, strength: float) -> Netw
     >>> srkd.blend("runs/small", "runs/small/checkpoints/best.safetensors", 0.6)
     """
     ends = [open_network(end).require_network("weights") for end in (faithful, textured)]
-    return blend_networks(ends[0], ends[1], strength)
+    return blends.blend(ends[0], ends[1], strength)
 
 
 def run_blend(options: BlendOptions, context: Context) -> BlendedFile:
     """Write the network of a strength between the two ends of a run, or between two files."""
     paths = tuple(path_of_model(model) for model in as_tuple(options.models))
     if len(paths) == 1:
-        paths = ends_of(model_file(paths[0]))
+        paths = blends.ends_of(model_file(paths[0]))
     if len(paths) != 2:
         raise UsageError("a blend is of a run of perceptual, or of two files: srkd blend FAITHFUL TEXTURED")
-    out = Path(options.out or "")
+    out = Path(options.out)
     if out.suffix != ".safetensors":
         raise UsageError(f"-o {out}: a blend is a .safetensors file; srkd export RUN --strength makes others")
-    write_blend((paths[0], paths[1]), options.strength, out)
+    blends.write_blend((paths[0], paths[1]), options.strength, out)
     return BlendedFile(out, options.strength)

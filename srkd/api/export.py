@@ -13,6 +13,7 @@ from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
 from compressor.base.hub import repository_of
+from compressor.images.scores import goal_of
 from compressor.inference.open import resolve_checkpoint
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, weights_file
 from compressor.models.checkpoints.load import load_checkpoint
@@ -144,7 +145,7 @@ def _int8_teacher(
     source: Source, note: Note, run_folder: Path | None, *, trust_code: bool
 ) -> Callable[[], Teacher] | None:
     """The teacher whose images int8 is compared with; None: the originals, also if its file is not at hand."""
-    if source.path is None or source.header.get("srkd.goal") != "teacher":
+    if source.path is None or goal_of(source.header) != "teacher":
         return None
     run = find_run_teacher(run_folder or source.path.parent, note)
     if run is None:
@@ -155,7 +156,7 @@ def _int8_teacher(
 
 def _card_facts(source: Source, note: Note) -> CardFacts:
     """The facts of a model card, from the checkpoint's header and its run folder."""
-    facts = CardFacts(source.model, source.header, source.sha256, source.licence)
+    facts = CardFacts(source.name, source.header, source.sha256, source.licence, source.header.get("srkd.teacher"))
     try:
         run = None if source.path is None else find_run_of(source.path.parent, source.sha256)
     except SrkdError as error:
@@ -166,7 +167,6 @@ def _card_facts(source: Source, note: Note) -> CardFacts:
     teacher, result = run.teacher, run.result
     return replace(
         facts,
-        teacher=None if teacher is None else teacher.path.name,
         base_model=None if teacher is None else repository_of(teacher.path),
         teacher_psnr_y=None if result.teacher is None else result.teacher.psnr_y,
         teacher_params=None if result.teacher is None or result.teacher.cost is None else result.teacher.cost.params,

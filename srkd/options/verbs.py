@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -228,7 +229,7 @@ class BlendOptions(Options):
     _: KW_ONLY
     strength: float
     """0: faithful, 1: textured; from -0.5 to 1.5."""
-    out: Annotated[PathOption, Option(flags=("-o", "--out"))]
+    out: Annotated[str | Path, Option(flags=("-o", "--out"))]
     """File to write."""
 
 

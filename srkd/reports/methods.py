@@ -53,7 +53,8 @@ class Trained:
         preset = file.preset.model_dump(mode="json")
         kept |= {name: preset[name] for name in ("schedule", "weights")}
         kept["options"] = {rule["name"]: rule["options"] for rule in preset["methods"]}
-        return {key: _as_text(value) for key, value in leaves("", kept)}
+        texts = ((key, "none" if value is None else value) for key, value in leaves("", kept))
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in texts}
 
     @property
     def labels(self) -> dict[str, str]:
@@ -171,7 +172,3 @@ def named_value(key: str, value: str) -> str:
     if key == "recipe":
         return value
     return f"{re.sub(r'^(student|schedule|start|options[.][^.]+)[.]', '', key)}={short(value)}"
-
-
-def _as_text(value: object) -> str:
-    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

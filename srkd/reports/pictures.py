@@ -18,7 +18,7 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.looks import MIN_SPECTRUM_SIDE
 from compressor.images.metrics import finite_or_none, luma_of, psnr, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
-from compressor.images.scores import EQUAL_DB, LANCZOS
+from compressor.images.scores import EQUAL_DB, LANCZOS, goal_of
 from compressor.images.sets import ImagePair
 from compressor.inference.evaluated_images import read_stored_lr
 from compressor.inference.metric_table import METRICS
@@ -129,7 +129,7 @@ def make_pictures(
     if not photos:
         raise SrkdError("no photo is large enough to compare the networks on: give others with --data")
     compared = ("student", "teacher" if teacher is not None else "original")
-    goal: Goal = "teacher" if teacher is not None and student.metadata.get("srkd.goal") == "teacher" else "original"
+    goal: Goal = goal_of(student.metadata) if teacher is not None else "original"
     crops = [_crop(window, compared, goal) for window in _most_different(photos, compared, most)]
     large = [photo for photo in photos if min(photo.images["student"].shape[-2:]) >= MIN_SPECTRUM_SIDE + 2 * scale]
     to_teacher = _to_teacher(large, scale) if teacher is not None and large else {}

@@ -323,11 +323,12 @@ class TrainingRun:
         panels = {caption: middle_of(picture)[0] for caption, picture in pictures.items()}
         write_sheet(panels, self.folder.path / SHEET)
         source = None if run.teacher is None else run.teacher.origin
-        recipe, sha256 = spec.recipe, "" if source is None else source.sha256
-        if spec.distilled is not None:
-            first = spec.distilled
-            recipe, sha256 = f"{first.recipe}, then {recipe}", "" if first.teacher is None else first.teacher.sha256
-        origin = {"srkd.recipe": recipe, "srkd.source_sha256": sha256}
+        recipe, taught_by = spec.recipe, None if source is None else (source.path, source.sha256)
+        if (first := spec.distilled) is not None:
+            recipe = f"{first.recipe}, then {recipe}"
+            taught_by = None if first.teacher is None else (first.teacher.path, first.teacher.sha256)
+        origin = {"srkd.recipe": recipe, "srkd.source_sha256": taught_by[1] if taught_by else ""}
+        origin |= {"srkd.teacher": taught_by[0].name} if taught_by else {}
         licence = None if source is None else licence_of(source.path)
         if licence is not None:
             origin[LICENCE] = licence

@@ -21,7 +21,7 @@ STRENGTH = "srkd.strength"
 """Key of the strength of a student between its faithful and its textured end."""
 METADATA_KEYS = frozenset([
     "srkd.format", "srkd.spec", "srkd.scale", "srkd.range", "srkd.recipe", "srkd.source_sha256", "srkd.protocol",
-    "srkd.scores", "srkd.goal", DEGRADATION, LICENCE, QUANT, STRENGTH,
+    "srkd.scores", "srkd.goal", "srkd.teacher", DEGRADATION, LICENCE, QUANT, STRENGTH,
 ])  # fmt: skip
 DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 

@@ -98,9 +98,9 @@ def load_blend(
     return replace(faithful, network=network, header={**header, STRENGTH: f"{strength:g}"})
 
 
-def write_blend(ends: tuple[Path, Path], strength: float, out: Path) -> None:
+def write_blend(ends: tuple[Path, Path], strength: float, out: Path, more: Mapping[str, str] | None = None) -> None:
     loaded = load_blend(ends, strength)
-    save_network(loaded.network, out, metadata=srkd_keys(loaded.header))
+    save_network(loaded.network, out, metadata={**srkd_keys(loaded.header), **(more or {})})
 
 
 @torch.no_grad()

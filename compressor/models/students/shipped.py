@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressor.assets.shipped import STUDENTS, shipped_student
+from compressor.assets.shipped import FACTS, STUDENTS, shipped_student
 from compressor.base.cache_folder import default_folder
 from compressor.base.files import file_sha256
 from compressor.base.metadata import srkd_keys
@@ -17,13 +17,12 @@ from compressor.models.students.blend import write_blend
 def unpack_student(name: str) -> Path:
     """Return the folder of a student in srkd's cache, which is as a run leaves it; it is written unless it is there."""
     shipped = shipped_student(name)
-    stored = [STUDENTS / name / end for end in (FAITHFUL, TEXTURED)]
-    contents = "-".join(file_sha256(file)[:8] for file in stored)
-    folder = default_folder() / "students" / f"{contents}-{shipped.strength:g}" / name
+    contents = "-".join(file_sha256(STUDENTS / name / file)[:8] for file in (FAITHFUL, TEXTURED, FACTS))
+    folder = default_folder() / "students" / contents / name
     weights = folder / RUN_FOLDER_WEIGHTS
     if not weights.is_file():
-        for file in stored:
-            loaded = load_checkpoint(file)
-            save_network(loaded.network, folder / file.name, metadata=srkd_keys(loaded.header))
-        write_blend((folder / FAITHFUL, folder / TEXTURED), shipped.strength, weights)
+        for end in (FAITHFUL, TEXTURED):
+            loaded = load_checkpoint(STUDENTS / name / end)
+            save_network(loaded.network, folder / end, metadata=srkd_keys(loaded.header))
+        write_blend((folder / FAITHFUL, folder / TEXTURED), shipped.strength, weights, shipped.header)
     return folder
