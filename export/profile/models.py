@@ -146,7 +146,7 @@ class _Start:
         settings.require_memory(model.descriptor)  # before the slow exports
         # Some converters do not take channels-last weights, which torch uses.
         network = whole.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        source = Source(label, file_sha256(file))
+        source = Source(label, file_sha256(file), whole.metadata)
         runtimes = settings.selected_runtimes
         for name in ("torch", *runtimes) if is_teacher and "torch" not in runtimes else runtimes:
             try:

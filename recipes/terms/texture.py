@@ -3,14 +3,14 @@
     spectrum    Σ_b v_b·mean_k γ_k²·|log10((P_S,bk + ε_b)/(P_T,bk + ε_b))| / Σ_b v_b
     contrast    mean over blocks of 8×8 pixels of ρ²·|dev(S) - dev(T)|
     flat        mean over the calmest quarter of T_b's blocks of max(0, dev(S) - dev(T))
-    lattice     mean of max(0, l(S) - l(T))
+    lattice     mean of max(0, l(S) - l(T) - 1/2)
     γ_k = Σ_b Re mean(F_S·conj F_T) / √(Σ_b P_S,bk · Σ_b P_T,bk),   ρ = cov(S, T)/(dev(S)·dev(T))
 
 l is the deviation over the s² places within an LR pixel of a channel's fine detail, averaged over 3×3 LR pixels, in
-grey levels: what repeats from one LR pixel to the next, as dots do. P_bk is the power of patch b's luminance in ring k
-(compressor/images/looks.py), ε_b a thousandth of P_T,b's mean, v_b² its mean in the rings finer than 8 pixels. The
-coherence γ and the correlation ρ, without gradient and at least 0, ask for texture only where the student knows where
-it lies (docs/methods/perceptual.md).
+grey levels: what repeats from one LR pixel to the next, as dots do; rounding hides half a level. P_bk is the power of
+patch b's luminance in ring k (compressor/images/looks.py), ε_b a thousandth of P_T,b's mean, v_b² its mean in the rings
+finer than 8 pixels. The coherence γ and the correlation ρ, without gradient and at least 0, ask for texture only where
+the student knows where it lies (docs/methods/perceptual.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FINE_RINGS = 4
 SMALLEST_SQUARE = 1e-6
 """Of a square whose root or logarithm is taken, as that has no gradient at zero."""
 BLOCK_SIDE, CALMEST = 8, 0.25
-FINE_SIDE, REPEATS, SMALLEST_DOT = 5, 3, 1e-8
+FINE_SIDE, REPEATS, SMALLEST_DOT, HIDDEN = 5, 3, 1e-8, 0.5
 
 
 def spectrum_distance(
@@ -88,7 +88,7 @@ def restlessness(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 def lattice_excess(images: torch.Tensor, target: torch.Tensor, scale: int) -> torch.Tensor:
     """Return by how much more the images' detail repeats from LR pixel to LR pixel than the target's."""
     student, teacher = (lattice(widen(side), scale) for side in (images, target))
-    return F.relu(student - teacher).mean()
+    return F.relu(student - teacher - HIDDEN).mean()
 
 
 def lattice(images: torch.Tensor, scale: int) -> torch.Tensor:
