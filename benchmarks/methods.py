@@ -254,7 +254,7 @@ def table_of(contenders: Sequence[Contender], scores: Scores, budget: Budget, sh
         entries.append(entry)
     entries.sort(key=lambda entry: -float(entry.get("mean") or -9))
     columns = [
-        Column("row", ""), Column("control", "beside"), Column("gain", "gain, dB"), Column("p", "p", ".3f"),
+        Column("row", ""), Column("control", "beside"), Column("gain", "gain, dB"), Column("p", "p", ".2g"),
         Column("verdict", "verdict"), Column("steps", "steps", ",d"), Column("rate", "rate", "g"),
         Column("time", "time", ".2f"), *(Column(name, name) for name in budget.sets), Column("published", "published"),
     ]  # fmt: skip

@@ -59,6 +59,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     for strength in as_tuple(options.strength):
         file = folder / f"{student.stem}-strength-{strength:g}.safetensors"
         write_blend(ends, strength, file)
+        context.note(f"{file}: the student of strength {strength:g}, which the other files are made of")
         one = replace(options, model=file, out=folder, strength=None)
         exports.append(decide(one, context.note, run=student.parent))
     names = ", ".join(export.source.model for export in exports)
