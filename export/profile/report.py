@@ -457,7 +457,10 @@ def _note_below_bicubic(quality: Sequence[QualityRow], headers: Mapping[str, Map
     for row in quality:
         plain, header = bicubic.get(row.scale, Scores()), headers.get(row.model, {})
         line = below_bicubic(row.model, {ALL_IMAGES: (row.scores, plain)}, goal_of(header), row.scale)
-        if line is not None and "srkd.recipe" not in header:
+        if goal_of(header) == "teacher" and row.psnr_y_teacher is None:
+            teacher = header.get("srkd.teacher", "its teacher")
+            line = f"{row.model} learned the images of {teacher}, and is judged by its distance to them: give --teacher"
+        elif line is not None and "srkd.recipe" not in header:
             line = (
                 f"{row.model} is farther from the originals than {without_network(row.scale)}, {row.psnr_y:.2f} dB "
                 f"against {plain.psnr_y:.2f} dB: a network that is trained for looks may be, and srkd inspect --check "

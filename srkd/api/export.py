@@ -168,6 +168,7 @@ def _card_facts(source: Source, note: Note) -> CardFacts:
     teacher, result = run.teacher, run.result
     return replace(
         facts,
+        teacher=facts.teacher or (None if teacher is None else teacher.path.name),
         base_model=None if teacher is None else repository_of(teacher.path),
         teacher_psnr_y=None if result.teacher is None else result.teacher.psnr_y,
         teacher_params=None if result.teacher is None or result.teacher.cost is None else result.teacher.cost.params,

@@ -153,7 +153,7 @@ def absolute_input(value: Any) -> Any:
     """Return a path, or each of several once, as an absolute one; an object stays as it is."""
     if isinstance(value, tuple):
         return tuple(dict.fromkeys(map(absolute_input, value)))
-    return Path(value).resolve() if isinstance(value, (str, os.PathLike)) else value
+    return Path(value).absolute() if isinstance(value, (str, os.PathLike)) else value
 
 
 def read_model(value: object) -> Any:

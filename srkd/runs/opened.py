@@ -224,7 +224,7 @@ def teacher_entry(teacher: Teacher) -> TeacherFile | None:
     if origin is None:
         return None
     return TeacherFile(
-        path=origin.path.resolve(),
+        path=origin.path.absolute(),
         sha256=origin.sha256,
         kind=teacher.backend,
         options=dict(origin.options),

@@ -322,16 +322,13 @@ class TrainingRun:
             pictures["original"] = image.hr
         panels = {caption: middle_of(picture)[0] for caption, picture in pictures.items()}
         write_sheet(panels, self.folder.path / SHEET)
-        source = None if run.teacher is None else run.teacher.origin
-        recipe, taught_by = spec.recipe, None if source is None else (source.path, source.sha256)
+        recipe, teacher_file = spec.recipe, spec.teacher
         if (first := spec.distilled) is not None:
-            recipe = f"{first.recipe}, then {recipe}"
-            taught_by = None if first.teacher is None else (first.teacher.path, first.teacher.sha256)
-        origin = {"srkd.recipe": recipe, "srkd.source_sha256": taught_by[1] if taught_by else ""}
-        origin |= {"srkd.teacher": taught_by[0].name} if taught_by else {}
-        licence = None if source is None else licence_of(source.path)
-        if licence is not None:
-            origin[LICENCE] = licence
+            recipe, teacher_file = f"{first.recipe}, then {recipe}", first.teacher
+        origin = {"srkd.recipe": recipe, "srkd.source_sha256": ""}
+        if teacher_file is not None:
+            origin |= {"srkd.source_sha256": teacher_file.sha256, "srkd.teacher": teacher_file.path.name}
+            origin |= {LICENCE: teacher_file.licence} if teacher_file.licence else {}
         if run.data.train.degraded is not None:
             origin[DEGRADATION] = json.dumps(run.data.train.degraded.degradation.to_json())
         reference = run.validation.reference

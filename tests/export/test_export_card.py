@@ -32,10 +32,10 @@ FORBIDS = "CC-BY-NC-4.0"
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with an export, whose teacher's file states a licence that forbids commercial use."""
+    """A run with an export, whose teacher, a link as in a hub's cache, has a licence that forbids commercial use."""
     folder = tmp_path_factory.mktemp("card")
-    teacher = licensed(save_teacher(folder / "big.safetensors"), FORBIDS)
-    photos = save_photos(folder / "photos")
+    photos, teacher = save_photos(folder / "photos"), folder / "big.safetensors"
+    teacher.symlink_to(licensed(save_teacher(folder / "stored.safetensors"), FORBIDS))
     srkd.compress(teacher, recipe="inherit", data=photos, width=0.5, steps=2, settings=SMALL, out=folder / "run")
     srkd.export(folder / "run", formats="onnx")
     return folder / "run"
@@ -64,7 +64,7 @@ def test_the_card_is_what_hubs_read(small: Path) -> None:
     assert next(iter(values)).endswith("to the teacher"), "the teacher's weights are random"
     assert all(result["protocol"] in metric["name"] for metric in entry["metrics"])
     body = (small / "student.md").read_text().split("---\n", 2)[2]
-    assert "\n# run\n" in body, "the run's name"
+    assert "\n# run\n" in body and "big.safetensors" in body, "the names of the run and of its teacher"
     assert "forbids commercial use" in body and "student.onnx" in body and MARK in body
 
 

@@ -50,8 +50,7 @@ def test_export_and_profile_say_it_too(bad_run, capfd):
 
 
 def test_a_good_one_is_not():
-    plain = Scores(30.0)
-    assert all(below_bicubic("it", {"photos": (Scores(psnr), plain)}) is None for psnr in (30.0, 30.1, None))
+    assert all(below_bicubic("it", {"photos": (Scores(psnr), Scores(30.0))}) is None for psnr in (30.0, 30.1, None))
     rows = (QualityRow("bicubic", 2, 30.0, 0.0), QualityRow("good", 2, 31.0, 1.0), QualityRow("bad", 2, 29.0, -1.0))
     (line,) = _note_below_bicubic((*rows, QualityRow("exact", 2, None, None)), {"bad": {"srkd.recipe": "csd"}})
     assert line.startswith("bad is BELOW BICUBIC, 29.00 dB against 30.00 dB")
@@ -82,7 +81,8 @@ def test_a_network_that_was_not_trained_here_gets_no_advice_on_training():
     (line,) = _note_below_bicubic(rows, {"published": {}})
     assert "27.59 dB against 29.27 dB" in line and "trained for looks" in line
     assert "BELOW" not in line and "--steps" not in line and "is better" not in line
-    assert _note_below_bicubic(rows, {"published": {"srkd.recipe": "logits", "srkd.goal": "teacher"}}) == []
+    (line,) = _note_below_bicubic(rows, {"published": {"srkd.goal": "teacher", "srkd.teacher": "big.pth"}})
+    assert "learned the images of big.pth" in line and line.endswith("give --teacher")
 
 
 def test_scores_of_others_say_nothing():
