@@ -146,7 +146,7 @@ class Comparison:
         )
 
     def latex(self) -> str:
-        """The table by the goal of the runs, below its caption: protocol, images, settings, seeds and versions."""
+        """The table by the goal of the runs, below its caption: protocol, images, settings, verdicts, versions."""
         table, seeds = self.table(self.goal), sorted({seed for row in self.rows for seed in row.seeds})
         sets = (f"{name} ({images})" for name, images in self.sets.items())
         lines = (
@@ -154,6 +154,7 @@ class Comparison:
             f"images: {', '.join(sets)}",
             self.shared_line(),
             "gains on equal seeds: mean and standard deviation, and how many are above zero",
+            *self.lines(),
             self.software,
         )
         return table.latex(lines)

@@ -238,7 +238,7 @@ def test_latex(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
             sd = "" if figure.sd is None else rf" $\pm$ {figure.sd:.{digits}f}"
             assert row[index + 4] == (rf"\textbf{{{shown}}}" if is_best else shown) + sd
     caption = "\n".join(line for line in text.splitlines() if line.startswith("%"))
-    assert table.protocol in caption and "seeds 10, 11" in caption and srkd.__version__ in caption
+    assert all(each in caption for each in (table.protocol, "seeds 10, 11", table.lines()[0], srkd.__version__))
 
 
 def test_names_with_special_characters_are_latex(desk: Path) -> None:
