@@ -34,6 +34,7 @@ DEFAULT_LIMIT = 20_000_000_000
 
 SIZES = "sizes.json"
 """The bytes of each other file of an entry, by its name."""
+ENTRIES = ("frames", "images", "teacher")  # what else lies in the folder, such as models of the hub, stays
 
 SPARE_BYTES = 500_000_000
 """Free space left on the disk, in bytes."""
@@ -145,11 +146,12 @@ class CacheFolder:
 
     def free_space(self, size: int) -> bool:
         """Remove the least recently used entries until `size` more bytes fit; if they cannot, remove none: False."""
-        for folder in [path for path in self.path.glob("*.*-*") if path.is_dir()]:
-            if not is_locked(_lock_of(folder)):  # an unfinished entry of a killed process
+        found = [path for kind in ENTRIES for path in self.path.glob(f"{kind}-*") if path.is_dir()]
+        for folder in found:
+            if "." in folder.name and not is_locked(_lock_of(folder)):  # an unfinished entry of a killed process
                 shutil.rmtree(folder, ignore_errors=True)
         entries = []
-        for entry in [path for path in self.path.iterdir() if path.is_dir() and "." not in path.name]:
+        for entry in (path for path in found if "." not in path.name):
             with suppress(FileNotFoundError):  # another process may remove it meanwhile
                 entries.append((entry.stat().st_mtime_ns, sum(_sizes(entry).values()), entry))
         excess = sum(entry_bytes for _, entry_bytes, _ in entries) + size - self.limit

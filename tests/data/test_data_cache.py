@@ -105,21 +105,21 @@ def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
 
 
 def test_of_two_that_come_at_once_one_decodes_and_the_other_waits(photos, cache, monkeypatch):
-    started = threading.Event()
+    started, notes = threading.Event(), list[str]()
     real = decode.decode_in_order
     times = []
 
     def slow(*arguments, **options):
         times.append(1)
         started.set()
-        time.sleep(0.3)
+        while not notes:  # until the other one says that it waits
+            time.sleep(0.01)
         return real(*arguments, **options)
 
     monkeypatch.setattr(decode, "decode_in_order", slow)
     first = threading.Thread(target=read, args=(photos, cache))
     first.start()
-    started.wait(10)
-    notes: list[str] = []
+    started.wait()
     assert len(read(photos, cache, notes).images) == 3
     first.join()
     assert len(times) == 1 and "waiting" in notes[0]
@@ -217,6 +217,9 @@ def test_small_stores_and_a_cache_of_nothing_leave_no_trace(photos, cache):
 
 def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache):
     sets = [write_photos(tmp_path / f"set{k}", seed=10 * k) for k in range(4)]
+    for other in ("hub", "my-photos"):  # what else lies there: older than all entries
+        (cache.path / other).mkdir(parents=True)
+        os.utime(cache.path / other, (0, 0))
     size = read(sets[0], cache).bytes
     bounded = CacheFolder(cache.path, int(3.5 * (size + 2000)))
     keys = []
@@ -236,6 +239,7 @@ def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache
     read(sets[1], tight, notes)
     assert oldest <= {entry.name for entry in entries(tight)}, "an entry in use was removed"
     assert "--cache-size" in notes[0]
+    assert (cache.path / "hub").is_dir() and (cache.path / "my-photos").is_dir()
     del in_use
 
 
