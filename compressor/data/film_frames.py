@@ -61,12 +61,10 @@ def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> Iterator[tuple[fl
         raise SrkdError(f"{path} holds black frames only: give a film with pictures")
 
 
-def lr_images(
-    path: Path, option: str = "--lr-only", *, cache: CacheFolder | None = None, note: Note = no_note
-) -> tuple[LrImage, ...]:
+def lr_images(path: Path, *, cache: CacheFolder | None = None, note: Note = no_note) -> tuple[LrImage, ...]:
     """Return a folder's images, or a film's frames, each with the one that follows it, as LR images without HR ones."""
     if not is_film(path):
-        return find_lr_images(path, option)
+        return find_lr_images(path)
     images = find_lr_images(_frames_folder(path, CacheFolder(default_folder()) if cache is None else cache, note))
     first, last = (int(image.stem.removesuffix("ms").rpartition("-")[2]) / 1000 for image in (images[0], images[-1]))
     note(f"{path.name}: {len(images)} frames from {first:.1f} to {last:.1f} s")

@@ -16,7 +16,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import DecodedImage, Source, decode_all, decode_image
 from compressor.data.film_frames import lr_images
-from compressor.data.store import ImageStore
+from compressor.data.store import ImageStore, SkippedImage
 from compressor.degradation.chain import Degradation
 from compressor.images.files import image_size
 from compressor.images.sets import (
@@ -24,6 +24,7 @@ from compressor.images.sets import (
     ImageSet,
     LrImage,
     embedded_pairs,
+    find_lr_images,
     find_sets,
     line_about_inputs,
     require_folder,
@@ -91,7 +92,7 @@ class ValidationFolder:
     def sources(self, scale: int) -> Mapping[str, Sequence[Source]]:
         """The images of the folder's sets by the names of these."""
         if self.is_lr_only:
-            return {self.name or self.path.resolve().name: lr_images(self.path, "--val-lr")}
+            return {self.name or self.path.resolve().name: find_lr_images(self.path, "--val-lr")}
         sets = find_sets(self.path, scale=scale)
         if self.name is None or len(sets) == 1:
             return {self.name or image_set.name: image_set.pairs for image_set in sets}
@@ -185,6 +186,7 @@ class Data:
     train: ImageStore
     validation: tuple[ValidationSet, ...]
     origin: str
+    skipped: tuple[SkippedImage, ...] = ()
 
     @property
     def validation_names(self) -> tuple[str, ...]:
@@ -202,7 +204,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     decode = partial(decode_all, scale=scale, border=choice.lr_border, cache=choice.cache(), context=context)
     # The embedded photos are not cached, as decoding them takes no noticeable time.
     decode_embedded = partial(decode_all, scale=scale, border=choice.lr_border)
-    held_out = range(0)
+    held_out = list[int]()
     if choice.lr_only is not None:
         context.note(f"no HR images: the teacher's output is the only label of the images in {choice.lr_only}")
         images_alone = lr_images(choice.lr_only, cache=choice.cache(), note=context.note)
@@ -215,10 +217,10 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         _require_patches(sources, scale, lr_patch)
         images = decode(sources)
         origin = ", ".join(image_set.name for image_set in sets)
-        count = len(images.images)
-        if not choice.val and count >= MIN_IMAGES_TO_HOLD_OUT:
-            stride = max(20, -(-count // 10))
-            held_out = range(stride // 2, count, stride)
+        readable = [at for at, image in enumerate(images.images) if not isinstance(image, SkippedImage)]
+        if not choice.val and len(readable) >= MIN_IMAGES_TO_HOLD_OUT:
+            stride = max(20, -(-len(readable) // 10))
+            held_out = readable[stride // 2 :: stride]
     else:
         context.note(
             "no --data: training on the embedded photos, which show that everything works, not what it can reach"
@@ -242,13 +244,13 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         train = train if choice.degrades_once else train.with_degradation(degradation)
         # What the student is for comes first: the first set decides which student is best.
         validation = (*(image_set.degraded(degradation, scale, context) for image_set in validation), *validation)
-    if train.skipped:
-        first = train.skipped[0]
-        context.note(f"{len(train.skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
+    if skipped := (*train.skipped, *(image for store in stores.values() for image in store.skipped)):
+        where, reason = f"{skipped[0].path}", skipped[0].reason.removeprefix(f"{skipped[0].path} ")
+        context.note(f"{len(skipped)} images left out; the first: {where}: {reason} (all in run.json)")
     if degradation is not None and choice.degrades_once:
         train = train.degraded_once(degradation, context)
         context.note(f"each of the {len(train)} images is degraded once, as what the teacher makes of it is kept")
-    data = Data(train, validation, origin)
+    data = Data(train, validation, origin, skipped)
     context.note(f"validating on {_describe_validation(data, choice)}")
     if about_inputs := line_about_inputs(sources, scale):
         context.note(about_inputs)

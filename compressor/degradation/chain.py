@@ -59,7 +59,7 @@ class Degradation:
     @property
     def label(self) -> str:
         """The name; for a file with a hash of its steps, as its contents may change."""
-        if self.name in names() or "=" in self.name:
+        if not re.search(r"\.ya?ml(,clean=|$)", self.name) and (self.name in names() or "=" in self.name):
             return self.name
         return f"{self.name} {hashlib.blake2b(json.dumps(self.to_json()).encode(), digest_size=4).hexdigest()}"
 
@@ -92,11 +92,12 @@ def read_degradation(text: str) -> Degradation | None:
         return None
     share = re.fullmatch(r"(.+),clean=(0?\.\d+|0|1)", text)
     if share is not None and (found := read_degradation(share[1])) is not None:
-        return replace(found, name=text, title=f"{found.title}; {share[2]} of the images clean", clean=float(share[2]))
+        name, title = f"{found.name},clean={share[2]}", f"{found.title}; {share[2]} of the images clean"
+        return replace(found, name=name, title=title, clean=float(share[2]))
     if text in names():
         return _read_file(NAMED / f"{text}.yaml", text)
     if is_degradation_file(text):
-        return _read_file(Path(text), Path(text).stem)
+        return _read_file(Path(text), Path(text).name)
     if "=" in text:
         return _of_line(text)
     raise UsageError(

@@ -28,4 +28,5 @@ def absolute_degradation(text: str) -> str:
     """The text with absolute paths, so that it means the same in any folder."""
     if text.startswith(LIKE):
         return f"{LIKE}{Path(text.removeprefix(LIKE)).resolve()}"
-    return str(Path(text).resolve()) if is_degradation_file(text) else text
+    path, comma, clean = text.partition(",clean=")
+    return f"{Path(path).resolve()}{comma}{clean}" if is_degradation_file(path) else text

@@ -25,12 +25,12 @@ MIN_SPECTRUM_SIDE = 2 * RINGS
 
 
 def sharpness(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
-    """Mean gradient magnitude over that of the reference, for each image: (N,) float64; 1 for equal images.
+    """Mean gradient magnitude over the reference's, for each image: (N,) float64; 1 if equal, NaN beside a flat one.
 
     The gradient has forward differences in x and y. Below 1 the image is blurred, above 1 noisier or sharper.
     """
     own, reference = (_gradient_magnitude(image) for image in crop_both(images_255, reference_255, border))
-    return torch.where(own == reference, 1.0, own / reference)  # two flat images are equally sharp
+    return torch.where(own == reference, 1.0, own / torch.where(reference > 0, reference, torch.nan))
 
 
 def overshoot(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
@@ -65,12 +65,13 @@ def ring_ratios(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -
     """R = 10 log10((P + e) / (P_reference + e)) in dB for each ring of frequencies: (N, RINGS) float64.
 
     P is the power of the Hann-windowed two-dimensional DFT of the central even square, its mean removed, averaged over
-    channels and over the ring; e is 0.001 times the reference's mean power.
+    channels and over the ring; e is 0.001 times the reference's mean power. NaN beside a flat reference.
     """
     cropped = crop_both(images_255, reference_255, border)
     require_side(cropped[0], MIN_SPECTRUM_SIDE, "the spectrum")
     own, reference = (ring_means(windowed_spectrum(image).abs().square()) for image in cropped)
-    return power_ratios(own, reference)
+    ratios = power_ratios(own, reference)
+    return torch.where(ratios.isfinite(), ratios, torch.nan)
 
 
 def power_ratios(own: Tensor, reference: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from compressor.base.files import atomic_path
 
@@ -32,7 +32,7 @@ def write_sheet(panels: Mapping[str, torch.Tensor], path: Path) -> None:
         region = image_u8[:, top : top + crop, left : left + crop]
         picture = Image.fromarray(region.permute(1, 2, 0).contiguous().numpy())
         x = index * (side + GAP_PIXELS)
-        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, 0))
+        sheet.paste(ImageOps.scale(picture, ZOOM, Image.Resampling.NEAREST), (x, 0))
         draw.text((x + 4, side + 5), caption, fill="black", font=font)
     with atomic_path(path) as temporary:
         sheet.save(temporary)

@@ -139,6 +139,10 @@ def test_a_large_folder_gives_some_images_to_validation(tmp_path):
     assert len(data.train) == 24 and "10" not in data.train.names
     (image,) = data.validation[0].images
     assert image.hr is not None and float(image.hr.float().mean()) == 10
+    (folder / "10.png").write_bytes(b"no picture")
+    data = prepare_data(DataChoice(data=folder), scale=2, lr_patch=4)
+    assert len(data.train) == 23 and len(data.validation_names) == 1, "held out are those that can be read"
+    assert [image.path.name for image in data.skipped] == ["10.png"]
 
 
 def test_the_images_that_validate_are_named(tmp_path: Path) -> None:

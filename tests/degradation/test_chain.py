@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from compressor.base.errors import MissingExtra, UsageError
 from compressor.degradation.chain import NAMED, Degradation, names, read_degradation, short_steps
 from compressor.degradation.filters import bell_kernel, correlate, sharpen
+from compressor.degradation.names import absolute_degradation
 from compressor.degradation.steps import STEPS, Draws, Mode, interpolate, interpolate_by
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
@@ -144,6 +146,9 @@ def test_a_share_of_the_images_stays_clean_and_the_others_are_as_without_it(tmp_
     assert DegradationSteps.model_validate_json(json.dumps(both.to_json())).clean == 0.25  # as run.json has it
     file.write_text("steps: [shrink, noise: {gaussian: 1, sigma: 9}]\nclean: 0.25\n")
     assert read_degradation(str(file)).clean == 0.25 and "clean" not in noisy.to_json()
+    labels = [read_degradation(f"{file}{share}").label for share in ("", ",clean=0.5")]
+    assert re.fullmatch("mine.yaml [0-9a-f]{8} mine.yaml,clean=0.5 [0-9a-f]{8}", " ".join(labels))
+    assert absolute_degradation("mine.yaml,clean=0.5") == f"{Path.cwd()}/mine.yaml,clean=0.5"
     kinds = []
     for sample in range(200):
         draws = Draws(0, 0, sample)
@@ -163,7 +168,7 @@ def test_every_named_one_is_a_file_and_survives_json() -> None:
     assert set(short_steps()) == {"blur", "noise", "blocks", "h264", "jpeg"}
     for name in names():
         degradation = read_degradation(name)
-        assert read_degradation(str(NAMED / f"{name}.yaml")) == degradation
+        assert read_degradation(str(NAMED / f"{name}.yaml")).steps == degradation.steps
         assert Degradation.from_json(json.loads(json.dumps(degradation.to_json()))) == degradation
     assert read_degradation("none") is None
     assert {step.name for name in names() for step in read_degradation(name).steps} == set(STEPS)

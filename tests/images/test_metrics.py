@@ -150,6 +150,7 @@ def test_gradients_by_hand() -> None:
     rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(7.0), indexing="ij")
     ramp, slope = (2 * columns)[None, None], (3 * rows + 4 * columns)[None, None]
     assert sharpness(slope, ramp).item() == 2.5
+    assert sharpness(slope, 0 * slope).isnan() and sharpness(0 * slope, 0 * slope).item() == 1
     # Differences of 3 down and of 4 - 2 to the right: the mean square of both is (9 + 4) / 2.
     assert gradient_psnr(slope, ramp).item() == pytest.approx(10 * math.log10(255**2 / 6.5))
 

@@ -71,7 +71,7 @@ def test_basicsr_outputs(case: str) -> None:
 
 
 @pytest.mark.ci
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, SIZES, st.sampled_from([2, 3, 4, 5, 8]), st.sampled_from(["mirror", "clamp"]), st.integers(0, 99))
 def test_8_bit_downscale_is_exact_for_every_size(h: int, w: int, scale: int, border: Border, seed: int) -> None:
     image = torch.randint(0, 256, (h, w), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
