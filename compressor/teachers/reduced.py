@@ -75,4 +75,7 @@ def load_at_scale(path: str | Path, scale: int | None, **reading: Any) -> Teache
         teacher = load_teacher(path, **reading)
     except SeveralScales:
         return load_teacher(path, scale=scale, **reading)
+    known = teacher.network
+    if known is not None and "scale" in known.spec.undetectable and (scale or 0) > known.spec.scale:
+        return load_teacher(path, scale=scale, **reading)
     return at_scale(teacher, scale)

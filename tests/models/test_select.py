@@ -13,6 +13,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import build_student, strongest_first
@@ -77,6 +78,14 @@ def test_the_student_keeps_the_strongest(spec: Spec) -> None:
     first, weight = next(teacher.parameters()), next(student.parameters())
     assert sorted(map(tuple, weight.flatten(1).tolist())) == sorted(map(tuple, first[[3, 6]].flatten(1).tolist()))
     assert not torch.equal(weight, next(build_student(teacher, width=0.25).parameters()))
+
+
+def test_branches_are_cut_as_what_they_are_summed_to() -> None:
+    teacher = lively(PlainSpec(2, width=8, depth=2, branches=True))
+    student = build_student(teacher, width=0.5, select="l1").deployed()
+    summed = build_student(teacher.deployed(), width=0.5, select="l1")
+    for own, other in zip(student.parameters(), summed.parameters(), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
 
 
 def test_each_group_of_carn_m_keeps_its_own_strongest() -> None:

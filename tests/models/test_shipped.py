@@ -40,6 +40,8 @@ def test_facts_are_those_of_the_files(name: str) -> None:
     assert student.network.spec == ends[0].network.spec == ends[1].network.spec == parse_student(facts.student)
     assert (facts.name, facts.params, facts.scale) == (name, student.network.params, student.network.descriptor.scale)
     assert student.header["srkd.strength"] == f"{facts.strength:g}"
+    # The scores are those of the whole scale.
+    assert "srkd.scores" in student.header and "srkd.scores" not in load_checkpoint(folder, scale=1).header
     weights = [dict(loaded.network.state_dict()) for loaded in (*ends, student)]
     for key, middle in weights[2].items():
         torch.testing.assert_close(middle, weights[0][key].lerp(weights[1][key], facts.strength))

@@ -135,14 +135,14 @@ def state_in_dialect(network: Network, dialect: Dialect) -> tuple[State, tuple[s
 def _read_back(network: Network, dialect: Dialect, state: State) -> Mapping[str, Any]:
     """Read the tensors back like a foreign file, and return the spec fields that must be given as options."""
     spec = network.spec
-    reading = recognise(state, None, {})
+    reading = recognise(state, {})
     fields_back = reading.spec.to_dict()
     needs = {name: value for name, value in spec.to_dict().items() if fields_back.get(name) != value}
     needs = {name: value for name, value in needs.items() if name not in spec.unused}
     if reading.dialect != dialect.name or not set(needs) <= set(spec.undetectable):
         lost = ", ".join(f"{name}={value}" for name, value in needs.items())
         raise SrkdError(f"{dialect.name} files cannot hold {lost or reading.dialect}: convert to srkd")
-    read = recognise(state, None, needs)
+    read = recognise(state, needs)
     tensors = network.state_dict()
     if set(read.names) != set(tensors) or any(
         not torch.equal(read.state[there], tensors[here].cpu()) for here, there in read.names.items()

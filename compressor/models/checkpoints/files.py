@@ -25,8 +25,7 @@ from compressor.models.checkpoints.pickles import read_pickled
 HEADER_BYTES_LIMIT = 16 * 2**20
 """The most bytes of a safetensors header."""
 LARGEST_INFLATION = 8
-"""Most bytes of values per byte of the file; trained weights deflate only by a tenth, so a larger ratio is not weights.
-"""
+"""Most bytes of values per byte of the file; trained weights deflate by a tenth, so a larger ratio is not weights."""
 INFLATED_ANYWAY_BYTES = 64 * 2**20
 SAVE_WEIGHTS = "save its weights with torch.save(model.state_dict(), path)"
 

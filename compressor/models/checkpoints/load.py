@@ -119,12 +119,13 @@ def _load(
     else:
         match = _read_own(spec_json, container.header, unwrapped.tensors, options)
         network = _fill(match)
-    own, wanted, notes = match.spec.scale, scale or image_scale, list[str]()
+    own, wanted, notes, header = match.spec.scale, scale or image_scale, list[str](), container.header
     if wanted not in (None, own):
         smaller, mean = network.at_scale(wanted), own // wanted
         instead = ", where the file samples it bicubically" if image_scale else ""
         if smaller is not None:
             network = smaller
+            header = {key: value for key, value in header.items() if key not in ("srkd.scores", "srkd.protocol")}
             notes.append(f"x{wanted}: the mean of {mean}x{mean} pixels of the x{own} image, by its last layer{instead}")
         elif scale is None:
             notes.append(
@@ -136,7 +137,7 @@ def _load(
         network=network,
         dialect=match.dialect,
         assumed=(*unwrapped.assumed, *(a for a in match.assumed if a.field not in options)),
-        header=container.header,
+        header=header,
         sha256=container.sha256,
         bytes=container.size_bytes,
         path=path,
@@ -171,11 +172,11 @@ def _fit_any(
     raise misfit or unknown or UnknownNetwork("it holds no tensors")
 
 
-def recognise(state: State, scale: int | None, options: Mapping[str, object]) -> Recognised:
+def recognise(state: State, options: Mapping[str, object]) -> Recognised:
     """Return the dialect of the tensors, and the spec from their shapes and the options."""
     for family, dialect in _dialects():
         if dialect.recognises(state):
-            return _read(family, dialect, state, scale, options)
+            return _read(family, dialect, state, None, options)
     raise UnknownNetwork(_describe_unknown(state))
 
 

@@ -46,10 +46,7 @@ def units_of(network: Network, plan: LinearPlan, space: str) -> int:
     for layer, _ in plan.consumers[space]:
         if len(layer.inputs) == 1:
             return inputs_of(linear_layer(network, layer))
-    if plan.producers[space]:
-        return len(linear_layer(network, plan.producers[space][0]).weight)
-    layer, _ = plan.consumers[space][0]
-    return inputs_of(linear_layer(network, layer)) // len(layer.inputs)
+    return len(linear_layer(network, plan.producers[space][0]).weight)
 
 
 def segments_of(network: Network, plan: LinearPlan, layer: LinearLayer) -> list[int]:

@@ -22,12 +22,12 @@ class ShareBatch:
 
 
 class Share:
-    """This process's share of the patches `lr` (N, C, H, W), which every process has in full. It may be empty."""
+    """This process's share of the patches `lr` (N, C, H, W), which every process has in full; the first has some."""
 
     def __init__(self, lr: torch.Tensor, device: torch.device, processes: Processes | None = None) -> None:
         self.lr, self.device, self.processes = lr, device, processes or Processes()
         rank = self.processes.rank
-        self.start, self.stop = (len(lr) * (rank.index + end) // rank.world_size for end in (0, 1))
+        self.start, self.stop = (-(-len(lr) * (rank.index + end) // rank.world_size) for end in (0, 1))
 
     def batches(self) -> Iterator[ShareBatch]:
         for first in range(self.start, self.stop, BATCH):

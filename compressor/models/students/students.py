@@ -76,7 +76,7 @@ def student_of_spec(
         return fit(teacher, spec, embedded_patches(descriptor.scale, descriptor.channels))
     if init == "random":
         return random_student(teacher, spec, seed)
-    return cut_student(reordered(teacher, spec, select) if spec.deployed == spec else teacher, spec, segments)
+    return cut_student(reordered(teacher, spec, select), spec, segments)
 
 
 def random_student(teacher: Network, spec: Spec, seed: int) -> Network:
@@ -90,9 +90,9 @@ def random_student(teacher: Network, spec: Spec, seed: int) -> Network:
 
 def cut_student(teacher: Network, spec: Spec, segments: Segments = "each") -> Network:
     """Return the leading slice of the teacher in the shape of `spec`, on the teacher's device."""
-    student = build(spec, seed=0)
+    student, teacher = build(spec, seed=0), teacher.deployed()
     if spec.deployed != spec:
-        student.fill(cut_student(teacher.deployed(), spec.deployed, segments))
+        student.fill(cut_student(teacher, spec.deployed, segments))
     else:
         # load_state_dict copies: the student shares no memory with the teacher.
         student.load_state_dict(view_parameters(teacher, spec, segments) | buffers_of(teacher), strict=True)
@@ -102,6 +102,7 @@ def cut_student(teacher: Network, spec: Spec, segments: Segments = "each") -> Ne
 
 def reordered(teacher: Network, spec: Spec, select: Select) -> Network:
     """Return a network with the teacher's function, whose leading slices are those that `select` asks for."""
+    teacher, spec = teacher.deployed(), spec.deployed
     if select == "leading":
         return teacher
     if select == "l1":
