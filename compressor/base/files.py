@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -64,8 +65,8 @@ def atomic_files(path: Path) -> Iterator[Path]:
 
 def temporary_files(folder: Path, names: Iterable[str]) -> list[Path]:
     """Return the temporary files that a killed process left while it was writing `names`."""
-    paths = map(Path, names)
-    return [file for path in paths for file in folder.glob(f".{path.stem}.????????{path.suffix}") if file.is_file()]
+    parts = [(glob.escape(path.stem), glob.escape(path.suffix)) for path in map(Path, names)]
+    return [file for stem, suffix in parts for file in folder.glob(f".{stem}.????????{suffix}") if file.is_file()]
 
 
 def _replace(source: Path, final: Path) -> None:

@@ -61,6 +61,8 @@ def super_resolve(
             f"{runtime.label} takes images of {model.fixed_size[0]}x{model.fixed_size[1]} only: "
             "the self-ensemble transposes them, and needs a square"
         )
+    if self_ensemble and model.max_size is not None:  # it also runs transposed images
+        model = replace(model, max_size=(min(model.max_size),) * 2)
     run = with_self_ensemble(runtime.run) if self_ensemble else runtime.run
     memory = None if runtime.spec is None else pixel_bytes(runtime.spec)
     run_windows = partial(run_tiled, run, tile=tile, overlap=overlap, progress=progress, pixel_bytes=memory)

@@ -31,11 +31,9 @@ from compressor.models.networks.base import ImageModel
 PHOTO = "chelsea"
 LR_SIDE = 64
 EXPECTED_DB = 30.0
-"""Typical PSNR in dB of a teacher to bicubic on this smooth photograph: CARN-M 36, DCTLSA 36, a GAN for animation 31.
-"""
+"""Typical PSNR in dB of a teacher to bicubic on this smooth photograph: CARN-M 36, DCTLSA 36, a GAN for films 31."""
 FAR_DB = 25.0
-"""Below this PSNR in dB to bicubic a teacher is suspect even without an explanation; perceptual networks have 28 to 31.
-"""
+"""Below this PSNR in dB to bicubic a teacher is suspect even without an explanation; those for looks have 28 to 31."""
 ABOVE_DB = 0.25
 """Least gain in dB that makes a teacher better than bicubic: a skip connection alone equals bicubic, and torch's
 bicubic, which is sharper, is 0.11 to 0.15 dB better on this photograph at scales 2 to 8."""

@@ -39,8 +39,7 @@ USUAL_MEMORY_BYTES = 1024**3
 """Memory bound tried first; enough if the tile is then many times its margin, as touching fresh memory takes time."""
 
 MANY_MARGINS = 8
-"""Tile size in margins from which the lower bound is enough: such tiles compute at most 1.56 times the whole picture.
-"""
+"""Tile size in margins from which the lower bound is enough: such tiles compute at most 1.56 times the picture."""
 
 ASSUMED_CHANNELS = 256
 """Assumed width of unknown networks: three feature maps at LR size and two at output size, in float32."""

@@ -20,6 +20,7 @@ from compressor.inference.films import FRAMES_OF_A_CHOICE
 from compressor.inference.runtime_choice import RuntimeChoice, fits_openvino, sample_patches
 from compressor.inference.upscale import upscale, upscale_image
 from compressor.inference.upscale_outputs import UpscaleSettings
+from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -108,6 +109,12 @@ def test_openvino_goes_on_where_it_is_faster_if_pictures_take_longer_than_it_tak
     exact = choice.select(photo()).runtime
     assert (exact.name, exact.precision) == (is_first, "fp32")
     assert all(float((exact.run(photo(n)) - student.run(photo(n))).abs().max()) < 1e-5 for n in (17, 61))
+
+
+def test_a_network_of_one_channel_is_tried_on_its_own_plane() -> None:
+    pytest.importorskip("openvino")
+    luma = TorchRuntime(build(CompactSpec(2, width=4, depth=2, channels=1), seed=0).eval(), label="luma")
+    assert RuntimeChoice(luma).select(photo(), pictures=1000).runtime.descriptor.channels == 1
 
 
 def test_windows_and_no_openvino_stay_in_torch(student: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:

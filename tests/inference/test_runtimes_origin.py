@@ -47,7 +47,7 @@ def sidecar_file(path: Path, metadata: Mapping[str, str]) -> Path:
 
 def engine_file(path: Path, metadata: Mapping[str, str]) -> Path:
     machine, size = Machine("10.16", "a GPU", "9.0", "580"), (1, 3, 64, 64)
-    header = EngineHeader(machine, "fp16", OptimizationProfile(size, size, size), "x.onnx", "0" * 64, metadata)
+    header = EngineHeader(machine, "fp16", OptimizationProfile(size, size, size), metadata)
     write_engine(path, header, b"plan")
     return path
 

@@ -44,7 +44,7 @@ def run_on(
     return run_tiled(run, lr, model, tile=tile, overlap=overlap, progress=progress)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     h=SIDES, w=SIDES, tile=st.integers(1, 45), radius=st.integers(0, 9), scale=st.sampled_from([1, 2, 3, 4]),
     size_multiple=st.sampled_from([1, 2, 5, 8]), min_size=st.sampled_from([1, 11]),
@@ -67,7 +67,7 @@ def test_the_identity_reproduces_every_picture(
     assert all(side % size_multiple == 0 and side >= min_size for side in shapes.pop())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(h=st.integers(1, 50), w=st.integers(1, 50), tile=st.integers(1, 20), layers=st.integers(2, 5))
 def test_convolutions_in_tiles_are_the_same_convolutions(h: int, w: int, tile: int, layers: int) -> None:
     """With zero padding, which must act only at the picture's border."""
@@ -91,7 +91,7 @@ def test_size_multiples_are_met_by_reflection_before_cutting() -> None:
     assert pad_to(noise(1, 1, 1, 1), 1).shape == (1, 1, 1, 1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     size=st.integers(1, 300), tile=st.integers(1, 320), margin=st.integers(0, 40), min_size=st.integers(1, 50),
     grid=st.sampled_from([1, 1, 4, 7, 8]),

@@ -96,7 +96,7 @@ def test_an_engine_says_what_it_was_built_for(gpu: Nvidia, tmp_path: Path) -> No
     header, _ = read_engine(tmp_path / "x.engine")
     assert header is not None and header.machine == current_machine(trt, device)
     assert (header.machine.tensorrt, header.machine.capability, header.precision) == ("11.4.0.106", "8.9", "bf16")
-    assert (header.profile, header.onnx, len(header.onnx_sha256)) == (profile, "x.onnx", 64)
+    assert header.profile == profile
     assert machine_tag(header.machine) == "trt11.4.0.106-geforce-rtx-4090-sm89"
 
 

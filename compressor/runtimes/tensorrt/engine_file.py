@@ -49,13 +49,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class EngineHeader:
-    """The header of an engine file. `onnx` is the name of its source file, which is beside it."""
-
     machine: Machine
     precision: str
     profile: OptimizationProfile
-    onnx: str
-    onnx_sha256: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     plan_sha256: str = ""
     schema: Literal["srkd.engine/2"] = "srkd.engine/2"

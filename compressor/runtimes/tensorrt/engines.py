@@ -10,7 +10,6 @@ from typing import Any
 from compressor.base.child import run_in_child
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError
-from compressor.base.files import file_sha256
 from compressor.runtimes.onnx_file import read_facts
 from compressor.runtimes.tensorrt.build import build_plan
 from compressor.runtimes.tensorrt.device import Device, open_device
@@ -35,7 +34,7 @@ def build_engine(
 ) -> dict[str, object]:
     """Build an engine file in a child process and return facts for a report."""
     machine = current_machine(trt, device)
-    header = EngineHeader(machine, precision, profile, onnx.name, file_sha256(onnx), read_facts(onnx)[1])
+    header = EngineHeader(machine, precision, profile, read_facts(onnx)[1])
     with tempfile.TemporaryDirectory(prefix="srkd-trt-") as folder:
         plan = Path(folder) / "plan"
         job = {
