@@ -18,10 +18,7 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from export.convert.litert_file import declare_images, pack_model, read_model, set_metadata
 from export.convert.litert_graph import trace_network, use_litert_operations
-from export.formats.conversion import Conversion, require_size
-
-FREE_EXAMPLE = (24, 20)
-"""Width and height at which a graph for any size is traced."""
+from export.formats.conversion import Conversion, example_size, require_size
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
@@ -55,7 +52,7 @@ def convert_checkpoint(
 ) -> dict[str, object]:
     """Write the file with the `srkd.*` keys inside, and return its facts for the report; runs in a child process."""
     network = load_checkpoint(Path(weights)).network.eval()
-    width, height = lr_size or FREE_EXAMPLE
+    width, height = lr_size or example_size(network)
     example = torch.rand(1, network.descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
     try:
         module: nn.Module = use_litert_operations(trace_network(network, example))

@@ -19,6 +19,9 @@ from export.hosts.spandrel_programs import home_dialect, write_home_file
 from export.hosts.writing import HostJob, write_row
 from export.writing.exporting import HostFolder
 
+SPDX = {"apache-2.0": "Apache-2.0", "bsd-3-clause": "BSD-3-Clause", "gpl-3.0": "GPL-3.0-only", "unlicense": "Unlicense"}
+"""Names in src/lib/license.ts of licences that are not all capitals there."""
+
 
 def write(job: HostJob) -> HostFolder:
     """`4x-NAME.onnx`, `4x-NAME.pth` if spandrel reads the network, and the entry `4x-NAME.json`."""
@@ -48,7 +51,7 @@ def _entry(job: HostJob, paths: list[Path]) -> dict[str, Any]:
     return {
         "name": source.model,
         "author": [],
-        "license": str(licence["license"]).upper() if known else None,
+        "license": SPDX.get(licence["license"], licence["license"].upper()) if known else None,
         "tags": [],
         "description": f"{spec.arch} at x{spec.scale}{trained}.",
         "date": date.today().isoformat(),

@@ -1,7 +1,7 @@
 """The ONNX graph in QDQ form of a network that was trained quantised, with its learnt ranges and integer weights.
 
 feature   QuantizeLinear → DequantizeLinear, scale α/m and zero point 128 (bytes), or zero point 0 (signed)
-          PACT's unsigned form: scale α/n and zero point 0, or -128 (signed)
+          PACT's unsigned form: scale α/n and zero point 0; signed as above, as TensorRT reads no other zero point
 weight    levels → DequantizeLinear, scale M/m, of the tensor or of each output channel; int8, or bytes with zero
           point 128, whose products are exact on every processor
 """
@@ -138,7 +138,7 @@ class _ShortcutFeature(nn.Module):
 
 def _feature(quantiser: Quantiser, *, signed: bool) -> nn.Module:
     alpha, lowest = float(quantiser.alpha), -128 if signed else 0
-    if quantiser.signed:
+    if quantiser.signed or signed:
         feature = _Feature(alpha / symmetric_levels(BITS), lowest + 128, lowest)
     else:
         feature = _Feature(alpha / unsigned_levels(BITS), lowest, lowest)

@@ -22,7 +22,6 @@ from compressor.base.machine import count_threads
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import save_network
-from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.students.students import parse_student
 from compressor.runtimes.base import Runtime
@@ -97,13 +96,9 @@ class Environment:
 
 
 def write_untrained(candidate: CandidateShape, environment: Environment, folder: Path) -> Path:
-    """Write a candidate with random weights as a file for that environment; return its path."""
+    """Write a candidate with random weights as a file for that environment, int8 by one small photo: its path."""
     network = build(parse_student(candidate.student), seed=0)
-    return write_for(network, f"{candidate.kind}-{candidate.width}x{candidate.depth}", environment, folder)
-
-
-def write_for(network: Network, stem: str, environment: Environment, folder: Path) -> Path:
-    """Write a network as a file for that environment, int8 by one small photo; return its path."""
+    stem = f"{candidate.kind}-{candidate.width}x{candidate.depth}"
     row = environment.format()
     if row is None:
         file = folder / f"{stem}.safetensors"

@@ -24,7 +24,7 @@ from compressor.base.memory import keep_freed_memory
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import to_u8
 from compressor.images.resize import downscale_u8, mod_crop
-from compressor.images.scores import EQUAL_DB, Scores
+from compressor.images.scores import Scores
 from compressor.images.sets import embedded_pairs
 from compressor.inference.evaluate import run_exactly
 from compressor.inference.numbers import numbers_of
@@ -168,8 +168,8 @@ class MeasuredModel:
                 elif file.is_file():
                     teacher_u8 = torch.load(file, weights_only=True)
                 for scores, image_u8 in ((own, sr_u8), (bicubic, enlarged_u8)):
-                    to_teacher = None if teacher_u8 is None else _psnr(image_u8, teacher_u8, scale)
-                    scores.append(Scores(psnr_y=_psnr(image_u8, hr_u8[None], scale), psnr_y_teacher=to_teacher))
+                    to_teacher = None if teacher_u8 is None else psnr_of(image_u8, teacher_u8, scale)
+                    scores.append(Scores(psnr_y=psnr_of(image_u8, hr_u8[None], scale), psnr_y_teacher=to_teacher))
         return asdict(PhotoScores(_mean(own), _mean(bicubic)))
 
     def _call(self, workload: Sequence[int]) -> Call:
@@ -178,10 +178,6 @@ class MeasuredModel:
         if (width, height, batch) not in self._images:
             self._images[width, height, batch] = image_for(self._runtime, width, height, batch)
         return partial(self._runtime.run, self._images[width, height, batch])
-
-
-def _psnr(sr_u8: torch.Tensor, reference_u8: torch.Tensor, scale: int) -> float:
-    return min(EQUAL_DB, psnr_of(sr_u8, reference_u8, scale))
 
 
 def _mean(of_images: Sequence[Scores]) -> Scores:

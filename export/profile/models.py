@@ -157,7 +157,7 @@ class _Start:
                     continue
                 exported = self.in_float(network, source, name) if precisions else file
                 for precision in precisions:
-                    options = settings.for_file(name, precision, trusted=True, scale=model.descriptor.scale)
+                    options = settings.for_file(name, precision, trusted=True)
                     self.start(exported, options, name, label, is_teacher, model.spec)
                 if settings.has_int8(name) and not is_teacher:
                     exported = self.in_int8(network, source, name)

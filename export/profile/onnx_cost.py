@@ -22,6 +22,8 @@ def onnx_cost(path: Path, lr_size: tuple[int, int]) -> Cost | None:
     """
     model = onnx.load_model(str(path), load_external_data=False)
     weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    stored = (node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in weights)
+    weights |= {node.output[0]: weights[node.input[0]] for node in stored}
     try:
         shapes = _shapes(model, lr_size)
         counts = [_macs(node, shapes) for node in model.graph.node]

@@ -119,11 +119,11 @@ class ProfileSettings:
             trust_code=self.trust_code,
         )
 
-    def for_file(self, runtime: str, precision: str, *, trusted: bool = False, scale: int | None = None) -> OpenOptions:
+    def for_file(self, runtime: str, precision: str, *, trusted: bool = False) -> OpenOptions:
         """The options for opening an exported file. An int8 file keeps its own precision."""
         selected = RUNTIMES[runtime].selects_precision and precision not in ("fp32", "int8")
         return OpenOptions(
-            scale=scale,
+            scale=self.scale,
             device=self.device,
             runtime=runtime,
             threads=self.threads or 1,

@@ -14,7 +14,7 @@ from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.images.metrics import luma_of, psnr, to_u8
-from compressor.images.scores import GOAL_WORDS
+from compressor.images.scores import EQUAL_DB, GOAL_WORDS
 from compressor.images.sets import embedded_photos, evenly_spaced_photos
 from compressor.inference.tiling import run_tiled
 from compressor.models.networks.base import ImageModel, Network
@@ -131,7 +131,6 @@ class QualityPhotos:
 
 
 def psnr_of(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> float:
-    """The Y-PSNR in dB of images in bytes, with a border in pixels left out; for grey ones the PSNR."""
-    if hr_u8.shape[1] == 1:
-        return float(psnr(sr_u8.double(), hr_u8.double(), border=border))
-    return float(psnr(luma_of(sr_u8), luma_of(hr_u8), border=border).mean())
+    """The Y-PSNR in dB of images in bytes, `EQUAL_DB` at most, with a border left out; for grey ones the PSNR."""
+    sides = (image.double() if hr_u8.shape[1] == 1 else luma_of(image) for image in (sr_u8, hr_u8))
+    return min(EQUAL_DB, float(psnr(*sides, border=border).mean()))

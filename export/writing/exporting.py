@@ -176,7 +176,7 @@ def export_model(
     inputs: tuple[ProofInput, ...] = ()
     files: dict[str, FileReport] = {}
     reserved = source.reserved
-    for row in context.each("export", sorted(rows, key=lambda row: row.check_seconds is not None)):
+    for row in context.each("export", sorted(rows, key=lambda row: (row.check_seconds is not None, row.substitutes))):
         job = _Job(row, network, source, out_dir, options, reserved)
         try:
             inputs = inputs or proof_inputs(images)
@@ -220,8 +220,10 @@ class _Job:
     def final_names(self, path: Path) -> list[Path]:
         """Return the final paths of a file in its temporary folder and of its companions; refuse reserved ones."""
         names = [(self.out_dir / file.name).resolve() for file in sorted(path.parent.iterdir())]
+        sources = {f"that of --{name}" for name in self.row.substitutes}  # an engine is built from such a file
         for name in names:
-            require_free(name, self.reserved)
+            if self.reserved.get(name) not in sources:
+                require_free(name, self.reserved)
         return names
 
     def path(self) -> Path:

@@ -82,15 +82,16 @@ def check_target(student: Path, spec: RunSpec, context: Context) -> TargetReport
     nothing = TargetReport(None, str(targets), str(environment), None)
     try:
         loaded, row = load_checkpoint(student), environment.format()
-        file = student
+        file, size = student, student.stat().st_size
         if row is not None:
             source = Source(student.stem, loaded.sha256, loaded.header, student)
             written = export_model(loaded.network, source, [row.name], student.parent, context, options=FileOptions())
             exported = next(report for report in written.files if report.format == row.name)
-            if exported.path is None:
+            if exported.path is None or exported.bytes is None:
                 return replace(nothing, reason=exported.reason)
-            file = exported.path
-        figures = measure_file(file, environment, seconds=SECONDS)
+            file, size = exported.path, exported.bytes
+        # The folder of the run holds more under the student's name.
+        figures = replace(measure_file(file, environment, seconds=SECONDS), megabytes=size / 1e6)
     except SrkdError as error:
         return replace(nothing, reason=str(error))
     macs = cost(loaded.network.spec, environment.lr_size).macs

@@ -18,6 +18,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import integer_products
 from compressor.images.sample import sample_photo
+from compressor.images.scores import EQUAL_DB
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
@@ -31,7 +32,7 @@ from compressor.runtimes.table import OpenOptions
 from export.formats.conversion import FileOptions, Int8Options
 from export.int8 import to_int8
 from export.int8.calibration import COLOURS, calibration_patches
-from export.proof.quality import QualityPhotos
+from export.proof.quality import QualityPhotos, psnr_of
 from export.writing.exporting import FileReport, Source, export_model
 from tests.support.exports import export_file, unproved_file
 
@@ -175,6 +176,8 @@ def test_photos_of_the_bound_are_others_than_those_of_the_calibration() -> None:
 def test_equal_images_lose_nothing(student: Network) -> None:
     measured = QualityPhotos.of(student, Int8Options()).measure(student)
     assert (measured.drop, measured.psnr_to_source, measured.reason(0.0)) == (0, None, None)
+    white = torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)
+    assert psnr_of(white, white, 2) == EQUAL_DB, "a drop from infinity to infinity is no number"
     darker = QualityPhotos.of(student, Int8Options()).measure(lambda lr: student(lr) - 4 / 255)
     assert darker.psnr_to_source == pytest.approx(36.1, abs=0.3)  # 20 log10(255 / 4)
     assert "needed" in (replace(darker, psnr_y=darker.psnr_y_source).reason(0.1) or "")

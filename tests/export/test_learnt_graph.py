@@ -103,6 +103,11 @@ def test_weights_are_integers_and_features_go_through_them(case: Case) -> None:
         weight_levels(layer.weight, 8, per_channel=layer.per_channel)[0] for layer in quantised_layers(network).values()
     ]
     assert stored == sorted(tuple(np.sort(values.numpy().astype(np.int8).flatten())) for values in levels)
+    if case[-1] == "tensorrt":  # which refuses any other zero point
+        constants = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+        constants |= {tensor.name: tensor for tensor in graph.initializer}
+        zeros = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+        assert zeros and not any(numpy_helper.to_array(zero).any() for zero in zeros)
     kinds = [node.op_type for node in graph.node]
     assert "Round" not in kinds and kinds.count("DequantizeLinear") == kinds.count("QuantizeLinear") + len(stored)
 

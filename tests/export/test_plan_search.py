@@ -142,10 +142,12 @@ def test_out_of_reach_names_the_fastest_and_what_would_reach_it() -> None:
     def remedies(excess: float) -> list[str]:
         return [f"an input {excess:.1f} times smaller", "--precision int8"]
 
-    with pytest.raises(SrkdError, match=r"1000 FPS \(1.0 ms\) cannot be reached: the fastest shape, edsr 8x1") as error:
+    with pytest.raises(SrkdError, match=r"1000 FPS \(1.0 ms\) cannot be reached: the nearest shape, edsr 8x1") as error:
         find_student(shapes(), Targets(fps=1000), Clock(smooth), remedies=remedies)
     assert "what would reach it: an input 3.2 times smaller, or --precision int8" in str(error.value)
     assert "\n" not in str(error.value)
+    with pytest.raises(SrkdError, match=r" and \d\.\d+ MB$"):  # a smaller image makes no smaller file
+        find_student(shapes(), Targets(ms=1000, megabytes=1e-6), Clock(smooth), remedies=remedies)
 
 
 def test_no_further_shape_is_tried_when_time_is_up() -> None:

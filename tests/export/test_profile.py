@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from export.profile.settings import ProfileSettings
 from export.proof.verify import Proof
 from export.timing.turns import MIN_ROUNDS, CallTimes, TurnTimes, compare, measure_turns, take_turns
 from tests.support.clock import Clock
+from tests.support.onnx_files import enlarger
 
 SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=3, scale=4)
 QUICK = {"lr_sizes": ((32, 24),), "seconds": 0.15, "memory": False, "quality": False, "threads": 1}
@@ -272,6 +274,7 @@ def test_unlike_scales_are_noted_and_labels_are_unique(folder: Path, tmp_path: P
     result = profile_models([tmp_path / "small.safetensors"], teacher=folder / "small.safetensors", settings=settings)
     assert [row.model for row in result.rows] == ["small", "small#2"]
     assert any("scales differ" in note and "small#2 x2" in note for note in result.notes)
+    assert replace(settings, scale=2).for_file("onnxruntime", "int8").scale == 2, "exported files are reduced, too"
 
 
 def test_a_foreign_file_whose_shapes_are_unknown_has_no_cost(folder: Path, tmp_path: Path) -> None:
@@ -279,6 +282,8 @@ def test_a_foreign_file_whose_shapes_are_unknown_has_no_cost(folder: Path, tmp_p
     model.graph.node[1].op_type, model.graph.node[1].domain = "Mystery", "elsewhere"
     onnx.save_model(model, str(tmp_path / "odd.onnx"))
     assert onnx_cost(tmp_path / "odd.onnx", (8, 8)) is None
+    counted = onnx_cost(enlarger(tmp_path / "eight.onnx", int8=True), (8, 8))
+    assert counted is not None and counted.params == 9, "weights behind a DequantizeLinear"
 
 
 def test_converters_get_weights_that_lie_as_in_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

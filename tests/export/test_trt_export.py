@@ -59,8 +59,8 @@ def exported(network: Network, folder: Path, name: str, options: FileOptions | N
 def test_an_engine_is_proved_and_named_after_its_machine(
     gpu: Nvidia, network: Network, tmp_path: Path, name: str, precision: str, onnx: str
 ) -> None:
-    (file,) = exported(network, tmp_path / "out", name)
-    assert file.verdict == "passed" and file.path is not None, file.reason
+    file, source = export_model(network, Source("small"), [name, precision], tmp_path / "out").files
+    assert file.verdict == source.verdict == "passed" and file.path is not None, (file.reason, source.reason)
     assert file.path.name == f"small.{precision}.trt11.4.0.106-h200-sm90.engine"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {file.path.name, onnx}
     assert file.facts["built_from"] == onnx and file.facts["gpu"] == "NVIDIA H200"

@@ -194,14 +194,15 @@ def test_wrong_words_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", [CompactSpec(4, width=8, depth=2), EDSRSpec(width=8, depth=1, scale=2)])
 def test_an_entry_of_openmodeldb_has_the_types_of_its_schema(spec: CompactSpec, tmp_path: Path) -> None:
     """src/lib/schema.ts and model-props.ts: the id's pattern, the keys that are needed, resources, a SPDX name."""
-    source = Source("it's_one", header={"srkd.recipe": "fit", "srkd.license": "cc-by-nc-4.0"})
+    licence = "CC-BY-NC-4.0" if spec.scale == 4 else "BSD-3-Clause"
+    source = Source("it's_one", header={"srkd.recipe": "fit", "srkd.license": licence.lower()})
     (folder,) = export_for_hosts(build(spec, seed=0), source, ["openmodeldb"], tmp_path)
     (entry,) = (path for path in folder.also if path.suffix == ".json")
     assert re.fullmatch(r"\d+x-[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*", entry.stem) and entry.stem == f"{spec.scale}x-it-s-one"
     content = json.loads(entry.read_text(encoding="utf-8"))
     required = {"name", "author", "tags", "description", "date", "architecture", "scale"}
     assert {*required, "inputChannels", "outputChannels", "resources", "images"} <= set(content)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", content["date"]) and content["license"] == "CC-BY-NC-4.0"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", content["date"]) and content["license"] == licence
     assert all(isinstance(size, str) and size for size in content["size"])
     types = {"onnx": "onnx", "pth": "pytorch"}
     for resource in content["resources"]:
