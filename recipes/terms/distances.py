@@ -9,7 +9,7 @@ pass. Terms are in fp32 also inside a bf16 autocast, as differences of similar f
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,12 +17,7 @@ from torch.autograd.function import once_differentiable
 
 
 def full_precision(like: torch.Tensor) -> AbstractContextManager[object]:
-    """Return a context without autocast on the device of `like`: matrix products keep the precision of their inputs.
-
-    Tensors on the meta device have only shapes and no precision.
-    """
-    if like.device.type == "meta":
-        return nullcontext()
+    """Return a context without autocast on the device of `like`: matrix products keep the precision of their inputs."""
     return torch.autocast(like.device.type, enabled=False)
 
 

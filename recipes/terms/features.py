@@ -1,7 +1,7 @@
 """Features that methods compare: taps validated before training, their pairs, 1×1 regressors between them.
 
-Every tap is a map of the LR image's size (methods that compare positions need that), so any two of srkd's networks can
-be paired: EDSR with RCAN, CARN with SwinIR, and channels may differ.
+A tap is a map of the LR image's size (methods that compare positions need that), so networks of different kinds can be
+paired: EDSR with RCAN, CARN with SwinIR, and channels may differ. Of a network that first unshuffles it is smaller.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.randomness import torch_seed
 from compressor.models.networks.base import Network
-from compressor.models.networks.taps import resolve_tap, tap_shapes
+from compressor.models.networks.taps import PROBE_SIDE, resolve_tap, tap_shapes
 from compressor.training.method import FeaturePair, Kind, Method
 from compressor.training.step import Step
 from recipes.terms.distances import widen
@@ -43,8 +43,9 @@ def describe_taps(
     """Return one line for each pair of features that the methods compare; `batch` is that of one process."""
 
     def shapes(network: Network, taps: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """Return the shapes in the run's own batches: a tap is a map of the LR image's size."""
-        return {tap: (batch, shape[1], lr_patch, lr_patch) for tap, shape in tap_shapes(network, taps).items()}
+        """Return the shapes in the run's own batches."""
+        shapes = tap_shapes(network, taps).items()
+        return {tap: (batch, shape[1], *(lr_patch * side // PROBE_SIDE for side in shape[2:])) for tap, shape in shapes}
 
     lines = []
     for method in methods:
@@ -57,6 +58,8 @@ def describe_taps(
             sides = f"student {pair.student} {'x'.join(map(str, student_shape))}"
             if pair.teacher is not None:
                 sides += f" with teacher {pair.teacher} {'x'.join(map(str, teacher_shape))}"
+                if student_shape[2:] != teacher_shape[2:]:
+                    raise UsageError(f"{method.name} compares features of one size, not {sides}: take --recipe logits")
             lines.append(f"{method.name}: {pair.term} of {sides}")
     return lines
 

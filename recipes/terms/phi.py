@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 from urllib.request import urlopen
 
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -59,7 +58,6 @@ class UsesPerceptualNet(Method):
     def fit(self, teacher: Network | None, student: Network) -> Method:
         owner = self._phi_owner(teacher)
         if self.uses_teacher_blocks and owner is not None:
-            # The plan is cached here, so that a later dry run does not count the planning of φ.
             plan_teacher_phi(owner.spec)
         return self
 
@@ -84,14 +82,11 @@ class UsesPerceptualNet(Method):
 
 @cache
 def _embedded_network() -> Network:
-    """Return the embedded teacher on the CPU, also in a dry run, which only uses shapes; φ is a copy of it."""
-    with torch.device("cpu"):
-        return load_checkpoint(embedded_teacher()).network
+    """Return the embedded teacher; φ is a copy of it."""
+    return load_checkpoint(embedded_teacher()).network
 
 
-def find_phi(
-    methods: Sequence[Method], weights: Path | None, *, download: bool = True, progress: Progress = no_progress
-) -> PhiSource | None:
+def find_phi(methods: Sequence[Method], weights: Path | None, *, progress: Progress = no_progress) -> PhiSource | None:
     """Return the φ of these methods, or None if none uses it; `weights` is the file of `--phi-weights`."""
     users = [method for method in methods if isinstance(method, UsesPerceptualNet)]
     if not users:
@@ -104,7 +99,7 @@ def find_phi(
         text = " and ".join(f"{phi} in {name}" for phi, name in choices.items())
         raise UsageError(f"phi is {text}: a run has one, --set phi=vgg19 or --set phi=teacher")
     choice: PhiChoice = next(iter(choices)) if choices else "auto"
-    return resolve_phi(choice, weights, download=download, progress=progress)
+    return resolve_phi(choice, weights, progress=progress)
 
 
 def lacks_vgg19(methods: Sequence[Method]) -> bool:
@@ -134,24 +129,18 @@ class PhiSource:
         return dataclasses.replace(self, how=self.how.replace(TEACHER_BLOCKS, f"{owner}'s own first blocks"))
 
     def build(self, teacher: Network | None) -> Phi:
-        """Return φ on the CPU, or only its shapes without a file; φ = teacher copies the blocks of `teacher`."""
-        if self.kind == "vgg19":
-            if self.path is not None:
-                return load_vgg19(self.path, sha256=self.sha256)
-            with torch.device("meta"):
-                return VGG19()
+        """Return φ on the CPU; φ = teacher copies the blocks of `teacher`."""
+        if self.path is not None:
+            return load_vgg19(self.path, sha256=self.sha256)
         if teacher is None:
             raise SrkdError(f"phi is {self.how}, and there is no teacher: add --teacher FILE or --phi-weights FILE")
         return TeacherPhi(teacher)
 
 
 def resolve_phi(
-    choice: PhiChoice = "auto", weights: Path | None = None, *, download: bool = True, progress: Progress = no_progress
+    choice: PhiChoice = "auto", weights: Path | None = None, *, progress: Progress = no_progress
 ) -> PhiSource:
-    """Return the selected φ; one process of a run calls this and shares the result.
-
-    Without `download` nothing is fetched: the result describes what would be used, for runs that only count.
-    """
+    """Return the selected φ; one process of a run calls this and shares the result."""
     if weights is not None:
         if choice == "teacher":
             raise UsageError("phi=teacher uses no file: leave out --phi-weights, or add --set phi=vgg19")
@@ -161,9 +150,6 @@ def resolve_phi(
     cached = hub_file(FILE)
     reason = ""
     if not (cached.is_file() and file_sha256(cached).startswith(SHA256)):
-        if not download:
-            otherwise = f", else {TEACHER_BLOCKS}" if choice == "auto" else ""
-            return PhiSource("vgg19", f"VGG-19, if {URL} can be fetched{otherwise}")
         try:
             fetch(URL, cached, SHA256, progress)
         except SrkdError as error:

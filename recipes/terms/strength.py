@@ -76,4 +76,4 @@ def _in_levels(sr: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def _mean(figures: Sequence[torch.Tensor]) -> float:
-    return float(torch.cat(list(figures)).mean())
+    return float(torch.cat(list(figures)).nanmean())

@@ -17,6 +17,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, build
+from compressor.models.networks.rrdbnet import RRDBNetSpec
 from compressor.models.networks.taps import read_taps
 from compressor.training.state import State
 from recipes.config.options import make_method
@@ -93,6 +94,9 @@ def test_wrong_taps_are_reported_with_their_side_and_the_nearest_name() -> None:
         lines(teacher_taps=["head"])
     with pytest.raises(SrkdError, match=r"teacher.*srkd's networks"):
         describe_taps([method], None, student, batch=2, lr_patch=8)
+    unshuffling = net(RRDBNetSpec(2, width=8, depth=1, growth=4, unshuffle=2))
+    with pytest.raises(UsageError, match=r"features of one size, not student .*x8x8 with teacher .*x4x4"):
+        describe_taps([method], unshuffling, student, batch=2, lr_patch=8)
 
 
 @pytest.mark.parametrize("place", range(len(NETWORKS)), ids=list(NETWORKS))

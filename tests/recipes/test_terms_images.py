@@ -34,7 +34,7 @@ def test_haar_of_the_official_code(size: str) -> None:
         assert (band - case[f"out_{size}_J2_{index if index == 0 else index + 3}"]).abs().max() < 2e-6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
 def test_haar_keeps_energy_and_has_nothing_to_say_of_flat_images(h: int, w: int, seed: int) -> None:
     images = noise(2, 3, h, w, seed=seed, dtype=torch.float64)
