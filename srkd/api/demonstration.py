@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from compressor.assets import embedded_teacher
 from compressor.assets.shipped import shipped_names, shipped_student
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
@@ -77,11 +76,8 @@ def _teacher_models(
         except UsageError as error:  # of a larger scale, without a form for the student's
             context.note(f"the teacher is not shown beside it: {error}")
             return []
-    if (students[0].descriptor.scale, students[0].descriptor.channels) != (4, 3):
-        context.note(f"no teacher beside it: the embedded one is x4 in colour, {students[0].name} is not (--teacher)")
-        return []
-    context.note("no --teacher: showing the embedded teacher beside it")
-    return _read_models(embedded_teacher(), "teacher", replace(options, scale=None, arch_options=None), context, names)
+    context.note("no teacher beside it (--teacher)")
+    return []
 
 
 def _read_models(path: Path, role: Role, options: DemoOptions, context: Context, used_names: set[str]) -> list[Model]:

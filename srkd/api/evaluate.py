@@ -19,9 +19,10 @@ from compressor.inference.metric_table import LOOKS, METRICS, worse_measures
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.reduced import at_scale
 from compressor.runtimes.table import RUNTIMES, runtime_of
+from compressor.teachers.reduced import load_at_scale
 from srkd.options.degradation import degradation_of, protocol_of
 from srkd.options.function import public
-from srkd.options.models import common_scale, load_with_options, open_runtime
+from srkd.options.models import common_scale, open_runtime
 from srkd.options.shared import Model, originals_and_lr_only, path_of
 from srkd.options.values import as_tuple
 from srkd.options.verbs import EvaluateOptions
@@ -150,7 +151,8 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, context: C
             continue
         check = None
         if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
-            check = check_teacher(load_with_options(model, options), context=context)
+            reading = {"arch_options": options.arch_options, "limits": options.limits, "trust_code": options.trust_code}
+            check = check_teacher(load_at_scale(model, options.scale, **reading), context=context)
         if check is not None and check.is_for_looks:
             context.note(
                 f"{label} is farther from the originals than {plain}, as networks for looks are: {', '.join(below)}"

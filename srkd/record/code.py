@@ -86,11 +86,11 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[Diff
     )
 
 
-def listed(items: Iterable[object]) -> str:
+def listed(items: Iterable[object], most: int = MOST_SHOWN, mark: str = ";") -> str:
     """The first items in one line, and the number of the others."""
     texts = [str(item) for item in items]
-    more = f"; and {len(texts) - MOST_SHOWN} more" if len(texts) > MOST_SHOWN else ""
-    return "; ".join(texts[:MOST_SHOWN]) + more
+    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return f"{mark} ".join([*texts[:most], *more])
 
 
 def short(value: str | None) -> str:

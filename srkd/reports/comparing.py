@@ -15,7 +15,7 @@ from compressor.images.scores import GOAL_WORDS, Scores, both_goals, set_mean, w
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 from compressor.models.networks.image_cost import Cost
-from srkd.record.code import short
+from srkd.record.code import listed, short
 from srkd.record.evaluations import software
 from srkd.record.result import Quality
 from srkd.record.scores import ScoreRole, counts_of
@@ -26,8 +26,6 @@ from srkd.reports.methods import MethodRuns, Trained, group_methods, shared_sett
 
 SAME_BICUBIC_DB = 0.002
 """Largest difference in dB between bicubic scores of the same images, by rounding, also between machines."""
-MOST_NAMED = 2
-"""The most runs that are named beside a value."""
 VALIDATION = "validation"
 
 Scorer: TypeAlias = Callable[[Sequence[Trained], Contents], SetScores]
@@ -203,11 +201,7 @@ def _differences(trained: Sequence[Trained]) -> tuple[str, ...]:
             if key in values:
                 runs.setdefault(short(values[key]), []).append(run)
         if len(runs) > 1:
-            lines.append(f"{key}: {', '.join(f'{value} ({_named(names)})' for value, names in runs.items())}")
+            named = (f"{value} ({listed(names, 2, ',')})" for value, names in runs.items())
+            lines.append(f"{key}: {', '.join(named)}")
     continued = [(row.run, entry) for row in trained if row.file.code for entry in row.file.code.continued]
     return (*lines, *(f"code of {run} within the run, {entry}" for run, entry in continued))
-
-
-def _named(runs: Sequence[str]) -> str:
-    """The first runs by name, and the number of the others."""
-    return ", ".join(runs[:MOST_NAMED]) + (f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else "")

@@ -9,9 +9,9 @@ from pathlib import Path
 from compressor.base.choices import Goal
 from compressor.base.files import file_sha256
 from compressor.base.interrupts import resume_command
-from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
+from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from srkd.record.measurements import ExportedEntry, read_exports
-from srkd.record.run_file import RunFile, read_for_display
+from srkd.record.run_file import RunFile, find_run_file, read_for_display
 from srkd.record.scores import Score, ScoreRole, of_role, scores_of
 from srkd.reports.curves import Metrics
 
@@ -76,10 +76,10 @@ def read_contents(run: Path) -> Contents:
 def _unfinished(file: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
     if file.is_finished:
         return f"The run is finished, but {RUN_FOLDER_WEIGHTS} is missing from its folder."
-    done, steps = max((rows.last_step for rows in metrics), default=0), file.preset.schedule.steps
-    where = f"step {done:,} of {steps:,}"
+    where = f"step {max((rows.last_step for rows in metrics), default=0):,}"
     if folders:
-        where = f"run {sum((folder / RUN_FOLDER_FACTS).is_file() for folder in folders)} of {len(folders)}"
+        files = map(find_run_file, folders)
+        where = f"run {1 + sum(other is not None and other.is_finished for other in files)} of {len(folders)}"
     return f"This run is not finished: it is at {where}."
 
 

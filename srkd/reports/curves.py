@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
+from compressor.images.scores import GOAL_WORDS
 from compressor.training.run_files import METRICS, read_metrics
 from srkd.charts import Chart, Curve
 from srkd.record.reading import LARGEST_NUMBER, printable
 from srkd.record.run_file import find_run_file, require_run_folder
 
 CURVES = "curves.png"
-SCORES = {"student_psnr_y": "student", "tuned_teacher_psnr_y": "teacher being tuned"}
-"""Names of the curves by their keys in the rows of validations."""
-QUALITY_TITLE = "Y-PSNR on the validation images in dB, over steps"
 LOSS_TITLE = "Loss, over steps"
 
 
@@ -78,21 +78,28 @@ def read_runs(folder: Path) -> list[Metrics]:
 def charts_of(runs: Sequence[Metrics]) -> list[Chart]:
     """The charts of a run, or of several over one another; levels are those that the students are compared with."""
     run = runs[0]
-    levels = [run.level(f"{name}_psnr_y", name) for name in ("teacher", "bicubic", "input")]
+    qualities = [_quality_chart(runs, goal) for goal in get_args(Goal)]
     if len(runs) > 1:
-        scores = [each.curve("validation", "student_psnr_y", each.name) for each in runs]
         losses = [each.curve("train", "loss", each.name) for each in runs]
-        return [Chart(QUALITY_TITLE, (*scores, *levels)), Chart(LOSS_TITLE, tuple(losses), logarithmic=True)]
+        return [*qualities, Chart(LOSS_TITLE, tuple(losses), logarithmic=True)]
     keys = dict.fromkeys(key for row in run.rows if row.kind == "train" for key in row.numbers)
     terms = [key for key in keys if key.startswith("weighted/")]
     losses = [run.curve("train", "loss", "loss")]
     if len(terms) > 1:
         losses += [run.curve("train", key, key.removeprefix("weighted/")) for key in terms]
-    scores = [run.curve("validation", key, name) for key, name in SCORES.items()]
     skipped = tuple(row.step for row in run.rows if row.kind == "skipped")
     title = f"{LOSS_TITLE}; red: skipped steps" if skipped else LOSS_TITLE
     return [
-        Chart(f"{run.name}: {QUALITY_TITLE}", (*scores, *levels)),
+        *qualities,
         Chart(title, tuple(losses), logarithmic=True, marks=skipped),
         Chart("Learning rate, over steps", (run.curve("train", "rate", "rate"),)),
     ]
+
+
+def _quality_chart(runs: Sequence[Metrics], goal: Goal) -> Chart:
+    """The scores by one goal; without any it has nothing to draw, and is left out."""
+    run, key = runs[0], "psnr_y" if goal == "original" else "psnr_y_teacher"
+    scores = [each.curve("validation", f"student_{key}", each.name) for each in runs]
+    scores.append(run.curve("validation", f"tuned_teacher_{key}", "teacher being tuned"))
+    levels = (run.level(f"{name}_{key}", name) for name in ("teacher", "bicubic", "input"))
+    return Chart(f"Y-PSNR in dB {GOAL_WORDS[goal]}, validation images, over steps", (*scores, *levels))

@@ -59,7 +59,7 @@ def baselines(spec: RunSpec, context: Context) -> dict[str, RunSpec]:
 def _usual_baselines(base: _Base, context: Context) -> list[BaselineName]:
     spec, names = base.spec, list[BaselineName](["scratch"])
     if obstacle := _obstacle("inherit", base):
-        context.note(f"--with-baseline: only from random weights, not inherited: {obstacle}")
+        context.note(f"--with-baseline: without inherit: {obstacle}")
     else:
         names.append("inherit")
     if spec.start.init == "fit":

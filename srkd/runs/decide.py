@@ -15,7 +15,6 @@ from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import UsageError
 from compressor.data.prepare import DataChoice
 from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
-from compressor.models.networks.base import ImageModel
 from compressor.models.networks.registry import quantise
 from compressor.models.students.students import stated_scale
 from compressor.teachers.teacher import Teacher
@@ -98,7 +97,7 @@ def decide(options: CompressOptions, context: Context) -> RunSpec:
         note(line)
     use.require_sound(options.training)
     if teacher is not None and use.runs_teacher:
-        _require_sound_teacher(options, use, check or _check(teacher, options, choice, context), student.network, note)
+        _require_sound_teacher(options, use, check or _check(teacher, options, choice, context), note)
     data = read_images(choice, shape.scale, rule.lr_patch, context)
     require_tracked_images(options, len(data.validation_names))
     cache = margin = None
@@ -245,9 +244,7 @@ def _choose_labels(
     return "teacher"
 
 
-def _require_sound_teacher(
-    options: CompressOptions, use: TeacherUse, check: TeacherCheck, student: ImageModel, note: Note
-) -> None:
+def _require_sound_teacher(options: CompressOptions, use: TeacherUse, check: TeacherCheck, note: Note) -> None:
     """Refuse a teacher that other settings improve, if the user has not chosen them; note what the check found."""
     for line in check.lines():
         note(line)

@@ -65,11 +65,11 @@ class DryRun:
     """The reports of the points of a sweep by their labels; the first one is also this report."""
 
     def rows(self) -> list[tuple[str, str]]:
-        spec, rule, data = self.spec, self.spec.preset.schedule, self.spec.data
+        spec, rule, data, copied = self.spec, self.spec.preset.schedule, self.spec.data, self.spec.start.init_from
         rows = [
             ("recipe", f"{spec.recipe}: {spec.preset.title}"),
             ("teacher", "none" if self.teacher is None else self.teacher.line()),
-            ("student", f"{self.student.line()}, {spec.start.init_from or INIT_TEXT[spec.start.init]}"),
+            ("student", f"{self.student.line()}, {copied.path if copied else INIT_TEXT[spec.start.init]}"),
             ("batch", f"{rule.batch} patches of {rule.lr_patch}x{rule.lr_patch}; labels: {data.labels}"),
             ("images", f"{data.origin}: {data.used} for training, {len(data.validation)} for validation"),
             *((f"stage {stage.name}", stage.line()) for stage in self.stages),

@@ -242,7 +242,7 @@ def images_entry(data: Data, labels: Goal) -> TrainingImages:
         labels="teacher" if labels == "teacher" else "HR",
         used=len(data.train),
         digest=data.train.digest(),
-        skipped={str(image.path): image.reason for image in data.train.skipped},
+        skipped={str(image.path): image.reason for image in data.skipped},
         validation=data.validation_names,
     )
 

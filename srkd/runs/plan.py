@@ -174,7 +174,7 @@ class RunPlan:
         return BegunRun(
             title=f"run {number} of {len(self.runs)}: {run.title}",
             folder=folder,
-            steps=spec.preset.schedule.steps,
+            steps=sum(stage.schedule.steps for stage in spec.preset.stages(spec.preset.build_methods())),
             job={
                 "run": str(folder.resolve()),
                 "plan": str(self.folder),

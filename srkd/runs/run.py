@@ -33,7 +33,6 @@ from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import cost
 from compressor.models.quantisation.quantisers import round_biases
 from compressor.models.students.blend import Blended
-from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import RunEvents
 from compressor.training.loop import Trainer
@@ -188,13 +187,14 @@ class TrainingRun:
             round_biases(trained, torch.zeros(1, trained.descriptor.channels, 16, 16, device=trained.device))
         student = self._quality(trained)
         # A stage after the main one gives up some dB on purpose.
-        worse = None if stages[-1].is_later else _below_its_start(student.by(run.spec.goal), untrained)
+        worse = None if stages[-1].is_later else _below_its_start(student.by(run.spec.goal), untrained, state.role)
         if worse and state.role == "student":
             # Not the trained student but the best one, which may be the start.
             trained.load_state_dict(
                 processes.from_leader(lambda: load_checkpoint(self.folder.best).network.state_dict())
             )
             student = self._quality(trained)
+        if worse:
             self.folder.log(worse)
         if state.role == "joint":
             joint = self._quality(state.ema.network)
@@ -282,8 +282,7 @@ class TrainingRun:
             network = validation.teacher.network
             teacher = Quality.of(validation.teacher_by_set, None if network is None else cost(network.spec))
         bicubic = Quality.of(validation.bicubic_by_set, None)
-        origin = None if run.teacher is None else run.teacher.origin
-        licence_warning = None if origin is None else commercial_warning(licence_of(origin.path))
+        licence_warning = None if spec.teacher is None else commercial_warning(spec.teacher.licence)
         report = CompressReport(
             run=self.folder.path,
             student_path=self.folder.path / STUDENT,
@@ -292,7 +291,7 @@ class TrainingRun:
             seconds=state.seconds,
             protocol=run.validation.protocol,
             images_used=len(run.data.train),
-            images_skipped={str(image.path): image.reason for image in run.data.train.skipped},
+            images_skipped={str(image.path): image.reason for image in run.data.skipped},
             student=student,
             teacher=teacher,
             bicubic=bicubic,
@@ -353,11 +352,12 @@ WORSE_DB = 0.02
 """Difference in dB from which a student is worse than its start."""
 
 
-def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | None) -> str | None:
+def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | None, role: str) -> str | None:
     """A line if training made a student worse than it was before the first step."""
     if untrained is None or judged is None or judged >= untrained.student - WORSE_DB:
         return None
+    kept = "the best one, perhaps the start" if role == "student" else "the last one"
     return (
         f"training made the student worse than its start, {judged:.3f} dB against {untrained.student:.3f}: {STUDENT} "
-        "is the best one, perhaps the start; train for more steps (--steps) or at a lower rate (--rate)"
+        f"is {kept}; train for more steps (--steps) or at a lower rate (--rate)"
     )

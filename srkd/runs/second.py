@@ -69,7 +69,7 @@ def second_options(student: Path, options: CompressOptions, goal: Goal) -> Compr
     assert training.then is not None
     return replace(
         options,
-        teacher=replace(options.teacher, teacher=student, goal=goal, scale=None, arch_options=None),
+        teacher=replace(options.teacher, teacher=student, goal=goal, scale=None, teacher_scale=None, arch_options=None),
         student=StudentOptions(),
         target=TargetOptions(),
         training=replace(
@@ -80,6 +80,7 @@ def second_options(student: Path, options: CompressOptions, goal: Goal) -> Compr
             rate=None,
             teacher_cache=False,
             label_margin=None,
+            phi_weights=None,
         ),
     )
 

@@ -91,7 +91,7 @@ def first_student(
     """
     source = None if teacher is None else teacher.donor
     turned, plain_slice = None, None
-    if source is not None and start.select != "leading" and spec.deployed == spec:
+    if source is not None and start.select != "leading":
         turned = context.once(
             "turned", id(source), spec, start.select, read=lambda: reordered(source, spec, start.select)
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from compressor.base.context import Context, no_note
 from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
 from compressor.training.run_files import read_metrics
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT
 from srkd.options.compress import CompressOptions
@@ -24,7 +25,7 @@ from srkd.runs.baselines import baselines
 from srkd.runs.decide import decide
 from srkd.runs.run import new_run_file
 
-TOP_FILES = (STUDENT, SHEET, JOINT_TEACHER)
+TOP_FILES = (STUDENT, SHEET, JOINT_TEACHER, FAITHFUL, TEXTURED)
 """Files of the chosen trial that are copied to the plan's folder, so that verbs accept it as a run folder."""
 
 HASHES = ("batches", "first_pixels")

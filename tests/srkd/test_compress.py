@@ -110,7 +110,7 @@ def test_mistakes_are_one_line_with_the_right_code(arguments, code, part, teache
     *notes, message = capfd.readouterr().err.strip().splitlines()
     assert part in message and "Traceback" not in message
     assert not [line for line in notes if line.startswith("teacher check")]
-    assert not (tmp_path / "r" / "student.safetensors").exists()
+    assert not (tmp_path / "r").exists()
 
 
 def test_several_folders_are_one_set(teacher, tmp_path):

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.data.batches import draw_calibration_patches
+from compressor.data.batches import Sampler, draw_calibration_patches, gather
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.save import save_network
 from compressor.models.fitting.fit import fit
-from compressor.models.fitting.patches import CANDIDATES
+from compressor.models.fitting.patches import CANDIDATES, texture_of
 from compressor.models.networks.base import Network
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
@@ -27,8 +27,7 @@ from srkd.options.compress import CompressOptions
 from srkd.options.models import spec_of
 from srkd.runs.decide import decide
 from tests.support.run_files import read_json
-from tests.support.small_runs import SET_SMALL, SMALL
-from tests.support.torchrun import run_torchrun
+from tests.support.small_runs import SMALL
 
 
 def compress(ground: Path, out: Path, **options: object) -> list[str]:
@@ -83,19 +82,6 @@ def test_runs_of_a_plan_with_one_start_solve_for_it_once(
     assert all(torch.equal(alone[name], in_plan[name]) for name in alone)
 
 
-@pytest.mark.ci
-@pytest.mark.slow
-def test_two_processes_start_from_the_fit_of_one(ground: Path, tmp_path: Path) -> None:
-    teacher, photos = str(ground / "teacher.safetensors"), str(ground / "photos")
-    options = ["--recipe", "fit", "--steps", "2", *SET_SMALL]
-    run = ["compress", "--teacher", teacher, "--data", photos, *options, "--out", str(tmp_path / "two")]
-    out, _ = run_torchrun("-m", "srkd", *run)
-    (line,) = (line for line in compress(ground, tmp_path / "one") if "solved for in" in line)
-    (same,) = (line for line in out.splitlines() if "solved for in" in line)
-    figures = [[float(number) for number in re.findall(r"\d+\.\d{3}", text)] for text in (line, same)]
-    assert len(figures[0]) == 3 and figures[0] == pytest.approx(figures[1], abs=0.02)
-
-
 def difference(ground: Path, run: Path) -> torch.Tensor:
     """Return the difference between a student's and the teacher's images."""
     store = prepare_data(DataChoice(ground / "photos", cache_size=0), scale=2, lr_patch=8).train
@@ -121,7 +107,11 @@ def test_patches_are_the_most_textured_of_those_drawn(ground: Path) -> None:
     again = draw_calibration_patches(store, seed=3, count=5, side=8)
     others = draw_calibration_patches(store, seed=4, count=5, side=8)
     assert patches.shape == (5, 3, 8, 8) and torch.equal(patches, again) and not torch.equal(patches, others)
-    assert float(patches.min()) >= 0 and float(patches.max()) <= 1 and CANDIDATES == 4
+    assert float(patches.min()) >= 0 and float(patches.max()) <= 1
+    sampler = Sampler.for_store(store, lr_patch=8, seed=3)
+    for step, patch in enumerate(patches):
+        drawn = gather(store.lr, sampler.draw(step, range(CANDIDATES)), 8, 1)
+        assert texture_of(255 * patch[None]) == pytest.approx(float(texture_of(drawn).max()), rel=1e-4)
     small = draw_calibration_patches(store, seed=3, count=1, side=10_000)
     assert small.shape[-1] == min(int(store.lr.heights.min()), int(store.lr.widths.min()))
 

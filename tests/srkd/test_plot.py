@@ -113,7 +113,7 @@ NUMBER = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**9), 
 
 @pytest.mark.ci
 @example([(1.0, 2.0)], False, False, ["two\nlines", "\ud800", "x" * 500])
-@settings(max_examples=20, deadline=None)  # each one draws a picture
+@settings(max_examples=20)  # each one draws a picture
 @given(
     st.lists(st.tuples(NUMBER, NUMBER), max_size=30),
     st.booleans(),

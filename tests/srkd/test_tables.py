@@ -20,7 +20,7 @@ TEXT = st.lists(WORD, max_size=8).map(" ".join)
 
 
 @example([[""], [""]])
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine too
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine too
 @given(st.integers(1, 6).flatmap(lambda n: st.lists(st.lists(TEXT, min_size=n, max_size=n), min_size=2, max_size=6)))
 def test_nothing_of_a_table_is_cut(rows: list[list[str]]) -> None:
     headings, *cells = rows

@@ -17,9 +17,11 @@ from compressor.models.quantisation.description import Quantisation
 from compressor.training.events import RunEvents
 from compressor.training.state import State
 from srkd import compress, resume
+from srkd.options.compress import CompressOptions
 from srkd.record.result import CompressReport
 from srkd.record.run_teacher import find_run_teacher
 from srkd.record.scores import scores_of
+from srkd.runs.second import second_options
 from tests.support.deaths import death_after
 from tests.support.run_files import assert_read_as_written, read_json
 from tests.support.small_runs import SMALL
@@ -35,6 +37,14 @@ def compressed(ground: Path, out: Path, **options: Any) -> CompressReport:
 @pytest.fixture(scope="module")
 def both(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> CompressReport:
     return compressed(ground, tmp_path_factory.mktemp("both") / "run")
+
+
+def test_the_second_training_takes_over_what_it_can_use() -> None:
+    options = CompressOptions.of(
+        teacher="x4.pth", scale=2, teacher_scale=4, phi_weights="vgg19.pth", then="pams", out="run"
+    )
+    second = second_options(Path("student.safetensors"), options, "teacher")
+    assert (second.teacher.scale, second.teacher.teacher_scale, second.training.phi_weights) == (None, None, None)
 
 
 def test_both_students_lie_in_the_folder(both: CompressReport) -> None:
