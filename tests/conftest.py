@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import settings
 
 from compressor.base.child import Child, StartChild, children_started_by
 from compressor.base.memory import collect_less_often
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 collect_less_often()
+settings.register_profile("any load", deadline=None)
+settings.load_profile("any load")
 
 
 FROZEN_AT = [0]
@@ -38,6 +41,12 @@ def _modules_are_not_garbage() -> None:
         gc.collect()
         gc.freeze()
         FROZEN_AT[0] = len(sys.modules)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Numbers drawn without a generator of their own are the same in every run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

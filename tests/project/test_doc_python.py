@@ -113,7 +113,7 @@ def test_a_narrower_student_cut_from_a_teacher_of_csd(desk: Path) -> None:
 def test_a_program_in_tensorrt_gives_the_plan_to_its_runtime(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT itself is a stand-in; it cannot be installed here."""
     machine = Machine("11.4.0.106", "NVIDIA H200", "9.0", "13.0 (580.65.06)")
-    header = EngineHeader(machine, "fp16", dynamic_profile(Descriptor(4)), "student.fp16.onnx", "ab" * 32)
+    header = EngineHeader(machine, "fp16", dynamic_profile(Descriptor(4)))
     path = Path("student.engine")
     write_engine(path, header, b"plan of TensorRT")
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: plan)

@@ -118,19 +118,6 @@ def test_a_student_is_made_exported_and_used_from_another_folder(installed: Path
         assert (tmp_path / "site" / "index.html").is_file()
 
 
-def test_an_installation_says_in_one_line_how_its_app_is_built(installed: Path, tmp_path: Path) -> None:
-    if run_python(installed, tmp_path, "from demo.files import is_app_built; print(is_app_built())") == "True":
-        return  # The app is built here, so this wheel carries it.
-    run_srkd = [str(installed), "-I", "-m", "srkd"]
-    done = subprocess.run([*run_srkd, "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    command = "pip install --force-reinstall --no-deps srkd"
-    assert done.stderr == f"srkd: this installation has no built demo app: {command}\n"
-    pieces = json.loads(subprocess.check_output([*run_srkd, "doctor", "--json"], cwd=tmp_path))["pieces"]
-    (app,) = (piece for piece in pieces if piece["name"] == "demo app")
-    assert (app["ready"], app["command"]) == (False, command)
-
-
 def requirements(wheel: Path) -> list[str]:
     """Return the requirements in the wheel's metadata, extras included."""
     info = zipfile.ZipFile(wheel).read(f"srkd-{srkd.__version__}.dist-info/METADATA").decode()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from compressor.base.context import QUIET
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.training.run_folder import LOCK, lock_run
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
@@ -69,12 +69,6 @@ def test_two_starts_with_one_out_are_one_run(teacher, photos, tmp_path):
     with held(out) as holder, pytest.raises(SrkdError, match=rf"process {holder} on "):
         compress(teacher, data=photos, steps=1, out=out, settings=SMALL)
     assert not (out / "run.json").exists()
-
-
-def test_mistakes_leave_no_folder_behind(teacher, photos, tmp_path):
-    with pytest.raises(UsageError):
-        compress(teacher, data=photos, recipe="logit", out=tmp_path / "a" / "b")
-    assert not (tmp_path / "a").exists()
 
 
 def test_temporary_files_of_a_killed_process_are_removed_by_the_next_start(unfinished):
