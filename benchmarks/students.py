@@ -296,9 +296,9 @@ def main() -> int:
         save("students", tables, parts=("--only", "--sets"))
     first = ALL[FIRST]
     about = (
-        f"{FIRST} and its teacher {shipped_student(FIRST).teacher}, whose ×4 images are reduced: seconds for a "
-        f"megapixel of the enlarged picture in ONNX Runtime on 2 threads of {machine_facts()['cpu']}, and there on the "
-        f"page of `srkd demo` (Chromium); the rest on Set14, degraded ({DEGRADATION}), to the teacher's images."
+        f"Seconds for a megapixel of output, in ONNX Runtime on 2 threads of {machine_facts()['cpu']} and there on the "
+        f"page of `srkd demo` (Chromium). Quality: Set14, degraded ({DEGRADATION}), compared with the images of the "
+        f"teacher, {shipped_student(FIRST).teacher}, reduced to ×2."
     )
     tables["first"] = Table(FIRST_COLUMNS, list(first_rows(first, tables[FIRST], options)), about)
     save("students", tables, parts=("--only", "--sets"))
