@@ -32,7 +32,7 @@ def used_code(run: OpenRun) -> CodeFacts:
     files = dict.fromkeys(imported_files().get(type(each).__module__) for each in (*used, *methods))
     return CodeFacts(
         packages={
-            "srkd": __version__ + ("" if (commit := _commit()) is None else f" (git {commit})"),
+            "srkd": __version__ + ("" if (commit := own_commit()) is None else f" (git {commit})"),
             "torch": str(torch.__version__),
             **{package: metadata.version(package) for package in packages if package != "srkd"},
         },
@@ -41,7 +41,7 @@ def used_code(run: OpenRun) -> CodeFacts:
 
 
 @cache
-def _commit() -> str | None:
+def own_commit() -> str | None:
     """The commit of srkd's own checkout, with `-dirty` if files differ from it; None if there is none."""
     if not (ROOT / ".git").exists():
         return None
