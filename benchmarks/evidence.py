@@ -23,7 +23,6 @@ from typing import Any, TypeAlias
 
 from compressor.base.files import atomic_path
 from compressor.base.machine import installed_version, machine_facts
-from srkd.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = "srkd.result/1"
@@ -205,7 +204,7 @@ def save(
     A `variant` is the same question for other networks or devices, in a separate file NAME-VARIANT. `threads` are those
     of processes that measured apart from this one.
     """
-    from srkd.runs.code import own_commit  # it imports torch, which pages do without
+    from srkd.runs.code import own_version  # it imports torch, which pages do without
 
     facts, question = machine_facts(), benchmark_of(name)
     if threads is not None:
@@ -219,7 +218,7 @@ def save(
         command=" ".join(["python -m benchmarks", name, *map(shlex.quote, words)]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         machine={"os": platform.system(), **{name: facts[name] for name in FACTS}},
-        versions={"srkd": f"{__version__} ({own_commit()})", **{name: installed_version(name) for name in LIBRARIES}},
+        versions={"srkd": own_version(), **{library: installed_version(library) for library in LIBRARIES}},
         seeds=tuple(seeds),
         tables={"": tables} if isinstance(tables, Table) else dict(tables),
     )

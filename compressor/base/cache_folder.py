@@ -146,14 +146,13 @@ class CacheFolder:
 
     def free_space(self, size: int) -> bool:
         """Remove the least recently used entries until `size` more bytes fit; if they cannot, remove none: False."""
-        found = [path for kind in ENTRIES for path in self.path.glob(f"{kind}-*") if path.is_dir()]
-        for folder in found:
-            if "." in folder.name and not is_locked(_lock_of(folder)):  # an unfinished entry of a killed process
-                shutil.rmtree(folder, ignore_errors=True)
         entries = []
-        for entry in (path for path in found if "." not in path.name):
-            with suppress(FileNotFoundError):  # another process may remove it meanwhile
-                entries.append((entry.stat().st_mtime_ns, sum(_sizes(entry).values()), entry))
+        for entry in [path for kind in ENTRIES for path in self.path.glob(f"{kind}-*") if path.is_dir()]:
+            if "." not in entry.name:
+                with suppress(FileNotFoundError):  # another process may remove it meanwhile
+                    entries.append((entry.stat().st_mtime_ns, sum(_sizes(entry).values()), entry))
+            elif not is_locked(_lock_of(entry)):  # an unfinished entry of a killed process
+                shutil.rmtree(entry, ignore_errors=True)
         excess = sum(entry_bytes for _, entry_bytes, _ in entries) + size - self.limit
         unneeded = []
         for _, entry_bytes, entry in sorted(entries):

@@ -44,8 +44,8 @@ def given_margin(pixels: int, teacher: Teacher, store: ImageStore, lr_patch: int
     side = _side(pixels, teacher, store, lr_patch)
     if pixels and side == lr_patch:
         raise UsageError(
-            f"--label-margin {pixels}: the smallest LR image, or the step of the teacher's sizes, leaves no "
-            f"room around a patch of {lr_patch}x{lr_patch}; leave it out, or add --teacher-cache"
+            f"--label-margin {pixels}: the smallest LR image, or the step of the teacher's sizes, leaves no room "
+            f"around a patch of {lr_patch}x{lr_patch}; leave it out, or add --teacher-cache"
         )
     return LabelMargin((side - lr_patch) // 2, side)
 

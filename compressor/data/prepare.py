@@ -245,8 +245,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         # What the student is for comes first: the first set decides which student is best.
         validation = (*(image_set.degraded(degradation, scale, context) for image_set in validation), *validation)
     if skipped := (*train.skipped, *(image for store in stores.values() for image in store.skipped)):
-        where, reason = f"{skipped[0].path}", skipped[0].reason.removeprefix(f"{skipped[0].path} ")
-        context.note(f"{len(skipped)} images left out; the first: {where}: {reason} (all in run.json)")
+        context.note(f"{len(skipped)} images left out; the first: {skipped[0]} (all in run.json)")
     if degradation is not None and choice.degrades_once:
         train = train.degraded_once(degradation, context)
         context.note(f"each of the {len(train)} images is degraded once, as what the teacher makes of it is kept")

@@ -32,6 +32,9 @@ class SkippedImage:
     path: Path
     reason: str
 
+    def __str__(self) -> str:
+        return self.reason if str(self.path) in self.reason else f"{self.path}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -173,7 +176,7 @@ class DecodedImages:
             else:
                 records.append(image)
         if not records:
-            first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+            first = f"; the first: {skipped[0]}" if skipped else ""
             raise UsageError(f"none of {len(positions)} images can be used{first}")
         hr = [image.hr for image in records if image.hr is not None]
         return ImageStore(

@@ -59,7 +59,7 @@ class Degradation:
     @property
     def label(self) -> str:
         """The name; for a file with a hash of its steps, as its contents may change."""
-        if not re.search(r"\.ya?ml(,clean=|$)", self.name) and (self.name in names() or "=" in self.name):
+        if not is_degradation_file(self.name.partition(",clean=")[0]) and (self.name in names() or "=" in self.name):
             return self.name
         return f"{self.name} {hashlib.blake2b(json.dumps(self.to_json()).encode(), digest_size=4).hexdigest()}"
 

@@ -70,8 +70,7 @@ def ring_ratios(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -
     cropped = crop_both(images_255, reference_255, border)
     require_side(cropped[0], MIN_SPECTRUM_SIDE, "the spectrum")
     own, reference = (ring_means(windowed_spectrum(image).abs().square()) for image in cropped)
-    ratios = power_ratios(own, reference)
-    return torch.where(ratios.isfinite(), ratios, torch.nan)
+    return power_ratios(own, reference).nan_to_num(nan=torch.nan, posinf=torch.nan, neginf=torch.nan)
 
 
 def power_ratios(own: Tensor, reference: Tensor) -> Tensor:

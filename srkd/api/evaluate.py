@@ -22,7 +22,7 @@ from compressor.runtimes.table import RUNTIMES, runtime_of
 from compressor.teachers.reduced import load_at_scale
 from srkd.options.degradation import degradation_of, protocol_of
 from srkd.options.function import public
-from srkd.options.models import common_scale, open_runtime
+from srkd.options.models import common_scale, load_by, open_runtime
 from srkd.options.shared import Model, originals_and_lr_only, path_of
 from srkd.options.values import as_tuple
 from srkd.options.verbs import EvaluateOptions
@@ -151,8 +151,7 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, context: C
             continue
         check = None
         if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
-            reading = {"arch_options": options.arch_options, "limits": options.limits, "trust_code": options.trust_code}
-            check = check_teacher(load_at_scale(model, options.scale, **reading), context=context)
+            check = check_teacher(load_by(load_at_scale, model, options), context=context)
         if check is not None and check.is_for_looks:
             context.note(
                 f"{label} is farther from the originals than {plain}, as networks for looks are: {', '.join(below)}"

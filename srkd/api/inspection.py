@@ -27,7 +27,7 @@ from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.options.function import public
-from srkd.options.models import load_with_options, refuse_file_options
+from srkd.options.models import load_by, refuse_file_options
 from srkd.options.values import format_size, read_size
 from srkd.options.verbs import InspectOptions
 
@@ -90,7 +90,7 @@ def run_inspect(options: InspectOptions, context: Context) -> Inspection:
     else:
         file = model_file(Path(options.path))
         if runtime_of(file) == "torch":
-            inspection = _inspect_teacher(load_with_options(file, options), options, context)
+            inspection = _inspect_teacher(load_by(load_teacher, file, options), options, context)
         else:
             inspection = _inspect_exported(file, options, context)
     if inspection.spec is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,9 +79,9 @@ def file_of(model: ModelOrPath, path: Path) -> ModelFile:
     return ModelFile(origin.path, origin.options)
 
 
-def load_with_options(path: str | Path, options: ProgramOptions) -> Teacher:
-    """Load a checkpoint or a foreign program with the options that a verb has for reading one."""
-    return load_teacher(
+def load_by(load: Callable[..., Teacher], path: str | Path, options: ProgramOptions) -> Teacher:
+    """Load a checkpoint or a foreign program by a function, with the options that a verb has for reading one."""
+    return load(
         path,
         scale=options.scale,
         arch_options=options.arch_options,

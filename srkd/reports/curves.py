@@ -10,6 +10,7 @@ from typing import get_args
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
 from compressor.images.scores import GOAL_WORDS
+from compressor.inference import metric_table
 from compressor.training.run_files import METRICS, read_metrics
 from srkd.charts import Chart, Curve
 from srkd.record.reading import LARGEST_NUMBER, printable
@@ -98,7 +99,7 @@ def charts_of(runs: Sequence[Metrics]) -> list[Chart]:
 
 def _quality_chart(runs: Sequence[Metrics], goal: Goal) -> Chart:
     """The scores by one goal; without any it has nothing to draw, and is left out."""
-    run, key = runs[0], "psnr_y" if goal == "original" else "psnr_y_teacher"
+    run, key = runs[0], metric_table.METRICS["psnr"].key_to(goal)
     scores = [each.curve("validation", f"student_{key}", each.name) for each in runs]
     scores.append(run.curve("validation", f"tuned_teacher_{key}", "teacher being tuned"))
     levels = (run.level(f"{name}_{key}", name) for name in ("teacher", "bicubic", "input"))

@@ -46,14 +46,13 @@ class Trained:
     def settings(self) -> dict[str, str]:
         """All else that decides the result, by key: runs with equal settings and code are seeds of one method."""
         file = self.file
-        kept = file.model_dump(mode="json", include={"student", "quantisation"})
+        kept = file.model_dump(mode="json", include={"student", "quantisation", "degradation"})
+        kept |= file.model_dump(mode="json", include={"data": {"labels"}, "phi": {"kind"}, "label_margin": {"pixels"}})
         origin = file.start.init_from
         kept["start"] = {**file.start.model_dump(), "init_from": None if origin is None else origin.sha256}
         kept["teacher"] = None if file.teacher is None else file.teacher.sha256
         preset = file.preset.model_dump(mode="json")
         kept |= {name: preset[name] for name in ("schedule", "weights", "blend")}
-        kept |= file.model_dump(mode="json", include={"degradation": True, "data": {"labels"}, "phi": {"kind"}})
-        kept |= file.model_dump(mode="json", include={"label_margin": {"pixels"}})
         kept["options"] = {rule["name"]: rule["options"] for rule in preset["methods"]}
         texts = ((key, "none" if value is None else value) for key, value in leaves("", kept))
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in texts}

@@ -32,7 +32,7 @@ def used_code(run: OpenRun) -> CodeFacts:
     files = dict.fromkeys(imported_files().get(type(each).__module__) for each in (*used, *methods))
     return CodeFacts(
         packages={
-            "srkd": __version__ + ("" if (commit := own_commit()) is None else f" (git {commit})"),
+            "srkd": own_version(),
             "torch": str(torch.__version__),
             **{package: metadata.version(package) for package in packages if package != "srkd"},
         },
@@ -41,16 +41,16 @@ def used_code(run: OpenRun) -> CodeFacts:
 
 
 @cache
-def own_commit() -> str | None:
-    """The commit of srkd's own checkout, with `-dirty` if files differ from it; None if there is none."""
+def own_version() -> str:
+    """The version of srkd; of a checkout also its commit, with `-dirty` if files differ from it."""
     if not (ROOT / ".git").exists():
-        return None
+        return __version__
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError):  # no git here, or a checkout of another user
-        return None
-    return done.stdout.strip()
+        return __version__
+    return f"{__version__} (git {done.stdout.strip()})"
 
 
 def require_same_files(recorded: Sequence[CodeFacts], where: str) -> None:

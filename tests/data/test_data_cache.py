@@ -217,9 +217,6 @@ def test_small_stores_and_a_cache_of_nothing_leave_no_trace(photos, cache):
 
 def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache):
     sets = [write_photos(tmp_path / f"set{k}", seed=10 * k) for k in range(4)]
-    for other in ("hub", "my-photos"):  # what else lies there: older than all entries
-        (cache.path / other).mkdir(parents=True)
-        os.utime(cache.path / other, (0, 0))
     size = read(sets[0], cache).bytes
     bounded = CacheFolder(cache.path, int(3.5 * (size + 2000)))
     keys = []
@@ -239,8 +236,15 @@ def test_entries_used_longest_ago_make_room_and_none_in_use_does(tmp_path, cache
     read(sets[1], tight, notes)
     assert oldest <= {entry.name for entry in entries(tight)}, "an entry in use was removed"
     assert "--cache-size" in notes[0]
-    assert (cache.path / "hub").is_dir() and (cache.path / "my-photos").is_dir()
     del in_use
+
+
+def test_what_else_lies_in_the_folder_stays(cache):
+    folders = [cache.path / name for name in ("hub", "my-photos", "images-0")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"bytes")
+    assert CacheFolder(cache.path, 1).free_space(0) and [folder.is_dir() for folder in folders] == [True, True, False]
 
 
 def test_an_entry_is_free_once_its_batches_are_gone(photos, cache):

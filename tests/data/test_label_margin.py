@@ -125,7 +125,9 @@ def test_small_images_bound_the_margin(store: ImageStore):
     teacher = Teacher(deep())
     assert given_margin(64, teacher, store, PATCH).side == SMALLEST
     assert given_margin(0, teacher, store, PATCH).pixels == 0
-    with pytest.raises(UsageError, match=r"--label-margin 2: the smallest LR image, or .* leaves no room"):
+    with pytest.raises(
+        UsageError, match="--label-margin 2: the smallest LR image, or the step of the teacher's sizes, leaves no room"
+    ):
         given_margin(2, teacher, store, SMALLEST)
 
 

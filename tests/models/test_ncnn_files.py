@@ -28,8 +28,7 @@ from srkd.cli.main import run
 from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
 from tests.support.formats_table import Damage, becomes, of_weights, replaced
-from tests.support.ncnn_files import compact_file, raw, rrdbnet_file, span_file
-from tests.support.ncnn_mutants import misread, mutants
+from tests.support.ncnn_files import compact_file, misread, mutants, raw, rrdbnet_file, span_file
 from tests.support.shared import needs_shared, shared
 
 IMAGE = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(0))

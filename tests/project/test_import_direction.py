@@ -1,4 +1,4 @@
-"""Imports have no cycles, what knows CUDA is listed, and a class name means one thing."""
+"""Imports have one direction and no cycles, and a class name means one thing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, python
 from tests.support.packages import SOURCES
+
+
+def test_the_direction_holds() -> None:
+    program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = python("-c", program, "--no-cache", cwd=ROOT)
+    assert done.code == 0, done.out + done.err
+    contracts = (ROOT / "pyproject.toml").read_text().count("[[tool.importlinter.contracts]]")
+    assert contracts >= 6 and f"{contracts} kept, 0 broken" in done.out
 
 
 def names_cuda(path: Path) -> bool:

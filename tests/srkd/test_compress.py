@@ -105,7 +105,7 @@ def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, c
     ],
 )
 def test_mistakes_are_one_line_with_the_right_code(arguments, code, part, teacher, photos, tmp_path, capfd):
-    words = ["compress", "--teacher", str(teacher), "--data", str(photos), "--out", str(tmp_path / "r"), *arguments]
+    words = ["compress", "--teacher", str(teacher), "--data", str(photos), "--out", f"{tmp_path}/r/s", *arguments]
     assert run(words) == code
     *notes, message = capfd.readouterr().err.strip().splitlines()
     assert part in message and "Traceback" not in message

@@ -107,7 +107,7 @@ def test_patches_are_the_most_textured_of_those_drawn(ground: Path) -> None:
     again = draw_calibration_patches(store, seed=3, count=5, side=8)
     others = draw_calibration_patches(store, seed=4, count=5, side=8)
     assert patches.shape == (5, 3, 8, 8) and torch.equal(patches, again) and not torch.equal(patches, others)
-    assert float(patches.min()) >= 0 and float(patches.max()) <= 1
+    assert float(patches.min()) >= 0 and float(patches.max()) <= 1 and CANDIDATES == 4
     sampler = Sampler.for_store(store, lr_patch=8, seed=3)
     for step, patch in enumerate(patches):
         drawn = gather(store.lr, sampler.draw(step, range(CANDIDATES)), 8, 1)

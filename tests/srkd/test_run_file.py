@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from compressor.base.errors import SrkdError
 from srkd.record.measurements import read_exports, read_profile
 from srkd.record.reading import printable
 from srkd.record.run_file import find_run_file, read_for_display, read_run_file, read_spec_file, write_run_file
+from srkd.reports.contents import read_contents
 from srkd.reports.curves import Metrics
+from srkd.reports.methods import trained_runs
 from tests.support.commands import python
 from tests.support.run_files import RESULT, RUN, assert_read_as_written, read_json, save_run_file
 from tests.support.small_runs import SMALL
@@ -44,6 +47,12 @@ def test_a_run_is_read_as_it_was_written(runs: Path) -> None:
     assert "head.weight" in copied.start.init_from.copied
     assert joint.phi is not None and joint.phi.kind == "teacher"
     assert joint.result is not None and joint.result.teacher_joint is not None
+
+
+def test_runs_that_learned_other_labels_are_no_seeds_of_one_method(runs: Path) -> None:
+    (one,) = trained_runs([read_contents(runs / "from")])
+    other = one.file.model_copy(update={"data": one.file.data.model_copy(update={"labels": "teacher"})})
+    assert {key for key, _ in one.settings.items() ^ replace(one, file=other).settings.items()} == {"data.labels"}
 
 
 def test_the_model_needs_no_torch() -> None:

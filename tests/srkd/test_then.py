@@ -40,9 +40,7 @@ def both(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> CompressRepo
 
 
 def test_the_second_training_takes_over_what_it_can_use() -> None:
-    options = CompressOptions.of(
-        teacher="x4.pth", scale=2, teacher_scale=4, phi_weights="vgg19.pth", then="pams", out="run"
-    )
+    options = CompressOptions.of(teacher="x4.pth", scale=2, teacher_scale=4, phi_weights="v.h", then="pams", out="r")
     second = second_options(Path("student.safetensors"), options, "teacher")
     assert (second.teacher.scale, second.teacher.teacher_scale, second.training.phi_weights) == (None, None, None)
 

@@ -36,7 +36,7 @@ def read(pairs: list[ImagePair], cache: CacheFolder | None, notes: list[str] | N
 
 
 def entries(cache: CacheFolder) -> list[Path]:
-    return sorted(path for path in cache.path.iterdir() if path.is_dir() and path.name[:6] == "images")
+    return sorted(path for path in cache.path.iterdir() if path.is_dir())
 
 
 def batches(decoded: DecodedImages) -> Batches:
