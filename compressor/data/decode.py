@@ -20,7 +20,7 @@ from compressor.base.cache_folder import CacheFolder, format_bytes
 from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context, Progress
 from compressor.base.errors import SrkdError, report_unreadable
-from compressor.base.machine import available_memory, torch_threads, usable_cores
+from compressor.base.machine import available_memory, installed_version, torch_threads, usable_cores
 from compressor.data.store import (
     LAYOUT_VERSION,
     DecodedImages,
@@ -93,7 +93,8 @@ def _estimate_bytes(sources: Sequence[Source], scale: int) -> int:
 
 def _cache_key(sources: Sequence[Source], scale: int, border: Border) -> str:
     """Return a hash of all that the pixels depend on: names, sizes and times of all files, and the decoding."""
-    digest = hashlib.blake2b(repr((LAYOUT_VERSION, PIL.__version__, scale, border)).encode(), digest_size=16)
+    decoders = PIL.__version__, installed_version("pillow-heif")
+    digest = hashlib.blake2b(repr((LAYOUT_VERSION, decoders, scale, border)).encode(), digest_size=16)
     for source in sources:
         paths = [source.lr] if isinstance(source, LrImage) else [source.hr, source.lr]
         digest.update(ascii((source.stem, [_file_identity(path) for path in paths])).encode())

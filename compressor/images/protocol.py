@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from compressor.base.choices import Border
-from compressor.base.errors import SrkdError
 
 
 @dataclass(frozen=True)
@@ -18,10 +17,6 @@ class Protocol:
     grey: Literal["rgb", "raw"] = "rgb"
     degradation: str = ""
     """The name of the degradation of the LR images; empty for none."""
-
-    def __post_init__(self) -> None:
-        if self.border is not None and self.border < 0:
-            raise SrkdError(f"protocol: the border must be 0 pixels or more, got {self.border}")
 
     def at(self, scale: int) -> Protocol:
         """Return the same protocol with its border in pixels."""

@@ -29,11 +29,6 @@ def imresize(images: Tensor, scale: float, kernel: KernelName = "cubic") -> Tens
     Per axis, with output index i = 1..n', u = i/r + (1 - 1/r)/2, taps j around u, weights k(u - j) normalised to sum
     one, k(t) = r*kernel(r*t) when shrinking (antialiasing) and kernel(t) when enlarging; indices are mirrored.
     """
-    if not images.is_floating_point():
-        raise SrkdError(f"imresize takes floating-point images, got {images.dtype}: divide by 255 first")
-    if not (math.isfinite(scale) and scale > 0):
-        raise SrkdError(f"imresize: the scale must be a positive number, got {scale}")
-    _require_pixels(images)
     return _resize_axis(_resize_axis(images, -2, scale, kernel), -1, scale, kernel)
 
 
@@ -48,11 +43,6 @@ def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Ten
     Half is rounded up, and values clipped, after the vertical pass and again after the horizontal one. The weights are
     integers over a common denominator, so every sum is exact on every device and in every order.
     """
-    if hr_u8.dtype != torch.uint8:
-        raise SrkdError(f"downscale_u8 takes uint8 images, got {hr_u8.dtype}")
-    if scale < 1:
-        raise SrkdError(f"downscale_u8: the scale must be a whole number from 1 up, got {scale}")
-    _require_pixels(hr_u8)
     if scale == 1:
         return hr_u8.clone()
     rows_done = _shrink_rows_u8(hr_u8, scale, border)
@@ -124,11 +114,6 @@ KERNELS: Mapping[KernelName, tuple[Callable[[Tensor], Tensor], float]] = {
     "lanczos": (lanczos, 6.0),
 }
 """Kernels by name, with the width outside of which they are zero."""
-
-
-def _require_pixels(images: Tensor) -> None:
-    if images.dim() < 2 or not images.shape[-1] or not images.shape[-2]:
-        raise SrkdError(f"cannot resize an image without pixels: its shape is {tuple(images.shape)}")
 
 
 @lru_cache(maxsize=64)

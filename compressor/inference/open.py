@@ -41,8 +41,6 @@ def open_model(path: Path | str, options: OpenOptions | None = None, context: Co
         entry = selected
     if options.device.partition(":")[0] not in ("cpu", *entry.devices):  # cpu, the default, is of all
         raise UsageError(f"device {options.device!r}: runtime {entry.name} runs on {', '.join(entry.devices)}")
-    if options.threads is not None and options.threads < 1:
-        raise UsageError(f"threads={options.threads}: at least 1 is needed")
     if options.arch_options and not entry.opens_as_teacher:
         raise UsageError(f"{path} is an exported file: it needs no {', '.join(options.arch_options)}")
     if options.strength is not None and runtime_of(file) != "torch":

@@ -4,9 +4,10 @@ A window is a tile (its contribution to the output) plus its surroundings within
 low-resolution pixels. All windows of a picture have one size: at the edges they are moved inwards, not cut, so that
 runtimes prepare for one shape and a network's own border padding acts only at the true border. The result is then
 exact. A network with an unbounded receptive field (global pooling, shifted windows) gets an overlap instead, and the
-largest difference between neighbouring windows along their seams is measured and returned. The same applies to a
-fixed-size file whose size is too small for its receptive field. If attention acts in windows of a fixed grid, tiles
-begin on that grid, and the last of an axis may be longer for it.
+largest difference between neighbouring windows along their seams is measured and returned. The same applies to one
+that sees so far that its windows would exceed the memory bound (an ESRGAN of 23 blocks sees 349 pixels), and to a file
+of a size that is too small for its receptive field. If attention acts in windows of a fixed grid, tiles begin on that
+grid, and the last of an axis may be longer for it.
 """
 
 from __future__ import annotations
@@ -88,27 +89,26 @@ def run_tiled(
     """Run (N,C,h,w) through `run` in tiles of at most `tile` LR pixels a side (None: selected by memory; 0: no tiling).
 
     `pixel_bytes` is the memory that the model needs per pixel of (1,C,h,w); None assumes a wide network. A model
-    without a bounded receptive field gets `overlap`. A picture of an unsupported size is mirrored at its right and
+    that sees too far for exact tiles gets `overlap`. A picture of an unsupported size is mirrored at its right and
     lower edge. If memory runs out, the tile is halved, down to 16 pixels. For a model with a fixed size all windows
     have that size, whatever `tile` is. Pictures larger than the model's `max_size` are tiled, even with a `tile` of 0.
     """
-    radius, scale = model.receptive_radius, model.scale
-    if tile is not None and tile < 0:
-        raise UsageError(f"tile={tile}: a tile is a number of low-resolution pixels, or 0 to never cut")
-    if overlap < 0 or (radius is not None and radius < 0):
-        raise UsageError(f"overlap={overlap}, radius={radius}: both must be 0 or more")
-    if radius is None and overlap < 1:
-        raise UsageError(f"overlap={overlap}: tiles of a network that sees the whole picture must overlap by 1 or more")
     if model.fixed_size is not None:
         return _run_fixed(run, lr, model, overlap, progress)
     height, width = lr.shape[-2:]
+    scale, window = model.scale, model.max_size
     padded = pad_to(lr, model.size_multiple, model.min_size, repeat_edge=model.mirror_repeats_edge)
+    if window is not None and padded.shape[-1] <= window[0] and padded.shape[-2] <= window[1]:
+        window = None
+    pixel_bytes = pixel_bytes or 4 * ASSUMED_CHANNELS * (3 + 2 * scale**2)
+    radius = _exact_margin(padded, model, tile, window, pixel_bytes)
+    if radius is None and overlap < 1:
+        raise UsageError(f"overlap={overlap}: tiles of a network that sees so far must overlap by 1 or more")
     grid = math.lcm(model.size_multiple, model.window)
     margin = _round_up(overlap if radius is None else radius, grid)
-    pixel_bytes = pixel_bytes or 4 * ASSUMED_CHANNELS * (3 + 2 * scale**2)
     side = _first_tile(padded, tile, margin, pixel_bytes)
-    if model.max_size is not None and (padded.shape[-1] > model.max_size[0] or padded.shape[-2] > model.max_size[1]):
-        side = min(side, _largest_tile(model.max_size, margin, model))
+    if window is not None:
+        side = min(side, _largest_tile(window, margin, model))
     while True:
         rows = spans(padded.shape[-2], side, margin, grid, model.min_size)
         columns = spans(padded.shape[-1], side, margin, grid, model.min_size)
@@ -190,6 +190,21 @@ def spans(size: int, tile: int, margin: int, grid: int = 1, min_size: int = 1) -
 
 def _round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
+
+
+def _exact_margin(
+    padded: Tensor, model: Descriptor, tile: int | None, window: tuple[int, int] | None, pixel_bytes: int
+) -> int | None:
+    """Return the margin of exact tiles, or None if the model sees too far for them.
+
+    Their windows must fit into the memory bound, and into `window` if the model takes no larger ones. Tiles that are
+    smaller than their margins compute over nine times the picture: only `tile` asks for these.
+    """
+    if (radius := model.receptive_radius) is None:
+        return None
+    side = 2 * radius + min(tile or radius, radius)
+    fits = min(side**2, padded[:, 0].numel()) * pixel_bytes <= AUTO_MEMORY_BYTES
+    return radius if fits and (window is None or 2 * radius < min(window)) else None
 
 
 def _first_tile(padded: Tensor, tile: int | None, margin: int, pixel_bytes: int) -> int:

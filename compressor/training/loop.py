@@ -139,12 +139,15 @@ class Trainer:
         them all.
 
         Terms shared by methods must be equal here. A resumed run rehearses, too, so that its first step is computed
-        like any other.
+        like any other; so what a pass moves, such as a spectral norm, is put back.
         """
+        kept = [(buffer, buffer.clone()) for buffer in self.state.modules.buffers()]
         for update in range(stage.updates):
             step = Step(number, self.seed, batch, networks, update)
             terms = {method.name: terms_of(method, step) for method in stage.methods}
             self.context.processes.run_on_all(functools.partial(require_same_terms, terms))
+        for buffer, before in kept:
+            buffer.copy_(before)
 
     def _calibrate(self, stage: Stage, losses: Losses) -> None:
         """Add a good step to the pending calibration of weights."""

@@ -22,6 +22,7 @@ from compressor.images.scores import EQUAL_DB, Scores, without_network
 from compressor.inference.tiling import run_tiled
 from compressor.models.networks.base import ImageModel
 from compressor.models.networks.cost import pixel_bytes
+from compressor.runtimes.torch_runtime import arithmetic
 
 SetScores = Mapping[str, Scores]
 """The scores of a network by the names of the validation sets."""
@@ -69,8 +70,8 @@ class Validation:
 
     @cached_property
     def teacher_by_set(self) -> SetScores:
-        enlarged = {index: image for index, (image, _) in self._teacher_images.items()}
-        return self._means({index: self._of_image(index, sr_u8, to_teacher=False) for index, sr_u8 in enlarged.items()})
+        enlarged = self._teacher_images.items()
+        return self._means({index: self._of_image(index, sr.double(), to_teacher=False) for index, sr in enlarged})
 
     def score(self, model: ImageModel | None) -> Scores:
         """The mean scores of a network, or of bicubic, on the first set."""
@@ -81,7 +82,7 @@ class Validation:
         count = sum(len(image_set.images) for image_set in (self.sets if sets is None else sets))
         scored = [index for index in self._own_images if index < count]
         figures = {
-            index: self._of_image(index, enlarge(model, self._images[index].lr, self.scale))
+            index: self._of_image(index, luma_of(enlarge(model, self._images[index].lr, self.scale)))
             for index in self.context.each("validation images", scored)
         }
         return self._means(figures, sets)
@@ -108,22 +109,21 @@ class Validation:
         return range(rank.index, len(self._images), rank.world_size)
 
     @cached_property
-    def _teacher_images(self) -> Mapping[int, tuple[torch.Tensor, torch.Tensor]]:
-        """The teacher's images of this process by position: in bytes, and their luminance."""
+    def _teacher_images(self) -> Mapping[int, torch.Tensor]:
+        """The luminance of the teacher's images of this process by position."""
         if self.teacher is None:
             return {}
-        enlarged = {}
-        for index in self.context.each("teacher: validation images", self._own_images):
-            sr_u8 = enlarge(self.teacher, self._images[index].lr, self.scale)
-            enlarged[index] = sr_u8, luma_of(sr_u8).float()
-        return enlarged
+        return {
+            index: luma_of(enlarge(self.teacher, self._images[index].lr, self.scale)).float()
+            for index in self.context.each("teacher: validation images", self._own_images)
+        }
 
-    def _of_image(self, index: int, sr_u8: torch.Tensor, *, to_teacher: bool = True) -> list[float | None]:
-        """The four figures of one image in the order of `Scores`."""
-        image, sr = self._images[index], luma_of(sr_u8)
+    def _of_image(self, index: int, sr: torch.Tensor, *, to_teacher: bool = True) -> list[float | None]:
+        """The four figures of an image's luminance in the order of `Scores`."""
+        image = self._images[index]
         references = [
             None if image.hr is None else luma_of(image.hr),
-            self._teacher_images[index][1].double() if to_teacher and self.teacher is not None else None,
+            self._teacher_images[index].double() if to_teacher and self.teacher is not None else None,
         ]
         figures: list[float | None] = []
         for reference in references:
@@ -161,7 +161,8 @@ def enlarge(model: ImageModel | None, lr_u8: torch.Tensor, scale: int) -> torch.
         return to_u8(upscale_bicubic(lr, scale))
 
     def run(window: torch.Tensor) -> torch.Tensor:
-        sr: torch.Tensor = model(window.to(model.device))
+        with arithmetic(model.device, "fp32"):
+            sr: torch.Tensor = model(window.to(model.device))
         return sr.float().cpu()
 
     descriptor = model.descriptor

@@ -84,7 +84,7 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
         return Section(contents, None, Pictures(), (*missing, "no student yet, so no picture is made"))
     speed = read_profile(contents.path, contents.student_sha256)
     if speed is None:
-        missing.append(f"the speed was not measured: srkd profile runs/{contents.name} does it")
+        missing.append(f"the speed was not measured: srkd profile {contents.path} does it")
     return Section(contents, speed, _pictures(contents, options, context, crops, missing), tuple(missing))
 
 

@@ -79,7 +79,7 @@ class DryRun:
         if spec.start.init == "fit":
             rows.append(("note", "the student is solved for before its first step; that is not timed here"))
         if self.runs > 1:
-            rows.append(("note", f"the plan has {self.runs} such runs"))
+            rows.append(("note", f"this is the first of {self.runs} runs"))
         return rows + [(label, point.line()) for label, point in self.points.items()]
 
     def line(self) -> str:

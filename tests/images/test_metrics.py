@@ -95,8 +95,6 @@ def test_the_protocol_is_a_value_with_a_name() -> None:
         "psnr@y,border=0,bicubic=matlab,grey=raw,lr_border=clamp"
     )
     assert Protocol(border=6).at(4) == Protocol(border=6)
-    with pytest.raises(SrkdError, match="0 pixels or more, got -1"):
-        Protocol(border=-1)
 
 
 @needs_shared

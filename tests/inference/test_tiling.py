@@ -186,7 +186,6 @@ def test_hopeless_memory_and_other_failures_are_calls() -> None:
         run_on(broken, noise(1, 3, 9, 9), scale=2, radius=3)
     for error, scale, radius, options, words in (
         (SrkdError, 3, 0, {}, r"\(1, 3, 18, 18\).*\(1, 3, 27, 27\).*scale.* 3"),
-        (UsageError, 2, 0, {"tile": -1}, "tile=-1"),
         (UsageError, 2, None, {"overlap": 0}, "overlap=0"),
     ):
         with pytest.raises(error, match=words):
@@ -207,6 +206,25 @@ def test_the_tile_follows_from_the_memory_bound(monkeypatch: pytest.MonkeyPatch)
 
     assert run_on(run, lr, scale=2, radius=4).tile == 32
     assert max(h * w for h, w in windows) <= 40 * 40
+
+
+def test_a_network_that_sees_too_far_is_cut_with_an_overlap() -> None:
+    """RealESRGAN x4plus sees 349 pixels, at 13 kB a pixel; exact tiles of 16 would compute 2,000 times the picture."""
+    lr, read = noise(1, 1, 600, 1500), 0
+
+    def run(window: torch.Tensor) -> torch.Tensor:
+        nonlocal read
+        read += window.numel()
+        return window
+
+    model = Descriptor(scale=1, receptive_radius=349, channels=1)
+    for tile in (None, 256):
+        read, tiled = 0, run_tiled(run, lr, model, tile=tile, pixel_bytes=13_068)
+        assert tiled.seam == 0 and torch.equal(tiled.sr, lr) and read < 1.5 * lr.numel()
+    whole = run_tiled(run, lr[..., :500], model, pixel_bytes=13_068)
+    assert whole.seam is None and whole.tile is None
+    assert run_tiled(run, lr, model, pixel_bytes=100, tile=400).seam is None
+    assert run_tiled(run, lr, replace(model, max_size=(512, 512)), pixel_bytes=100).seam == 0
 
 
 @pytest.mark.parametrize("name", ["edsr", "rcan", "carn_m", "swinir", "compact"])

@@ -183,16 +183,19 @@ def test_both_ends_begin_with_the_averaged_student_of_the_main_stage() -> None:
     assert ends["main"] == averaged and len({*ends.values(), whole.averaged_network().fingerprint()}) == 3
 
 
+@pytest.mark.parametrize("others", [(), ("calm",)])
 def test_a_run_that_is_stopped_within_the_game_continues_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
 ) -> None:
-    """Weights, both kept students, discriminator with u and v, and Adam's moments."""
+    """Weights, both kept students, discriminator with u and v, and Adam's moments; beside another method, too."""
     monkeypatch.setattr("recipes.methods.perceptual.LEAST_PLAYED", 1)
     path, options = tmp_path / "state.pt", {"width": 4, "last_share": 0.4}
-    pair = Pair.build(perceptual(**options), STUDENT, TEACHER, steps=30)
+    pair, same = (
+        Pair.build(perceptual(**options), STUDENT, TEACHER, *(make_method(name, {}) for name in others), steps=30)
+        for _ in range(2)
+    )
     state = pair.fresh()
     pair.train(state, curve=Curve(path, at=23))
-    same = Pair.build(perceptual(**options), STUDENT, TEACHER, steps=30)
     again = same.fresh()
     again.load(path, same.stages, same.teacher)
     assert again.stage == 2 and again.done == 23

@@ -154,7 +154,6 @@ def test_open_model_refuses_in_one_line(network: Network, exported: Path, tmp_pa
         (checkpoint, {"runtime": "onnxruntime"}, "takes an ONNX file"),
         (exported, {"runtime": "tvm"}, "there are torch, torch-compiled, onnxruntime"),
         (exported, {"arch_options": {"res_scale": 0.1}}, "no option 'res_scale'"),
-        (exported, {"threads": 0}, "threads=0"),
         (checkpoint, {"scale": 4}, "the network enlarges x3"),
     ]
     for path, options, message in cases:

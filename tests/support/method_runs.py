@@ -97,7 +97,13 @@ class Pair:
 
     @classmethod
     def build(
-        cls, method: Method, student: Spec, teacher: Spec | None, *, settings: Sequence[str] = (), steps: int = 5
+        cls,
+        method: Method,
+        student: Spec,
+        teacher: Spec | None,
+        *others: Method,
+        settings: Sequence[str] = (),
+        steps: int = 5,
     ) -> Pair:
         preset = load_preset("scratch", ("schedule.rate=1e-3", "schedule.decay=constant", *settings)).with_steps(steps)
         frozen = None if teacher is None else build(teacher, seed=1).eval().requires_grad_(False)
@@ -106,8 +112,8 @@ class Pair:
         quantisation = quantisation_of([method])
         if quantisation is not None:
             start = quantise(start, quantisation)
-        (method,) = fit_methods([method], frozen, start)
-        return cls(method, preset.stages([method]), frozen, start)
+        methods = fit_methods([method, *others], frozen, start)
+        return cls(methods[0], preset.stages(methods), frozen, start)
 
     def fresh(self) -> State:
         return State.fresh(self.student, self.teacher, self.stages[0])

@@ -22,7 +22,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
-from compressor.base.errors import UsageError
 from compressor.models.networks.base import ImageModel, Spec
 from compressor.models.networks.image_cost import COMPARED_SIZE, Cost
 from compressor.models.networks.layers import MeanShift
@@ -30,7 +29,7 @@ from compressor.models.networks.registry import build
 
 EXTRA_OPERATIONS: dict[type[nn.Module], int] = {nn.AdaptiveAvgPool2d: 1, nn.LayerNorm: 5}
 """Operations that MAC+ counts per input element of such a module."""
-LARGEST_SIDE, MEASURED_SIDE = 65536, 32
+MEASURED_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,6 @@ class LayerCost:
 def cost(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_SIZE) -> Cost:
     """Return the parameters and MACs of a network, or of a spec without building it; `lr_size` is W × H LR pixels."""
     spec = network if isinstance(network, Spec) else network.require_network("a spec").spec
-    if not all(1 <= side <= LARGEST_SIDE for side in lr_size):
-        raise UsageError(f"lr_size={lr_size} is not a width and a height from 1 to {LARGEST_SIDE}")
     layers, extra = _counted(spec, lr_size)
     macs = sum(layer.macs for layer in layers)
     return Cost(sum(layer.params for layer in layers), macs, macs + extra, lr_size)
