@@ -102,6 +102,9 @@ class Child:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     @property
     def pid(self) -> int:
         return self._process.pid

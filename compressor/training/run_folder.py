@@ -66,9 +66,7 @@ class RunFolder:
         self._trackers: list[Tracker] = [TRACKER_TYPES[name](path) for name in trackers] if writes else []
         if not writes:
             return
-        if resumed:
-            require_run(path)
-        else:
+        if not resumed:
             require_new(path)
         with report_unwritable(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -255,11 +253,6 @@ def _is_leftover(item: Path) -> bool:
     if item.name == "checkpoints" and item.is_dir():
         return not any(item.iterdir())
     return item.name == LOCK or item in temporary_files(item.parent, REPLACED_FILES)
-
-
-def require_run(path: Path) -> None:
-    if not (path / FACTS).is_file():
-        raise SrkdError(f"--resume {path} is not a run folder: it has no {FACTS}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from compressor.base.files import atomic_path, file_sha256
+from compressor.base.files import file_sha256, write_text
 from compressor.models.checkpoints.licence import hub_licence
 from export.formats.conversion import CannotConvert
 from export.hosts.spandrel_programs import home_dialect, write_home_file
@@ -33,9 +33,7 @@ def write(job: HostJob) -> HostFolder:
             files, notes = (file, *files), (*notes, *of_file)
         except CannotConvert as error:
             notes = (*notes, f"without a .pth: {error}")
-    with atomic_path(entry) as temporary:
-        text = json.dumps(_entry(job, [file.path for file in files if file.path is not None]), indent=4)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(entry, json.dumps(_entry(job, [file.path for file in files if file.path is not None]), indent=4) + "\n")
     return replace(written, files=files, also=(entry,), notes=notes)
 
 
@@ -47,7 +45,7 @@ def _entry(job: HostJob, paths: list[Path]) -> dict[str, Any]:
     recipe = source.header.get("srkd.recipe")
     trained = f", distilled by srkd with its recipe {recipe}" if recipe else ""
     home = home_dialect(spec)
-    known = licence.get("license") not in (None, "other", "unknown")
+    known = licence.get("license") not in (None, "other")
     return {
         "name": source.model,
         "author": [],

@@ -31,6 +31,7 @@ from compressor.base.hub import import_hub, push
 from compressor.base.locks import hold_lock
 from compressor.base.machine import count_threads, machine_facts
 from compressor.models.networks.base import Network
+from compressor.runtimes.sidecar import sidecar_path
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.convert.to_trt import build_command
 from export.formats.conversion import CannotConvert, FileOptions, Int8Options, needs_fixed_size
@@ -176,9 +177,7 @@ class HostJob:
             raise error(f"{file.format}: {report.reason}")
         refusals = self.rule("refusals")
         for reason in refusals(self.host, path) if refusals else ():
-            # The file, the weights that ncnn has beside it, and its sidecar.
-            for written in (path, path.with_suffix(".bin"), path.with_name(f"{path.name}.json")):
-                written.unlink(missing_ok=True)
+            _remove(path)
             arch = self.network.spec.arch
             raise CannotConvert(f"{self.host.title} does not run {arch} as a whole: {reason}: {STUDENTS} run there")
         return replace(report, path=path.rename(folder / self.named(file.name))) if file.name else report
@@ -216,22 +215,24 @@ def write_host(job: HostJob) -> HostFolder:
             return written
         return replace(written, notes=(*written.notes, f"pushed to {push(job.folder, job.export.push_to)}"))
     except SrkdError as error:
-        failed = HostFolder(host.name, None, reason=str(error), verdict="failed")
-        return replace(failed, verdict="unavailable") if isinstance(error, CannotConvert) else failed
+        unavailable = isinstance(error, CannotConvert)
+        return HostFolder(host.name, None, reason=str(error), verdict="unavailable" if unavailable else "failed")
 
 
 def write_row(job: HostJob) -> HostFolder:
     """Write the files of the row; raise `CannotConvert` for a network that the host cannot run."""
     adapt, remarks = job.rule("adapt"), job.rule("remarks")
     network = adapt(job) if adapt else job.network
-    files, notes = [], list(remarks(job, network)) if remarks else []
+    files, notes = list[FileReport](), list(remarks(job, network)) if remarks else []
     for file in job.host.files:
         if file.is_optional and FORMATS[file.format].missing_requirement() is not None:
             continue
         try:
             report = job.write_file(file, network)
-        except CannotConvert as error:
-            if not file.is_optional:
+        except SrkdError as error:
+            if not (file.is_optional and isinstance(error, CannotConvert)):
+                for path in [done.path for done in files if done.path is not None]:
+                    _remove(path)
                 raise
             notes.append(f"without {file.format}: {error}")
             continue
@@ -241,6 +242,12 @@ def write_row(job: HostJob) -> HostFolder:
     if not files:
         raise CannotConvert("; ".join(notes))
     return HostFolder(job.host.name, job.folder, tuple(files), notes=tuple(notes))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file of the row, the weights that ncnn has beside it, and its sidecar."""
+    for written in (path, path.with_suffix(".bin"), sidecar_path(path)):
+        written.unlink(missing_ok=True)
 
 
 def _time(written: HostFolder) -> str | None:

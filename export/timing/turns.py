@@ -19,7 +19,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from compressor.base.context import Progress, no_progress
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 
 T = TypeVar("T")
 
@@ -108,8 +108,6 @@ class SpeedUp:
 
 def compare(reference: CallTimes, other: CallTimes) -> SpeedUp:
     """Compare two timings, paired by round. The interval is by order statistics, which assume no distribution."""
-    if len(reference.rounds) != len(other.rounds):
-        raise SrkdError(f"{len(reference.rounds)} rounds cannot be paired with {len(other.rounds)}")
     ratios = [np.median(a) / np.median(b) for a, b in zip(reference.rounds, other.rounds, strict=True)]
     cpu = None
     if reference.cpu_rounds is not None and other.cpu_rounds is not None:
@@ -143,8 +141,6 @@ def measure_turns(
 
     If one fails, `lost` is called, its timing is None and the others continue; without `lost` the error is raised.
     """
-    if not seconds_each > 0:
-        raise UsageError(f"seconds={seconds_each:g}: give a positive number")
     alive = dict(enumerate(turns))
 
     def run(index: int, work: Callable[[Turn], T]) -> T | None:

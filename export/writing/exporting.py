@@ -76,13 +76,14 @@ class Source:
 
     @property
     def reserved(self) -> dict[Path, str]:
-        """The model itself, which no export writes over, with its description."""
-        return {} if self.path is None else {self.path.resolve(): "the model itself"}
+        """The model itself, which no export writes over."""
+        return {} if self.path is None else {self.path.resolve(): ""}
 
 
 def require_free(path: Path, reserved: Mapping[Path, str]) -> None:
-    """Refuse to write over one of the files with a description."""
-    if (what := reserved.get(path.resolve())) is not None:
+    """Refuse to write over the model itself, or over a file with the format that wrote it."""
+    if (writer := reserved.get(path.resolve())) is not None:
+        what = f"that of --{writer}" if writer else "the model itself"
         raise SrkdError(f"{path.name} would be written over {what}: name another folder (--out)")
 
 
@@ -138,11 +139,6 @@ class ExportReport:
     def ok(self) -> bool:
         """True if every format and host was written, and passed the comparison if such files run here."""
         return all(file.path is not None for file in self.files) and all(host.folder for host in self.hosts)
-
-    @property
-    def failed(self) -> tuple[FileReport, ...]:
-        """The files that differ from the network or could not be written, without those unavailable here."""
-        return tuple(file for file in self.files if file.verdict == "failed")
 
 
 def export_model(
@@ -215,14 +211,13 @@ class _Job:
     out_dir: Path
     options: FileOptions
     reserved: dict[Path, str]
-    """Files that must not be overwritten (the model and the files written before), each with a description."""
+    """Files that must not be overwritten: the files written before, each with its format, and the model ("")."""
 
     def final_names(self, path: Path) -> list[Path]:
         """Return the final paths of a file in its temporary folder and of its companions; refuse reserved ones."""
         names = [(self.out_dir / file.name).resolve() for file in sorted(path.parent.iterdir())]
-        sources = {f"that of --{name}" for name in self.row.substitutes}  # an engine is built from such a file
         for name in names:
-            if self.reserved.get(name) not in sources:
+            if self.reserved.get(name) not in self.row.substitutes:  # an engine is built from such a file
                 require_free(name, self.reserved)
         return names
 
@@ -270,7 +265,7 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
         reason = str(error).replace(str(temporary.parent), str(path.parent))  # an error names the final file
         reason += f" (the {path} of an earlier export is unchanged)" if path.exists() else ""
         return replace(job.report("failed", reason, started), parity=proof.parity, facts=facts)
-    job.reserved.update(dict.fromkeys(names, f"that of --{row.name}"))
+    job.reserved.update(dict.fromkeys(names, row.name))
     return FileReport(
         format=row.name,
         path=path,

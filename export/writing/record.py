@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.base.files import atomic_path, file_sha256, read_text
+from compressor.base.files import file_sha256, read_text, write_text
 from compressor.base.machine import machine_facts
 
 # srkd compare reads the name of this file, and imports no torch.
@@ -27,15 +27,13 @@ MOST_BYTES = 10**7
 
 def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Mapping[str, Any]:
     """Add the files of an export to the folder's record, replacing entries of the same name; return its entries."""
-    path = folder / RECORD
     entries, machine = read_record(folder), machine_facts()
     for file in report.files:
         if file.path is not None:
             entries[file.path.name] = _entry(file, report, source_sha256, machine)
     existing = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
-    with atomic_path(path) as temporary:
-        content = {"schema": SCHEMA, "files": existing}
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    content = {"schema": SCHEMA, "files": existing}
+    write_text(folder / RECORD, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return existing
 
 

@@ -24,7 +24,11 @@ REQUIRED, OF_FORMATS, OF_RUNTIMES, OTHERS = (
     "others",
 )
 REINSTALL = "pip install --force-reinstall srkd"
-CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxruntime", "onnxsim", "pydantic", "click")
+CORE = (
+    "torch", "numpy", "pillow", "safetensors", "click", "rich", "jinja2", "markupsafe", "matplotlib", "pydantic",
+    "pydantic-core", "pyyaml", "onnx", "onnxscript", "onnxruntime", "onnxsim", "tensorboardX", "psutil", "filelock",
+    "typing-extensions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ def _pieces() -> Iterator[Piece]:
     for name, adds, modules in (
         ("spandrel", "teachers of 42 more architectures, by their published files", ("spandrel",)),
         ("video", "films in `srkd upscale` and `--data`, and `--degrade h264`", ("av",)),
+        ("heif", "HEIC pictures", ("pillow_heif",)),
+        ("hub", "models of the Hugging Face hub: hf://OWNER/NAME, and `srkd export --push`", ("huggingface_hub",)),
         ("demo", "the server of `srkd demo` (`srkd demo --build` needs none)", SERVER_MODULES),
         ("tensorboard", "`tensorboard --logdir RUN`, curves of runs", ("tensorboard",)),
         ("ray", "`--on ray`, runs and archives on a Ray cluster", ("ray",)),

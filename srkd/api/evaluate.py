@@ -112,7 +112,7 @@ def _models(options: EvaluateOptions) -> tuple[Model, ...]:
 
 def _is_same(model: Model, other: Model) -> bool:
     if isinstance(model, (str, Path)) and isinstance(other, (str, Path)):
-        return Path(model) == Path(other)
+        return Path(model).resolve() == Path(other).resolve()
     return model is other
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import torch
-
 from compressor.base.context import Context
 from compressor.base.errors import UsageError, nearest
+from compressor.base.machine import torch_threads
 from compressor.models.networks.base import Spec
 from compressor.models.networks.cost import cost
 from compressor.models.networks.registry import architectures, build
@@ -55,10 +54,9 @@ def run_networks(options: NetworksOptions, context: Context) -> NetworkList:
     lr_size, specs = read_size(options.lr_size), _chosen(as_tuple(options.names), options.scale)
     timed = [name for name, spec in specs.items() if options.time and (options.names or name != spec.arch)]
     environment = Environment("torch", lr_size=lr_size, threads=options.threads)
-    if timed and options.threads is not None:
-        torch.set_num_threads(options.threads)
-    calls = [environment.call(TorchRuntime(build(specs[name], seed=0), label=name)) for name in timed]
-    timings = take_turns(calls, seconds_each=options.seconds, progress=context.progress) if timed else ()
+    with torch_threads(options.threads):
+        calls = [environment.call(TorchRuntime(build(specs[name], seed=0), label=name)) for name in timed]
+        timings = take_turns(calls, seconds_each=options.seconds, progress=context.progress) if timed else ()
     times = dict(zip(timed, timings, strict=True))
     rows = []
     for name, spec in specs.items():

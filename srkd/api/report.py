@@ -58,18 +58,18 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
     runs = [read_contents(folder) for folder in folders]
     comparison = None if len(runs) == 1 else compare_contents(runs)
     sections = [_section(contents, options, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
-    text = report_page(sections, comparison)
-    if len(text) > MOST_BYTES:
-        raise SrkdError(f"the report would have {len(text):,} bytes, over {MOST_BYTES:,}: name fewer runs")
+    page = report_page(sections, comparison).encode("utf-8", "replace")
+    if len(page) > MOST_BYTES:
+        raise SrkdError(f"the report would have {len(page):,} bytes, over {MOST_BYTES:,}: name fewer runs")
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_bytes(page)
     missing = tuple(
         f"{section.contents.name}: {line}"
         for section in sections
         for line in (*section.missing, section.contents.unfinished_line(str(section.contents.path)))
         if line is not None
     )
-    return ReportFile(path, path.stat().st_size, tuple(folders), missing)
+    return ReportFile(path, len(page), tuple(folders), missing)
 
 
 report = public(ReportOptions, ReportOptions, run_report, "report")
@@ -84,7 +84,7 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
         return Section(contents, None, Pictures(), (*missing, "no student yet, so no picture is made"))
     speed = read_profile(contents.path, contents.student_sha256)
     if speed is None:
-        missing.append(f"the speed was not measured: srkd profile {contents.path} does it")
+        missing.append("the speed was not measured: srkd profile RUN measures it")
     return Section(contents, speed, _pictures(contents, options, context, crops, missing), tuple(missing))
 
 

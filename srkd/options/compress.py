@@ -368,7 +368,7 @@ class CompressKeywords(
 
     if TYPE_CHECKING:
         _: KW_ONLY
-        recipe: str | Method | type[Method] = "logits"  # type: ignore[assignment]  # a method becomes its text
+        recipe: str | Method | type[Method] = AUTO  # type: ignore[assignment]  # a method becomes its text
 
 
 @options

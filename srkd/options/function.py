@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar, get_type_hints
 
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, describe_os_error
 from compressor.base.machine import let_forks_compute
 from srkd.options.option import Options, OptionsT, declarations
 from srkd.terminal.console import context_for_python
@@ -44,10 +43,7 @@ def public(
     def function(*args: P.args, **kwargs: P.kwargs) -> R:
         given = options.of(**signature.bind(*args, **kwargs).arguments)
         with context_for_python(given.progress, given.announce) as context:
-            try:
-                return run(given, context)
-            except OSError as error:
-                raise SrkdError(describe_os_error(error)) from error
+            return run(given, context)
 
     # The declarations are the only place where an option is named.
     function.__signature__ = signature  # type: ignore[attr-defined]

@@ -187,8 +187,8 @@ class UpscaleOptions(RuntimeOptions):
     """Quality of films; lower is better, and larger."""
     tile: Tile = None
     overlap: Annotated[int, Field(ge=0)] = 16
-    """LR pixels around a tile, for networks that see too far (SwinIR, ESRGAN); others overlap as far as they see, and are
-    exact."""
+    """LR pixels around a tile, for networks that see too far (SwinIR, ESRGAN); others overlap as far as they see, and
+    are exact."""
     on: Annotated[str | None, CLUSTER, Option(unset="here")] = None
     """Enlarge the pictures as tasks of a Ray cluster (srkd[ray], docs/use/many-gpus.md)."""
     self_ensemble: SelfEnsemble = False

@@ -95,7 +95,7 @@ def _what(contents: Contents) -> str:
 
 def _notices(contents: Contents, pictures: Pictures, warning: str | None) -> list[str]:
     """The lines that a reader must not miss."""
-    unfinished = contents.unfinished_line(f"runs/{contents.name}")
+    unfinished = contents.unfinished_line("RUN")
     lines = [] if unfinished is None else [unfinished]
     if warning is not None:
         lines.append(f"{warning[0].upper()}{warning[1:]}.")

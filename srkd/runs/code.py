@@ -18,7 +18,6 @@ from compressor.base.python_files import imported_files, sources_of
 from compressor.models.networks.registry import NETWORKS
 from recipes.catalogue import METHODS
 from srkd.record.code import CodeFacts, differences, file_changes, listed
-from srkd.record.run_file import RunFile
 from srkd.runs.opened import OpenRun
 from srkd.version import __version__
 
@@ -62,12 +61,8 @@ def require_same_files(recorded: Sequence[CodeFacts], where: str) -> None:
     _require_unchanged(changed, {path: now[path] for path in changed if path in now}, where)
 
 
-def require_same_code(began: RunFile, now: CodeFacts, where: str, note: Note, *, accepted: bool) -> None:
+def require_same_code(before: CodeFacts, now: CodeFacts, where: str, note: Note, *, accepted: bool) -> None:
     """Refuse to continue a run with other files of the user, unless that is accepted; note other versions."""
-    before = began.code
-    if before is None:
-        note(f"{where}: run.json does not say with which code the run trained")
-        return
     if not accepted:
         _require_unchanged(before.files, now.files, where)
     for line in (file_changes(before.files, now.files), differences(before.versions, now.versions)):

@@ -17,7 +17,7 @@ from compressor.base.processes import Processes, Rank
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel
 from compressor.training.distributed import open_processes
-from compressor.training.run_folder import FACTS, STUDENT, lock_run, require_new, require_run
+from compressor.training.run_folder import FACTS, STUDENT, lock_run, require_new
 from compressor.training.trackers import import_wandb
 from recipes.config.by_class import find_method, is_open_class
 from recipes.config.reading import recipe_label
@@ -178,7 +178,6 @@ def _resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport
 
 def _read_unfinished(run: Path) -> RunFile:
     """run.json of a run that can be continued."""
-    require_run(run)
     began = read_run_file(run)
     if began.is_finished:
         raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")

@@ -70,8 +70,8 @@ class PlanReport:
 def run_plan(options: PlanOptions, teacher: ImageModel, context: Context) -> PlanReport:
     """Find the largest student that meets all targets in a runtime on this machine; everything is measured."""
     picture, measurement = picture_of(options), options.measurement
+    require_threads(measurement.threads)
     with torch_threads(measurement.threads) as threads:
-        require_threads(measurement.threads)
         planning = Planning.here(options, teacher, threads, context)
         keep_freed_memory()  # as every command does, so that the plan's times hold there
         notes, conditions = [], observe()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
-from compressor.base.machine import torch_threads
 from compressor.models.networks.base import ImageModel
 from compressor.teachers.teacher import Teacher
 from export.plan.candidates import spread_out
@@ -38,12 +37,11 @@ class PlanFiles:
 def write_shapes(options: PlanOptions, teacher: ImageModel, folder: Path, context: Context) -> PlanFiles:
     if options.picture is not None:
         raise UsageError(f"--out {options.picture}: --emit plans nothing yet; give it with --measured")
-    with torch_threads(options.measurement.threads) as threads:
-        planning = Planning.here(options, teacher, threads, context)
-        targets, environment = planning.targets, planning.environment
-        shapes = spread_out(planning.shapes, targets)
-        channels = teacher.descriptor.channels
-        emitted = emit(shapes, targets, environment, identity_of(teacher), channels, folder, context)
+    planning = Planning.here(options, teacher, options.measurement.threads, context)
+    targets, environment = planning.targets, planning.environment
+    shapes = spread_out(planning.shapes, targets)
+    channels = teacher.descriptor.channels
+    emitted = emit(shapes, targets, environment, identity_of(teacher), channels, folder, context)
     return PlanFiles(
         folder=folder,
         id=emitted.id,

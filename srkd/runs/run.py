@@ -71,7 +71,7 @@ def train(
         opened = group.run_on_all(lambda: _open(spec, context, where))
         code = used_code(opened)
         if began is not None and began.code is not None:
-            before = began
+            before = began.code
             group.run_on_all(lambda: require_same_code(before, code, where, context.note, accepted=accept_changed_code))
         folder = group.run_on_all(
             lambda: RunFolder(

@@ -87,10 +87,8 @@ class LocalSlot(Slot):
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        child = self._child
-        if child is not None:
-            with suppress(ProcessLookupError):
-                os.kill(child.pid, number)
+        if (child := self._child) is not None:
+            child.signal(number)
 
 
 def local_slots(jobs: int, threads: int | None, device: str) -> list[Slot]:

@@ -16,6 +16,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal, TextIO, TypeVar, cast
 
 from compressor.base.context import Context, Note, Progress, format_duration, no_note, no_progress
+from compressor.base.errors import SrkdError, describe_os_error
 from compressor.base.machine import machine_facts
 from srkd.terminal.tables import Table, csv_text, fact_lines
 
@@ -131,12 +132,15 @@ def context_for_python(progress: Progress | Literal[False] | None, announce: Not
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     is_watched = sys.stderr.isatty() or getattr(shell, "kernel", None) is not None
-    if progress is None and is_watched:
-        console = Console(data="json")
-        with console.context() as context:
-            yield context if announce is None else dataclasses.replace(context, note=announce)
-    else:
-        yield Context(progress or no_progress, announce or no_note)
+    try:
+        if progress is None and is_watched:
+            console = Console(data="json")
+            with console.context() as context:
+                yield context if announce is None else dataclasses.replace(context, note=announce)
+        else:
+            yield Context(progress or no_progress, announce or no_note)
+    except OSError as error:
+        raise SrkdError(describe_os_error(error)) from error
 
 
 def cell(value: float | None, text: str) -> str:

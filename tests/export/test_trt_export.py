@@ -178,7 +178,7 @@ def test_a_choice_that_engines_have_not_leads_to_no_advice(no_driver: None, netw
 def test_what_was_asked_for_by_name_is_written_once(no_driver: None, network: Network, tmp_path: Path) -> None:
     report = export_model(network, Source("small"), ["fp16", "trt"], tmp_path)
     assert [file.format for file in report.files] == ["fp16", "trt"] and not report.ok
-    assert report.failed == ()
+    assert not any(file.verdict == "failed" for file in report.files)
 
 
 @pytest.mark.ci

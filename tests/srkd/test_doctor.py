@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,11 @@ def named(diagnosis: Diagnosis, group: str) -> dict[str, Piece]:
 
 def test_every_row_of_the_tables_is_a_piece() -> None:
     diagnosis = diagnose()
-    assert list(named(diagnosis, REQUIRED)) == list(CORE)
+    required = re.findall(
+        r'^  "([\w-]+)>=', (ROOT / "pyproject.toml").read_text().partition("[project.optional")[0], re.M
+    )
+    assert list(named(diagnosis, REQUIRED)) == list(CORE) == required
+    assert {"heif", "hub", "ray", "spandrel", "video"} <= named(diagnosis, OTHERS).keys()
     assert list(named(diagnosis, OF_FORMATS)) == list(FORMATS)
     assert list(named(diagnosis, OF_RUNTIMES)) == list(RUNTIMES)
     assert all(piece.ready or piece.command or piece.remark for piece in diagnosis.pieces)

@@ -73,10 +73,6 @@ def command(
     """
     from srkd.runs import compression
 
-    if resume is not None and dry_run:
-        raise click.UsageError(
-            "--dry-run tries what a new run would do, and --resume continues one: leave one of them out"
-        )
     if resume is not None or spec is not None:
         _require_alone("spec" if resume is None else "resume")
     elif accept_changed_code:
