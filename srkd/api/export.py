@@ -96,7 +96,7 @@ def _network_and_source(options: ExportOptions, note: Note, run: Path | None) ->
         for line in loaded.notes:
             note(f"{given}: {line}")
         network, folder = loaded.network, (run or loaded.path.parent).resolve()
-        is_run = given.is_dir() or (folder / RUN_FOLDER_FACTS).is_file()
+        is_run = run is not None or given.is_dir() or (folder / RUN_FOLDER_FACTS).is_file()
         name = folder.name if run is None else f"{folder.name}-strength-{loaded.header[STRENGTH]}"
         stem, sha256, header, path = loaded.path.stem, loaded.sha256, loaded.header, loaded.path
         source = Source(stem, sha256, header, path, folder_name=name if is_run else None)

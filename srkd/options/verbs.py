@@ -170,7 +170,7 @@ class UpscaleOptions(RuntimeOptions):
     """Folder, or a file for one picture or film."""
     suffix: Annotated[str | None, Option(unset="_x4 at scale 4")] = None
     """End of the names of the written files."""
-    extension: Annotated[str | None, Option(unset="the format of the picture", metavar=".EXT")] = None
+    extension: Annotated[str | None, Option(unset="the picture's; of AVIF, GIF and HEIC .png", metavar=".EXT")] = None
     """Format to write, such as .png. WebP is lossless where the picture is; JPEG never."""
     overwrite: bool = False
     """Write over files that exist, but never over an input."""

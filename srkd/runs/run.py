@@ -186,9 +186,11 @@ class TrainingRun:
             trained = copy.deepcopy(trained)
             round_biases(trained, torch.zeros(1, trained.descriptor.channels, 16, 16, device=trained.device))
         student = self._quality(trained)
-        # A stage after the main one gives up some dB on purpose.
-        worse = None if stages[-1].is_later else _below_its_start(student.by(run.spec.goal), untrained, state.role)
-        if worse and state.role == "student":
+        # A stage of texture gives up some dB on purpose, and the faithful end none.
+        judged = student if blended is None else self._quality(blended.faithful)
+        keeps_best = state.role == "student" and not stages[-1].is_later
+        worse = _below_its_start(judged.by(run.spec.goal), untrained, keeps_best)
+        if worse and keeps_best:
             # Not the trained student but the best one, which may be the start.
             trained.load_state_dict(
                 processes.from_leader(lambda: load_checkpoint(self.folder.best).network.state_dict())
@@ -352,11 +354,11 @@ WORSE_DB = 0.02
 """Difference in dB from which a student is worse than its start."""
 
 
-def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | None, role: str) -> str | None:
+def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | None, keeps_best: bool) -> str | None:
     """A line if training made a student worse than it was before the first step."""
     if untrained is None or judged is None or judged >= untrained.student - WORSE_DB:
         return None
-    kept = "the best one, perhaps the start" if role == "student" else "the last one"
+    kept = "the best one, perhaps the start" if keeps_best else "the last one"
     return (
         f"training made the student worse than its start, {judged:.3f} dB against {untrained.student:.3f}: {STUDENT} "
         f"is {kept}; train for more steps (--steps) or at a lower rate (--rate)"

@@ -181,7 +181,7 @@ def reduced_sizes(sizes: Descriptor, scale: int, what: str = "the network") -> D
     if scale > sizes.scale:
         raise UsageError(
             f"scale {scale}: {what} enlarges x{sizes.scale}, and its images can be reduced, not enlarged to x{scale}: "
-            f"take one of x{scale} or more"
+            f"take a network of x{scale} or more"
         )
     radius = None if sizes.receptive_radius is None else sizes.receptive_radius + REACH
     return dataclasses.replace(sizes, scale=scale, receptive_radius=radius)

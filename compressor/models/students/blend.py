@@ -22,6 +22,7 @@ from compressor.models.checkpoints.load import Loaded, load_checkpoint
 from compressor.models.checkpoints.save import STRENGTH, save_network
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.base import Network
+from compressor.models.students.students import student_text
 
 LEAST, MOST = -0.5, 1.5
 """Strengths that are allowed."""
@@ -54,8 +55,8 @@ def blend(faithful: Network, textured: Network, strength: float) -> Network:
     """
     if faithful.spec != textured.spec or faithful.quantisation != textured.quantisation:
         raise UsageError(
-            f"a blend is of two networks of one spec, and these are {faithful.spec.to_dict()} and "
-            f"{textured.spec.to_dict()}"
+            f"a blend is of two networks of one spec, and these are {student_text(faithful.spec)} and "
+            f"{student_text(textured.spec)}"
         )
     if not LEAST <= strength <= MOST:
         raise UsageError(
