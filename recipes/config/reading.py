@@ -111,7 +111,7 @@ def recipe_label(recipe: str) -> str:
 
 
 def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
-    """Return the preset in a file's text, or raise a YamlError with all mistakes in it."""
+    """Return the preset in a file's text, or raise a YamlError with its mistakes."""
     return _read_document(parse_yaml(text, file), file, settings)
 
 

@@ -150,7 +150,8 @@ class Comparison:
         table, seeds = self.table(self.goal), sorted({seed for row in self.rows for seed in row.seeds})
         sets = (f"{name} ({images})" for name, images in self.sets.items())
         lines = (
-            f"{table.title}; mean and sample standard deviation over the seeds {', '.join(map(str, seeds))}",
+            f"{table.title}; {'mean and sample standard deviation over the seeds' if seeds[1:] else 'seed'} "
+            f"{', '.join(map(str, seeds))}",
             f"images: {', '.join(sets)}",
             self.shared_line(),
             "gains on equal seeds: mean and standard deviation, and how many are above zero",

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.networks.base import Descriptor, Network, Spec
+from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.cost import cost
@@ -136,48 +132,6 @@ def test_files_of_onnx_runtime_in_float_and_in_int8(tmp_path: Path) -> None:
 def test_an_environment_that_cannot_be_had_is_refused(environment: Environment, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         environment.format()
-
-
-def cpu_seconds(call: Callable[[], object]) -> float:
-    began = time.process_time()
-    for _ in range(3):
-        call()
-    return time.process_time() - began
-
-
-def trained_like(network: Network) -> Network:
-    """Give a network weights like trained ones: larger, uneven over channels, some channels nearly zero."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            scale = torch.rand(parameter.shape[0], generator=generator).pow(2).mul(2).add(0.01)
-            parameter.copy_(parameter.abs().mean() * torch.randn(parameter.shape, generator=generator))
-            parameter.mul_(scale.reshape(-1, *[1] * (parameter.dim() - 1)))
-    return network
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("spec", [CompactSpec(2, width=32, depth=4), EDSRSpec(scale=2, width=24, depth=2)])
-def test_weights_do_not_change_the_time(spec: CompactSpec | EDSRSpec) -> None:
-    """Times are CPU times in turns. Denormal numbers would change them, but random weights give none."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    lr = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    random, other = build(spec, seed=0), trained_like(build(spec, seed=0))
-    subnormal: list[int] = []
-    for module in filter(lambda module: isinstance(module, torch.nn.Conv2d), random.modules()):
-        module.register_forward_hook(
-            lambda _m, _i, out: subnormal.append(int(((out != 0) & (out.abs() < 1.2e-38)).sum()))
-        )
-    try:
-        with torch.no_grad():
-            random(lr), other(lr)
-            assert sum(subnormal) == 0
-            random = build(spec, seed=0)
-            ratios = [cpu_seconds(lambda: other(lr)) / cpu_seconds(lambda: random(lr)) for _ in range(15)]
-    finally:
-        torch.set_num_threads(threads)
-    assert 0.87 < statistics.median(ratios) < 1.15, ratios
 
 
 def test_the_quality_of_a_finalist_is_that_of_its_fit() -> None:

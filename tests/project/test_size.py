@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.commands import ROOT
 
-MOST_LINES = {"compressor": 26432, "recipes": 4407, "export": 9993, "srkd": 13092, "demo": 525, "tests": 44674}
+MOST_LINES = {"compressor": 26424, "recipes": 4407, "export": 9987, "srkd": 13086, "demo": 525, "tests": 44653}
 """Lines of Python of each package, blank ones and comments too. A commit that shrinks a package lowers its number; none
 rises."""
 SLACK = 50

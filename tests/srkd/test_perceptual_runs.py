@@ -88,6 +88,7 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     assert run(["blend", str(out), "--strength", "0.6", "-o", str(blended)]) == 0
     assert load_checkpoint(blended).header["srkd.strength"] == "0.6"
     assert run(["blend", str(inputs / "teacher.safetensors"), "--strength", "0.6", "-o", str(blended)]) == 2
+    assert run(["blend", str(out), "--strength", "0.6", "-o", str(out / FAITHFUL)]) == 2, "one of its ends"
     picture = next((inputs / "photos").glob("*.png"))
     ends = [srkd.upscale(model, Image.open(picture), exact=True) for model in (out / FAITHFUL, out / TEXTURED)]
     own = [srkd.upscale(out, Image.open(picture), exact=True, strength=strength) for strength in (0, 1)]
