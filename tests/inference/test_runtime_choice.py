@@ -104,10 +104,11 @@ def test_openvino_goes_on_where_it_is_faster_if_pictures_take_longer_than_it_tak
     selected = choice.select(photo(), **{pictures: 1000})  # type: ignore[arg-type]
     assert (selected.runtime.name, selected.runtime.precision) == (is_first, "bf16")
     assert selected.psnr_to_exact is not None and selected.psnr_to_exact >= runtime_choice.MIN_PSNR_DB
-    # Where bf16 is refused, OpenVINO's fp32 goes on: its trace holds at any size, and agrees to the last digits.
+    # Where bf16 is refused, OpenVINO's fp32 goes on: its trace holds at any size, and agrees to the last digits. On a
+    # processor without bf16, OpenVINO computes that in fp32, too.
     monkeypatch.setattr(runtime_choice, "MIN_PSNR_DB", 90.0)
     exact = choice.select(photo()).runtime
-    assert (exact.name, exact.precision) == (is_first, "fp32")
+    assert exact.name == is_first and (exact.precision == "fp32" or exact is selected.runtime)
     assert all(float((exact.run(photo(n)) - student.run(photo(n))).abs().max()) < 1e-5 for n in (17, 61))
 
 
