@@ -10,11 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 def render(package: str, template: str, **values: object) -> str:
     """A template of the package's folder `templates` with its values; only HTML is escaped."""
-    return _environment(package).get_template(template).render(values)
+    return environment_of(package).get_template(template).render(values)
 
 
 @cache
-def _environment(package: str) -> Environment:
+def environment_of(package: str) -> Environment:
+    """The templates of a package."""
     environment = Environment(
         loader=PackageLoader(package),
         autoescape=select_autoescape(["html"]),

@@ -265,7 +265,7 @@ def _time(written: HostFolder) -> str | None:
 
 
 def _write_texts(job: HostJob, written: HostFolder) -> list[Path]:
-    """Write the texts of the row and the README, without a README that srkd did not write."""
+    """Write the README and the texts of the row, but leave alone what a person has made their own."""
     host, descriptor = job.host, job.network.descriptor
     values = {
         "host": host,
@@ -283,10 +283,8 @@ def _write_texts(job: HostJob, written: HostFolder) -> list[Path]:
         "mark": README_MARK,
         "build_command": build_command,
     }
-    templates = {job.folder / job.named(name): template for name, template in host.templates.items()}
-    readme = job.folder / README
-    if may_write(readme):
-        templates[readme] = host.readme
-    for path, template in templates.items():
-        write_text(path, render(host.package, template, **values))
-    return list(templates)
+    templates = {**host.templates, README: host.readme}
+    texts = {job.folder / job.named(name): template for name, template in templates.items()}
+    for path in (own := list(filter(may_write, texts))):
+        write_text(path, render(host.package, texts[path], **values))
+    return own

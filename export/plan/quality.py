@@ -35,41 +35,38 @@ class FittedQuality:
     to the teacher's images.
     """
 
-    def __init__(self, teacher: ImageModel | None, *, most: int = 4, context: Context = QUIET) -> None:
+    def __init__(self, teacher: ImageModel, *, most: int = 4, context: Context = QUIET) -> None:
         self.teacher, self.most, self.context = teacher, most, context
         self.scores: dict[str, Scores | None] = {}
         self.seconds = 0.0
-        if teacher is not None:
-            scale = teacher.descriptor.scale
-            patches = embedded_patches(scale, teacher.descriptor.channels)
-            count = PATCHES
-            if teacher.network is not None:
-                macs = cost(teacher.network, (patches.shape[-1], patches.shape[-2])).macs
-                count = min(PATCHES, max(FEWEST, int(WORK // macs)))
-            self.patches = patches[texture_of(patches).argsort(descending=True)[: 2 * count : 2]]
-            middles = (
-                middle_of_photo(path, teacher.descriptor, None, (SIDE, SIDE))
-                for path in embedded_photos("val").values()
-            )
-            with torch.no_grad():
-                self.photos = [(*middle, to_u8(teacher(middle[0]))) for middle in middles if middle is not None]
+        patches = embedded_patches(teacher.descriptor.scale, teacher.descriptor.channels)
+        count = PATCHES
+        if teacher.network is not None:
+            macs = cost(teacher.network, (patches.shape[-1], patches.shape[-2])).macs
+            count = min(PATCHES, max(FEWEST, int(WORK // macs)))
+        self.patches = patches[texture_of(patches).argsort(descending=True)[: 2 * count : 2]]
+        middles = (
+            middle_of_photo(path, teacher.descriptor, None, (SIDE, SIDE)) for path in embedded_photos("val").values()
+        )
+        with torch.no_grad():
+            self.photos = [(*middle, to_u8(teacher(middle[0]))) for middle in middles if middle is not None]
 
     def __call__(self, candidate: CandidateShape) -> Scores | None:
         """The scores; None for a shape that cannot be fitted, or after `most` shapes or SECONDS."""
-        if self.teacher is None or not candidate.fits:
+        if not candidate.fits:
             return None
         if candidate.student not in self.scores:
             if len(self.scores) >= self.most or self.seconds > SECONDS:
                 return None
             self.context.progress("fit finalists", len(self.scores), self.most)
             began = time.monotonic()
-            self.scores[candidate.student] = self._score(self.teacher, candidate)
+            self.scores[candidate.student] = self._score(candidate)
             self.seconds += time.monotonic() - began
         return self.scores[candidate.student]
 
-    def _score(self, teacher: ImageModel, candidate: CandidateShape) -> Scores | None:
+    def _score(self, candidate: CandidateShape) -> Scores | None:
         try:
-            student = fit(teacher, parse_student(candidate.student), self.patches)
+            student = fit(self.teacher, parse_student(candidate.student), self.patches)
         except SrkdError as error:
             self.context.note(f"{candidate.name} is not fitted: {error}")
             return None

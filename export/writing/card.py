@@ -27,12 +27,10 @@ from export.formats.templates import render
 
 MARK = "<!-- srkd export wrote this card, and writes it anew. Without this line it is left alone. -->"
 README_MARK = "Written by srkd export."
-"""The end of a README that is no card."""
+"""In a README that is no card, and in scripts and pages that people edit."""
 MOST_BYTES = 10**6
 UNKNOWN = "unknown protocol"
 NO_RESULTS = dict.fromkeys(("precision", "bytes", "parity", "quality", "verdict"))
-KEYS: Mapping[Goal, str] = {"original": "psnr_y", "teacher": "psnr_y_teacher"}
-"""The ends of the names of scores in a checkpoint's header."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +104,22 @@ def card_text(network: Network, facts: CardFacts, record: Mapping[str, Any] | No
     )
 
 
+def header_score(header: Mapping[str, str], row: str, goal: Goal) -> float | None:
+    """The Y-PSNR of a row ("validation" is the network's) that a checkpoint's header has; None if it has none."""
+    key = "psnr_y_teacher" if goal == "teacher" else "psnr_y"
+    try:
+        return float(json.loads(header.get("srkd.scores", "{}"))[f"{row}_{key}"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
 def _scores(facts: CardFacts, scale: int) -> dict[str, dict[Goal, float | None]]:
     """The Y-PSNR on the validation images, by row and what it is measured to; the network's own row is the first."""
-    try:
-        header = json.loads(facts.metadata.get("srkd.scores", "{}"))
-        values = {str(name): float(value) for name, value in header.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        values = {}
     plain = without_network(scale)
     return {
-        "this network": {goal: values.get(f"validation_{key}") for goal, key in KEYS.items()},
+        "this network": {goal: header_score(facts.metadata, "validation", goal) for goal in GOAL_WORDS},
         "teacher": {"original": facts.teacher_psnr_y, "teacher": None},
-        plain: {goal: values.get(f"{plain}_{key}") for goal, key in KEYS.items()},
+        plain: {goal: header_score(facts.metadata, plain, goal) for goal in GOAL_WORDS},
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import tempfile
 import time
@@ -37,6 +36,7 @@ from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
 from export.proof.quality import QualityDrop, QualityPhotos
 from export.proof.speed import Int8Speed, compare_speed
 from export.proof.verify import Parity, Proof, require_finite_outputs, verify
+from export.writing.card import header_score
 
 INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", "srkd.goal", "srkd.teacher", DEGRADATION, STRENGTH)
 """Metadata keys that are copied to exported files, as they describe the weights."""
@@ -193,14 +193,9 @@ def export_model(
 def warning_about(source: Source, scale: int) -> str | None:
     """A warning if the scores in the header, by its goal, are below bicubic, at scale 1 the input; else None."""
     goal = goal_of(source.header)
-    key = "psnr_y_teacher" if goal == "teacher" else "psnr_y"
-    try:
-        scores = json.loads(source.header.get("srkd.scores", "{}"))
-        own, plain = (float(scores[f"{name}_{key}"]) for name in ("validation", without_network(scale)))
-        images = {ALL_IMAGES: (Scores(own, None, own), Scores(plain, None, plain))}
-        return below_bicubic(source.model, images, goal, scale)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
+    own, plain = (header_score(source.header, row, goal) for row in ("validation", without_network(scale)))
+    images = {ALL_IMAGES: (Scores(own, None, own), Scores(plain, None, plain))}
+    return below_bicubic(source.model, images, goal, scale)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TypeAlias
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from compressor.base.machine import count_threads
 from compressor.images.scores import GOAL_WORDS, LANCZOS
 from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.models.checkpoints.licence import commercial_warning
+from export.formats.templates import environment_of
 from srkd.record.measurements import ProfileFile
 from srkd.record.scores import score_table
 from srkd.reports.charts import against_macs, against_time, curve_figures, point_figures
@@ -180,13 +180,7 @@ def _render(**values: object) -> str:
     style, script = (Markup(file.read_text(encoding="utf-8")) for file in own_files)  # noqa: S704
     script_hash = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     own = {"style": style, "script": script, "script_hash": script_hash}
-    environment = Environment(
-        loader=PackageLoader("srkd.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = environment_of("srkd.reports")
     environment.tests["numeric"] = is_numeric
     environment.filters |= {"data_url": _data_url, "figure": _figure, "threads": count_threads}
     return environment.get_template("page.html").render(values, **own, version=__version__)

@@ -14,9 +14,7 @@ from compressor.base.choices import BaselineName, Goal, Init
 from compressor.base.context import Context
 from compressor.base.decided import LabelMargin
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.fitting.fit import require_solvable
 from compressor.models.networks.base import Spec
-from compressor.models.networks.slices import student_cuts
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method, quantisation_of
 from recipes.catalogue import FOR_FILMS, PIXEL_ONLY
@@ -26,6 +24,7 @@ from srkd.record.run_spec import RunSpec
 from srkd.runs.images import data_choice, read_images
 from srkd.runs.opened import open_device, phi_source, student_shape
 from srkd.runs.recipe import OFFSET_RATE, needs_teacher, offsets_of, repeats_published, schedule_settings
+from srkd.runs.student import require_start
 from srkd.runs.teacher import open_teacher
 from srkd.runs.teacher_use import TeacherUse, choose_margin
 
@@ -83,18 +82,12 @@ def _usual_baselines(base: _Base, context: Context) -> list[BaselineName]:
 
 def _obstacle(name: BaselineName, base: _Base) -> str | None:
     """Why a baseline cannot be trained with this student; None if it can."""
-    teacher = base.teacher
     if name == "init-from" and base.spec.start.init_from is None:
         return "there is no --init-from"
     if name in ("scratch", "init-from"):
         return None
-    if teacher is None:
-        return "there is no teacher"
     try:
-        if name == "fit":
-            require_solvable(teacher, base.shape)
-        elif name == "inherit":
-            student_cuts(teacher.require_network("weights").spec.deployed, base.shape.deployed)
+        require_start(name, base.teacher, base.shape)
     except SrkdError as error:
         return str(error)
     return None

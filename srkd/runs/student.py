@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from compressor.base.choices import Init, Select
+from compressor.base.choices import BaselineName, Init, Select
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.fitting.fit import is_same_kind, require_solvable
@@ -159,7 +159,7 @@ def _default_init(teacher: Teacher | None, preset: Preset, options: CompressOpti
             return "fit"
         return init
     if preset.student.init_required and not is_replaced:
-        _require_start(init, teacher, given)
+        _require_own_start(init, teacher, given)
         return init
     if teacher is None or init == "random" or (init == "fit" and is_replaced):
         return "random"
@@ -187,16 +187,20 @@ def _spec_at_scale(teacher: Teacher) -> Spec | None:
     return None if teacher.network is None else replace(teacher.network.spec, scale=teacher.descriptor.scale)
 
 
-def _require_start(init: Init, teacher: Teacher | None, student: str) -> None:
+def require_start(start: Init | BaselineName, teacher: Teacher | None, spec: Spec | None) -> None:
+    """Refuse a start that cannot be made of the teacher: "fit" solves for the student, and "inherit" cuts it out."""
+    if teacher is None or spec is None:
+        raise SrkdError("there is no teacher")
+    if start == "fit":
+        require_solvable(teacher, spec)
+    elif start == "inherit":
+        student_cuts(teacher.require_network("weights").spec.deployed, spec.deployed)
+
+
+def _require_own_start(init: Init, teacher: Teacher | None, student: str) -> None:
     """Refuse a recipe that is its start, for a student that cannot be cut from the teacher, or solved for."""
-    spec = None if teacher is None else _shape_of(student, teacher)
     try:
-        if teacher is None or spec is None:
-            raise SrkdError("there is no teacher")
-        if init == "fit":
-            require_solvable(teacher, spec)
-        else:
-            student_cuts(teacher.require_network("weights").spec.deployed, spec.deployed)
+        require_start(init, teacher, None if teacher is None else _shape_of(student, teacher))
     except SrkdError as error:
         does, other = ("solves for it", "logits") if init == "fit" else ("cuts it from its teacher", "scratch")
         raise UsageError(

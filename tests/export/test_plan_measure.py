@@ -142,7 +142,6 @@ def test_the_quality_of_a_finalist_is_that_of_its_fit() -> None:
     assert quality(SMALL) is None, "another kind is not solved for"
     assert quality(shape(CompactSpec(2, width=8, depth=1), fits=True)) is not None
     assert quality(shape(CompactSpec(2, width=8, depth=2), fits=True)) is None, "two at most"
-    assert FittedQuality(None)(SMALL) is None
 
 
 def test_another_device_measures_and_the_plan_reads_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
 from export.hosts.table import HOSTS
+from export.writing.card import README_MARK
 from export.writing.exporting import Source
 from srkd.api.export import decide
 from srkd.cli.main import run
@@ -171,13 +172,15 @@ def test_a_command_writes_for_several_and_fails_for_one_that_cannot(
     assert [line[:6] for line in readme.splitlines() if line.startswith("- ")] == ["- Put ", "- Call", "- Expe"]
 
 
-def test_a_readme_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "vapoursynth").mkdir()
-    (tmp_path / "vapoursynth" / "README.md").write_text("mine\n")
-    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
-    (folder,) = export_for_hosts(network, Source("net"), ["vapoursynth"], tmp_path)
-    assert (tmp_path / "vapoursynth" / "README.md").read_text() == "mine\n"
-    assert not any(path.name == "README.md" for path in folder.also)
+@pytest.mark.parametrize("name", ["README.md", "2x_net.vpy"])
+def test_a_text_that_a_person_made_their_own_is_left_alone(tmp_path: Path, name: str) -> None:
+    network, own = build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path / "vapoursynth" / name
+    for ours, text in ((False, "mine\n"), (True, f"{README_MARK}\n")):
+        own.parent.mkdir(exist_ok=True)
+        own.write_text(text)
+        (folder,) = export_for_hosts(network, Source("net"), ["vapoursynth"], tmp_path)
+        assert (own.read_text() == text, own in folder.also) == (not ours, ours)
+        assert all(README_MARK in path.read_text() for path in folder.also)
 
 
 def test_wrong_words_are_refused(tmp_path: Path) -> None:
