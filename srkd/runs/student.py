@@ -199,8 +199,9 @@ def require_start(start: Init | BaselineName, teacher: Teacher | None, spec: Spe
 
 def _require_own_start(init: Init, teacher: Teacher | None, student: str) -> None:
     """Refuse a recipe that is its start, for a student that cannot be cut from the teacher, or solved for."""
+    spec = None if teacher is None else _shape_of(student, teacher)
     try:
-        require_start(init, teacher, None if teacher is None else _shape_of(student, teacher))
+        require_start(init, teacher, spec)
     except SrkdError as error:
         does, other = ("solves for it", "logits") if init == "fit" else ("cuts it from its teacher", "scratch")
         raise UsageError(
