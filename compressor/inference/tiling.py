@@ -96,19 +96,19 @@ def run_tiled(
     if model.fixed_size is not None:
         return _run_fixed(run, lr, model, overlap, progress)
     height, width = lr.shape[-2:]
-    scale, window = model.scale, model.max_size
+    scale, largest = model.scale, model.max_size
     padded = pad_to(lr, model.size_multiple, model.min_size, repeat_edge=model.mirror_repeats_edge)
-    if window is not None and padded.shape[-1] <= window[0] and padded.shape[-2] <= window[1]:
-        window = None
+    if largest is not None and padded.shape[-1] <= largest[0] and padded.shape[-2] <= largest[1]:
+        largest = None
     pixel_bytes = pixel_bytes or 4 * ASSUMED_CHANNELS * (3 + 2 * scale**2)
-    radius = _exact_margin(padded, model, tile, window, pixel_bytes)
+    radius = _exact_margin(padded, model, tile, largest, pixel_bytes)
     if radius is None and overlap < 1:
         raise UsageError(f"overlap={overlap}: tiles of a network that sees so far must overlap by 1 or more")
     grid = math.lcm(model.size_multiple, model.window)
     margin = _round_up(overlap if radius is None else radius, grid)
     side = _first_tile(padded, tile, margin, pixel_bytes)
-    if window is not None:
-        side = min(side, _largest_tile(window, margin, model))
+    if largest is not None:
+        side = min(side, _largest_tile(largest, margin, model))
     while True:
         rows = spans(padded.shape[-2], side, margin, grid, model.min_size)
         columns = spans(padded.shape[-1], side, margin, grid, model.min_size)
@@ -193,18 +193,18 @@ def _round_up(size: int, multiple: int) -> int:
 
 
 def _exact_margin(
-    padded: Tensor, model: Descriptor, tile: int | None, window: tuple[int, int] | None, pixel_bytes: int
+    padded: Tensor, model: Descriptor, tile: int | None, largest: tuple[int, int] | None, pixel_bytes: int
 ) -> int | None:
     """Return the margin of exact tiles, or None if the model sees too far for them.
 
-    Their windows must fit into the memory bound, and into `window` if the model takes no larger ones. Tiles that are
-    smaller than their margins compute over nine times the picture: only `tile` asks for these.
+    Their windows must fit into the memory bound, and into the `largest` size that the model takes, if it has one. Tiles
+    that are smaller than their margins compute over nine times the picture: only `tile` asks for these.
     """
     if (radius := model.receptive_radius) is None:
         return None
     side = 2 * radius + min(tile or radius, radius)
     fits = min(side**2, padded[:, 0].numel()) * pixel_bytes <= AUTO_MEMORY_BYTES
-    return radius if fits and (window is None or 2 * radius < min(window)) else None
+    return radius if fits and (largest is None or 2 * radius < min(largest)) else None
 
 
 def _first_tile(padded: Tensor, tile: int | None, margin: int, pixel_bytes: int) -> int:
