@@ -211,12 +211,15 @@ def write_host(job: HostJob) -> HostFolder:
         written: HostFolder = (job.rule("write") or write_row)(job)
         written = replace(written, expect=host.expect or _time(written), notes=(*written.notes, *job.export.remarks))
         written = replace(written, also=(*written.also, *_write_texts(job, written)))
-        if job.export.push_to is None or host.name != HUB:
-            return written
-        return replace(written, notes=(*written.notes, f"pushed to {push(job.folder, job.export.push_to)}"))
     except SrkdError as error:
         unavailable = isinstance(error, CannotConvert)
         return HostFolder(host.name, None, reason=str(error), verdict="unavailable" if unavailable else "failed")
+    if job.export.push_to is None or host.name != HUB:
+        return written
+    try:
+        return replace(written, notes=(*written.notes, f"pushed to {push(job.folder, job.export.push_to)}"))
+    except SrkdError as error:
+        return replace(written, verdict="failed", reason=str(error))
 
 
 def write_row(job: HostJob) -> HostFolder:

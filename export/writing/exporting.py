@@ -108,7 +108,7 @@ class FileReport:
 
 @dataclass(frozen=True)
 class HostFolder:
-    """Result of one host of `--for`. If nothing was written, `folder` is None and `reason` says why."""
+    """Result of one host of `--for`: `reason` says why `folder` is None, or why it was not pushed."""
 
     host: str
     folder: Path | None
@@ -138,7 +138,7 @@ class ExportReport:
     @property
     def ok(self) -> bool:
         """True if every format and host was written, and passed the comparison if such files run here."""
-        return all(file.path is not None for file in self.files) and all(host.folder for host in self.hosts)
+        return all(file.path is not None for file in self.files) and all(host.reason is None for host in self.hosts)
 
 
 def export_model(

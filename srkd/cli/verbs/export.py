@@ -50,7 +50,7 @@ def command(console: Console, options: ExportOptions, *, every_format: bool) -> 
         file for file in report.files if not every_format or file.format in options.formats or file.verdict == "failed"
     ]
     missing = [f"{file.format}: {file.reason}" for file in for_exit_code if file.path is None]
-    missing += [f"{host.host}: {host.reason}" for host in report.hosts if host.folder is None]
+    missing += [f"{host.host}: {host.reason}" for host in report.hosts if host.reason is not None]
     if missing:
         raise SrkdError("; ".join(missing))
 
