@@ -59,7 +59,7 @@ class Sampler:
 
     @classmethod
     def for_store(cls, store: ImageStore, *, lr_patch: int, seed: int, candidates: int = 1) -> Sampler:
-        lr = store.lr if candidates > 1 else None
+        lr = store.clean_lr if candidates > 1 else None  # where noise is added, flat patches would look textured
         return cls(store.lr.heights, store.lr.widths, lr_patch, seed, candidates=candidates, lr=lr)
 
     def draw(self, step: int, samples: Sequence[int]) -> Draw:
@@ -195,6 +195,10 @@ class Batches:
     def for_samples(self, samples: Sequence[int]) -> Batches:
         """Return one process's share of every batch; the hashes are still those of whole batches."""
         return replace(self, samples=samples, all_samples=self.samples)
+
+    def undegraded(self) -> Batches:
+        """The same patches before they were degraded."""
+        return replace(self, store=replace(self.store, lr=self.store.clean_lr, degraded=None), labels=None)
 
     @cached_property
     def hashes(self) -> BatchHashes:

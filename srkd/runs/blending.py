@@ -11,7 +11,6 @@ from torch import Tensor
 from compressor.base.context import Context, no_note
 from compressor.data.batches import Batches
 from compressor.images.metrics import as_in_a_file
-from compressor.images.resize import imresize
 from compressor.models.students.blend import Blended, Patches
 from compressor.teachers.teacher import Teacher
 from compressor.training.loop import Events
@@ -60,11 +59,14 @@ def _unseen_patches(
     run's are degraded; those of the leader for all.
     """
     networks = build_networks(run.stages()[-1], state, teacher, context.note, context.processes)
-    patches, clean = list[Pair](), list[Pair]()
-    while sum(len(lr) for lr, _ in patches) < count:
-        step = Step(state.done, state.seed, batches.at(state.done + len(patches)), networks)
-        patches.append((step.lr, as_in_a_file(step.teacher().sr)))
-        if run.data.train.degraded is not None:
-            lr = as_in_a_file(imresize(step.hr, 1 / step.scale))
-            clean.append((lr, as_in_a_file(step.teacher(lr).sr)))
-    return context.processes.broadcast((patches, clean or patches))
+    steps = range(state.done, state.done + math.ceil(count / len(batches.samples)))
+
+    def pairs(of: Batches) -> list[Pair]:
+        each = (Step(number, state.seed, of.at(number), networks) for number in steps)
+        return [(step.lr.cpu(), as_in_a_file(step.teacher().sr).cpu()) for step in each]
+
+    ours = pairs(batches), [] if run.data.train.degraded is None else pairs(batches.undegraded())
+    patches, clean = (
+        [(lr.to(run.device), sr.to(run.device)) for lr, sr in shared] for shared in context.processes.broadcast(ours)
+    )
+    return patches, clean or patches

@@ -71,7 +71,7 @@ class DryRun:
             ("teacher", "none" if self.teacher is None else self.teacher.line()),
             ("student", f"{self.student.line()}, {copied.path if copied else INIT_TEXT[spec.start.init]}"),
             ("batch", f"{rule.batch} patches of {rule.lr_patch}x{rule.lr_patch}; labels: {data.labels}"),
-            ("images", f"{data.origin}: {data.used} for training, {len(data.validation)} for validation"),
+            ("images", f"{data.origin}: {data.used} for training; each validation scores {len(data.validation)}"),
             *((f"stage {stage.name}", stage.line()) for stage in self.stages),
             ("run", f"about {format_duration(self.seconds)} {self.where}, validations included"),
             ("peak", f"{self.peak_memory_mb:.0f} MB"),
