@@ -41,7 +41,7 @@ from export.int8.float_parts import NOTHING, FloatParts
 from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.plan import TENSORRT, Flavour, make_plan
-from export.int8.quantise.qdq import write_qdq
+from export.int8.quantise.qdq import QdqWriter
 from export.int8.quantise.walk import GraphWalk
 from export.int8.to_int8 import cpu_flavour
 
@@ -98,7 +98,7 @@ def main() -> None:
 
 def rows(network: Network, data: Path, names: list[str], patches: torch.Tensor) -> Iterator[dict[str, Cell]]:
     """Yield a row of the table for each way of quantising."""
-    plain = build_graph(network, None, OPSET).model
+    plain = build_graph(network, None, OPSET)
     reference = cpu_session(plain, threads=1)
     scale = network.spec.scale
     images = {name: list(pairs(data / name, scale)) for name in names}
@@ -180,9 +180,9 @@ def by_onnx_runtime(network: Network, plain: onnx.ModelProto, patches: torch.Ten
 
 def ours(flavour: Flavour, parts: FloatParts = NOTHING) -> Build:
     def build(network: Network, plain: onnx.ModelProto, patches: torch.Tensor) -> onnx.ModelProto:
-        graph = meet_image(build_graph(spread_streams(network, patches), None, OPSET).model)
+        graph = meet_image(build_graph(spread_streams(network, patches), None, OPSET))
         plan = make_plan(equalise_channels(graph, patches), flavour, parts)
-        return write_qdq(plan, GraphWalk(plan, patches.numpy()).run())
+        return QdqWriter(plan, GraphWalk(plan, patches.numpy()).run()).write()
 
     return build
 

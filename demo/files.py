@@ -81,7 +81,8 @@ def unpack_app() -> Path:
         with report_unwritable(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(PACKED) as packed:
-                packed.extractall(temporary, filter="data")
+                packed.extraction_filter = getattr(tarfile, "data_filter", None)  # not in Python 3.10.11
+                packed.extractall(temporary)  # noqa: S202 (of srkd's own wheel)
                 os.replace(Path(temporary) / APP.name, folder)
     return folder
 

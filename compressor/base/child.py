@@ -105,10 +105,6 @@ class Child:
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any:
         self._send({"call": name, "arguments": arguments})
         return self.result(timeout_seconds)

@@ -78,8 +78,8 @@ class ComputeDevice:
         if tensor.device == self.device:
             return tensor
         if self.device.type == "cuda" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)  # torch.mps would read other memory late, when it may be freed
 
 
 def cpu_capabilities() -> Mapping[str, Any]:

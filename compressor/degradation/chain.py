@@ -106,14 +106,9 @@ def read_degradation(text: str) -> Degradation | None:
     )
 
 
-def short_steps() -> dict[str, type[DegradationStep]]:
-    """The steps that a line can have, in their order."""
-    return {name: cls for name, cls in sorted(STEPS.items(), key=lambda item: item[1].order) if cls.short}
-
-
 def _of_line(text: str) -> Degradation:
     """The degradation of a line NAME=LOW..HIGH,…: blur before the change of size, the others behind it."""
-    known, given = short_steps(), {}
+    known, given = {step.name: step for step in sorted(STEPS.values(), key=lambda step: step.order) if step.short}, {}
     for part in text.split(","):
         name, _, value = (word.strip() for word in part.partition("="))
         if name not in known:

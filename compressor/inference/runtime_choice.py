@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from compressor.base.compute_device import ComputeDevice
+from compressor.base.errors import SrkdError
 from compressor.images.metrics import psnr, to_u8
 from compressor.inference.super_resolve import super_resolve
 from compressor.runtimes.base import Runtime
@@ -102,7 +103,11 @@ class RuntimeChoice:
         """Put OpenVINO before torch in each precision, if it is faster than what was selected."""
         from compressor.runtimes.openvino_runtime import OpenVinoNetwork, traced  # reads ONNX, too: not at every start
 
-        self._untried, model = None, traced(opened, TRACED)
+        self._untried = None
+        try:
+            model = traced(opened, TRACED)
+        except SrkdError:  # it has no operator for a part of the network
+            return
         *lower, exact = (OpenVinoNetwork(opened, way.precision, model) for way in (*self._faster, opened))
         same = next(way for way in (*lower, exact) if way.precision == selected.precision)
         if _seconds(same, samples) < _seconds(selected, samples):

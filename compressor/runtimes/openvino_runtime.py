@@ -144,7 +144,7 @@ def traced(opened: TorchRuntime, size: tuple[int, int]) -> Any:
     import openvino
 
     example = torch.rand(1, opened.descriptor.channels, *size)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), one_line(f"{opened.label}: OpenVINO has not all of it"):
         warnings.simplefilter("ignore")  # each Python number that tracing keeps
         # OpenVINO's own trace runs the network twice more and compares, for which it imports most of torch.
         program = torch.jit.trace(opened.network, example, check_trace=False)  # type: ignore[no-untyped-call]

@@ -37,20 +37,16 @@ def sidecar_path(path: Path) -> Path:
 
 def format_sidecar(
     *,
-    format: str,
     precision: str,
     lr_size: tuple[int, int] | None,
-    io: str,
     metadata: Mapping[str, str],
     facts: Mapping[str, object],
 ) -> str:
     """The text of a sidecar; equal contents always give the same text."""
     content = {
         "schema": SCHEMA,
-        "format": format,
         "precision": precision,
         "lr_size": None if lr_size is None else "{}x{}".format(*lr_size),
-        "io": io,
         "metadata": dict(sorted(metadata.items())),
         "facts": dict(facts),
     }

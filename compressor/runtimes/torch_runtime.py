@@ -80,12 +80,18 @@ def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[o
 
 @contextmanager
 def tf32_off() -> Iterator[None]:
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    # Torch 2.8 knows the old name alone; later ones refuse it in a program that has used the new one.
+    is_new = hasattr(matmul, "fp32_precision")
+    name, exact = ("fp32_precision", "ieee") if is_new else ("allow_tf32", False)
+    before = [(part, getattr(part, name)) for part in (cudnn.conv if is_new else cudnn, matmul)]  # type: ignore[attr-defined]
+    for part, _ in before:
+        setattr(part, name, exact)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+        for part, value in before:
+            setattr(part, name, value)
 
 
 def torch_device(name: str) -> torch.device:

@@ -154,7 +154,8 @@ class Trainer:
         calibration, weights = self.state.calibration, stage.term_weights
         if not calibration.pending(weights):
             return
-        raw = {name: float(number.detach()) for name, number in {**losses.observed, **losses.terms}.items()}
+        kinds = ((*name.partition("/"), number) for name, number in losses.numbers().items())
+        raw = {name: number for kind, _, name, number in kinds if kind in ("raw", "seen")}
         for name, weight in calibration.update(raw, weights, steps=calibration_steps(stage.schedule.steps)).items():
             self.events.note(f"weight of {name}: {weight:.6g}, calibrated over {calibration.count} steps")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, cast
 
 import torch
@@ -79,6 +79,8 @@ class Runner:
         all_taps.update(taps)
         all_images.update(images)
         forward = self._run(lr, sorted(all_taps), sorted(all_images))
+        if entry is not None and not self.trains:
+            forward = replace(forward, sr=entry[1].sr)  # a label of the teacher cache
         self.outputs[id(lr)] = (lr, forward)
         return forward
 
@@ -111,7 +113,7 @@ class Runner:
         with (
             torch.enable_grad() if self.trains else torch.no_grad(),
             self.autocast(),
-            self._read_features(taps) as features,
+            read_taps(self.network, taps) if taps else nullcontext(dict[str, torch.Tensor]()) as features,
             self._read_tail_inputs(images) as tail_inputs,
         ):
             sr = self.forward(lr) if taps or images else self.compiled(lr)
@@ -121,9 +123,6 @@ class Runner:
         if wider is not None:
             forward = forward.map(wider.crop)
         return forward if self.trains else forward.map(torch.Tensor.detach)
-
-    def _read_features(self, taps: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
-        return read_taps(self.network, taps) if taps else nullcontext({})
 
     def _read_tail_inputs(self, images: Sequence[str]) -> AbstractContextManager[dict[str, torch.Tensor]]:
         if not images:

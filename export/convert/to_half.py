@@ -38,12 +38,12 @@ def convert(job: Conversion) -> Mapping[str, object]:
     half_type, opset = TYPES[job.precision]
     graph = shared_graph(job.network, job.options.lr_size, opset, job.context)
     inputs = job.inputs or proof_inputs(replace(job.network.descriptor, fixed_size=job.options.lr_size))
-    peaks, outputs = measure_graph(graph.model, inputs, job.context)
+    peaks, outputs = measure_graph(graph, inputs, job.context)
     _require_equal(job, inputs, outputs)
     if half_type == TensorProto.BFLOAT16:  # its range is that of float32
-        to_half(graph.model, half_type)
+        to_half(graph, half_type)
         return write_graph(job, graph)
-    in_half = to_half(graph.model, half_type, images=job.options.io == "fp16")
+    in_half = to_half(graph, half_type, images=job.options.io == "fp16")
     headroom = require_headroom(peaks, in_half)
     return {**write_graph(job, graph), "headroom": round(headroom, 1)}
 

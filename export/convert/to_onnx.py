@@ -8,20 +8,19 @@ import onnx
 
 from export.formats.conversion import Conversion
 from export.graph.headroom import fp16_line, measure_graph
-from export.graph.onnx_graph import OPSET, ExportedGraph, convert_to_bytes, shared_graph
+from export.graph.onnx_graph import OPSET, convert_to_bytes, shared_graph
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
     graph = shared_graph(job.network, job.options.lr_size, OPSET, job.context)
     if job.inputs:
-        peaks, _ = measure_graph(graph.model, job.inputs, job.context)
+        peaks, _ = measure_graph(graph, job.inputs, job.context)
         job.context.note(fp16_line(peaks))
     return write_graph(job, graph)
 
 
-def write_graph(job: Conversion, graph: ExportedGraph) -> Mapping[str, object]:
+def write_graph(job: Conversion, model: onnx.ModelProto) -> Mapping[str, object]:
     """Add the metadata, and the conversion of byte images if chosen, write and check the graph; return its facts."""
-    model = graph.model
     if job.options.io == "uint8":
         convert_to_bytes(model, job.network.descriptor.channels)
     _describe(model, job)
@@ -30,8 +29,6 @@ def write_graph(job: Conversion, graph: ExportedGraph) -> Mapping[str, object]:
     return {
         "opset": model.opset_import[0].version,
         "nodes": len(model.graph.node),
-        "nodes_before_onnxsim": graph.nodes_before_onnxsim,
-        "simplified": graph.simplified,
         "input": _format_value(model.graph.input[0]),
         "output": _format_value(model.graph.output[0]),
     }

@@ -9,7 +9,6 @@ import ast
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,26 +29,16 @@ NODE_SCOPES = "pkg.torch.onnx.name_scopes"
 """Node metadata of torch's exporter: the modules around an operation, then its name, as a Python list."""
 
 
-@dataclass(frozen=True)
-class ExportedGraph:
-    """A float32 graph from `INPUT` to `OUTPUT`. Values are named after the torch operations that compute them."""
-
-    model: onnx.ModelProto
-    nodes_before_onnxsim: int
-    simplified: bool
-
-
 Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
 """Torch operations that its exporter does not support, with functions that write them in ONNX."""
 
 
 def shared_graph(
     network: Network, lr_size: tuple[int, int] | None, opset: int, context: Context = QUIET
-) -> ExportedGraph:
+) -> onnx.ModelProto:
     """The graph of a network, built once for all formats of an export that begin with it; the caller may change it."""
     key = ("graph", *network_key(network), lr_size, opset)
-    graph = context.once(*key, read=lambda: build_graph(network, lr_size, opset))
-    return replace(graph, model=copy.deepcopy(graph.model))
+    return copy.deepcopy(context.once(*key, read=lambda: build_graph(network, lr_size, opset)))
 
 
 def network_key(network: Network) -> tuple[object, ...]:
@@ -59,14 +48,14 @@ def network_key(network: Network) -> tuple[object, ...]:
 
 def build_graph(
     network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
-) -> ExportedGraph:
-    """The exporter's graph or onnxsim's, whichever is smaller; for one size (width, height), or for any."""
+) -> onnx.ModelProto:
+    """The float32 graph from `INPUT` to `OUTPUT`, for one size (width, height) or for any; values are named after the
+    torch operations that compute them."""
     program = trace(network, lr_size, opset, translations=translations)
     with one_line(f"{network.spec.arch} does not fit into one ONNX graph", first=True):
         plain = _tidy(program.model_proto)
-    # The graph with fewer nodes, then fewer bytes: onnxsim's can be larger.
-    model = min(plain, _simplified(plain), key=lambda graph: (len(graph.graph.node), graph.ByteSize()))
-    return ExportedGraph(model, len(plain.graph.node), model is not plain)
+    # The exporter's or onnxsim's, which can be larger: the one with fewer nodes, then fewer bytes.
+    return min(plain, _simplified(plain), key=lambda graph: (len(graph.graph.node), graph.ByteSize()))
 
 
 def trace(

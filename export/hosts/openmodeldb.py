@@ -7,16 +7,19 @@ JSON, `4x-NAME` of letters, digits and hyphens; resources are pth and onnx, with
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from compressor.base.files import file_sha256, write_text
+from compressor.base.errors import one_line
+from compressor.base.files import file_sha256, read_text, write_text
 from compressor.models.checkpoints.licence import hub_licence
 from export.formats.conversion import CannotConvert
 from export.hosts.spandrel_programs import home_dialect, write_home_file
 from export.hosts.writing import HostJob, write_row
+from export.writing.card import MOST_BYTES
 from export.writing.exporting import HostFolder
 
 SPDX = {"apache-2.0": "Apache-2.0", "bsd-3-clause": "BSD-3-Clause", "gpl-3.0": "GPL-3.0-only", "unlicense": "Unlicense"}
@@ -33,8 +36,20 @@ def write(job: HostJob) -> HostFolder:
             files, notes = (file, *files), (*notes, *of_file)
         except CannotConvert as error:
             notes = (*notes, f"without a .pth: {error}")
-    write_text(entry, json.dumps(_entry(job, [file.path for file in files if file.path is not None]), indent=4) + "\n")
+    values = _entry(job, [file.path for file in files if file.path is not None])
+    if entry.is_file():
+        with one_line(f"{entry} is not as srkd export or a person left it"):
+            _keep_own(values, json.loads(read_text(entry, MOST_BYTES)))
+    write_text(entry, json.dumps(values, indent=4, ensure_ascii=False) + "\n")
     return replace(written, files=files, also=(entry,), notes=notes)
+
+
+def _keep_own(values: dict[str, Any], before: Mapping[str, Any]) -> None:
+    """Take over what a person filled in: author, tags, description, images, and the addresses of equal files."""
+    values |= {key: before[key] for key in ("author", "tags", "description", "images") if before[key]}
+    urls = {resource["sha256"]: resource["urls"] for resource in before["resources"]}
+    for resource in values["resources"]:
+        resource["urls"] = urls.get(resource["sha256"], [])
 
 
 def _entry(job: HostJob, paths: list[Path]) -> dict[str, Any]:

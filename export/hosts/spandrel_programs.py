@@ -14,6 +14,7 @@ import torch
 from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.models.checkpoints.convert import convert_network
 from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.compact import Compact
 from compressor.models.networks.dialect import Dialect
 from compressor.models.networks.registry import architecture
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -45,13 +46,14 @@ def home_dialect(spec: Spec) -> Dialect | None:
 def write_home_file(job: HostJob, path: Path) -> tuple[FileReport, tuple[str, ...]]:
     """Write the network in its home names, compared in spandrel if that is installed; return what to tell, too."""
     network, dialect = job.network, home_dialect(job.network.spec)
+    network = network.with_prelu() if isinstance(network, Compact) else network
     if dialect is None:
         raise CannotConvert(f"{job.host.title} loads models with spandrel, which has no {network.spec.arch}: {INSTEAD}")
     notes: list[str] = []
 
     def convert(temporary: Path) -> Proof | None:
         notes.extend(convert_network(network, dialect.name, temporary).notes)
-        return compare_in_spandrel(temporary, network) if is_spandrel_installed() else None
+        return compare_in_spandrel(temporary, job.network) if is_spandrel_installed() else None
 
     try:
         report = job.write_checkpoint(path, f"checkpoint of {dialect.name}", convert)

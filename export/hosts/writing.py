@@ -114,7 +114,7 @@ def write_export(export: Export, context: Context = QUIET) -> ExportReport:
     if any(file.path is not None for file in report.files):
         card = folder / f"{source.stem}.md"
         with hold_lock(folder / ".exports.lock", wait_seconds=inf):  # another export may write there
-            is_ours = write_card(card, network, export.facts, write_record(folder, report, source.sha256))
+            is_ours = write_card(card, network, export.facts, write_record(folder, report, source))
         if not is_ours:
             context.note(f"{card} is not a card of srkd export: it is left alone")
     return replace(
@@ -290,4 +290,6 @@ def _write_texts(job: HostJob, written: HostFolder) -> list[Path]:
     texts = {job.folder / job.named(name): template for name, template in templates.items()}
     for path in (own := list(filter(may_write, texts))):
         write_text(path, render(host.package, texts[path], **values))
+    for path in texts.keys() - set(own):
+        job.context.note(f"{path} is not as srkd export wrote it: it is left alone")
     return own

@@ -62,7 +62,8 @@ def calibration_patches(
     if not patches:
         least = [min(SIDE, length) * descriptor.scale for length in side]
         raise UsageError(f"--calibrate {folder}: no photo has {least[0]}x{least[1]} pixels: give larger ones")
-    patches = patches[:: max(1, len(patches) // count)][:count]
+    count = min(count, len(patches))
+    patches = [patches[index * len(patches) // count] for index in range(count)]
     if not any(float(texture_of(patch[None])) for patch in patches):
         raise UsageError(f"--calibrate {folder}: its images are flat, which no photo is: give photos")
     where += "" if degradation is None else f", every second one degraded by {degradation.name}"

@@ -33,7 +33,7 @@ from compressor.models.quantisation.quantisers import (
     weight_levels,
 )
 from compressor.runtimes.onnx_file import set_nodes
-from export.graph.onnx_graph import ExportedGraph, build_graph
+from export.graph.onnx_graph import build_graph
 from export.int8.quantise.plan import CPU, Flavour
 
 BITS = 8
@@ -42,7 +42,7 @@ BITS = 8
 
 def build_learnt_graph(
     network: Network, lr_size: tuple[int, int] | None, opset: int, flavour: Flavour = CPU
-) -> ExportedGraph:
+) -> onnx.ModelProto:
     """The QDQ graph of a network that was trained at 8 bits, for one size (width, height) or for any.
 
     Signed features have zero point 0 if their range is symmetric, as TensorRT requires.
@@ -55,9 +55,9 @@ def build_learnt_graph(
     for name, layer in quantised_layers(copied).items():
         copied.set_submodule(name, _IntegerLayer(layer, signed=flavour.weights.signed))
     graph = build_graph(copied, lr_size, opset, translations=_translations())
-    leave_out_lowest(graph.model.graph)
-    quantise_convolutions(graph.model.graph, moves_relu=not signed)
-    onnx.checker.check_model(graph.model, full_check=True)
+    leave_out_lowest(graph.graph)
+    quantise_convolutions(graph.graph, moves_relu=not signed)
+    onnx.checker.check_model(graph, full_check=True)
     return graph
 
 

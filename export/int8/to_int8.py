@@ -17,12 +17,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from hashlib import sha256
 
+import onnx
+
 from compressor.base.machine import integer_products
 from compressor.models.networks.base import tensor_bytes
 from compressor.models.quantisation.description import KEY
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion, needs_fixed_size
-from export.graph.onnx_graph import OPSET, ExportedGraph, build_graph, network_key
+from export.graph.onnx_graph import OPSET, build_graph, network_key
 from export.int8.learnt_graph import build_learnt_graph
 from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
@@ -65,31 +67,30 @@ def cpu_flavour(*, learnt: bool) -> Flavour:
     return replace(CPU, weights=U8 if learnt else S7)
 
 
-def _learnt(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str, object]]:
+def _learnt(job: Conversion, flavour: Flavour) -> tuple[onnx.ModelProto, dict[str, object]]:
     """The graph of a network that was trained quantised, with its learnt ranges, and the facts of the file."""
     quantisation, lr_size = job.network.quantisation, job.options.lr_size
     assert quantisation is not None
     graph = build_learnt_graph(job.network, lr_size, OPSET, flavour)
-    quality = measure_graph(
-        graph.model, QualityPhotos.of(job.network, job.options.int8, lr_size, context=job.context), flavour
-    )
+    photos = QualityPhotos.of(job.network, job.options.int8, lr_size, context=job.context)
+    quality = measure_graph(graph, photos, flavour)
     more = {"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}
     described = describe_file(flavour.name, (flavour.weights.bits, 8), LEARNT, quality, **more)
     return graph, {**asdict(quantisation), **described}
 
 
-def _calibrated(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str, object]]:
+def _calibrated(job: Conversion, flavour: Flavour) -> tuple[onnx.ModelProto, dict[str, object]]:
     """The graph of a float network, quantised as far as the bound allows, and the facts of the file."""
     task = Int8Task.of(job)
     patches_key = sha256(tensor_bytes(task.calibration.patches)).digest()
     key = ("prepared", *network_key(job.network), patches_key, job.options.lr_size)
-    exported, graph = job.context.once(*key, read=lambda: _prepare(task))
+    graph = job.context.once(*key, read=lambda: _prepare(task))
     search = Search(OwnQuantiser(graph if flavour.elsewhere else widen_last_rows(graph), flavour, task), task)
     result = search.run()
-    return replace(exported, model=result.file), search.facts(result)
+    return result.file, search.facts(result)
 
 
-def _prepare(task: Int8Task) -> tuple[ExportedGraph, FloatGraph]:
-    """A float graph, and this graph as it is quantised for every flavour."""
-    exported = build_graph(task.spread, task.job.options.lr_size, OPSET)
-    return exported, equalise_channels(meet_image(exported.model), task.calibration.patches)
+def _prepare(task: Int8Task) -> FloatGraph:
+    """The float graph as it is quantised for every flavour."""
+    model = build_graph(task.spread, task.job.options.lr_size, OPSET)
+    return equalise_channels(meet_image(model), task.calibration.patches)

@@ -36,7 +36,7 @@ class PeakMemory:
         """Reset the peak, also that of opening the model, if the system allows it (Linux, proc(5))."""
         device = ComputeDevice.named(torch_device_for(runtime.device))
         if device.has_own_memory and device.is_here:
-            device.module.reset_peak_memory_stats()
+            device.module.reset_peak_memory_stats(device.device)
         elif os.access("/proc/self/clear_refs", os.W_OK):
             Path("/proc/self/clear_refs").write_text("5")
 

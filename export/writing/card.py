@@ -72,7 +72,7 @@ def may_write(path: Path) -> bool:
 
 
 def card_text(network: Network, facts: CardFacts, record: Mapping[str, Any] | None = None) -> str:
-    """Return the card of a network; `record` holds the files that it lists, as `write_record` returns them."""
+    """Return the card of a network; `record` holds its files, as `write_record` returns them."""
     spec, metadata = network.spec, facts.metadata
     goals = both_goals(goal_of(metadata))
     scores = _scores(facts, spec.scale)
@@ -96,11 +96,7 @@ def card_text(network: Network, facts: CardFacts, record: Mapping[str, Any] | No
         goals=[goal for goal in goals if any(row[goal] is not None for row in scores.values())],
         scores={name: row for name, row in scores.items() if any(value is not None for value in row.values())},
         words=GOAL_WORDS,
-        files={
-            name: NO_RESULTS | entry
-            for name, entry in (record or {}).items()
-            if not facts.sha256 or entry.get("source_sha256") == facts.sha256
-        },
+        files={name: NO_RESULTS | entry for name, entry in (record or {}).items()},
     )
 
 
@@ -133,7 +129,8 @@ def _head(
         is_same = network.quantisation is not None and facts.teacher_params == cost(spec).params
         head |= {"base_model": facts.base_model, "base_model_relation": "quantized" if is_same else "finetune"}
     does = "image-restoration" if spec.scale == 1 else "super-resolution"
-    tags = [does, f"x{spec.scale}", spec.arch, "knowledge-distillation", facts.metadata.get("srkd.recipe")]
+    learned = ["knowledge-distillation" if facts.teacher else None, facts.metadata.get("srkd.recipe")]
+    tags = [does, f"x{spec.scale}", spec.arch, *learned]
     head |= {"pipeline_tag": "image-to-image", "library_name": "srkd", "tags": [tag for tag in tags if tag]}
     metrics = [
         {"type": "psnr", "name": f"Y-PSNR in dB {GOAL_WORDS[goal]}, {protocol}", "value": round(psnr, 3)}

@@ -308,10 +308,8 @@ def convert_to(
     facts = {key: value for key, value in facts.items() if key not in metadata}
     if row.sidecar:
         text = format_sidecar(
-            format=row.name,
             precision=row.precision,
             lr_size=options.lr_size,
-            io=options.io,
             metadata=metadata,
             facts=facts,
         )

@@ -18,23 +18,25 @@ from compressor.base.machine import machine_facts
 # srkd compare reads the name of this file, and imports no torch.
 if TYPE_CHECKING:
     from export.proof.speed import Int8Speed
-    from export.writing.exporting import ExportReport, FileReport
+    from export.writing.exporting import ExportReport, FileReport, Source
 
 RECORD = "exports.json"
 SCHEMA = "srkd.exports/1"
 MOST_BYTES = 10**7
 
 
-def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Mapping[str, Any]:
-    """Add the files of an export to the folder's record, replacing entries of the same name; return its entries."""
+def write_record(folder: Path, report: ExportReport, source: Source) -> Mapping[str, Any]:
+    """Add the files of an export to the folder's record, replacing entries of the same name; return those of its
+    model, earlier ones too."""
     entries, machine = read_record(folder), machine_facts()
     for file in report.files:
         if file.path is not None:
-            entries[file.path.name] = _entry(file, report, source_sha256, machine)
+            entries[file.path.name] = _entry(file, report, source, machine)
     existing = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
     content = {"schema": SCHEMA, "files": existing}
     write_text(folder / RECORD, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return existing
+    mine = {"model": source.stem, "source_sha256": source.sha256 or None}
+    return {name: entry for name, entry in existing.items() if entry | mine == entry}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return {name: entry for name, entry in files.items() if Path(name).name == name and isinstance(entry, dict)}
 
 
-def _entry(file: FileReport, report: ExportReport, source_sha256: str, machine: Mapping[str, object]) -> dict[str, Any]:
+def _entry(file: FileReport, report: ExportReport, source: Source, machine: Mapping[str, object]) -> dict[str, Any]:
     assert file.path is not None
     quality = file.quality
     return {
@@ -60,7 +62,8 @@ def _entry(file: FileReport, report: ExportReport, source_sha256: str, machine: 
         "bytes": file.bytes,
         # Some formats are folders.
         "sha256": file_sha256(file.path) if file.path.is_file() else None,
-        "source_sha256": source_sha256 or None,
+        "model": source.stem,
+        "source_sha256": source.sha256 or None,
         "verdict": file.verdict,
         "reason": file.reason,
         "parity": None if file.parity is None else asdict(file.parity),

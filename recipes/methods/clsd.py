@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from compressor.models.networks.base import Network
 from compressor.training.calibration import Calibrated
 from compressor.training.step import Step
 from recipes.methods.ds import DeepSupervision
@@ -38,11 +37,6 @@ class Clsd(DeepSupervision, ContrastsThroughPhi):
     def weights(self) -> Mapping[str, float | Calibrated]:
         contrast = Calibrated(self.rho) if self.lam is None else self.lam
         return {"pixel": 1.0, "heads": self.head_weight, "heads_contrast": contrast}
-
-    def fit(self, teacher: Network | None, student: Network) -> Clsd:
-        DeepSupervision.fit(self, teacher, student)
-        ContrastsThroughPhi.fit(self, teacher, student)
-        return self
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         images = self.head_images(step)

@@ -80,7 +80,6 @@ class Csd(CsdLite):
         return {**super().weights, **further, "teacher": self.lam_teacher}
 
     def fit(self, teacher: Network | None, student: Network) -> Csd:
-        super().fit(teacher, student)
         if teacher is None:
             raise UsageError(f"{self.name} trains its student inside the teacher, which must be one of srkd's networks")
         if student.spec.arch != teacher.spec.arch:

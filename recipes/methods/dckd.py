@@ -77,7 +77,6 @@ class DCKD(UsesPerceptualNet):
 
     def fit(self, teacher: Network | None, student: Network) -> DCKD:
         """Return the method with λ for the number of negatives and of φ's levels."""
-        super().fit(teacher, student)
         if self.lam is not None:
             return self
         used = LEVEL_WEIGHTS[-self.phi_levels(teacher) :]
@@ -121,7 +120,7 @@ class DCKD(UsesPerceptualNet):
             terms["consistency"] = F.l1_loss(sr, label)
         teacher = step.teacher().sr.detach()
         terms |= {"pixel": F.l1_loss(sr, step.hr), "logits": F.l1_loss(sr, teacher)}
-        if self.contrasts and step.number % self.every == 0:
+        if self.contrasts and (step.number + 1) % self.every == 0:  # so that logged rows, of even steps, have it
             terms["contrast"] = self._contrast(step, sr, teacher)
         return terms
 

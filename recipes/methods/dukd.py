@@ -194,14 +194,14 @@ class NewInput:
 
 def zoom_in(hr: torch.Tensor, size: tuple[int, int], *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
     """Return each HR patch cropped to (height, width) at a random position."""
-    height, width = _require_size(hr, size)
+    height, width = size
     (corners,) = random_positions("dukd-crops", seed, step, samples, (hr.shape[-2] - height, hr.shape[-1] - width))
     return crop_each(hr, corners, height, width)
 
 
 def zoom_in_cells(hr: torch.Tensor, size: tuple[int, int], count: int, *, seed: int, step: int) -> torch.Tensor:
     """Return `count` cells of the grid of LR-sized tiles, the same for the whole batch: (count·B,…), cell by cell."""
-    height, width = _require_size(hr, size)
+    height, width = size
     columns = hr.shape[-1] // width
     cells = hr.shape[-2] // height * columns
     if not 1 <= count <= cells:
@@ -212,10 +212,3 @@ def zoom_in_cells(hr: torch.Tensor, size: tuple[int, int], count: int, *, seed: 
     order = uniforms("dukd-cells", seed, step, [0], cells)[0].argsort(kind="stable")
     corners = [(int(cell) // columns * height, int(cell) % columns * width) for cell in order[:count]]
     return torch.cat([hr[..., top : top + height, left : left + width] for top, left in corners])
-
-
-def _require_size(hr: torch.Tensor, size: tuple[int, int]) -> tuple[int, int]:
-    height, width = size
-    if height > hr.shape[-2] or width > hr.shape[-1]:
-        raise UsageError(f"a crop of {width}x{height} does not fit into HR patches of {hr.shape[-1]}x{hr.shape[-2]}")
-    return height, width

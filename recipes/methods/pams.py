@@ -17,7 +17,6 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
 from compressor.training.method import FeaturePair
 from compressor.training.step import Step
@@ -58,9 +57,4 @@ def attention_map(feature: torch.Tensor) -> torch.Tensor:
 
 def attention_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Return the mean over samples and positions of the squared difference of the attention maps."""
-    if student.shape[0] != teacher.shape[0] or student.shape[-2:] != teacher.shape[-2:]:
-        raise UsageError(
-            f"attention needs maps of equal size: the student's is {tuple(student.shape)}, the teacher's "
-            f"{tuple(teacher.shape)} (N,C,h,w)"
-        )
     return (attention_map(student) - attention_map(teacher.detach())).square().mean()

@@ -1,9 +1,8 @@
 """φ, the frozen network whose features are used to compare images: VGG-19, or the teacher's first blocks.
 
-    VGG-19     outputs of the layers 1, 6, 11, 20, 29, fed 255·image (CSD, loss/contrast_loss.py); for looks: conv 1_2
-               to 5_4 before their ReLU, with ImageNet's mean and deviation (BasicSR, archs/vgg_arch.py)
+    VGG-19     outputs of the layers 1, 6, 11, 20, 29, fed 255·image (CSD, loss/contrast_loss.py)
     teacher    a copy of the teacher's first blocks, a level after each: one to five, as many as cost no more than
-               VGG-19 ([choice]); for looks: levels after a sixth, a third and half of its blocks
+               VGG-19 ([choice])
 
 VGG-19 has the names and shapes of torchvision's file. No figure of srkd was obtained with its ImageNet weights.
 """

@@ -55,12 +55,6 @@ class UsesPerceptualNet(Method):
     def uses_teacher_blocks(self) -> bool:
         return self.phi == "teacher" if self.phi_source is None else self.phi_source.kind == "teacher"
 
-    def fit(self, teacher: Network | None, student: Network) -> Method:
-        owner = self._phi_owner(teacher)
-        if self.uses_teacher_blocks and owner is not None:
-            plan_teacher_phi(owner.spec)
-        return self
-
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """Return φ as a helper; `teacher` is the loaded teacher, even if a copy of it is trained."""
         if self.phi_source is None and self.phi != "teacher":

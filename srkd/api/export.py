@@ -135,7 +135,9 @@ def _file_options(
             calibrate=calibrate,
             data=data,
             max_drop=options.max_drop,
-            teacher=_int8_teacher(source, note, run, trust_code=options.trust_code) if has_int8 else None,
+            teacher=_int8_teacher(source, note, run, trust_code=options.trust_code)
+            if has_int8 and not options.luma  # in luma there is no image of a teacher in RGB
+            else None,
         ),
     )
     files.require_used({name for row in own for name in row.options} | ({"int8"} if has_int8 else set()))

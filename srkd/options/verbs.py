@@ -240,9 +240,7 @@ class DemoOptions(CheckpointOptions):
     ] = ()
     """Checkpoints, run folders and ONNX files; or the folder of a plan (srkd plan --emit), to time its files."""
     _: KW_ONLY
-    teacher: Annotated[PathOption, MODEL, Option(unset="the run folder's, or the embedded teacher", metavar="PATH")] = (
-        None
-    )
+    teacher: Annotated[PathOption, MODEL, Option(unset="the run folder's", metavar="PATH")] = None
     """Model to compare with."""
     limits: Limits = 1.0
     host: str = "127.0.0.1"

@@ -138,7 +138,7 @@ def test_a_child_that_is_kept_answers_calls_and_survives_an_error(module: str) -
         assert not isinstance(refused.value, ChildFailed)
         assert child.call("add", number=1) == 7
     assert events == [("adding", 1, 2), ("adding", 3, 3), ("adding", 6, 1)]
-    assert is_gone(child.pid, seconds=5)
+    assert is_gone(child._process.pid, seconds=5)
 
 
 def test_a_kept_child_that_crashes_stays_ended(module: str) -> None:

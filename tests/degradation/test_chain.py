@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import MissingExtra, UsageError
-from compressor.degradation.chain import NAMED, Degradation, names, read_degradation, short_steps
+from compressor.degradation.chain import NAMED, Degradation, names, read_degradation
 from compressor.degradation.filters import bell_kernel, correlate, sharpen
 from compressor.degradation.names import absolute_degradation
 from compressor.degradation.steps import STEPS, Draws, Mode, interpolate, interpolate_by
@@ -166,7 +166,7 @@ def test_a_share_of_the_images_stays_clean_and_the_others_are_as_without_it(tmp_
 
 def test_every_named_one_is_a_file_and_survives_json() -> None:
     assert set(names()) >= {"jpeg", "noise", "blur", "video", "h264", "realesrgan", "realesrgan1"}
-    assert set(short_steps()) == {"blur", "noise", "blocks", "h264", "jpeg"}
+    assert {name for name, step in STEPS.items() if step.short} == {"blur", "noise", "blocks", "h264", "jpeg"}
     for name in names():
         degradation = read_degradation(name)
         assert replace(read_degradation(str(NAMED / f"{name}.yaml")), name=name) == degradation

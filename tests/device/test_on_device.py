@@ -17,6 +17,7 @@ from benchmarks.embedded_student import embedded_student
 from compressor.assets import embedded_teacher
 from compressor.base.context import QUIET
 from compressor.base.precision import autocast
+from compressor.base.processes import Rank
 from compressor.data.batches import Batches
 from compressor.data.decode import decode_all
 from compressor.images.resize import imresize, upscale_bicubic
@@ -28,13 +29,13 @@ from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import build
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import tf32_off
+from compressor.training.distributed import ProcessGroup
 from compressor.training.speed import CompileOption
 from recipes.methods.fakd import affinity_l1
 from srkd import compress
 from tests.support.foreign_models import save_torchscript
 from tests.support.networks import label, tiny_networks
 from tests.support.small_runs import SMALL
-from tests.support.torchrun import torchrun
 
 DEVICE = os.environ.get("SRKD_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 not_simulated = pytest.mark.skipif(DEVICE.startswith("sim"), reason="autocast and TorchScript know no simulated device")
@@ -139,18 +140,17 @@ def test_a_compiled_run_learns_the_same(recipe: str, tmp_path: Path, teacher: Pa
     assert run(tmp_path / "compiled", recipe, teacher, photos, "on") == pytest.approx(plain, abs=0.05)
 
 
-@needs_cuda
-def test_one_process_of_nccl_learns_what_a_plain_run_does(tmp_path: Path, teacher: Path, photos: Path) -> None:
-    plain = run(tmp_path, "logits", teacher, photos)
-    words = ["compress", "--teacher", teacher, "--recipe", "logits", "--width", 0.5, "--steps", 6, "--data", photos]
-    words += ["--device", DEVICE, "--out", tmp_path / "nccl", "--set", "schedule.compile=off"]
-    words += [word for setting in SMALL for word in ("--set", setting)]
-    machine = ("--standalone", "--nproc-per-node", "1")
-    with torchrun("-m", "srkd", *map(str, words), machine=machine) as process:
-        _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    facts = json.loads((tmp_path / "nccl" / "run.json").read_text())
-    assert facts["result"]["student"]["psnr_y"] == pytest.approx(plain, abs=0.05)
+@not_simulated
+def test_what_processes_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over NCCL between GPUs, over gloo between CPUs; here in a group of one."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "0")
+    group = ProcessGroup(Rank())
+    rows = torch.arange(6.0, device=DEVICE).reshape(2, 3).requires_grad_()
+    gathered = group.all_gather(rows)
+    (gradient,) = torch.autograd.grad(gathered.square().sum(), rows)
+    assert torch.equal(gathered, rows) and torch.equal(gradient, 2 * rows) and group.broadcast("plan") == "plan"
+    group.close(success=True)
 
 
 @not_simulated

@@ -20,7 +20,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from export.convert import to_onnx
 from export.formats.conversion import FileOptions
-from export.graph.onnx_graph import ExportedGraph, build_graph
+from export.graph.onnx_graph import build_graph
 from export.writing.exporting import FileReport, Source, export_model
 from export.writing.record import read_record
 from tests.support.commands import ROOT, python
@@ -36,14 +36,14 @@ PRELOADED = (
 
 
 @pytest.fixture(scope="module")
-def graph() -> ExportedGraph:
+def graph() -> onnx.ModelProto:
     return build_graph(build(SPEC, seed=0), None, 18)
 
 
 @pytest.fixture
-def network(graph: ExportedGraph, monkeypatch: pytest.MonkeyPatch) -> Network:
+def network(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> Network:
     """A network whose graph is traced once for all tests, as these concern later steps."""
-    monkeypatch.setattr(to_onnx, "shared_graph", lambda *_: ExportedGraph(_copied(graph.model), 0, False))
+    monkeypatch.setattr(to_onnx, "shared_graph", lambda *_: _copied(graph))
     return build(SPEC, seed=0)
 
 
@@ -87,18 +87,18 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     assert {path.name for path in closed.iterdir()} == {"small.safetensors", "small.onnx"}
 
 
-def test_a_file_of_another_kind_is_one_line(tmp_path: Path, graph: ExportedGraph) -> None:
+def test_a_file_of_another_kind_is_one_line(tmp_path: Path, graph: onnx.ModelProto) -> None:
     """Complete ONNX files with sequences, with text, and with a graph without outputs."""
     head, image = '<ir_version: 8, opset_import: ["" : 18]> g', "[n, 3, h, w]"
     text = onnx.parser.parse_model(f"{head} (string{image} x) => (string{image} y) {{ y = Identity(x) }}")
     two = onnx.parser.parse_model(
         f"{head} (float{image} x) => (float{image} y, float{image} z) {{ y = Relu(x) z = Neg(x) }}"
     )
-    loose = _copied(graph.model)
+    loose = _copied(graph)
     del loose.graph.node[5]
-    newer = _copied(graph.model)
+    newer = _copied(graph)
     newer.opset_import[0].version = 999
-    foreign = _copied(graph.model)
+    foreign = _copied(graph)
     foreign.graph.node[2].domain = "com.example"
     cases = {"text": text, "two": two, "loose": loose, "newer": newer, "foreign": foreign}
     for name, model in cases.items():

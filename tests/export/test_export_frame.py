@@ -153,9 +153,7 @@ def test_a_file_of_another_system_is_written_and_called_unproved(
 )
 def test_a_sidecar_that_says_nonsense(tmp_path: Path, change: object, message: str) -> None:
     path = tmp_path / "small.onnx"
-    text = format_sidecar(
-        format="new", precision="fp32", lr_size=None, io="float", metadata=metadata_of(SPEC), facts={"opset": 18}
-    )
+    text = format_sidecar(precision="fp32", lr_size=None, metadata=metadata_of(SPEC), facts={"opset": 18})
     sidecar_path(path).write_text(text)
     assert read_sidecar(path).spec == SPEC
     sidecar_path(path).write_text(json.dumps(change(json.loads(text))))  # type: ignore[operator]

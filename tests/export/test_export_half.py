@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 import srkd
 from compressor.inference.open import open_model
@@ -27,7 +27,7 @@ from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import FORMATS, Bounds
-from export.graph.onnx_graph import ExportedGraph, build_graph
+from export.graph.onnx_graph import build_graph
 from export.profile.report import profile_models
 from export.profile.settings import ProfileSettings
 from export.proof.verify import verify
@@ -40,7 +40,7 @@ KINDS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
 @pytest.fixture(scope="module")
-def graphs(network: Network) -> Callable[[int], ExportedGraph]:
+def graphs(network: Network) -> Callable[[int], ModelProto]:
     """A function that copies the network's graph at an opset, which is traced once."""
     originals = {opset: build_graph(copy.deepcopy(network), None, opset) for opset in (18, 22)}
     return lambda opset: copy.deepcopy(originals[opset])
@@ -65,8 +65,8 @@ def test_half_precision_is_near_and_half_the_size(
     assert 1e-7 < (runtime.run(LR) - network(LR)).abs().max() < (2e-3 if format == "fp16" else 2e-2)
 
 
-def test_the_mean_shift_stays_in_float32(network: Network, graphs: Callable[[int], ExportedGraph]) -> None:
-    model = graphs(18).model
+def test_the_mean_shift_stays_in_float32(network: Network, graphs: Callable[[int], ModelProto]) -> None:
+    model = graphs(18)
     to_half(model, TensorProto.FLOAT16)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
@@ -79,8 +79,8 @@ def test_the_mean_shift_stays_in_float32(network: Network, graphs: Callable[[int
     assert sum(node.op_type == "Cast" for node in model.graph.node) == 2
 
 
-def test_a_weight_that_fp16_cannot_hold_is_refused_and_not_clamped(graphs: Callable[[int], ExportedGraph]) -> None:
-    model = graphs(18).model
+def test_a_weight_that_fp16_cannot_hold_is_refused_and_not_clamped(graphs: Callable[[int], ModelProto]) -> None:
+    model = graphs(18)
     for tensor in model.graph.initializer:
         if tensor.name == "tail.weight":
             values = numpy_helper.to_array(tensor).copy()
@@ -114,7 +114,7 @@ def test_what_no_half_precision_is_known_for_stays_in_float32(tmp_path: Path) ->
     np.testing.assert_allclose(actual, expected, atol=2e-3)
 
 
-def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], ExportedGraph], tmp_path: Path) -> None:
+def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], ModelProto], tmp_path: Path) -> None:
     path = tmp_path / "u.onnx"
     write_graph(Conversion(network, path, {}, FileOptions(io="uint8")), graphs(18))
     session = onnxruntime.InferenceSession(str(path))
@@ -139,13 +139,13 @@ def test_what_leaves_the_range_is_clamped_inside(network: Network, tmp_path: Pat
 
 @pytest.mark.ci
 def test_bytes_of_another_size_fail_the_proof(
-    network: Network, graphs: Callable[[int], ExportedGraph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, graphs: Callable[[int], ModelProto], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of one level is detected, although a file of bytes may round."""
 
     def convert(job: Conversion) -> dict[str, object]:
         graph = graphs(18)
-        for tensor in graph.model.graph.initializer:
+        for tensor in graph.graph.initializer:
             if tensor.name == "tail.bias":
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1.0), tensor.name))
         return dict(write_graph(job, graph))
@@ -228,10 +228,10 @@ def test_the_rounding_of_the_image_is_emulated_too(network: Network, tmp_path: P
     assert torch.equal(ours, runtime.run(LR.half().float())) and torch.equal(ours, ours.half().float())
 
 
-def test_an_output_in_fp16_needs_headroom(graphs: Callable[[int], ExportedGraph]) -> None:
+def test_an_output_in_fp16_needs_headroom(graphs: Callable[[int], ModelProto]) -> None:
     """The mean shift is added in float32, so only a float16 image can leave the range behind it."""
-    assert "output" not in to_half(graphs(18).model, TensorProto.FLOAT16)
-    assert "output" in to_half(graphs(18).model, TensorProto.FLOAT16, images=True)
+    assert "output" not in to_half(graphs(18), TensorProto.FLOAT16)
+    assert "output" in to_half(graphs(18), TensorProto.FLOAT16, images=True)
 
 
 def test_only_the_fp16_file_has_such_images(network: Network, tmp_path: Path) -> None:

@@ -210,7 +210,6 @@ def test_onnxsim_is_used_only_when_it_helps(
 
     monkeypatch.setattr(onnxsim, "simplify", simplify)
     facts = to_onnx.convert(Conversion(copy.deepcopy(network), tmp_path / "x.onnx", {}))
-    assert facts["simplified"] is False and facts["nodes"] == facts["nodes_before_onnxsim"]
     plain_nodes = len(onnx.load_model(str(tmp_path / "x.onnx")).graph.node)
     assert plain_nodes == facts["nodes"]
     assert len(onnx.load_model(str(good)).graph.node) < plain_nodes, "onnxsim takes nothing away where it works"

@@ -47,7 +47,7 @@ def stripes_only(state: dict[str, torch.Tensor]) -> None:
 
 def test_stripes_of_one_pixel_overflow_where_photos_and_noise_do_not(network: Network) -> None:
     """Such a file once passed, as no input of the comparison drove the channel beyond fp16."""
-    model = build_graph(changed(network, stripes_only), None, OPSET).model
+    model = build_graph(changed(network, stripes_only), None, OPSET)
     inputs = proof_inputs(network.descriptor)
 
     def largest(samples: Sequence[ProofInput]) -> float:

@@ -241,6 +241,6 @@ def test_the_one_layer_that_spoils_it_is_the_first_of_the_ranking() -> None:
         network.get_parameter("blocks.0.conv1.weight")[0] = 0
         network.get_parameter("blocks.0.conv1.bias")[0] = -1
         network.get_parameter("blocks.0.conv2.weight")[:, 0] = 1e4
-    tool = OwnQuantiser(meet_image(build_graph(network, None, 18).model), CPU, task(network, []))
+    tool = OwnQuantiser(meet_image(build_graph(network, None, 18)), CPU, task(network, []))
     assert tool.ranking(NOTHING)[0].startswith("blocks.0.conv2/")
     assert tool.layers.has_sums and [name.partition("/")[0] for name in tool.layers.upsampler] == ["upsampler.convs.0"]

@@ -61,12 +61,12 @@ def test_a_process_that_is_killed_is_lost_and_starts_anew_for_the_next_size(proc
     small, large = (process.prepare((side, side, 1), memory=True).memory_mb for side in (16, 128))
     assert 0 < small < large < 1000 and large - small > 2 * 32 * 512 * 512 * 4 / 1e6 * 0.8
     assert len(process.turn((16, 16, 1), 3).ms) == 3
-    pid = process._child.pid
+    pid = process._child._process.pid
     os.kill(pid, signal.SIGSEGV)
     with pytest.raises(ChildFailed, match=r"large\.safetensors: .*SIGSEGV"):
         process.turn((16, 16, 1), 3)
     assert is_gone(pid, seconds=5)
-    assert len(process.turn((16, 16, 1), 2).ms) == 2 and process._child.pid != pid
+    assert len(process.turn((16, 16, 1), 2).ms) == 2 and process._child._process.pid != pid
 
 
 @pytest.mark.ci

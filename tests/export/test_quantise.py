@@ -29,7 +29,7 @@ from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S8, U8, choose_grid, image_grid, round_rows, round_with_feedback, row_scales
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, make_plan
-from export.int8.quantise.qdq import write_qdq
+from export.int8.quantise.qdq import QdqWriter
 from export.int8.quantise.walk import GraphWalk
 from tests.support.onnx_files import model_of
 from tests.support.onnx_files import run_graph as run
@@ -56,7 +56,7 @@ def photos_like(count: int = 4, side: int = 16, seed: int = 0) -> torch.Tensor:
 @functools.cache
 def graph_bytes(spec: Spec, size: tuple[int, int] | None) -> bytes:
     """The graph of a network, cached for the tests, as tracing takes seconds."""
-    return bytes(build_graph(build(spec, seed=1), size, 18).model.SerializeToString())
+    return bytes(build_graph(build(spec, seed=1), size, 18).SerializeToString())
 
 
 def graph_of(spec: Spec, size: tuple[int, int] | None = None) -> tuple[Network, FloatGraph]:
@@ -68,7 +68,7 @@ def quantised(
 ) -> tuple[QuantisationPlan, GraphWalk, onnx.ModelProto]:
     plan = make_plan(graph, flavour)
     walk = GraphWalk(plan, patches.numpy()).run()
-    return plan, walk, write_qdq(plan, walk)
+    return plan, walk, QdqWriter(plan, walk).write()
 
 
 def size_for(spec: Spec) -> tuple[int, int] | None:
@@ -262,7 +262,7 @@ def test_weak_units_come_nearer_to_the_strong_ones() -> None:
     network = build(CompactSpec(2, width=8, depth=2), seed=0)
     with torch.no_grad():
         network.get_parameter("layers.0.conv.weight")[3] *= 30
-    graph = meet_image(build_graph(network, None, 18).model)
+    graph = meet_image(build_graph(network, None, 18))
     patches, spreads = photos_like(), []
     for either in (graph, equalise_channels(graph, patches)):
         peaks, _ = measure_graph(either.model, [ProofInput("patches", patches)])
@@ -319,7 +319,7 @@ def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: Flavour, float_
     patches = photos_like()[:1] if size_for(spec) else photos_like()
     plan = make_plan(graph, flavour, FloatParts(sums=float_sums))
     walk = GraphWalk(plan, patches.numpy())
-    model = write_qdq(plan, walk.run())
+    model = QdqWriter(plan, walk.run()).write()
     onnx.checker.check_model(model, full_check=True)
     foreseen = walk.values[graph.model.graph.output[0].name]
     expected = foreseen.raw if foreseen.rounded is None else foreseen.rounded

@@ -12,6 +12,7 @@ import torch
 
 import srkd
 from compressor.base.errors import UsageError
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
@@ -148,11 +149,20 @@ def test_the_model_itself_is_never_written_over(host: str, name: str, tmp_path: 
         export_for_hosts(network, Source("net"), [host], tmp_path / "net.safetensors")
 
 
+@pytest.mark.parametrize("act", ["relu", "leakyrelu"])
+def test_spandrels_programs_get_a_compact_with_prelu(act: str, tmp_path: Path) -> None:
+    network = build(CompactSpec(2, width=8, depth=2, act=act), seed=1).eval()
+    (folder,) = export_for_hosts(network, Source("it"), ["comfyui"], tmp_path)
+    loaded = load_checkpoint(folder.files[0].path).network
+    assert loaded.spec == CompactSpec(2, width=8, depth=2)
+    torch.testing.assert_close(loaded(photo()), network(photo()))
+
+
 @pytest.mark.extras
 @pytest.mark.skipif(not is_spandrel_installed(), reason="spandrel is not installed")
 def test_what_spandrel_takes_for_another_network_is_not_kept(tmp_path: Path) -> None:
-    """It knows Compact with PReLU only, and of a file with ReLU it makes another network or none."""
-    network = build(CompactSpec(2, width=8, depth=2, act="relu"), seed=1)
+    """No file says that the input is not added, and it adds it."""
+    network = build(CompactSpec(2, width=8, depth=2, residual=False), seed=1)
     (folder,) = export_for_hosts(network, Source("it"), ["chainner"], tmp_path)
     assert "--student compact-s" in refusal(folder)
     assert not list((tmp_path / "chainner").glob("*.pth"))

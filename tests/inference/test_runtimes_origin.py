@@ -40,7 +40,7 @@ def source_metadata(checkpoint: Path) -> dict[str, str]:
 def sidecar_file(path: Path, metadata: Mapping[str, str]) -> Path:
     path.write_bytes(b"nothing that this machine could run")
     facts: Mapping[str, object] = {}
-    text = format_sidecar(format="f", precision="fp32", lr_size=None, io="float", metadata=metadata, facts=facts)
+    text = format_sidecar(precision="fp32", lr_size=None, metadata=metadata, facts=facts)
     sidecar_path(path).write_text(text)
     return path
 

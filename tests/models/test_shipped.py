@@ -13,7 +13,7 @@ from PIL import Image
 import srkd
 from compressor.assets.shipped import STUDENTS, shipped_names, shipped_student
 from compressor.models.checkpoints.header import FAITHFUL, TEXTURED
-from compressor.models.checkpoints.licence import forbids_commercial_use
+from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.students.shipped import unpack_student
 from compressor.models.students.students import parse_student
@@ -47,7 +47,7 @@ def test_facts_are_those_of_the_files(name: str) -> None:
         torch.testing.assert_close(middle, weights[0][key].lerp(weights[1][key], facts.strength))
     origins = {(loaded.header["srkd.license"], loaded.header["srkd.teacher"]) for loaded in (*ends, student)}
     assert origins == {(facts.licence, facts.teacher)}
-    assert not forbids_commercial_use(facts.licence) and facts.teacher_macs > 10 * facts.macs
+    assert not commercial_warning(facts.licence) and facts.teacher_macs > 10 * facts.macs
     card = (STUDENTS / name / "README.md").read_text(encoding="utf-8")
     assert facts.licence in card and facts.command in card and f"{facts.params:,}" in card and facts.images in card
     assert facts.licence in (STUDENTS / "LICENSES.md").read_text(encoding="utf-8")

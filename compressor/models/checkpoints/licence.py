@@ -38,15 +38,11 @@ def read_licence(metadata: Mapping[str, str] | None) -> str | None:
     return None
 
 
-def forbids_commercial_use(licence: str | None) -> bool:
-    return licence is not None and _WORDS.search(licence) is not None
-
-
 def commercial_warning(licence: str | None) -> str | None:
     """Return a warning to show with a description of the weights, or None."""
-    return (
-        f"the licence of these weights ({licence}) forbids commercial use" if forbids_commercial_use(licence) else None
-    )
+    if licence is None or _WORDS.search(licence) is None:
+        return None
+    return f"the licence of these weights ({licence}) forbids commercial use"
 
 
 def hub_licence(licence: str | None) -> dict[str, str]:

@@ -137,7 +137,8 @@ def cuda_errors(task: str, *kinds: type[Exception]) -> Iterator[None]:
 
 def require_gpu(index: int, count: int) -> None:
     if index >= count:
-        raise SrkdError(f"device cuda:{index}: there {'is' if count == 1 else 'are'} {count} NVIDIA GPU here")
+        gpus = "is 1 NVIDIA GPU" if count == 1 else f"are {count} NVIDIA GPUs"
+        raise SrkdError(f"device cuda:{index}: there {gpus} here")
 
 
 def device_index(device: str) -> int:

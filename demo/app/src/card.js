@@ -22,7 +22,7 @@ export function showCard(model, models) {
 
 /** Show how far a network lies between its faithful end and its textured one. */
 export function showStrength({ strength }) {
-  part("strength-wanted").value = strength;
+  if (!part("strength-wanted").matches(":active")) part("strength-wanted").value = strength; // not out of a hand
   part("strength-is").textContent = `${Math.round(100 * strength)} %`;
 }
 

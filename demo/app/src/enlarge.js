@@ -53,7 +53,7 @@ export function plan(width, height, facts, reduction, tile = 0) {
  * Run the network. `on.begun(total)` comes before the first tile. `on.tile({x, y, width, height, rgba, done, total, ms})` paints a (reduced) tile; `on.stopped()` true ends the
  * work with `Cancelled`. Resolves to { blob, tiles, medianMs, seconds, exact, window }; `blob` null without `png`.
  */
-export async function enlarge(picture, network, { png, tile, limit }, on) {
+export async function enlarge(picture, network, { png, tile }, on) {
   const { scale } = network.facts;
   const width = picture.width * scale;
   const height = picture.height * scale;
@@ -79,7 +79,6 @@ export async function enlarge(picture, network, { png, tile, limit }, on) {
         const shown = reduced(rgba, wide, tall, reduction);
         on.tile({ ...shown, x: left / reduction, y: (row.start * scale) / reduction, done: times.length, total, ms });
         await breath();
-        if (limit && times.length >= limit) throw new Cancelled();
       }
       if (writer) await writer.write(strip);
     }

@@ -58,10 +58,10 @@ export async function cameraSource(signal) {
   return started(source, video.play(), signal);
 }
 
-/** Open a video file, which plays at its own speed, or is sought where a browser does not tell of its frames. */
+/** Open a video file, which plays at its own speed. */
 export async function filmSource(file, name, signal) {
   const video = silent({ src: URL.createObjectURL(file), preload: "auto" });
-  const source = video.requestVideoFrameCallback ? new PlayedFilm(video) : new SoughtFilm(video);
+  const source = new PlayedFilm(video);
   return started(source, opened(video, name).then(() => source.play()), signal);
 }
 
@@ -127,45 +127,6 @@ class PlayedFilm {
     URL.revokeObjectURL(this.video.src);
     this.video.removeAttribute("src");
     this.video.load();
-  }
-}
-
-/** A film that stands, and is sought to where it would be if it played. */
-class SoughtFilm extends PlayedFilm {
-  #from = 0;
-  #began = null;
-
-  constructor(video) {
-    super(Object.assign(video, { requestVideoFrameCallback: () => {} }));
-  }
-
-  get paused() {
-    return this.#began === null;
-  }
-
-  async play() {
-    if (this.video.currentTime >= this.video.duration) this.video.currentTime = 0;
-    this.#from = this.video.currentTime;
-    this.#began = performance.now();
-  }
-
-  toggle() {
-    if (this.paused) this.play();
-    else this.#began = null;
-  }
-
-  isNew() {
-    return !this.paused;
-  }
-
-  async take() {
-    if (this.paused) return;
-    const time = Math.min(this.#from + (performance.now() - this.#began) / 1000, this.video.duration);
-    if (time === this.video.currentTime) return;
-    const sought = new Promise((resolve) => this.video.addEventListener("seeked", resolve, { once: true }));
-    this.video.currentTime = time;
-    await sought;
-    if (time >= this.video.duration) this.#began = null;
   }
 }
 

@@ -22,7 +22,7 @@ let network = null;
 let networkName = null;
 const stopped = new Set();
 
-const actions = { setup, open, shut, picture: takePicture, part, run, frame, measure, sample };
+const actions = { setup, open, picture: takePicture, part, run, frame, measure, sample };
 let queue = Promise.resolve();
 
 self.onmessage = ({ data }) => {
@@ -111,7 +111,7 @@ async function part({ region }) {
 }
 
 /** `with`: "bicubic" with a scale, "look" (drawn by the browser at once), or the network that is open. */
-async function run({ with: what, scale, png, tile, limit }, id) {
+async function run({ with: what, scale, png, tile }, id) {
   if (what === "look") {
     const reduction = reductionFor(picture.width * scale, picture.height * scale);
     const wide = Math.ceil((picture.width * scale) / reduction);
@@ -121,7 +121,7 @@ async function run({ with: what, scale, png, tile, limit }, id) {
   const chosen = what === "bicubic" ? bicubicNetwork(scale) : network;
   if (!chosen) throw new UnusableModel("No model is open.");
   return [
-    await enlarge(picture, chosen, { png, tile, limit }, {
+    await enlarge(picture, chosen, { png, tile }, {
       stopped: () => stopped.has(id),
       begun: (total) => self.postMessage({ id, begun: { total } }),
       tile: (painted) => self.postMessage({ id, tile: painted }, [painted.rgba.buffer]),

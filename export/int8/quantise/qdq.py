@@ -21,12 +21,9 @@ SIXTEEN_BITS = "com.microsoft"
 """The domain of operators that quantise to sixteen bits."""
 
 
-def write_qdq(plan: QuantisationPlan, walk: GraphWalk) -> onnx.ModelProto:
-    """The model quantised as this pass solved it; weights are stored as integers, the bias as the flavour requires."""
-    return _Writer(plan, walk).write()
+class QdqWriter:
+    """The model quantised as a pass solved it; weights are stored as integers, the bias as the flavour requires."""
 
-
-class _Writer:
     def __init__(self, plan: QuantisationPlan, walk: GraphWalk) -> None:
         self.plan, self.walk = plan, walk
         self.model = copy.deepcopy(plan.graph.model)

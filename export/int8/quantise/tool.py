@@ -14,7 +14,7 @@ from compressor.images.sample import sample_photo
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.int8.float_parts import FloatParts, LayerNames
 from export.int8.quantise.plan import CPU, Flavour, FloatGraph, QuantisationPlan, make_plan
-from export.int8.quantise.qdq import write_qdq
+from export.int8.quantise.qdq import QdqWriter
 from export.int8.quantise.walk import GraphWalk
 from export.int8.search import Times, Tool, Unwritten
 from export.int8.task import Int8Task
@@ -71,7 +71,7 @@ class OwnQuantiser(Tool[onnx.ModelProto]):
 
 
 def quantise(plan: QuantisationPlan, patches: torch.Tensor, context: Context = QUIET) -> onnx.ModelProto:
-    return write_qdq(plan, GraphWalk(plan, patches.numpy(), context).run())
+    return QdqWriter(plan, GraphWalk(plan, patches.numpy(), context).run()).write()
 
 
 def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> QualityDrop:
