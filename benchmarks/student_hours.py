@@ -1,8 +1,8 @@
-"""What does more time bring? `python -m benchmarks student_hours --checkpoints DIR --data SETS --photos TILES`.
+"""What does more time bring? `python -m benchmarks student_hours --checkpoints DIR --data SETS --images DIR`.
 
 A student of `srkd students` is trained by its own command, but with fewer steps: seconds, ten minutes, an hour, and all
-of them; from the solved start and from a random one. Each run has the whole schedule: its rate falls to zero. TILES is
-the folder of its images that `python -m benchmarks.student_images` makes. Finished runs are kept in --out; others go on
+of them; from the solved start and from a random one. Each run has the whole schedule: its rate falls to zero. DIR is
+the folder that `python -m benchmarks.student_images` makes. Finished runs are kept in --out; others go on
 where they stopped.
 """
 
@@ -18,7 +18,6 @@ import torch
 import srkd
 from benchmarks.evidence import Benchmark, Cell, Column, Table, save
 from benchmarks.kept_runs import figures_of
-from benchmarks.real_teachers import DEGRADATION
 from benchmarks.students import ALL, FIRST, begin_or_resume, commands_of
 from compressor.base.machine import machine_facts
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
@@ -27,9 +26,9 @@ from compressor.models.students.students import parse_student
 BENCHMARK = Benchmark(
     "What does more time bring a student, with and without the solved start?",
     minutes=600,
-    arguments=("--checkpoints", "{checkpoints}", "--data", "{sets}", "--photos", "runs/images/photos"),
+    arguments=("--checkpoints", "{checkpoints}", "--data", "{sets}", "--images", "runs/images"),
     small=(
-        *("--checkpoints", "{checkpoints}", "--data", "{sets}", "--photos", "{sets}/Set5/HR", "--shares", "0.0002"),
+        *("--checkpoints", "{checkpoints}", "--data", "{sets}", "--images", "runs/images", "--shares", "0.0002"),
         *("--out", "runs/small/student-hours"),
     ),
 )
@@ -52,7 +51,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder of the published files")
     parser.add_argument("--data", type=Path, required=True, help="folder with Set14")
-    parser.add_argument("--photos", type=Path, required=True, help="folder of the student's images")
+    parser.add_argument("--images", type=Path, required=True, help="folder with photos/ and drawings/")
     parser.add_argument("--name", default=FIRST, help="the student")
     parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="parts of its steps")
     parser.add_argument("--out", type=Path, default=Path("runs/student-hours"), help="folder of the runs")
@@ -63,8 +62,9 @@ def main() -> int:
         for start in ("fit", "random"):
             rows.append(row_of(run_of(share, start, options), start, options))
             about = (
-                f"{options.name} by its own command with fewer steps, measured on Set14, degraded ({DEGRADATION}); one "
-                f"thread of {machine_facts()['cpu']}, beside other work; labels of the teacher are not counted."
+                f"{options.name} by its own command with fewer steps, measured on Set14, degraded "
+                f"({ALL[options.name].degrade}); one thread of {machine_facts()['cpu']}, beside other work; labels of "
+                "the teacher are not counted."
             )
             save("student_hours", {"hours": Table(COLUMNS, rows, about)}, seeds=(10,))
     return 0
@@ -76,7 +76,7 @@ def run_of(share: float, start: str, options: argparse.Namespace) -> Path:
     folder: Path = options.out / f"{options.name}-{share:g}-{start}"
     if (folder / RUN_FOLDER_WEIGHTS).is_file():
         return folder
-    (_, words), *_ = commands_of(student, options.checkpoints, options.photos, folder).items()
+    (_, words), *_ = commands_of(student, options.checkpoints, options.images, folder).items()
     steps = max(4, round(share * (student.earlier_steps or student.steps)))
     if begin_or_resume([*words, "--steps", str(steps), "--init", start, "--out", str(folder)], folder):
         sys.exit(f"{folder} was not finished")
@@ -92,7 +92,7 @@ def row_of(run: Path, start: str, options: argparse.Namespace) -> dict[str, Cell
         against=options.checkpoints / student.teacher,
         data=options.data / "Set14",
         scale=parse_student(student.student).scale,
-        degrade=DEGRADATION,
+        degrade=student.degrade,
         metrics=MEASURES,
         threads=1,
     )

@@ -6,8 +6,7 @@
 in their copyright files.
 
 Every image becomes tiles of 384 pixels, flat ones left out: each is degraded on its own, so that a cache of the
-teacher's images holds many degradations of few photos. `photos-half` and `drawings-half`, for slow teachers, have every
-second tile.
+teacher's images holds many degradations of few photos.
 """
 
 from __future__ import annotations
@@ -68,11 +67,6 @@ def main() -> int:
             for number, tile in enumerate(tiles_of(file)):
                 tile.save(target / f"{index:03d}-{file.stem.replace(' ', '-')}-{number}.png")
                 count += 1
-        half = options.out / f"{kind}-half"
-        half.mkdir(exist_ok=True)
-        for tile in sorted(target.iterdir())[::2]:
-            if not (half / tile.name).exists():  # of an earlier call
-                (half / tile.name).hardlink_to(tile)
         print(f"{kind}: {count} tiles of {len(files)} images in {target}", file=sys.stderr)
     return 0
 

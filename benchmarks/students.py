@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -23,13 +24,13 @@ from PIL import Image
 
 import srkd
 from benchmarks.crops import Place, by_number, crop_of, draw_crops, lr_of
-from benchmarks.evidence import Benchmark, Cell, Column, Table, results_folder, save
+from benchmarks.evidence import FOLDER_VARIABLE, Benchmark, Cell, Column, Table, results_folder, save
 from benchmarks.kept_runs import figures_of
 from benchmarks.page_time import page_seconds
 from benchmarks.real_teachers import DEGRADATION, tables_before
 from benchmarks.strength import CLEAN
 from compressor.assets.shipped import FACTS, STUDENTS, ShippedStudent, shipped_names, shipped_student
-from compressor.base.files import atomic_path, write_text
+from compressor.base.files import atomic_path, file_sha256, write_text
 from compressor.base.machine import machine_facts
 from compressor.base.metadata import srkd_keys
 from compressor.degradation.chain import read_degradation
@@ -39,7 +40,7 @@ from compressor.images.resize import mod_crop
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import Enlargement
-from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_FACTS, TEXTURED
+from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS, TEXTURED
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -291,7 +292,8 @@ def main() -> int:
         rows = list(rows_of(ALL[name], options))
         about = f"To the images of {shipped_student(name).teacher}; inputs degraded ({ALL[name].degrade}) or clean."
         tables[name] = Table(COLUMNS, rows, about)
-        note_figures(name, tables[name])
+        if options.sets == ",".join(SETS) and FOLDER_VARIABLE not in os.environ:  # not of a rehearsal
+            note_figures(name, tables[name])
         draw_student(ALL[name], options)
         save("students", tables, parts=("--only", "--sets"))
     first = ALL[FIRST]
@@ -343,11 +345,12 @@ def train(student: Student, options: argparse.Namespace) -> int:
     out = options.out / student.name
     commands = commands_of(student, options.checkpoints, options.images, out)
     if options.control:
-        seconds, control = sum(map(seconds_of, commands)), out.with_name(f"{out.name}-control")
+        hours = sum(shipped_student(name).hours for name in (student.name, student.start) if name)
+        control = out.with_name(f"{out.name}-control")
         words = [*["srkd", "compress", "--recipe", "scratch", "--student"], student.student]
         words += data_of(student, options.images)
         words += ["--degrade", student.degrade + CLEAN, "--batch", "16", "--lr-patch", "48", "--threads", "1"]
-        commands = {control: [*words, "--minutes", f"{seconds / 60:.0f}", "--out", str(control)]}
+        commands = {control: [*words, "--minutes", f"{60 * hours:.0f}", "--out", str(control)]}
     return next((code for run, words in commands.items() if (code := begin_or_resume(words, run))), 0)
 
 
@@ -366,7 +369,8 @@ def begin_or_resume(words: Sequence[str], run: Path) -> int:
 def ship(student: Student, options: argparse.Namespace) -> None:
     """Write both ends of a finished run in fp16 and the facts of the student."""
     run, folder = options.out / student.name, STUDENTS / student.name
-    result = json.loads((run / RUN_FOLDER_FACTS).read_bytes())["result"]
+    facts = json.loads((run / RUN_FOLDER_FACTS).read_bytes())
+    result = facts["result"]
     for end in (FAITHFUL, TEXTURED):
         loaded = load_checkpoint(run / end)
         origin = {LICENCE: LICENCES[student.teacher], "srkd.teacher": published_name(student.teacher)}
@@ -388,7 +392,7 @@ def ship(student: Student, options: argparse.Namespace) -> None:
         images="; ".join(IMAGES[kind] for kind in student.images.split(",")),
         command=" && ".join(map(shlex.join, commands.values())),
         hours=round(sum(map(seconds_of, (run, run.with_name(f"{run.name}-first")))) / 3600, 1),
-        machine=str(machine_facts()["cpu"]),
+        machine=str(facts["machine"]["cpu"]),
     )
     write_facts(shipped)
 
@@ -433,14 +437,17 @@ def rows_of(student: Student, options: argparse.Namespace) -> Iterator[dict[str,
     """Yield the rows of all sets: the student, what it has to beat, and published models."""
     scale = parse_student(student.student).scale
     control = options.out / f"{student.name}-control"
-    models = [student.name, *([str(control)] if control.is_dir() else [])]
+    is_control = (control / RUN_FOLDER_WEIGHTS).is_file()
+    models = [student.name, *([str(control)] if is_control else [])]
     models += [str(options.checkpoints / file) for file in student.beside]
-    names = ["bicubic", "Lanczos", student.name, *(["without a teacher"] if control.is_dir() else [])]
-    names += [Path(file).stem.removesuffix("_rezipped") for file in student.beside]
+    names = ["bicubic", "Lanczos", student.name, *(["without a teacher"] if is_control else [])]
+    names += map(published_name, student.beside)
+    folders = [unpack_student(student.name), *([control] if is_control else [])]
+    key = "-".join(file_sha256(folder / RUN_FOLDER_WEIGHTS)[:8] for folder in folders)
     for name in options.sets.split(","):
         measures = [measure for measure in MEASURES if measure not in SLOW or name == SETS[0]]
         for inputs in (student.degrade, "none"):
-            kept = options.out / "scores" / f"{student.name}-{name}-{inputs}.json"
+            kept = options.out / "scores" / f"{student.name}-{name}-{inputs}-{key}.json"
             if not kept.is_file():
                 scored = srkd.evaluate(
                     models,

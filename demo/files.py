@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,9 +79,8 @@ def unpack_app() -> Path:
     if not folder.is_dir():
         with report_unwritable(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(PACKED) as packed:
-                packed.extraction_filter = getattr(tarfile, "data_filter", None)  # not in Python 3.10.11
-                packed.extractall(temporary)  # noqa: S202 (of srkd's own wheel)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                shutil.unpack_archive(PACKED, temporary)
                 os.replace(Path(temporary) / APP.name, folder)
     return folder
 

@@ -102,6 +102,7 @@ class InitReport:
     """Parameters of the file that the student does not have."""
     differences: tuple[str, ...] = ()
     """Lines about spec fields that differ although the weights depend on them."""
+    licence: str | None = None
 
     def lines(self) -> tuple[str, ...]:
         """Return lines for the user: what was copied, and what was not."""

@@ -154,8 +154,7 @@ class Trainer:
         calibration, weights = self.state.calibration, stage.term_weights
         if not calibration.pending(weights):
             return
-        kinds = ((*name.partition("/"), number) for name, number in losses.numbers().items())
-        raw = {name: number for kind, _, name, number in kinds if kind in ("raw", "seen")}
+        raw = {key.partition("/")[2]: x for key, x in losses.numbers().items() if key.startswith(("raw/", "seen/"))}
         for name, weight in calibration.update(raw, weights, steps=calibration_steps(stage.schedule.steps)).items():
             self.events.note(f"weight of {name}: {weight:.6g}, calibrated over {calibration.count} steps")
 

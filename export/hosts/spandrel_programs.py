@@ -14,7 +14,7 @@ import torch
 from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.models.checkpoints.convert import convert_network
 from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.compact import Compact
+from compressor.models.networks.compact import Compact, CompactLayer
 from compressor.models.networks.dialect import Dialect
 from compressor.models.networks.registry import architecture
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -46,7 +46,7 @@ def home_dialect(spec: Spec) -> Dialect | None:
 def write_home_file(job: HostJob, path: Path) -> tuple[FileReport, tuple[str, ...]]:
     """Write the network in its home names, compared in spandrel if that is installed; return what to tell, too."""
     network, dialect = job.network, home_dialect(job.network.spec)
-    network = network.with_prelu() if isinstance(network, Compact) else network
+    network = _with_prelu(network) if isinstance(network, Compact) else network
     if dialect is None:
         raise CannotConvert(f"{job.host.title} loads models with spandrel, which has no {network.spec.arch}: {INSTEAD}")
     notes: list[str] = []
@@ -60,6 +60,16 @@ def write_home_file(job: HostJob, path: Path) -> tuple[FileReport, tuple[str, ..
     except UsageError as error:
         raise CannotConvert(str(error)) from error
     return replace(report, reason=NOT_LOADED if report.parity is None else None), tuple(notes)
+
+
+def _with_prelu(network: Compact) -> Network:
+    """The same network with a slope for each channel, which alone spandrel knows."""
+    if network.spec.act == "prelu" or network.quantisation is not None:
+        return network
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, CompactLayer)}
+    slopes = {f"{name}.slope.weight": layer.slopes.expand(network.spec.width) for name, layer in layers.items()}
+    other = type(network)(replace(network.spec, act="prelu"))
+    return network.filled(other, {**network.state_dict(), **slopes})
 
 
 def compare_in_spandrel(path: Path, network: Network) -> Proof:

@@ -158,39 +158,22 @@ def unknown(candidate: CandidateShape) -> Scores | None:
     return None
 
 
-def find_student(
-    candidates: Sequence[CandidateShape],
-    targets: Targets,
-    measure: Measure,
-    quality: KnownQuality = unknown,
-    *,
-    goal: Goal = "original",
-    margin: float = MARGIN,
-    remedies: Callable[[float], Sequence[str]] = lambda excess: (),
-    enough: Callable[[float], bool] = lambda share: False,
-    context: Context = QUIET,
-) -> Plan:
-    """A plan with the largest candidate that meets all targets.
-
-    `remedies(excess)` lists other ways to reach a target that the fastest candidate exceeds by that factor; the error
-    names them. `enough(share)` is called before each further shape and returns True once that share of
-    the time is used up. Each candidate to be tried is measured at least once.
-    """
-    return _ShapeSearch(candidates, targets, measure, quality, goal, margin, remedies, enough, context).run()
-
-
 @dataclass
-class _ShapeSearch:
+class ShapeSearch:
+    """The search of the largest candidate that meets all targets; each one to be tried is measured at least once."""
+
     candidates: Sequence[CandidateShape]
     targets: Targets
     measure: Measure
-    quality: KnownQuality
-    goal: Goal
+    quality: KnownQuality = unknown
+    goal: Goal = "original"
     """What the candidates are compared by."""
-    margin: float
-    remedies: Callable[[float], Sequence[str]]
-    enough: Callable[[float], bool]
-    context: Context
+    margin: float = MARGIN
+    remedies: Callable[[float], Sequence[str]] = lambda excess: ()
+    """Other ways to reach a target that the fastest candidate exceeds by that factor, for the error."""
+    enough: Callable[[float], bool] = lambda share: False
+    """Called before each further shape: True once that share of the time is used up."""
+    context: Context = QUIET
     measured: dict[CandidateShape, ShapeMeasurement] = field(default_factory=dict)
     failed: dict[CandidateShape, str] = field(default_factory=dict)
     scores: dict[CandidateShape, Scores] = field(default_factory=dict)
@@ -371,7 +354,7 @@ def _line_through(points: Sequence[tuple[float, float]]) -> Callable[[float], fl
 class _Kind:
     """The search among the shapes of one kind of network."""
 
-    def __init__(self, search: _ShapeSearch, shapes: Sequence[CandidateShape], done: int, total: int) -> None:
+    def __init__(self, search: ShapeSearch, shapes: Sequence[CandidateShape], done: int, total: int) -> None:
         self.search, self.shapes, self.done, self.total = search, shapes, done, total
         self.attempts: list[CandidateShape] = []
 

@@ -18,7 +18,6 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from compressor.base.errors import UsageError
 from compressor.training.calibration import Calibrated
 from compressor.training.step import Step
 from recipes.terms.distances import full_precision, pairwise_l1, widen
@@ -69,8 +68,6 @@ def contrast(
 
     The teacher's may have more rows, those of other processes: the student's sample i is the teacher's first + i.
     """
-    if len(teacher[0]) < 2:
-        raise UsageError("the other patches of the batch are the negatives: use a batch of at least 2")
     one_tap = ratio_form if form == "ratio" else infonce_form
     return torch.stack([one_tap(u, target, first) for u, target in zip(student, teacher, strict=True)]).mean(0)
 

@@ -127,6 +127,7 @@ def _file_options(
     own = find_formats(options.formats) if options.formats or not hosts else ()
     of_hosts = [FORMATS[file.format] for host in hosts for file in host.files]
     has_int8 = any("int8" in row.options for row in (*own, *of_hosts))
+    is_judged = has_int8 and not options.luma  # a teacher's image is RGB
     files = FileOptions(
         lr_size=cast("Size | None", options.static),
         io=options.io,
@@ -135,9 +136,7 @@ def _file_options(
             calibrate=calibrate,
             data=data,
             max_drop=options.max_drop,
-            teacher=_int8_teacher(source, note, run, trust_code=options.trust_code)
-            if has_int8 and not options.luma  # in luma there is no image of a teacher in RGB
-            else None,
+            teacher=_int8_teacher(source, note, run, trust_code=options.trust_code) if is_judged else None,
         ),
     )
     files.require_used({name for row in own for name in row.options} | ({"int8"} if has_int8 else set()))

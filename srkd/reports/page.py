@@ -182,14 +182,11 @@ def _render(**values: object) -> str:
     own = {"style": style, "script": script, "script_hash": script_hash}
     environment = environment_of("srkd.reports")
     environment.tests["numeric"] = is_numeric
-    environment.filters |= {"data_url": _data_url, "figure": _figure, "threads": count_threads}
+    environment.filters["data_url"] = lambda content, kind: f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    environment.filters |= {"figure": _figure, "threads": count_threads}
     return environment.get_template("page.html").render(values, **own, version=__version__)
 
 
 def _figure(value: float | None, text: str, unit: float = 1.0) -> str:
     """A number of a table in a format such as "%.1f"; unknown ones are a dash."""
     return "–" if value is None else text % (value / unit)
-
-
-def _data_url(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -55,9 +55,7 @@ def blend_seconds(run: OpenRun, batches: Batches, teacher: Teacher | None, conte
 def _unseen_patches(
     state: State, run: OpenRun, batches: Batches, teacher: Teacher, context: Context, count: int
 ) -> tuple[Patches, Patches]:
-    """LR patches of the steps after the last one with the teacher's images of them, and the same ones clean if the
-    run's are degraded; those of the leader for all.
-    """
+    """LR patches of the steps after the last one with the teacher's images, and the same ones clean."""
     networks = build_networks(run.stages()[-1], state, teacher, context.note, context.processes)
     steps = range(state.done, state.done + math.ceil(count / len(batches.samples)))
 

@@ -27,7 +27,7 @@ from export.formats.table import find_format
 from export.plan.candidates import list_candidates
 from export.plan.measure import ONCE, Bench, Environment
 from export.plan.quality import FittedQuality
-from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
+from export.plan.search import CandidateShape, Measure, Plan, PlanRow, ShapeSearch, Targets, unknown
 from export.profile.conditions import observe
 from srkd.charts import Scatter, ScatterPoint, draw_scatter
 from srkd.options.compress import PlanOptions, TargetOptions
@@ -141,7 +141,7 @@ class Planning:
 
     def search(self, measure: Measure) -> Plan:
         measurement, context, began = self.options.measurement, self.context, time.monotonic()
-        return find_student(
+        return ShapeSearch(
             self.shapes,
             self.targets,
             measure,
@@ -151,7 +151,7 @@ class Planning:
             remedies=lambda excess: remedies(excess, self.targets, self.environment),
             enough=lambda share: time.monotonic() - began > share * LOOK_SECONDS,
             context=context,
-        )
+        ).run()
 
     def report(self, result: Plan, machine: str, picture: Path | None, notes: Sequence[str] = ()) -> PlanReport:
         network, given = self.teacher.network, self.options.teacher.teacher

@@ -328,8 +328,11 @@ class TrainingRun:
             recipe, teacher_file = f"{first.recipe}, then {recipe}", first.teacher
         origin = {"srkd.recipe": recipe, "srkd.source_sha256": ""}
         if teacher_file is not None:
-            origin |= {"srkd.source_sha256": teacher_file.sha256, "srkd.teacher": teacher_file.path.name}
-            origin |= {LICENCE: teacher_file.licence} if teacher_file.licence else {}
+            path = teacher_file.path
+            name = path.parent.name if path.name == STUDENT else path.name
+            origin |= {"srkd.source_sha256": teacher_file.sha256, "srkd.teacher": name}
+        licences = [source.licence for source in (teacher_file, spec.start.init_from) if source and source.licence]
+        origin |= {LICENCE: licences[0]} if licences else {}
         if run.data.train.degraded is not None:
             origin[DEGRADATION] = json.dumps(run.data.train.degraded.degradation.to_json())
         reference = run.validation.reference

@@ -75,8 +75,8 @@ class RunCost:
         spec, is_fitted = run.spec, run.student.is_computed
 
         def forecast(steps: int) -> float:
-            stages = spec.preset.with_steps(steps).stages(run.methods, spec.execution_mode, is_fitted=is_fitted)
-            return self.seconds(stages)
+            preset = spec.preset.with_steps(steps)
+            return self.seconds(preset.stages(run.methods, spec.execution_mode, is_fitted=is_fitted))
 
         return bisect_right(range(1, MOST_STEPS), seconds, key=forecast)
 

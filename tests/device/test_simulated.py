@@ -91,8 +91,7 @@ def test_a_step_copies_its_batch_and_its_numbers_alone(
     assert crossings.steps[3] == (*expected, 0)
     for to_device, to_host, waits in crossings.steps[3::4]:  # of each stage
         assert to_device <= expected[0] and to_host <= expected[1] and not waits
-    for _, to_host, _ in crossings.steps[1::4]:  # by which weights are calibrated
-        assert to_host <= expected[1] + 1
+    assert all(to_host <= expected[1] + 1 for _, to_host, _ in crossings.steps[1::4]), "of calibrated weights"
 
 
 def test_the_numbers_of_a_logged_step_are_copied_together() -> None:

@@ -11,7 +11,7 @@ import pytest
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.scores import Scores
-from export.plan.search import LOOKS, PER_KIND, CandidateShape, Plan, ShapeMeasurement, Targets, find_student
+from export.plan.search import LOOKS, PER_KIND, CandidateShape, Plan, ShapeMeasurement, ShapeSearch, Targets
 from export.plan.time_model import TimeModel
 
 WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
@@ -57,7 +57,7 @@ def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
     fps: float, ms: Callable[[CandidateShape], float]
 ) -> None:
     clock = Clock(ms)
-    plan = find_student(shapes(), Targets(fps=fps), clock)
+    plan = ShapeSearch(shapes(), Targets(fps=fps), clock).run()
     best = largest(ms, 1000 / fps)
     assert plan.chosen.params >= 0.7 * best.params and 1.1 * plan.chosen.ms <= 1000 / fps  # type: ignore[operator]
     assert len(set(clock.calls)) <= PER_KIND < len(shapes()), "most shapes are never measured"
@@ -70,7 +70,7 @@ def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
 def test_with_noise_the_second_measurement_decides_and_the_truth_is_met() -> None:
     misses = 0
     for seed in range(15):
-        plan = find_student(shapes(), Targets(ms=30), Clock(smooth, noise=0.04, seed=seed))
+        plan = ShapeSearch(shapes(), Targets(ms=30), Clock(smooth, noise=0.04, seed=seed)).run()
         chosen = next(candidate for candidate in shapes() if candidate.name == plan.chosen.name)
         misses += smooth(chosen) > 30
         assert abs(plan.chosen.ms / smooth(chosen) - 1) < 0.15  # type: ignore[operator]
@@ -84,7 +84,7 @@ def test_on_a_noisy_machine_the_whole_interval_has_to_meet_the_target() -> None:
         ms = smooth(candidate)
         return ShapeMeasurement(ms, 0.75 * ms, 1.25 * ms, 0.1)
 
-    plan = find_student(shapes(), Targets(ms=30), measure)
+    plan = ShapeSearch(shapes(), Targets(ms=30), measure).run()
     assert plan.chosen.ms_interval is not None and plan.chosen.ms_interval[1] <= 30
     near = [row for row in plan.rows if "its interval reaches" in row.why]
     assert near and all(row.verdict == "misses" and row.ms is not None and 1.1 * row.ms <= 30 for row in near)
@@ -94,7 +94,7 @@ def test_on_a_noisy_machine_the_whole_interval_has_to_meet_the_target() -> None:
 def test_finalists_are_measured_again_in_turns_and_once_where_time_is_up() -> None:
     for enough, looks in ((False, LOOKS), (True, 1)):
         clock = Clock(smooth)
-        find_student(shapes(), Targets(ms=30), clock, enough=lambda share, enough=enough: enough and share > 1)
+        ShapeSearch(shapes(), Targets(ms=30), clock, enough=lambda share, enough=enough: enough and share > 1).run()
         first = len(set(clock.calls))
         again = clock.calls[first:]
         meeting = max(shape.params for shape in clock.calls if 1.1 * smooth(shape) <= 30)
@@ -112,7 +112,7 @@ def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
         calls.add(candidate)
         return ShapeMeasurement(ms, ms, ms, 1.0)
 
-    plan = find_student(shapes(), Targets(ms=40), measure)
+    plan = ShapeSearch(shapes(), Targets(ms=40), measure).run()
     assert plan.chosen.name != unlucky.name
     assert next(row for row in plan.rows if row.name == unlucky.name).verdict == "misses"
 
@@ -129,7 +129,7 @@ def test_where_the_finalists_drop_out_what_lies_below_them_is_measured() -> None
         ms = smooth(candidate)
         return ShapeMeasurement(ms, ms, 100.0 if candidate in noisy else ms, 1.0)
 
-    plan = find_student(shapes(), Targets(ms=40), measure)
+    plan = ShapeSearch(shapes(), Targets(ms=40), measure).run()
     dropped = [row for row in plan.rows if "its interval reaches 100.0 ms" in row.why]
     assert dropped and all(row.params > 20_000 for row in dropped)
     assert plan.chosen.params >= 0.5 * min(row.params for row in dropped)
@@ -143,27 +143,27 @@ def test_out_of_reach_names_the_fastest_and_what_would_reach_it() -> None:
         return [f"an input {excess:.1f} times smaller", "--precision int8"]
 
     with pytest.raises(SrkdError, match=r"1000 FPS \(1.0 ms\) cannot be reached: the nearest shape, edsr 8x1") as error:
-        find_student(shapes(), Targets(fps=1000), Clock(smooth), remedies=remedies)
+        ShapeSearch(shapes(), Targets(fps=1000), Clock(smooth), remedies=remedies).run()
     assert "what would reach it: an input 3.2 times smaller, or --precision int8" in str(error.value)
     assert "\n" not in str(error.value)
     with pytest.raises(SrkdError, match=r" and \d\.\d+ MB$"):  # a smaller image makes no smaller file
-        find_student(shapes(), Targets(ms=1000, megabytes=1e-6), Clock(smooth), remedies=remedies)
+        ShapeSearch(shapes(), Targets(ms=1000, megabytes=1e-6), Clock(smooth), remedies=remedies).run()
 
 
 def test_no_further_shape_is_tried_when_time_is_up() -> None:
     clock = Clock(smooth)
-    plan = find_student([*shapes(), *shapes("compact")], Targets(ms=40), clock, enough=lambda share: share > 0.5)
+    plan = ShapeSearch([*shapes(), *shapes("compact")], Targets(ms=40), clock, enough=lambda share: share > 0.5).run()
     tried = {kind: {shape for shape in clock.calls if shape.kind == kind} for kind in ("edsr", "compact")}
     assert len(tried["compact"]) == 3 < len(tried["edsr"]) and plan.chosen.kind == "edsr"
-    assert plan.stopped and not find_student(shapes(), Targets(ms=40), Clock(smooth)).stopped
+    assert plan.stopped and not ShapeSearch(shapes(), Targets(ms=40), Clock(smooth)).run().stopped
 
 
 def test_several_targets_hold_at_once() -> None:
     targets = Targets(ms=100, megabytes=0.2, macs=9 * 32 * 32 * 9 * 57600)
-    plan = find_student(shapes(), targets, Clock(smooth))
+    plan = ShapeSearch(shapes(), targets, Clock(smooth)).run()
     assert plan.chosen.megabytes <= 0.2 and plan.chosen.macs <= targets.macs  # type: ignore[operator]
     with pytest.raises(SrkdError, match="GMAC"):
-        find_student(shapes(), Targets(macs=10), Clock(smooth))
+        ShapeSearch(shapes(), Targets(macs=10), Clock(smooth)).run()
 
 
 @pytest.mark.parametrize("fixed", [0.0, 0.05, 3.0])
@@ -173,7 +173,7 @@ def test_the_largest_file_below_a_target_is_found_whatever_a_file_has_beside_its
 
     for most in (0.1, 0.5, 1.0):
         right = max(shape.params for shape in shapes() if shape.params * 4e-6 <= most)
-        plan = find_student(shapes(), Targets(megabytes=fixed + most), measure)
+        plan = ShapeSearch(shapes(), Targets(megabytes=fixed + most), measure).run()
         assert plan.chosen.params >= 0.75 * right
 
 
@@ -181,7 +181,7 @@ def test_shapes_that_should_miss_by_a_third_are_not_measured() -> None:
     """Beside the first four, which are measured before the model of time is any good."""
     for most in (9.0, 12.0, 20.0, 40.0):
         clock = Clock(smooth)
-        find_student(shapes(), Targets(ms=most), clock)
+        ShapeSearch(shapes(), Targets(ms=most), clock).run()
         assert all(1.1 * smooth(candidate) <= 1.35 * most for candidate in clock.calls[4:])
         assert len(set(clock.calls)) <= 8
 
@@ -190,12 +190,12 @@ def test_quality_decides_between_shapes_that_tie_and_unknown_loses() -> None:
     def prefers_narrow(candidate: CandidateShape) -> Scores | None:
         return Scores(psnr_y=30 - candidate.width / 100) if candidate.fits else None
 
-    plain = find_student(shapes(), Targets(ms=40), Clock(smooth))
-    fitted = find_student(shapes(), Targets(ms=40), Clock(smooth), prefers_narrow)
+    plain = ShapeSearch(shapes(), Targets(ms=40), Clock(smooth)).run()
+    fitted = ShapeSearch(shapes(), Targets(ms=40), Clock(smooth), prefers_narrow).run()
     assert fitted.chosen.width <= plain.chosen.width and fitted.chosen.psnr_y is not None
     assert fitted.chosen.params >= 0.75 * plain.chosen.params
     both = [*shapes(), *shapes("compact", fits=False)]
-    assert find_student(both, Targets(ms=40), Clock(smooth), prefers_narrow).chosen.kind == "edsr"
+    assert ShapeSearch(both, Targets(ms=40), Clock(smooth), prefers_narrow).run().chosen.kind == "edsr"
 
 
 def test_a_shape_that_cannot_be_had_is_a_row_with_its_reason() -> None:
@@ -206,7 +206,7 @@ def test_a_shape_that_cannot_be_had_is_a_row_with_its_reason() -> None:
             raise SrkdError("the exporter fell over")
         return Clock(smooth)(candidate)
 
-    plan = find_student(shapes(), Targets(ms=30), measure)
+    plan = ShapeSearch(shapes(), Targets(ms=30), measure).run()
     row = next(row for row in plan.rows if row.name == best.name)
     assert (row.verdict, row.why, row.ms) == ("failed", "the exporter fell over", None)
     assert plan.chosen.name != best.name
@@ -215,7 +215,7 @@ def test_a_shape_that_cannot_be_had_is_a_row_with_its_reason() -> None:
         raise SrkdError("no runtime")
 
     with pytest.raises(SrkdError, match="no shape could be measured: no runtime"):
-        find_student(shapes(), Targets(ms=30), never)
+        ShapeSearch(shapes(), Targets(ms=30), never).run()
 
 
 def candidate(params: int, *, macs: int = 1, width: int = 8) -> CandidateShape:
@@ -228,14 +228,14 @@ def test_a_shape_exactly_on_its_targets_meets_them_and_one_exactly_at_the_tie_ti
     shapes_and_larger = [*some, candidate(200, macs=8, width=9)]
 
     def plan_by(goal: Goal) -> Plan:
-        return find_student(
+        return ShapeSearch(
             shapes_and_larger,
             Targets(ms=10, megabytes=0.5, macs=7),
             lambda _: ShapeMeasurement(10, 10, 10, 0.5),
             lambda shape: Scores(psnr_y=30.0 - shape.params / 100, psnr_y_teacher=30.0 + shape.params / 100),
             goal=goal,
             margin=0.0,
-        )
+        ).run()
 
     plan = plan_by("original")
     assert (plan.chosen.params, plan.chosen.why) == (75, "best fitted quality of those that tie")
@@ -250,7 +250,7 @@ def test_a_shape_exactly_on_its_targets_meets_them_and_one_exactly_at_the_tie_ti
 def test_where_no_shape_meets_the_target_the_two_nearest_are_measured_again() -> None:
     clock = Clock(lambda candidate: 11.0 + candidate.params / 1e6)
     with pytest.raises(SrkdError):
-        find_student(shapes(), Targets(ms=10), clock)
+        ShapeSearch(shapes(), Targets(ms=10), clock).run()
     again = {candidate for candidate in clock.calls if clock.calls.count(candidate) > 1}
     assert again == set(sorted(set(clock.calls), key=lambda candidate: candidate.params)[:2])
 

@@ -148,8 +148,7 @@ def test_pushed_and_pulled(
     assert isinstance(teacher, Path) and teacher.is_absolute() and teacher.is_dir()
     (local_hub / "other").write_text("a file where the owner's folder would be")
     report = srkd.export("hf://me/first", hosts="huggingface", push="other/first", out=tmp_path / "unpushed")
-    assert not report.ok and report.hosts[0].folder == tmp_path / "unpushed" / "huggingface"
-    assert "cannot be pushed to other/first" in str(report.hosts[0].reason)
+    assert not report.ok and report.hosts[0].folder and "cannot be pushed to other/" in str(report.hosts[0].reason)
     (host,) = srkd.export("hf://me/first", hosts="openmodeldb", out=tmp_path / "again").hosts
     assert host.files[-1].path is not None and host.files[-1].path.name == "2x-first.onnx"
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,10 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("compressor", "recipes", "export", "demo", "srkd", "benchmarks", "scripts", "tests")
-FILES = [
-    path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")) if "node_modules" not in path.parts
-]
-OLDEST = re.search(r'^requires-python = ">=3\.(\d+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+FILES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "node_modules" not in path.parts]
 
 COMPILE = """
 import sys, warnings
@@ -44,7 +40,6 @@ def python_of(version: str) -> str:
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
 def test_every_file_compiles_without_a_warning(version: str) -> None:
     names = "".join(f"{path}\n" for path in FILES)
-    done = subprocess.run(
-        [python_of(version), "-I", "-c", COMPILE], input=names, capture_output=True, text=True, check=False
-    )
+    words = [python_of(version), "-I", "-c", COMPILE]
+    done = subprocess.run(words, input=names, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, version), done.stderr

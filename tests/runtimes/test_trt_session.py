@@ -173,7 +173,7 @@ def test_what_goes_wrong_is_one_line(gpu: Nvidia, tmp_path: Path, fault: str, me
 @pytest.mark.parametrize(
     ("device", "error", "message"),
     [
-        ("cuda:1", SrkdError, "device cuda:1: there is 1 NVIDIA GPU here"),
+        ("cuda:1", SrkdError, "device cuda:1: the number of NVIDIA GPUs here is 1"),
         ("mps", UsageError, "device 'mps': runtime tensorrt runs on cuda"),
     ],
 )

@@ -1,3 +1,5 @@
+"""Fixtures of the training loop."""
+
 from __future__ import annotations
 
 import shutil

@@ -142,14 +142,6 @@ class Compact(Network):
         slopes = tuple(layer.slopes for layer in layers)
         return ConvChain(tuple(cast("list[nn.Conv2d]", convolutions)), slopes, self.spec.residual)
 
-    def with_prelu(self) -> Network:
-        """The same network with a slope for each channel, as every program that knows Compact reads it."""
-        if self.spec.act == "prelu" or self.quantisation is not None:
-            return self
-        layers = {name: layer for name, layer in self.named_modules() if isinstance(layer, CompactLayer)}
-        slopes = {f"{name}.slope.weight": layer.slopes.expand(self.spec.width) for name, layer in layers.items()}
-        return self.filled(type(self)(replace(self.spec, act="prelu")), {**self.state_dict(), **slopes})
-
     @torch.no_grad()
     def in_rgb(self) -> Network:
         """Write the weights as blocks along a diagonal, three times as wide: at 9 times the MACs."""

@@ -13,6 +13,7 @@ import torch
 
 from compressor.base.decided import InitReport
 from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.licence import read_licence
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 
@@ -54,4 +55,5 @@ def initialise_from(student: Network, path: str | Path) -> InitReport:
             for name in student.spec.undetectable
             if name in in_file and fields[name] != in_file[name]
         ),
+        licence=read_licence(loaded.header),
     )

@@ -137,8 +137,7 @@ def cuda_errors(task: str, *kinds: type[Exception]) -> Iterator[None]:
 
 def require_gpu(index: int, count: int) -> None:
     if index >= count:
-        gpus = "is 1 NVIDIA GPU" if count == 1 else f"are {count} NVIDIA GPUs"
-        raise SrkdError(f"device cuda:{index}: there {gpus} here")
+        raise SrkdError(f"device cuda:{index}: the number of NVIDIA GPUs here is {count}")
 
 
 def device_index(device: str) -> int:
