@@ -30,7 +30,7 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
         context.note(f"{label}: {line}")
     network, header = teacher.network, {} if teacher.origin is None else teacher.origin.header or {}
     if options.strength is not None:
-        blended = load_blend(ends_of(path), options.strength, scale=options.scale, arch_options=options.arch_options)
+        blended = load_blend(ends_of(path), options.strength, arch_options=options.arch_options)
         network, header = blended.network, blended.header
     if network is None:
         if compiled:

@@ -19,7 +19,7 @@ from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unw
 from compressor.base.files import append, flush_file, no_empty_folder, temporary_files, unwritable_folder, write_text
 from compressor.base.interrupts import resume_command
 from compressor.base.locks import LockedElsewhere, hold_lock
-from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
+from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS, TEXTURED
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.training.guard import SkippedStep
@@ -34,7 +34,7 @@ FLOAT_STUDENT = "student-float.safetensors"
 """The distilled float student, kept beside the quantised one."""
 JOINT_TEACHER = "teacher_joint.safetensors"
 """The teacher that was trained jointly with the student inside it; students of other widths can be cut from it."""
-REPLACED_FILES = (FACTS, METRICS, STUDENT, SHEET, JOINT_TEACHER, FLOAT_STUDENT)
+REPLACED_FILES = (FACTS, METRICS, STUDENT, SHEET, JOINT_TEACHER, FLOAT_STUDENT, FAITHFUL, TEXTURED)
 """Files that are written under a temporary name first."""
 
 

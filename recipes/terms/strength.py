@@ -1,8 +1,8 @@
 """The strength of a perceptual student: which blend of a faithful and a textured one is the student of a run.
 
     student = (1 - a)·F + a·T,   a = the largest of STRENGTHS up to which, on patches that no step saw,
-    flat ≤ 1.2·max(1, flat of F);    overshoot on clean inputs ≤ the larger of F's and 0.7·bicubic's;
-    overshoot on degraded inputs ≤ 1.45·F's
+    flat ≤ 1.2·max(1, flat of F);    overshoot on clean inputs ≤ the larger of F's and c·bicubic's, where c is 0.7,
+    and 0.55 for a student of degraded inputs, whose overshoot on these is ≤ 1.45·F's
 
 overshoot: by how many grey levels Y leaves the teacher's 5×5 neighbourhood (compressor/images/looks.py);
 flat: deviation within the flattest 5 % of the teacher's blocks of 8×8, over the teacher's. [choice]
@@ -23,7 +23,7 @@ from compressor.models.students.blend import Blended, Patches, between
 from recipes.terms.texture import BLOCK_SIDE, deviations
 
 STRENGTHS = tuple(step / 8 for step in range(9))
-MOST_OVERSHOOT, MOST_CLEAN, MOST_FLAT = 1.45, 0.7, 1.2
+MOST_OVERSHOOT, MOST_CLEAN, MOST_CLEAN_BESIDE, MOST_FLAT = 1.45, 0.7, 0.55, 1.2
 FLATTEST = 0.05
 FLOOR = 0.5 / PEAK
 """The smallest deviation that counts: half a level, as images are rounded."""
@@ -38,7 +38,8 @@ def blended(faithful: Network, textured: Network, patches: Patches, clean: Patch
     """
     faithful, textured = faithful.deployed(), textured.deployed()
     rows = [_row(strength, between(faithful, textured, strength), patches, clean) for strength in STRENGTHS]
-    most_clean = max(rows[0].clean_overshoot, MOST_CLEAN * _overshoot(upscaled_bicubic, clean))
+    share = MOST_CLEAN if clean is patches else MOST_CLEAN_BESIDE
+    most_clean = max(rows[0].clean_overshoot, share * _overshoot(upscaled_bicubic, clean))
     most_overshoot = most_clean if clean is patches else MOST_OVERSHOOT * rows[0].overshoot
     most_flat, strength = MOST_FLAT * max(1.0, rows[0].flat), 0.0
     for row in rows:

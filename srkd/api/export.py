@@ -78,8 +78,8 @@ def decide(options: ExportOptions, note: Note, *, run: Path | None = None) -> Ex
     `run` is the folder of the run that the checkpoint comes from, if it lies elsewhere.
     """
     network, source = _network_and_source(options, note, run)
-    hosts = tuple(HOSTS.find(name) for name in dict.fromkeys(options.hosts))
-    folder, files = _folder(options, source), _file_options(options, hosts, source, note, run)
+    hosts, scale = tuple(HOSTS.find(name) for name in dict.fromkeys(options.hosts)), network.descriptor.scale
+    folder, files = _folder(options, source), _file_options(options, hosts, source, scale, note, run)
     formats, facts = tuple(options.formats), _card_facts(source, note)
     return Export(network.deployed(), source, folder, facts, formats, files, hosts, options.push)
 
@@ -97,9 +97,10 @@ def _network_and_source(options: ExportOptions, note: Note, run: Path | None) ->
             note(f"{given}: {line}")
         network, folder = loaded.network, (run or loaded.path.parent).resolve()
         is_run = run is not None or given.is_dir() or (folder / RUN_FOLDER_FACTS).is_file()
-        name = folder.name if run is None else f"{folder.name}-strength-{loaded.header[STRENGTH]}"
-        stem, sha256, header, path = loaded.path.stem, loaded.sha256, loaded.header, loaded.path
-        source = Source(stem, sha256, header, path, folder_name=name if is_run else None)
+        strength = loaded.header.get(STRENGTH, "").replace("-", "minus-")
+        name = folder.name if run is None else f"{folder.name}-strength-{strength}"
+        stem = f"{loaded.path.stem}-x{network.spec.scale}" if loaded.is_smaller else loaded.path.stem
+        source = Source(stem, loaded.sha256, loaded.header, loaded.path, folder_name=name if is_run else None)
     if not options.luma:
         return network, source
     # The scores of the network for luma were not measured.
@@ -118,10 +119,9 @@ def _folder(options: ExportOptions, source: Source) -> Path:
 
 
 def _file_options(
-    options: ExportOptions, hosts: Sequence[Host], source: Source, note: Note, run: Path | None
+    options: ExportOptions, hosts: Sequence[Host], source: Source, scale: int, note: Note, run: Path | None
 ) -> FileOptions:
     """The options of the files; refuse those that no format and no host uses."""
-    calibrate, data = path_of(options.calibrate), path_of(options.data)
     if hosts and options.io != "float":
         raise UsageError("--for decides the images itself: leave out --io")
     own = find_formats(options.formats) if options.formats or not hosts else ()
@@ -133,10 +133,10 @@ def _file_options(
         io=options.io,
         sizes=tuned_and_largest(cast("Sequence[Size]", options.sizes)),
         int8=Int8Options(
-            calibrate=calibrate,
-            data=data,
+            calibrate=path_of(options.calibrate),
+            data=path_of(options.data),
             max_drop=options.max_drop,
-            teacher=_int8_teacher(source, note, run, trust_code=options.trust_code) if is_judged else None,
+            teacher=_int8_teacher(source, scale, note, run, trust_code=options.trust_code) if is_judged else None,
         ),
     )
     files.require_used({name for row in own for name in row.options} | ({"int8"} if has_int8 else set()))
@@ -144,7 +144,7 @@ def _file_options(
 
 
 def _int8_teacher(
-    source: Source, note: Note, run_folder: Path | None, *, trust_code: bool
+    source: Source, scale: int, note: Note, run_folder: Path | None, *, trust_code: bool
 ) -> Callable[[], Teacher] | None:
     """The teacher whose images int8 is compared with; None: the originals, also if its file is not at hand."""
     if source.path is None or goal_of(source.header) != "teacher":
@@ -153,7 +153,7 @@ def _int8_teacher(
     if run is None:
         note("int8 is judged by the originals, as the teacher that this student imitates is not at hand")
         return None
-    return cache(partial(load_at_scale, run.path, run.scale, arch_options=run.options or None, trust_code=trust_code))
+    return cache(partial(load_at_scale, run.path, scale, arch_options=run.options or None, trust_code=trust_code))
 
 
 def _card_facts(source: Source, note: Note) -> CardFacts:

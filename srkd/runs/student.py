@@ -194,7 +194,7 @@ def require_start(start: Init | BaselineName, teacher: Teacher | None, spec: Spe
     if start == "fit":
         require_solvable(teacher, spec)
     elif start == "inherit":
-        student_cuts(teacher.require_network("weights").spec.deployed, spec.deployed)
+        student_cuts((teacher.donor or teacher.require_network("weights")).spec.deployed, spec.deployed)
 
 
 def _require_own_start(init: Init, teacher: Teacher | None, student: str) -> None:

@@ -89,10 +89,8 @@ def test_tiles_of_a_reduced_model_are_those_of_the_whole_picture(teacher: Path) 
 
 @pytest.mark.parametrize("recipe", ["logits", "fakd", "dukd", "perceptual", "csd-lite", "fit"])
 def test_recipes_train_a_student_of_a_smaller_scale(recipe: str, teacher: Path, photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    report = srkd.compress(
-        teacher=teacher, recipe=recipe, scale=2, width=0.5, data=photos, steps=2, settings=SMALL, out=out
-    )
+    out, words = tmp_path / "run", {"recipe": recipe, "scale": 2, "width": 0.5, "steps": 2, "settings": SMALL}
+    report = srkd.compress(teacher=teacher, data=photos, out=out, **words)
     student = srkd.load(out)
     assert student.descriptor.scale == 2 and student(LR).shape[-2:] == (42, 38)
     # The teacher's row is that of its reduced images.
@@ -104,6 +102,7 @@ def test_recipes_train_a_student_of_a_smaller_scale(recipe: str, teacher: Path, 
     [
         ({"student": "edsr:width=8,depth=1,scale=2"}, 2),
         ({"student": "compact:width=8,depth=1", "recipe": "scratch", "scale": 3}, 3),
+        ({"student": "compact:width=4,depth=1", "recipe": "inherit", "scale": 2}, 2),
     ],
 )
 def test_the_scale_may_stand_in_the_student_and_needs_no_teacher(
@@ -111,8 +110,7 @@ def test_the_scale_may_stand_in_the_student_and_needs_no_teacher(
 ) -> None:
     srkd.compress(teacher=teacher, data=photos, settings=SMALL, steps=1, out=tmp_path / "run", **options)
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert facts["student"]["scale"] == scale
-    assert facts["options"]["scale"] == scale, facts["options"]
+    assert facts["student"]["scale"] == facts["options"]["scale"] == scale
 
 
 @pytest.mark.parametrize(
@@ -144,6 +142,8 @@ def test_pictures_are_enlarged_by_less_than_the_model_does(
     teacher: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["upscale", str(teacher), str(photos / "0.png"), "--scale", "2", "-o", str(tmp_path / "out")]) == 0
+    (file,) = srkd.export(teacher, formats="onnx", scale=2, out=tmp_path).files
+    assert file.path == tmp_path / f"{teacher.stem}-x2.onnx"
     printed = " ".join("".join(capsys.readouterr()).split())
     assert "compact enlarges x4: its images are reduced to x2 once, by antialiased bicubic" in printed
     lr = read_rgb_u8(photos / "0.png")[None].float() / 255

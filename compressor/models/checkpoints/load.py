@@ -51,6 +51,8 @@ class Loaded:
     path: Path
     wrapping: str
     notes: tuple[str, ...] = ()
+    is_smaller: bool = False
+    """Whether a smaller scale than the file's was asked for."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def _load(
         path=path,
         wrapping=unwrapped.wrapping,
         notes=(*unwrapped.notes, *match.notes, *notes),
+        is_smaller=scale is not None and network.spec.scale < own,
     )
 
 

@@ -64,7 +64,7 @@ def blend(faithful: Network, textured: Network, strength: float) -> Network:
         )
     patches = embedded_patches(faithful.descriptor.scale, faithful.descriptor.channels)
     lr = patches[:: max(1, len(patches) // FEW)].to(faithful.device)
-    first, middle, last = (network.eval()(lr) for network in (faithful, between(faithful, textured, 0.5), textured))
+    first, middle, last = (between(faithful, textured, at)(lr) for at in (0.0, 0.5, 1.0))
     apart = (first - last).square().mean()
     if max((middle - first).square().mean(), (middle - last).square().mean()) > apart:
         raise UsageError(
@@ -85,15 +85,9 @@ def ends_of(model: Path) -> tuple[Path, Path]:
     return ends
 
 
-def load_blend(
-    ends: tuple[Path, Path],
-    strength: float,
-    *,
-    scale: int | None = None,
-    arch_options: Mapping[str, object] | None = None,
-) -> Loaded:
+def load_blend(ends: tuple[Path, Path], strength: float, *, arch_options: Mapping[str, object] | None = None) -> Loaded:
     """Return the network of a strength between two files, with the facts of the first; scores are not the blend's."""
-    faithful, textured = (load_checkpoint(end, scale=scale, arch_options=arch_options) for end in ends)
+    faithful, textured = (load_checkpoint(end, arch_options=arch_options) for end in ends)
     header = {name: text for name, text in faithful.header.items() if name != "srkd.scores"}
     network = blend(faithful.network, textured.network, strength)
     return replace(faithful, network=network, header={**header, STRENGTH: f"{strength:g}"})
