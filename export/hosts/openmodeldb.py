@@ -38,15 +38,15 @@ def write(job: HostJob) -> HostFolder:
             notes = (*notes, f"without a .pth: {error}")
     values = _entry(job, [file.path for file in files if file.path is not None])
     if entry.is_file():
-        with one_line(f"{entry} is not as srkd export or a person left it"):
+        with one_line(f"{entry} is no entry of a model: mend or remove it"):
             _keep_own(values, json.loads(read_text(entry, MOST_BYTES)))
     write_text(entry, json.dumps(values, indent=4, ensure_ascii=False) + "\n")
     return replace(written, files=files, also=(entry,), notes=notes)
 
 
 def _keep_own(values: dict[str, Any], before: Mapping[str, Any]) -> None:
-    """Take over what a person filled in: author, tags, description, images, and the addresses of equal files."""
-    values |= {key: before[key] for key in ("author", "tags", "description", "images") if before[key]}
+    """Take over what a person filled in: author, tags, images, and the addresses of equal files."""
+    values |= {key: before[key] for key in ("author", "tags", "images") if before.get(key)}
     urls = {resource["sha256"]: resource["urls"] for resource in before["resources"]}
     for resource in values["resources"]:
         resource["urls"] = urls.get(resource["sha256"], [])

@@ -100,7 +100,6 @@ def test_images_that_are_degraded_once_have_one_draw_for_all_patches(tmp_path: P
     textured = [Batches.for_store(store, batch=6, lr_patch=12, seed=4, candidates=3) for store in (anew, once)]
     expected = gather(anew.lr, textured[0].sampler.draw(3, range(6)), 12, 1).float() / 255
     assert all(torch.equal(of.undegraded().at(3).lr, expected) for of in textured)
-    assert not any(torch.equal(of.at(3).lr, expected) for of in textured)
 
 
 @pytest.mark.ci

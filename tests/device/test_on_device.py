@@ -142,7 +142,6 @@ def test_a_compiled_run_learns_the_same(recipe: str, tmp_path: Path, teacher: Pa
 
 @not_simulated
 def test_what_processes_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over NCCL between GPUs, over gloo between CPUs; here in a group of one."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "0")
     group = ProcessGroup(Rank())

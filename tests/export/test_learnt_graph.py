@@ -69,7 +69,7 @@ def network_of(spec: Spec, method: Method, placement: Placement, bits: int = 8) 
 @cache
 def graph_of(case: Case) -> onnx.ModelProto:
     spec, method, placement, flavour = case
-    return build_learnt_graph(network_of(spec, method, placement), None, 18, FLAVOURS[flavour]).model
+    return build_learnt_graph(network_of(spec, method, placement), None, 18, FLAVOURS[flavour])
 
 
 def run(model: onnx.ModelProto, lr: torch.Tensor, *, plain: bool = False) -> torch.Tensor:
@@ -132,7 +132,7 @@ def test_rounded_biases_are_whole_numbers_of_the_steps_in_which_integers_add(
     network = network_of(EDSR, method, placement)
     rounded = copy.deepcopy(network)
     round_biases(rounded, LR)
-    before, after = (_biases_in_steps(build_learnt_graph(either, None, 18).model) for either in (network, rounded))
+    before, after = (_biases_in_steps(build_learnt_graph(either, None, 18)) for either in (network, rounded))
     assert len(after) == len(quantised_layers(network)) and after.keys() == before.keys()
     for name, levels in after.items():
         assert np.abs(levels).max() > 1, "the step is a small part of the bias"
@@ -189,5 +189,5 @@ def test_what_lies_below_a_range_ends_on_its_lowest_level(flavour: Flavour) -> N
         for quantiser in quantisers_of(network).values():
             quantiser.alpha.mul_(0.1)
         expected = network(LR)
-    actual = run(build_learnt_graph(network, None, 18, flavour).model, LR, plain=True)
+    actual = run(build_learnt_graph(network, None, 18, flavour), LR, plain=True)
     assert float((actual - expected).abs().gt(1e-5).float().mean()) < 0.05

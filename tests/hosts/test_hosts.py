@@ -161,8 +161,7 @@ def test_spandrels_programs_get_a_compact_with_prelu(act: str, tmp_path: Path) -
 @pytest.mark.extras
 @pytest.mark.skipif(not is_spandrel_installed(), reason="spandrel is not installed")
 def test_what_spandrel_takes_for_another_network_is_not_kept(tmp_path: Path) -> None:
-    """No file says that the input is not added, and it adds it."""
-    network = build(CompactSpec(2, width=8, depth=2, residual=False), seed=1)
+    network = build(CompactSpec(2, width=8, depth=2, residual=False), seed=1)  # no file says so: it adds the input
     (folder,) = export_for_hosts(network, Source("it"), ["chainner"], tmp_path)
     assert "--student compact-s" in refusal(folder)
     assert not list((tmp_path / "chainner").glob("*.pth"))
@@ -217,12 +216,15 @@ def test_an_entry_of_openmodeldb_has_the_types_of_its_schema(spec: CompactSpec, 
     assert {*required, "inputChannels", "outputChannels", "resources", "images"} <= set(content)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", content["date"]) and content["license"] == licence
     assert all(isinstance(size, str) and size for size in content["size"])
-    types = {"onnx": "onnx", "pth": "pytorch"}
     for resource in content["resources"]:
         file = entry.with_suffix(f".{resource['type']}")
-        assert types[resource["type"]] == resource["platform"] and resource["size"] == file.stat().st_size
+        assert {"onnx": "onnx", "pth": "pytorch"}[resource["type"]] == resource["platform"]
+        assert resource["size"] == file.stat().st_size
         assert resource["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert [resource["type"] for resource in content["resources"]] == ["pth", "onnx"][spec.arch == "edsr" :]
+    entry.write_text(json.dumps(content | {"author": ["me"]}))
+    export_for_hosts(build(spec, seed=0), source, ["openmodeldb"], tmp_path)
+    assert json.loads(entry.read_text()) == content | {"author": ["me"]}
 
 
 TAKE_WINDOWS = (*SPANDREL_PROGRAMS, "openmodeldb", "huggingface")

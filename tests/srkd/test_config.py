@@ -185,7 +185,7 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
     start = read_json(tmp_path / "run")["start"]
     assert (start["init"], start["select"]) == ("inherit", "leading")
     assert start["init_from"]["misshaped"] == ["upsampler.convs.0.weight", "upsampler.convs.0.bias"]
-    keys = "architecture copied differences misshaped missing path scale sha256 unused"
+    keys = "architecture copied differences licence misshaped missing path scale sha256 unused"
     assert sorted(start["init_from"]) == keys.split()
     assert len(start["init_from"]["sha256"]) == 64 and len(start["init_from"]["copied"]) == 14
     student = dict(load_checkpoint(report.student_path).network.named_parameters())
