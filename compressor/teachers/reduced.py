@@ -62,13 +62,6 @@ class ReducedTeacher(Teacher):
         return f"{self.model.fingerprint()} x{self.scale}"
 
 
-def at_scale(teacher: Teacher, scale: int | None) -> Teacher:
-    """Return the teacher at a scale, its own or a smaller one; refuse a larger one."""
-    if scale in (None, teacher.descriptor.scale):
-        return teacher
-    return ReducedTeacher(teacher.model, teacher.origin, scale)
-
-
 def load_at_scale(path: str | Path, scale: int | None, **reading: Any) -> Teacher:
     """Return the teacher in a file at a scale, one of the file's or a smaller one; `reading` is for `load_teacher`."""
     try:
@@ -78,4 +71,6 @@ def load_at_scale(path: str | Path, scale: int | None, **reading: Any) -> Teache
     known = teacher.network
     if known is not None and "scale" in known.spec.undetectable and (scale or 0) > known.spec.scale:
         return load_teacher(path, scale=scale, **reading)
-    return at_scale(teacher, scale)
+    if scale is None or scale == teacher.descriptor.scale:
+        return teacher
+    return ReducedTeacher(teacher.model, teacher.origin, scale)

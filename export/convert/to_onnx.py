@@ -13,10 +13,12 @@ from export.graph.onnx_graph import OPSET, convert_to_bytes, shared_graph
 
 def convert(job: Conversion) -> Mapping[str, object]:
     graph = shared_graph(job.network, job.options.lr_size, OPSET, job.context)
+    facts = dict[str, object]()
     if job.inputs:
         peaks, _ = measure_graph(graph, job.inputs, job.context)
         job.context.note(fp16_line(peaks))
-    return write_graph(job, graph)
+        facts["largest_activation"] = round(max(peak.largest for peak in peaks.values()), 4)
+    return {**write_graph(job, graph), **facts}
 
 
 def write_graph(job: Conversion, model: onnx.ModelProto) -> Mapping[str, object]:

@@ -49,8 +49,7 @@ def network_key(network: Network) -> tuple[object, ...]:
 def build_graph(
     network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
 ) -> onnx.ModelProto:
-    """The float32 graph from `INPUT` to `OUTPUT`, for one size (width, height) or for any; values are named after the
-    torch operations that compute them."""
+    """The float32 graph from `INPUT` to `OUTPUT`, for one size (width, height) or any; values have torch's names."""
     program = trace(network, lr_size, opset, translations=translations)
     with one_line(f"{network.spec.arch} does not fit into one ONNX graph", first=True):
         plain = _tidy(program.model_proto)

@@ -68,8 +68,7 @@ def _with_prelu(network: Compact) -> Network:
         return network
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, CompactLayer)}
     slopes = {f"{name}.slope.weight": layer.slopes.expand(network.spec.width) for name, layer in layers.items()}
-    other = type(network)(replace(network.spec, act="prelu"))
-    return network.filled(other, {**network.state_dict(), **slopes})
+    return network.filled(type(network)(replace(network.spec, act="prelu")), {**network.state_dict(), **slopes})
 
 
 def compare_in_spandrel(path: Path, network: Network) -> Proof:

@@ -84,7 +84,7 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
     assert exported.verdict == "passed" and exported.path == tmp_path / "out" / "small.onnx"
     note, room = notes
     assert note == f"{copy} is an exported file: starting from {checkpoint}, which it was made from"
-    assert room.startswith("fp16 safe: ")
+    assert room.startswith("fp16 safe: ") and f" {exported.facts['largest_activation']:.4g} " in room
     checkpoint.unlink()
     with pytest.raises(SrkdError, match="an export starts from"):
         srkd.export(phone)

@@ -84,9 +84,10 @@ def test_the_metadata_of_the_wheel(wheel: Path) -> None:
     info = f"srkd-{srkd.__version__}.dist-info"
     text = archive.read(f"{info}/METADATA").decode()
     assert f"\nVersion: {srkd.__version__}\n" in text
-    assert "\nLicense-Expression: Apache-2.0\n" in text and "\nRequires-Python: >=3.10\n" in text
+    assert "\nLicense-Expression: Apache-2.0 AND BSD-3-Clause\n" in text and "\nRequires-Python: >=3.10\n" in text
     assert "srkd = srkd.__main__:main" in archive.read(f"{info}/entry_points.txt").decode()
     assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
+    assert f"{info}/licenses/compressor/assets/students/LICENSES.md" in archive.namelist()
 
 
 def test_it_works_from_another_folder(installed: Path, tmp_path: Path) -> None:

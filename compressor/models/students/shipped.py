@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compressor.assets.shipped import FACTS, STUDENTS, shipped_student
 from compressor.base.cache_folder import default_folder
+from compressor.base.errors import report_unwritable
 from compressor.base.files import file_sha256
 from compressor.base.metadata import srkd_keys
 from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_WEIGHTS, TEXTURED
@@ -21,6 +22,8 @@ def unpack_student(name: str) -> Path:
     folder = default_folder() / "students" / contents / name
     weights = folder / RUN_FOLDER_WEIGHTS
     if not weights.is_file():
+        with report_unwritable(f"{folder} (another cache: SRKD_CACHE=DIR)"):
+            folder.mkdir(parents=True, exist_ok=True)
         for end in (FAITHFUL, TEXTURED):
             loaded = load_checkpoint(STUDENTS / name / end)
             save_network(loaded.network, folder / end, metadata=srkd_keys(loaded.header))

@@ -28,14 +28,14 @@ def command(console: Console, listed: StudentList) -> None:
     figures and the licences, are at docs/students.md.
     """
     size = "{}x{}".format(*listed.lr_size)
-    columns = ["MODEL", "teacher", "params", "to the teacher (Lanczos), dB", "sharpness", f"ms at {size}", "licence"]
+    columns = ["MODEL", "teacher", "scale", "params", "dB to it (Lanczos)", "sharpness", f"ms at {size}", "licence"]
     lines = []
     for row in listed.students:
         facts = row.facts
         near = cell(facts.psnr_y_teacher, "{:.1f}") + cell(facts.lanczos_psnr_y_teacher, " ({:.1f})")
         time = cell(row.ms, "{:.1f}") + (f" {row.runtime} {row.precision}" if row.runtime else "")
-        sharpness = cell(facts.sharpness, "{:.2f}")
-        lines.append([facts.name, facts.teacher, f"{facts.params:,}", near, sharpness, time, facts.licence])
+        follows = facts.teacher, f"x{facts.scale}", f"{facts.params:,}", near
+        lines.append([facts.name, *follows, cell(facts.sharpness, "{:.2f}"), time, facts.licence])
     console.table(Table(columns, lines, "students of srkd"))
     for row in listed.students:
         console.result(f"{row.facts.name}, {row.facts.hours:.1f} hours of one thread: {row.facts.command}")
