@@ -1,8 +1,8 @@
-"""What does more time bring? `python -m benchmarks student_hours --checkpoints DIR --data SETS --images DIR`.
+"""What does more time bring? `python -m benchmarks student_hours --checkpoints DIR --data SETS --images IMAGES`.
 
 A student of `srkd students` is trained by its own command, but with fewer steps: seconds, ten minutes, an hour, and all
-of them; from the solved start and from a random one. Each run has the whole schedule: its rate falls to zero. DIR is
-the folder that `python -m benchmarks.student_images` makes. Finished runs are kept in --out; others go on
+of them; from the solved start and from a random one. Each run has the whole schedule: its rate falls to zero.
+IMAGES is the folder that `python -m benchmarks.student_images` makes. Finished runs are kept in --out; others go on
 where they stopped.
 """
 
