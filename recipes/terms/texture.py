@@ -100,13 +100,9 @@ def lattice(images: torch.Tensor, scale: int) -> torch.Tensor:
 
 
 def block_deviations(images: torch.Tensor) -> torch.Tensor:
-    """Return what both distances compare: the deviations of the blocks of 8×8 pixels, (N, blocks)."""
-    return deviations(widen(images), BLOCK_SIDE)
-
-
-def deviations(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Return the deviation within each block of each image, of all channels together: (N, blocks)."""
-    side = min(side, *images.shape[-2:])
+    """Return the deviation within each block of 8×8 pixels of each image, of all channels together: (N, blocks)."""
+    images = widen(images)
+    side = min(BLOCK_SIDE, *images.shape[-2:])
     mean, square = F.avg_pool2d(images, side), F.avg_pool2d(images.square(), side)
     return ((square - mean.square()).clamp_min(0).mean(1) + SMALLEST_SQUARE).sqrt().flatten(1)
 

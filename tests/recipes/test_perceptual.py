@@ -431,7 +431,8 @@ def test_the_strength_is_the_most_that_keeps_to_the_bounds(
     """The faithful student has half of the halos, and no specks; of other clean inputs bicubic has more halos."""
     target = picture()
     faithful = (target + halos(target)) / 2 if change is halos else target
-    rough, calm = ([(lr, target)] for lr in (torch.rand(4, 3, 32, 32), F.avg_pool2d(target, 2)))
+    low = F.avg_pool2d(target, 2)
+    rough, calm, near = ([(lr, target)] for lr in (torch.rand(4, 3, 32, 32), low.mean().expand_as(low), low))
     ends = (cast(Network, Fixed(faithful)), cast(Network, Fixed(change(target))))
     chosen = blended(*ends, rough if is_clean else calm, rough)
     assert chosen.strength in strengths and [row.strength for row in chosen.rows] == [n / 8 for n in range(9)]
@@ -440,6 +441,8 @@ def test_the_strength_is_the_most_that_keeps_to_the_bounds(
         assert within.overshoot <= 1.45 * chosen.rows[0].overshoot < beyond.overshoot
         mixed = ([(torch.lerp(calm[0][0], rough[0][0], share), target)] for share in (0.0, 0.1, 1.0))
         assert [blended(*ends, own, own).strength for own in mixed] == [0, 0, 1]  # bicubic: 0, 1.5, 29 times F's
+        assert blended(*ends, calm, list(calm)).strength == 0.125, "at most 1.25 times F's overshoot on clean inputs"
+        assert blended(*ends, near, rough).strength == 0, "bicubic is as near to the teacher as the faithful student"
     around = (cast(Network, Detour(target, strength)) for strength in (0.0, 1.0))
     assert blended(*around, calm, rough).strength == 0  # not 1, which is within the bounds again
 
