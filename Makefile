@@ -142,7 +142,7 @@ test-lowest:
 test-python:
 	$(call test_in,$(notdir $(PYTHON)),-c constraints.txt $(foreach one,$(CORE),$(firstword $(subst >=, ,$(one)))))
 
-# EVIDENCE="--sets DIR --photos DIR --golden DIR --checkpoints DIR --clones DIR" names what questions need; `python -m benchmarks ls`.
+# EVIDENCE="--sets DIR --photos DIR --checkpoints DIR --clones DIR" names what questions need; `python -m benchmarks ls`.
 evidence: env
 	$(BIN)/python -m benchmarks all $(EVIDENCE)
 	$(BIN)/python -m benchmarks docs

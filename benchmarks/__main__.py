@@ -35,7 +35,6 @@ from compressor.images.sets import list_images
 FOLDERS = {
     "sets": "with Set5, Set14, B100 and Urban100-20, HR/ and LRbicX4/ in each",
     "photos": "of photographs to train and calibrate on",
-    "golden": "of reference outputs of the official code",
     "checkpoints": "of published checkpoints",
     "clones": "of repositories of methods' authors (benchmarks/clones.py)",
 }

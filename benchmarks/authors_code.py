@@ -39,7 +39,7 @@ from compressor.base.choices import Precision
 from compressor.base.memory import keep_freed_memory
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import build, quantise
-from compressor.models.students.students import parse_student, student_of_spec
+from compressor.models.students.students import cut_student, parse_student
 from compressor.teachers.teacher import Teacher
 from compressor.training.loop import Events, Trainer
 from compressor.training.losses import Losses
@@ -282,7 +282,7 @@ def own_loop(
     if quantisation is not None:
         network, start = build(student, seed=1), quantise(start, quantisation)
     elif recipe == "csd":
-        start = student_of_spec(network, student)
+        start = cut_student(network, student)
     loop = OwnLoop(
         student,
         None if recipe == "scratch" else Teacher(network),

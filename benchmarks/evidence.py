@@ -35,7 +35,7 @@ Row: TypeAlias = Mapping[str, Cell]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The question of a file. `{sets}`, `{photos}`, `{golden}`, `{checkpoints}` in arguments are folders."""
+    """The question of a file. `{sets}`, `{photos}`, `{checkpoints}`, `{clones}` in arguments are folders."""
 
     question: str
     minutes: float

@@ -3,7 +3,8 @@
 Each part is a separate command; its output, exit code, time and machine are written to one JSON file as soon as it
 ends, the most valuable part first. A part that succeeded, according to its file, is not repeated: the command can be
 stopped and restarted. `--data` names a folder with Set5, Set14 and B100, without which the comparison of methods is
-left out, and --train one of photographs (the embedded ones, if it is not given).
+left out, --train one of photographs (the embedded ones, if it is not given), and `--baseline` the file of team 00's
+SPAN (a network of its shape, if it is not given).
 
 `--tiny --device cpu` runs every part in a small form, to see that the commands work; its figures mean nothing.
 """
@@ -43,7 +44,9 @@ LEADING = "fakd,hkdsr"
 """Methods that learn features and images of features, beside L1 from the fit."""
 
 
-def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, runs: Path) -> list[Part]:
+def parts(
+    device: str, *, tiny: bool, data: Path | None, train: Path | None, runs: Path, baseline: Path | None = None
+) -> list[Part]:
     """Return the parts, the most valuable first."""
     on = ("--device", device)
 
@@ -59,13 +62,13 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
     )
     engines = ("--trt", "--trt-bf16", "--trt-int8")
     profile = ("--variant", "gpu", *on, "--runtimes", runtimes, "--precisions", "fp32,bf16", *size)
-    methods, steps = ("fakd", "4") if tiny else (LEADING, "2000")
+    methods, steps = ("fakd", "4") if tiny else (LEADING, "1500")
     compared = (*on, "--sets", *SETS, "--seeds", "1", "--methods", methods, "--out", str(runs), "--steps", steps)
-    few = ("--recipes", "logits") if tiny else TIMED  # all of them run in the part before
     student = "compact:width=8,depth=1" if tiny else "compact:width=64,depth=16"
     photos = () if train is None else ("--data", str(train))
 
-    few_pixels = ("--side", "24", "--repeats", "1") if tiny else ()
+    pictures: tuple[str, ...] = ("--side", "24", "--repeats", "1") if tiny else ()
+    pictures += () if baseline is None else ("--baseline", str(baseline))
     slices = ("--init", "inherit") if tiny else ()  # no fit of a minute on a CPU
 
     def compress(name: str, steps: int, *words: str) -> tuple[str, ...]:
@@ -123,7 +126,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             "ntire",
             "sizes of srkd as NTIRE's organisers time networks, beside team 00's SPAN",
             2,
-            ("benchmarks", "ntire_timing", "--variant", "gpu", *on, *few_pixels),
+            ("benchmarks", "ntire_timing", "--variant", "gpu", *on, *pictures),
         ),
         Part(
             "tensorrt",
@@ -132,11 +135,10 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             ("srkd", "export", str(embedded_student()), *engines, "--json", "-o", str(runs / "engines")),
             needs="" if find_spec("tensorrt") else "TensorRT (pip install srkd[tensorrt])",
         ),
-        Part("training-embedded", "steps of EDSR 16/48 -> 16/24, beside the field's loops", 3, speed("gpu", *few)),
         Part(
             "methods",
-            f"logits,{LEADING} beside L1 from the fit, in the time of 2,000 steps of logits",
-            8,
+            f"logits,{LEADING} beside L1 from the fit, in the time of 1,500 steps of logits",
+            6,
             ("benchmarks", "methods", "--variant", "gpu", *compared, *folders),
             needs="--data" if data is None else "",
         ),
@@ -150,12 +152,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help="names of parts, separated by commas")
     parser.add_argument("--data", type=Path, help="folder with Set5, Set14 and B100")
     parser.add_argument("--train", type=Path, help="photographs to train on")
+    parser.add_argument("--baseline", type=Path, help="file of team 00's SPAN, which NTIRE's timing is relative to")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-evidence"), help="folder of the JSON files")
     options = parser.parse_args(arguments)
     data = save_tiny_sets(options.out / "tiny-sets") if options.tiny and options.data is None else options.data
     runs = options.out / "methods-runs"
     save_esrgan(options.out / ESRGAN, tiny=options.tiny)
-    every = parts(options.device, tiny=options.tiny, data=data, train=options.train, runs=runs)
+    every = parts(
+        options.device, tiny=options.tiny, data=data, train=options.train, runs=runs, baseline=options.baseline
+    )
     chosen = [part for part in every if options.only is None or part.name in options.only.split(",")]
     if not chosen:
         parser.error(f"--only {options.only}: the parts are {', '.join(part.name for part in every)}")

@@ -13,8 +13,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -24,9 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from benchmarks.methods import OPTIONS, TITLES, all_methods
 from benchmarks.own_practice import OwnLoop
+from benchmarks.turns import in_turns
 from compressor.assets import embedded_teacher
 from compressor.base.machine import peak_resident_bytes
-from compressor.models.students.students import student_of_spec
+from compressor.models.students.students import cut_student
 from compressor.teachers.teacher import load_teacher
 
 ROUNDS = 5
@@ -118,7 +119,7 @@ def loop_of(name: str, folder: Path, options: argparse.Namespace) -> OwnLoop:
         lr_patch=options.lr_patch,
         device=torch.device("cpu"),
         settings=("schedule.precision=fp32", *OPTIONS.get(name, ())),
-        student=student_of_spec(network, spec),
+        student=cut_student(network, spec),
     )
 
 
@@ -126,10 +127,8 @@ def cost_of(name: str, options: argparse.Namespace) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         ours, logits = (loop_of(one, Path(folder) / one, options) for one in (name, "logits"))
         macs = counted(ours) / counted(logits)
-        ratios = []
-        for _ in range(ROUNDS):
-            mine, theirs = seconds(ours), seconds(logits)
-            ratios.append(mine / theirs)
+        seconds = in_turns({"ours": partial(ours.run, 1), "logits": partial(logits.run, 1)}, ROUNDS)
+    ratios = [mine / theirs for mine, theirs in zip(seconds["ours"], seconds["logits"], strict=True)]
     peaks = [measured_peak(one, options) for one in (name, "logits")]
     return Cost(name, statistics.median(ratios), macs, peaks[0] / peaks[1])
 
@@ -140,12 +139,6 @@ def counted(loop: OwnLoop) -> float:
     with FlopCounterMode(display=False) as counter:
         loop.run(1)
     return float(counter.get_total_flops())
-
-
-def seconds(loop: OwnLoop) -> float:
-    started = time.perf_counter()
-    loop.run(1)
-    return time.perf_counter() - started
 
 
 def peak_of(name: str, options: argparse.Namespace) -> int:

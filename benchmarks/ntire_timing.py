@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.crops import lr_of
-from benchmarks.evidence import Benchmark, Cell, Column, Table, save
+from benchmarks.evidence import Benchmark, Cell, Column, Table, add_variant_option, save
 from compressor.base.machine import machine_facts
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import mod_crop
@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=10, help="runs of each picture")
     parser.add_argument("--device", default="cpu", help="device of torch")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16")
-    parser.add_argument("--variant", default="cpu", help="name of the table")
+    add_variant_option(parser)
     options = parser.parse_args()
     files = sorted(options.pictures.iterdir()) if options.pictures else list(embedded_photos("val").values())
     whole = [lr_of(mod_crop(read_rgb_u8(file), SCALE), SCALE, None, file.stem) for file in files]
@@ -67,7 +67,7 @@ def main() -> int:
         f"{len(pictures)} pictures, each {options.repeats} times after a warm-up, ×{SCALE}, PyTorch in "
         f"{options.precision}, {where}; sizes of srkd with random weights."
     )
-    save("ntire_timing", {options.variant: Table(COLUMNS, rows, about)})
+    save("ntire_timing", Table(COLUMNS, rows, about), variant=options.variant)
     return 0
 
 

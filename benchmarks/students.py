@@ -367,7 +367,7 @@ def begin_or_resume(words: Sequence[str], run: Path) -> int:
 
 
 def ship(student: Student, options: argparse.Namespace) -> None:
-    """Write both ends of a finished run in fp16 and the facts of the student."""
+    """Write both ends of a finished run in 16 bits and the facts of the student."""
     run, folder = options.out / student.name, STUDENTS / student.name
     facts = json.loads((run / RUN_FOLDER_FACTS).read_bytes())
     result = facts["result"]

@@ -31,7 +31,7 @@ from compressor.base.memory import keep_freed_memory
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.students.students import parse_student, student_of_spec
+from compressor.models.students.students import cut_student, parse_student
 from compressor.teachers.teacher import Teacher
 from recipes.terms.perceptual import VGG19
 from recipes.terms.phi import resolve_phi
@@ -112,14 +112,12 @@ def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Nam
         own = own_loop(recipe, teacher, student, folder, batch, lr_patch, device)
         ways: dict[str, Callable[[int], None]] = {name: loop.run for name, loop in fields.items()}
         ways |= {"srkd": own.run, "step": own.step_alone, "data": own.data}
-        seconds = in_turns({name: partial(run, options.steps) for name, run in ways.items()}, options.rounds)
+        seconds = in_turns(
+            {name: partial(run, options.steps) for name, run in ways.items()}, options.rounds, device=device
+        )
 
-    ms: dict[str, Cell] = {
-        name: 1e3 * statistics.median(seconds[name]) / options.steps for name in (*SOURCES, "srkd") if name in seconds
-    }
-    faster: dict[str, Cell] = {
-        f"over {source}": ratio(seconds[source], seconds["srkd"]) for source in SOURCES if source in seconds
-    }
+    ms: dict[str, Cell] = {name: 1e3 * statistics.median(seconds[name]) / options.steps for name in (*SOURCES, "srkd")}
+    faster: dict[str, Cell] = {f"over {source}": ratio(seconds[source], seconds["srkd"]) for source in SOURCES}
     return {
         "recipe": f"{recipe} ({own.mode.precision})",
         "batch": f"{batch} of {lr_patch}x{lr_patch}",
@@ -155,6 +153,6 @@ def own_loop(
         lr_patch=lr_patch,
         device=device,
         settings=settings,
-        student=student_of_spec(network, student) if network is not None and recipe == "csd" else None,
+        student=cut_student(network, student) if network is not None and recipe == "csd" else None,
         phi=phi,
     )

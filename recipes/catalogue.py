@@ -32,12 +32,6 @@ class MethodEntry:
     name: str = ""
     loaded: type[Any] | None = None
     """The class itself, if no package provides it."""
-    pixel_only: bool = False
-    """Whether its only loss is L1 to the label: such methods differ in the student's start."""
-    for_films: bool = False
-    """Whether it is added to a recipe whose images are frames of a film, or look like ones."""
-    for_looks: bool = False
-    """Whether it is for teachers that are trained for looks."""
 
     def __post_init__(self) -> None:
         if self.needs not in TEACHER_NEEDS:
@@ -59,8 +53,8 @@ class MethodEntry:
 
 
 BUILTIN: Mapping[str, MethodEntry] = {
-    "scratch": MethodEntry("recipes.methods.scratch:Scratch", "nothing", pixel_only=True),
-    "inherit": MethodEntry("recipes.methods.scratch:Inherit", "network", pixel_only=True),
+    "scratch": MethodEntry("recipes.methods.scratch:Scratch", "nothing"),
+    "inherit": MethodEntry("recipes.methods.scratch:Inherit", "network"),
     "logits": MethodEntry("recipes.methods.logits:Logits", "outputs"),
     "ds": MethodEntry("recipes.methods.ds:DeepSupervision", "nothing"),
     "clsd": MethodEntry("recipes.methods.clsd:Clsd", "nothing"),
@@ -71,17 +65,18 @@ BUILTIN: Mapping[str, MethodEntry] = {
     "csd": MethodEntry("recipes.methods.csd:Csd", "network"),
     "csd-lite": MethodEntry("recipes.methods.csd:CsdLite", "outputs"),
     "dckd": MethodEntry("recipes.methods.dckd:DCKD", "outputs"),
-    "perceptual": MethodEntry("recipes.methods.perceptual:Perceptual", "outputs", for_looks=True),
+    "perceptual": MethodEntry("recipes.methods.perceptual:Perceptual", "outputs"),
     "dukd": MethodEntry("recipes.methods.dukd:DUKD", "outputs"),
-    "calm": MethodEntry("recipes.methods.calm:Calm", "nothing", for_films=True),
+    "calm": MethodEntry("recipes.methods.calm:Calm", "nothing"),
     "pams": MethodEntry("recipes.methods.pams:Pams", "network"),
     "pact": MethodEntry("recipes.methods.pact:Pact", "network"),
 }
 """srkd's own methods."""
 
-PIXEL_ONLY = frozenset(name for name, entry in BUILTIN.items() if entry.pixel_only)
-(FOR_FILMS,) = (name for name, entry in BUILTIN.items() if entry.for_films)
-(FOR_LOOKS,) = (name for name, entry in BUILTIN.items() if entry.for_looks)
+PIXEL_ONLY = frozenset({"scratch", "inherit"})
+"""Methods whose only loss is L1 to the label: they differ in the student's start."""
+FOR_FILMS, FOR_LOOKS = "calm", "perceptual"
+"""The method that is added where images are frames of a film, and the one for teachers that are trained for looks."""
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,8 @@ def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
     try:
         limit = (control_group / "memory.max").read_text().strip()
         used = int((control_group / "memory.current").read_text())
+        # Without the cache of files, which makes room.
+        used -= int(dict(map(str.split, (control_group / "memory.stat").read_text().splitlines()))["inactive_file"])
     except OSError:
         return available
     return available if limit == "max" else min(available, max(0, int(limit) - used))

@@ -12,6 +12,7 @@ from types import ModuleType
 from compressor.base.files import file_sha256
 
 OWN_MODULES = ("compressor", "recipes", "export", "demo", "srkd")
+"""srkd's top-level packages; docs/design/house.md says why they are not inside one package."""
 
 _IMPORTED: dict[str, Path] = {}
 _SOURCES: dict[Path, dict[str, str]] = {}

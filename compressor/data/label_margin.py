@@ -42,7 +42,7 @@ MEASURED_SEED = 0
 def given_margin(pixels: int, teacher: Teacher, store: ImageStore, lr_patch: int) -> LabelMargin:
     """The margin of `--label-margin`; refuse it if neither images nor teacher leave room for any."""
     side = _side(pixels, teacher, store, lr_patch)
-    if pixels and side == lr_patch:
+    if pixels and side - lr_patch < 2:
         raise UsageError(
             f"--label-margin {pixels}: the smallest LR image, or the step of the teacher's sizes, leaves no room "
             f"around a patch of {lr_patch}x{lr_patch}; leave it out, or add --teacher-cache"

@@ -18,18 +18,18 @@ GAP_PIXELS = 6
 
 
 def write_sheet(panels: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write images (3,H,W) in uint8 in a row, by their captions: the square in which the last one has most detail.
+    """Write images (1,3,H,W) in uint8 in a row, by their captions: the square in which the last one has most detail.
 
     It is enlarged without smoothing.
     """
     side, crop = SIDE_PIXELS, SIDE_PIXELS // ZOOM
     *_, last = panels.values()
-    top, left = _most_detailed_square(last.float() / 255, crop)
+    top, left = _most_detailed_square(last[0].float() / 255, crop)
     width = len(panels) * (side + GAP_PIXELS) - GAP_PIXELS
     sheet = Image.new("RGB", (width, side + CAPTION_PIXELS), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for index, (caption, image_u8) in enumerate(panels.items()):
-        region = image_u8[:, top : top + crop, left : left + crop]
+        region = image_u8[0, :, top : top + crop, left : left + crop]
         picture = Image.fromarray(region.permute(1, 2, 0).contiguous().numpy())
         x = index * (side + GAP_PIXELS)
         sheet.paste(ImageOps.scale(picture, ZOOM, Image.Resampling.NEAREST), (x, 0))

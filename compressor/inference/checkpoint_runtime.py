@@ -28,7 +28,7 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
     label, compiled = options.label or path.stem, options.runtime == "torch-compiled"
     for line in teacher.origin.notes if teacher.origin is not None else ():
         context.note(f"{label}: {line}")
-    network, header = teacher.network, {} if teacher.origin is None else teacher.origin.header or {}
+    network, header = teacher.network, {} if teacher.origin is None else teacher.origin.header
     if options.strength is not None:
         blended = load_blend(ends_of(path), options.strength, arch_options=options.arch_options)
         network, header = blended.network, blended.header

@@ -205,5 +205,8 @@ def run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, pa
     is_exact = model.descriptor.receptive_radius is not None
     result = super_resolve(model, lr, tile=tile if is_exact or tile is not None else 0, self_ensemble=ensemble)
     if result.seam is not None and tile is None:
-        raise SrkdError(f"{model.label} needs more memory than there is for {path} at once: give a tile size (--tile)")
+        raise SrkdError(
+            f"{model.label} does not take {path} as a whole, for its size or for lack of memory, and tiles change its "
+            "figures: allow them with a tile size (--tile)"
+        )
     return result.sr

@@ -16,7 +16,7 @@ from compressor.images.flicker import still_pixels
 from compressor.images.metrics import ImageTooSmall
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, mod_crop
-from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
+from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet, makes_lr
 from compressor.inference.metric_table import Measure
 
 
@@ -69,8 +69,7 @@ def read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
 
 def is_lr_stored(image_set: AnySet, protocol: Protocol) -> bool:
     """Whether all LR images of a set are used as they are stored."""
-    is_stored = isinstance(image_set, LrSet) or all(pair.lr is not None for pair in image_set.pairs)
-    return is_stored and not protocol.degradation
+    return not makes_lr(image_set.sources) and not protocol.degradation
 
 
 def check_sets(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -12,7 +12,7 @@ from compressor.base.errors import SrkdError
 from compressor.images.metrics import finite_or_none
 from compressor.images.protocol import Protocol
 from compressor.images.scores import LANCZOS, set_mean, without_network
-from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Metric, Reference
+from compressor.inference.metric_table import METRICS, Metric, Reference
 from compressor.inference.numbers import Numbers
 
 
@@ -101,14 +101,14 @@ class Evaluation:
     scale: int
     self_ensemble: bool
     models: Mapping[str, Mapping[str, SetScore]]
-    numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    numbers: Mapping[str, Numbers]
     """The precision and quantisation of each model, by label."""
-    metrics: tuple[str, ...] = DEFAULT_METRICS
-    references: tuple[Reference, ...] = ("original",)
+    metrics: tuple[str, ...]
+    references: tuple[Reference, ...]
     """What the images were compared with; the first is the headline."""
-    teacher: str | None = None
+    teacher: str | None
     """The label of the model whose images are the reference `teacher`."""
-    still: Mapping[str, Stillness] = field(default_factory=dict)
+    still: Mapping[str, Stillness]
     """What stood still for flicker, by set; empty if that was not measured."""
 
     @property
@@ -173,7 +173,7 @@ class Evaluation:
             "models": {
                 model: {
                     "sets": {name: score.to_dict() for name, score in sets.items()},
-                    **(self.numbers[model].to_dict() if model in self.numbers else {}),
+                    **self.numbers[model].to_dict(),
                 }
                 for model, sets in self.models.items()
             },

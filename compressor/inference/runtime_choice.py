@@ -106,9 +106,9 @@ class RuntimeChoice:
         self._untried = None
         try:
             model = traced(opened, TRACED)
-        except SrkdError:  # it has no operator for a part of the network
+            *lower, exact = (OpenVinoNetwork(opened, way.precision, model) for way in (*self._faster, opened))
+        except SrkdError:  # such as an operator that OpenVINO has not
             return
-        *lower, exact = (OpenVinoNetwork(opened, way.precision, model) for way in (*self._faster, opened))
         same = next(way for way in (*lower, exact) if way.precision == selected.precision)
         if _seconds(same, samples) < _seconds(selected, samples):
             self._faster = [*lower, *self._faster, exact]
@@ -117,7 +117,7 @@ class RuntimeChoice:
 def fits_openvino(runtime: TorchRuntime) -> bool:
     """Whether OpenVINO is installed and the network's form depends on no size, so that a trace holds for all."""
     is_any_size = runtime.network.for_size(*TRACED) is runtime.network
-    return runtime.device == "cpu" and is_any_size and not missing_modules(["openvino"])
+    return runtime.name == "torch" and runtime.device == "cpu" and is_any_size and not missing_modules(["openvino"])
 
 
 def _enlarged(runtime: Runtime, samples: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, to_u8
 from compressor.images.resize import centre_crop, downscale_u8, mirror_to, upscale_bicubic
-from compressor.images.scores import without_network
+from compressor.images.scores import EQUAL_DB, without_network
 from compressor.images.sets import embedded_photos
 from compressor.inference.super_resolve import rgb_to_ycbcr, ycbcr_to_rgb
 from compressor.models.networks.base import ImageModel
@@ -41,8 +41,6 @@ NEARER_DB = 3.0
 """Settings with which the teacher stays below bicubic are suggested if they gain at least this much."""
 PLAUSIBLE_DB = 20.0
 """An output below this PSNR in dB is noise; the better of two kinds of noise is not suggested."""
-EQUAL_DB = 99.0
-"""The PSNR in dB that equal images have, in place of infinity."""
 FEWER_CHANGES_DB = 0.5
 LEAST_GAIN_DB = 0.2
 """The least gain in dB of a suggestion: of two nearly equal settings, neither is wrong."""

@@ -102,8 +102,6 @@ def run_tiled(
         largest = None
     pixel_bytes = pixel_bytes or 4 * ASSUMED_CHANNELS * (3 + 2 * scale**2)
     radius = _exact_margin(padded, model, tile, largest, pixel_bytes)
-    if radius is None and overlap < 1:
-        raise UsageError(f"overlap={overlap}: tiles of a network that sees so far must overlap by 1 or more")
     grid = math.lcm(model.size_multiple, model.window)
     margin = _round_up(overlap if radius is None else radius, grid)
     side = _first_tile(padded, tile, margin, pixel_bytes)

@@ -34,9 +34,9 @@ class UpscaleSettings:
 
     Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` replaces it. An existing
     file is an error, unless `overwrite` replaces it or `skip_existing` keeps it. `recursive` includes nested folders
-    and repeats them in the output folder. `exact` keeps the precision in which the model was opened; otherwise 8-bit
-    pictures may be computed in bf16 (`runtime_choice.RuntimeChoice`). `codec`, `crf` and `segment` are those of
-    films (`films.upscale_film`).
+    and repeats them in the output folder. `exact` keeps the runtime and precision in which the model was opened;
+    otherwise 8-bit pictures may be computed in others (`runtime_choice.RuntimeChoice`). `codec`, `crf` and `segment`
+    are those of films (`films.upscale_film`).
     """
 
     output: str | Path | None = None

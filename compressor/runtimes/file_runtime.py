@@ -71,9 +71,12 @@ class ImageFormat:
         return sr.float().div(255) if self.dtype == torch.uint8 else sr.float()
 
     def run(self, lr: torch.Tensor, run_batch: RunBatch) -> torch.Tensor:
-        """The decoded output of the encoded images; image by image if the file's batch is one."""
-        batches = torch.split(lr, 1) if self.batch == 1 and len(lr) > 1 else [lr]
-        outputs = [self.decode(run_batch(self.encode(batch))) for batch in batches]
+        """The decoded output of the encoded images, in batches of the file's size: the last image fills the last."""
+        outputs = []
+        for images in torch.split(lr, self.batch or len(lr)):
+            missing = (self.batch or len(images)) - len(images)
+            filled = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
+            outputs.append(self.decode(run_batch(self.encode(filled)))[: len(images)])
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(lr.device)
 
     def run_arrays(self, lr: torch.Tensor, run_batch: Callable[[Array], Array]) -> torch.Tensor:

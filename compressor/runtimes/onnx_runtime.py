@@ -21,9 +21,7 @@ from compressor.models.quantisation.file_facts import read_quantised_file
 from compressor.runtimes.file_runtime import (
     FileRuntime,
     ImageFormat,
-    describe,
     image_format,
-    read_spec,
     require_one_image,
 )
 from compressor.runtimes.onnx_file import emulate_half, model_facts, parse_onnx, read_facts, read_whole
@@ -97,14 +95,11 @@ class OnnxRuntime(FileRuntime):
         if self._session.get_providers()[0] != self._providers[0][0]:
             raise SrkdError(f"{path}: {self._providers[0][0]} did not start on this machine; use --device cpu")
         self._input, self._output, self._image, self._output_dtype = _read_images(self._session, self.label)
-        self.spec = read_spec(self.metadata, self.label)
         self._scale: int | None = None  # while it is None, the output's shape is unknown
         if probed:
-            least, multiple = int(probed["min_size"]), int(probed["size_multiple"])
-            scale, channels = int(probed["scale"]), self._image.channels
-            self.descriptor = Descriptor(scale, channels, size_multiple=multiple, min_size=least)
+            self.descriptor = Descriptor(channels=self._image.channels, **probed)
         else:
-            self.descriptor = describe(self.spec, self._image, self.label, self._run)
+            self._take(self._image, self.metadata)
         self._scale = self.descriptor.scale
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:

@@ -141,10 +141,10 @@ open_file = OpenVinoRuntime
 
 def traced(opened: TorchRuntime, size: tuple[int, int]) -> Any:
     """Return OpenVINO's model of a network for images of any size, traced at a height and width."""
-    import openvino
-
     example = torch.rand(1, opened.descriptor.channels, *size)
     with warnings.catch_warnings(), torch.no_grad(), one_line(f"{opened.label}: OpenVINO has not all of it"):
+        import openvino
+
         warnings.simplefilter("ignore")  # each Python number that tracing keeps
         # OpenVINO's own trace runs the network twice more and compares, for which it imports most of torch.
         program = torch.jit.trace(opened.network, example, check_trace=False)  # type: ignore[no-untyped-call]
@@ -159,7 +159,9 @@ class OpenVinoNetwork(Runtime):
     def __init__(self, opened: TorchRuntime, precision: str, model: Any) -> None:
         self.label, self.descriptor, self.precision = opened.label, opened.descriptor, precision
         self.metadata, self.spec = opened.metadata, opened.spec
-        self._compiled = openvino_core().compile_model(model, "CPU", _cpu_settings(precision, torch.get_num_threads()))
+        settings = _cpu_settings(precision, torch.get_num_threads())
+        with one_line(f"{opened.label}: OpenVINO does not compile it"):
+            self._compiled = openvino_core().compile_model(model, "CPU", settings)
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         # A copy: the next run overwrites the memory that OpenVINO returns.

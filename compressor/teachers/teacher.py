@@ -34,7 +34,7 @@ class TeacherOrigin:
     wrapping: str
     assumed: tuple[Assumption, ...] = ()
     notes: tuple[str, ...] = ()
-    header: Mapping[str, str] | None = None
+    header: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -87,7 +87,7 @@ class Teacher(ImageModel):
 
     def alternatives(self) -> list[list[Mapping[str, Any]]]:
         """Return no alternatives for srkd's own files, which state every setting."""
-        is_stated = self.origin is not None and "srkd.spec" in (self.origin.header or {})
+        is_stated = self.origin is not None and "srkd.spec" in self.origin.header
         return [] if is_stated else self.model.alternatives()
 
     def with_settings(self, settings: Mapping[str, Any]) -> Teacher:

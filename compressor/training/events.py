@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +22,7 @@ from compressor.training.pace import Pace
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State, require_equal_weights
-from compressor.training.validation import Reference, Validation, enlarge, middle_of
+from compressor.training.validation import Reference, Validation
 
 STATUS_SECONDS = 0.5
 """Minimum interval of the status line, in seconds."""
@@ -40,7 +41,7 @@ class RunEvents(Events):
         validation: Validation,
         pictures: Sequence[int] = (),
         context: Context,
-        pace: Pace | None = None,
+        done: int = 0,
         batch_hashes: BatchHashes | None = None,
     ) -> None:
         self.folder, self.stages, self.context = folder, stages, context
@@ -50,7 +51,7 @@ class RunEvents(Events):
         self.pictures, self.has_shown_references = pictures, False
         self.log_every = max(1, min(100, self.steps // 100))
         self.saved_at = time.monotonic()
-        self.pace, self.status_at = pace, -math.inf
+        self.pace, self.status_at = Pace(done, self.ends), -math.inf
         self.balance, self.flagged = Balance(), bool(folder.flags())
 
     def on_step(self, done: int, rate: float, losses: Losses) -> None:
@@ -72,14 +73,11 @@ class RunEvents(Events):
             self.context.note(f"step {done}/{self.steps}: {message}")
 
     def _report_pace(self, done: int, losses: Losses) -> None:
-        pace, status = self.pace, self.context.status
-        if pace is None:
-            return
-        pace.step(done)
-        now = time.monotonic()
+        self.pace.step(done)
+        status, now = self.context.status, time.monotonic()
         if status is not None and now - self.status_at > STATUS_SECONDS:
             # Copy the loss from the device only for a status line.
-            status(pace.line(float(losses.total.detach())), pace.seconds_left)
+            status(self.pace.line(float(losses.total.detach())), self.pace.seconds_left)
             self.status_at = now
 
     def _is_logged(self, done: int) -> bool:
@@ -97,7 +95,7 @@ class RunEvents(Events):
     def how_to_continue(self) -> str:
         """Return advice after a failure. Resuming repeats the same steps: it helps only against outside causes."""
         best = self.folder.best
-        start = f" --init-from {best}" if best.is_file() else ""
+        start = f" --init-from {shlex.quote(str(best))}" if best.is_file() else ""
         return (
             f"{self.folder.describe_safe_state()}; start anew with a lower rate (--rate X{start}) or, "
             f"if the images or the machine were at fault, continue with: {self.folder.resume_command}"
@@ -145,16 +143,16 @@ class RunEvents(Events):
         if not self.folder.takes_pictures:
             return
         for number in self.pictures:
-            name, image = self.validation.image(number)
-            networks: dict[str, ImageModel | None] = {"student": student}
+            name, validation = self.validation.name_of(number), self.validation
+            models: dict[str, ImageModel | None] = {"student": student}
             if not self.has_shown_references:
-                networks[self.validation.reference.name] = None
-                if self.validation.teacher is not None:
-                    networks["teacher"] = self.validation.teacher
-            shown = {title: enlarge(model, image.lr, self.validation.scale) for title, model in networks.items()}
-            if not self.has_shown_references and image.hr is not None:
-                shown["original"] = image.hr
-            self.folder.pictures(done, {f"{name}/{title}": middle_of(sr_u8) for title, sr_u8 in shown.items()})
+                models[validation.reference.name] = None
+                if validation.teacher is not None:
+                    models["teacher"] = validation.teacher
+            shown = validation.pictures(number, models)
+            if self.has_shown_references:
+                shown.pop("original", None)
+            self.folder.pictures(done, {f"{name}/{title}": sr_u8 for title, sr_u8 in shown.items()})
         self.has_shown_references = True
 
 

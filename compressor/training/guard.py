@@ -124,7 +124,7 @@ def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module, opponen
         elif not _graph_reaches(term, parameters):
             why = "it is computed without gradients" if not term.requires_grad else "its gradient ends elsewhere"
             raise SrkdError(
-                f"step 1: the term {name} has no gradient path to the student ({why}): "
+                f"the first step: the term {name} has no gradient path to the student ({why}): "
                 "compute it from step.student(...), without detach, no_grad or reentrant checkpoint, or leave it out"
             )
 

@@ -24,7 +24,7 @@ from compressor.base.processes import Processes
 from compressor.base.randomness import torch_stream
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import ImageModel, Network, tensor_bytes
-from compressor.models.students.students import student_of_spec
+from compressor.models.students.students import cut_student
 from compressor.training.calibration import TermCalibration
 from compressor.training.guard import Guard
 from compressor.training.method import Method, declares
@@ -118,7 +118,7 @@ class State:
         """Return the student with averaged weights; in a stage that trains the teacher, the averaged teacher."""
         if self.role != "joint":
             return self.ema.network
-        cut = student_of_spec(self.ema.network, self.student.spec, segments=self.segments)
+        cut = cut_student(self.ema.network, self.student.spec, self.segments)
         return cut.eval().requires_grad_(False)
 
     def update_average(self, methods: Sequence[Method]) -> None:

@@ -93,10 +93,18 @@ class Validation:
         assert judged is not None  # the goal is chosen by what there is
         return judged
 
-    def image(self, position: int) -> tuple[str, ValidationImage]:
-        """An image by its position among those of all sets, and the name of its set and its own."""
-        name = next(s.name for s in self.sets if any(image is self._images[position] for image in s.images))
-        return f"{name}/{self._images[position].name}", self._images[position]
+    def name_of(self, position: int) -> str:
+        """The name of the set and of the image at a position among those of all sets."""
+        image = self._images[position]
+        return f"{next(each.name for each in self.sets if any(one is image for one in each.images))}/{image.name}"
+
+    def pictures(self, position: int, models: Mapping[str, ImageModel | None]) -> dict[str, torch.Tensor]:
+        """The middle of an image as networks, or bicubic (None), enlarge it, and last of its original if there is one;
+        (1,3,h,w) in bytes, by their captions."""
+        image = self._images[position]
+        shown = {caption: enlarge(model, image.lr, self.scale) for caption, model in models.items()}
+        shown |= {} if image.hr is None else {"original": image.hr}
+        return {caption: middle_of(sr_u8) for caption, sr_u8 in shown.items()}
 
     @cached_property
     def _images(self) -> tuple[ValidationImage, ...]:

@@ -44,7 +44,7 @@ class Codec:
 CODECS = {
     "h264": Codec("libx264", {"preset": "medium"}),
     "hevc": Codec("libx265", {"preset": "medium", "x265-params": "log-level=none:open-gop=0"}),
-    "vp9": Codec("libvpx-vp9", {"b": "0", "row-mt": "1", "cpu-used": "2"}, 63, tuple(CONTAINER_OF_SUFFIX)),
+    "vp9": Codec("libvpx-vp9", {"b": "0", "row-mt": "1", "cpu-used": "2"}, 63, (".mp4", ".m4v", ".mkv", ".webm")),
     "ffv1": Codec("ffv1", {"level": "3"}, None, (".mkv",)),
 }
 """The codecs that are written, by name. All of a segment's frames depend on that segment only."""
@@ -227,7 +227,7 @@ def join(segments: Sequence[Path], encoding: Encoding, source: Path, numbers: It
         # A late start is written in these ticks, by default milliseconds.
         options["movie_timescale"] = str(max(encoding.time_base.denominator, 1000))
     with (
-        av_errors(f"{output.name} cannot be written", but_writing=True),
+        av_errors(f"the film of {source.name} cannot be written", but_writing=True),
         open_container(source, f"{source} cannot be read") as original,
         load_av().open(str(output), "w", format=container, container_options=options) as target,
     ):

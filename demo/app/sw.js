@@ -16,7 +16,7 @@ self.addEventListener("activate", (event) => event.waitUntil(dropOld().then(() =
 self.addEventListener("message", (event) => {
   const { data, ports } = event;
   if (data === "take over") self.skipWaiting();
-  else if (data?.keep) event.waitUntil(keepEngine(data.keep).then(() => missing(data.keep)).then((found) => ports[0].postMessage(found)));
+  else if (data && "keep" in data) event.waitUntil(keepEngine(data.keep).then(() => missing(data.keep)).then((found) => ports[0].postMessage(found)));
 });
 
 self.addEventListener("fetch", (event) => {

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError
 from compressor.runtimes.onnx_file import drop_unused, set_nodes
+from compressor.runtimes.torch_runtime import TorchRuntime
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion
 from export.formats.proof_inputs import ProofInput, proof_inputs
@@ -35,7 +36,7 @@ TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProt
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    half_type, opset = TYPES[job.precision]
+    half_type, opset = TYPES[job.format]
     graph = shared_graph(job.network, job.options.lr_size, opset, job.context)
     inputs = job.inputs or proof_inputs(replace(job.network.descriptor, fixed_size=job.options.lr_size))
     peaks, outputs = measure_graph(graph, inputs, job.context)
@@ -53,17 +54,12 @@ def _require_equal(job: Conversion, inputs: Sequence[ProofInput], outputs: Seque
 
     The bounds of half precision allow for rounding: a weight of a weak layer could be wrong by a fifth and pass.
     """
-
-    def run(lr: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            sr: torch.Tensor = job.network(lr)
-        return sr
-
+    run = TorchRuntime(job.network, label="the network").run
     for sample, output in zip(inputs, outputs, strict=True):
         expected = run(sample.lr)
         if not expected.isfinite().all():
             raise SrkdError(NOT_FINITE.format(sample.name))
-        reason = compare(sample, output, expected, FORMATS["onnx"].bounds, network=run).reason
+        reason = compare(sample, output, expected, FORMATS["onnx"].bounds, run).reason
         if reason is not None:
             raise SrkdError(f"before it is rounded, it {reason}")
 

@@ -15,7 +15,7 @@ from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
-from export.formats.conversion import INPUT, Conversion, FileOptions
+from export.formats.conversion import DEFAULTS, INPUT, Conversion, FileOptions
 from export.formats.table import FORMATS
 
 
@@ -24,12 +24,13 @@ def convert(job: Conversion) -> Mapping[str, object]:
     trt, device = import_tensorrt(), open_device()
     (name,) = FORMATS[job.format].substitutes
     source = FORMATS[name]
-    stem = job.path.name.removesuffix(f".{job.precision}.{machine_tag(current_machine(trt, device))}.engine")
+    precision = FORMATS[job.format].precision
+    stem = job.path.name.removesuffix(f".{precision}.{machine_tag(current_machine(trt, device))}.engine")
     onnx = job.path.with_name(f"{stem}{source.suffix}")
     options = replace(job.options, sizes=None)
-    source.load().convert(replace(job, path=onnx, options=options, precision=source.precision, format=source.name))
+    source.load().convert(replace(job, path=onnx, options=options, format=source.name))
     profile = _profile(job.network, job.options)
-    facts = build_engine(onnx, job.path, job.precision, profile, trt, device)
+    facts = build_engine(onnx, job.path, precision, profile, trt, device)
     return {**facts, "built_from": onnx.name}
 
 
@@ -45,11 +46,11 @@ def describe_next_step(written: Mapping[str, Path], network: Network, options: F
     return f"wrote {path}, which TensorRT reads; on the machine with the GPU: {command}"
 
 
-def build_command(onnx: Path, name: str, network: Network, options: FileOptions | None = None) -> str:
+def build_command(onnx: Path, name: str, network: Network, options: FileOptions = DEFAULTS) -> str:
     """Return the command that builds an engine from an ONNX file of the format `name`."""
     precision = FORMATS[name].precision
     engine = f"{onnx.name.removesuffix(FORMATS[name].suffix)}.{precision}.engine"
-    return trtexec_command(onnx.name, engine, INPUT, _profile(network, options or FileOptions()))
+    return trtexec_command(onnx.name, engine, INPUT, _profile(network, options))
 
 
 def _profile(network: Network, options: FileOptions) -> OptimizationProfile:

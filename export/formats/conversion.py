@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -89,6 +89,9 @@ class FileOptions:
         return "".join(f"-{mark}" for mark in marks.values())
 
 
+DEFAULTS = FileOptions()
+
+
 def tuned_and_largest(sizes: Sequence[Size] | None) -> tuple[Size, Size] | None:
     """The size to tune for and the largest size; one given size is both."""
     if sizes is None:
@@ -110,10 +113,8 @@ class Conversion:
     network: Network
     path: Path
     metadata: Mapping[str, str]
-    options: FileOptions = field(default_factory=FileOptions)
+    options: FileOptions = DEFAULTS
     context: Context = QUIET
-    precision: str = "fp32"
-    """The precision of the format's row, for a converter of several formats."""
     inputs: Sequence[ProofInput] = ()
     """The images that the file is compared on, for a converter that measures intermediate values."""
     format: str = ""

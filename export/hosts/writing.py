@@ -209,7 +209,9 @@ def write_host(job: HostJob) -> HostFolder:
         if (refusal := job.refusal()) is not None:
             raise CannotConvert(refusal)
         written: HostFolder = (job.rule("write") or write_row)(job)
-        written = replace(written, expect=host.expect or _time(written), notes=(*written.notes, *job.export.remarks))
+        written = replace(
+            written, expect=host.expect or _time(job, written), notes=(*written.notes, *job.export.remarks)
+        )
         written = replace(written, also=(*written.also, *_write_texts(job, written)))
     except SrkdError as error:
         unavailable = isinstance(error, CannotConvert)
@@ -253,7 +255,7 @@ def _remove(path: Path) -> None:
         written.unlink(missing_ok=True)
 
 
-def _time(written: HostFolder) -> str | None:
+def _time(job: HostJob, written: HostFolder) -> str | None:
     """The time of an image in the first file, with what it was measured on; None if it does not run here."""
     file = written.files[0]
     row = RUNTIMES[FORMATS[file.format].runtime if file.format in FORMATS else "torch"]
@@ -262,7 +264,7 @@ def _time(written: HostFolder) -> str | None:
     runtime = row.load().open_file(file.path, OpenOptions(trusted=True), QUIET)
     size = runtime.descriptor.fixed_size or TIMED_SIZE
     image = image_for(runtime, *size)
-    (times,) = take_turns([lambda: runtime.run(image)], seconds_each=TIMED_SECONDS)
+    (times,) = take_turns([lambda: runtime.run(image)], seconds_each=TIMED_SECONDS, progress=job.context.progress)
     where = f"{runtime.name} on {machine_facts()['cpu']}, {count_threads(torch.get_num_threads())}"
     return f"{times.percentile(50):.1f} ms for an image of {size[0]}x{size[1]} in srkd, {runtime.precision}, {where}"
 

@@ -12,7 +12,7 @@ class LayerNames:
 
     names: tuple[str, ...]
     before_shuffle: frozenset[str] = frozenset()
-    """LayerNames whose results a pixel shuffle rearranges."""
+    """Names of layers whose results a pixel shuffle rearranges."""
     has_sums: bool = True
     """False if the graph has no sums or products of two values."""
 

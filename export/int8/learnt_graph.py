@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -34,8 +34,9 @@ from compressor.models.quantisation.quantisers import (
 )
 from compressor.runtimes.onnx_file import set_nodes
 from export.graph.onnx_graph import build_graph
-from export.int8.quantise.plan import CPU, Flavour
+from export.int8.quantise.plan import CPU, Flavour, FloatGraph
 
+Constants: TypeAlias = Mapping[str, NDArray[Any]]
 BITS = 8
 """Bits of the integers in an ONNX graph, with which runtimes compute."""
 
@@ -55,8 +56,9 @@ def build_learnt_graph(
     for name, layer in quantised_layers(copied).items():
         copied.set_submodule(name, _IntegerLayer(layer, signed=flavour.weights.signed))
     graph = build_graph(copied, lr_size, opset, translations=_translations())
-    leave_out_lowest(graph.graph)
-    quantise_convolutions(graph.graph, moves_relu=not signed)
+    constants = FloatGraph(graph).constants
+    leave_out_lowest(graph.graph, constants)
+    quantise_convolutions(graph.graph, constants, moves_relu=not signed)
     onnx.checker.check_model(graph, full_check=True)
     return graph
 
@@ -174,7 +176,7 @@ class _IntegerLayer(nn.Module):
         return torch.nn.functional.linear(x, weight, self.layer.bias)
 
 
-def quantise_convolutions(graph: onnx.GraphProto, *, moves_relu: bool) -> None:
+def quantise_convolutions(graph: onnx.GraphProto, constants: Constants, *, moves_relu: bool) -> None:
     """Quantise the output of each convolution that only a ReLU or a shuffle separates from a QuantizeLinear.
 
     A runtime computes a convolution in integers if a QuantizeLinear follows directly. Both operators commute with
@@ -191,7 +193,7 @@ def quantise_convolutions(graph: onnx.GraphProto, *, moves_relu: bool) -> None:
         while (before := by_output.get(pair.input[0])) is not None and len(consumers[pair.input[0]]) == 1:
             if before.op_type != "DepthToSpace" and not (before.op_type == "Relu" and moves_relu):
                 break
-            if before.op_type == "Relu" and _is_lowest(graph, pair.input[2]):
+            if before.op_type == "Relu" and _is_lowest(constants[pair.input[2]]):
                 break  # the range begins at 0, so runtimes merge this ReLU into the rounding
             pair = _quantise_before(before, pair, nodes, by_output)
             consumers[pair.input[0]] = [pair]
@@ -218,17 +220,17 @@ def _quantise_before(
     return quantise
 
 
-def leave_out_lowest(graph: onnx.GraphProto) -> None:
+def leave_out_lowest(graph: onnx.GraphProto, constants: Constants) -> None:
     """Insert a Clip at each symmetric range, whose bytes would have one level more below zero than above."""
     producers, nodes = _producers(graph), []
     for node in graph.node:
         source = producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
         nodes.append(node)
-        if node.op_type != "QuantizeLinear" or _is_lowest(graph, node.input[2]):
+        if node.op_type != "QuantizeLinear" or _is_lowest(constants[node.input[2]]):
             continue
         if source is not None and source.op_type == "Relu":
             continue
-        zero_point = _constant(graph, node.input[2])
+        zero_point = constants[node.input[2]]
         name = f"{node.output[0]}.lowest"
         if zero_point.dtype == np.uint8:
             levels = f"{node.output[0]}.all"
@@ -236,7 +238,7 @@ def leave_out_lowest(graph: onnx.GraphProto) -> None:
             nodes.append(helper.make_node("Clip", [levels, name], [node.output[0]], name=f"{levels}/clip"))
             node.output[0] = levels
         else:
-            lowest = -symmetric_levels(BITS) * _constant(graph, node.input[1])
+            lowest = -symmetric_levels(BITS) * constants[node.input[1]]
             graph.initializer.append(onnx.numpy_helper.from_array(lowest.astype(np.float32), name))
             clipped = f"{node.output[0]}.clipped"
             nodes.insert(-1, helper.make_node("Clip", [node.input[0], name], [clipped], name=f"{clipped}/clip"))
@@ -248,14 +250,6 @@ def _producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     return {name: node for node in graph.node for name in node.output}
 
 
-def _is_lowest(graph: onnx.GraphProto, zero_point: str) -> bool:
+def _is_lowest(zero_point: NDArray[Any]) -> bool:
     """Whether a zero point is the lowest value of its type."""
-    value = _constant(graph, zero_point)
-    return int(value) == int(np.iinfo(value.dtype).min)
-
-
-def _constant(graph: onnx.GraphProto, name: str) -> NDArray[Any]:
-    tensor = next((stored for stored in graph.initializer if stored.name == name), None)
-    if tensor is None:
-        tensor = _producers(graph)[name].attribute[0].t
-    return np.asarray(onnx.numpy_helper.to_array(tensor))
+    return int(zero_point) == int(np.iinfo(zero_point.dtype).min)

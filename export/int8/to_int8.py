@@ -31,7 +31,7 @@ from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S7, U8
 from export.int8.quantise.last_rows import widen_last_rows
 from export.int8.quantise.plan import CPU, QNN, QNN16, TENSORRT, Flavour, FloatGraph
-from export.int8.quantise.tool import OwnQuantiser, measure_graph
+from export.int8.quantise.tool import OwnQuantiser, graph_quality
 from export.int8.search import Search
 from export.int8.task import Int8Task, describe_file
 from export.proof.quality import QualityPhotos
@@ -73,7 +73,7 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[onnx.ModelProto, dict[st
     assert quantisation is not None
     graph = build_learnt_graph(job.network, lr_size, OPSET, flavour)
     photos = QualityPhotos.of(job.network, job.options.int8, lr_size, context=job.context)
-    quality = measure_graph(graph, photos, flavour)
+    quality = graph_quality(graph, photos, flavour)
     more = {"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}
     described = describe_file(flavour.name, (flavour.weights.bits, 8), LEARNT, quality, **more)
     return graph, {**asdict(quantisation), **described}

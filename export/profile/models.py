@@ -55,10 +55,6 @@ class ProfiledModel:
     def name(self) -> str:
         return f"{self.label} under {self.facts.runtime}"
 
-    @property
-    def unbounded(self) -> bool:
-        return self.is_unbounded and self.facts.precision == "int8"
-
     def cost(self, size: tuple[int, int]) -> Cost | None:
         """The cost of an image: by the spec, or for a foreign ONNX file by its graph; None if it is unknown."""
         of_file = self.facts.spec
@@ -199,7 +195,7 @@ class _Start:
         """Write a float file for a runtime, in fp32 if it has such files, and compare it with the network."""
         row = find_format(runtime, "fp32", "fp16")
         file = self.folder / f"{source.stem}{row.suffix}"
-        convert_to(row, network, source, file)
+        convert_to(row, network, source, file, context=self.context)
         proof = prove(row, file, network, proof_inputs(network.descriptor, photos={}))
         if proof.reason is not None:
             raise SrkdError(f"its export {proof.reason}")
@@ -210,5 +206,6 @@ class _Start:
         the parts that must stay in float takes many times as long."""
         row = find_format(runtime, "int8")
         file = self.folder / f"{source.stem}{row.suffix}"
-        convert_to(row, network, source, file, FileOptions(int8=Int8Options(max_drop=None)), self.context)
+        if not file.exists():  # runtimes may share it
+            convert_to(row, network, source, file, FileOptions(int8=Int8Options(max_drop=None)), self.context)
         return file

@@ -427,7 +427,7 @@ def _about_int8(model: ProfiledModel) -> str | None:
     if model.facts.precision != "int8":
         return None
     unbounded = "all in int8 to be timed, its loss is not bounded (srkd export bounds it)"
-    parts = [model.facts.numbers, unbounded if model.unbounded else None, model.facts.integer_nodes]
+    parts = [model.facts.numbers, unbounded if model.is_unbounded else None, model.facts.integer_nodes]
     return f"{model.name}: {'; '.join(str(remark) for remark in parts if remark is not None)}"
 
 
@@ -437,7 +437,7 @@ def _int8_facts(model: ProfiledModel) -> Int8Facts | None:
     file, nodes = read_quantised_file(model.facts.metadata), model.facts.integer_nodes
     of_file = {name: getattr(file, name, None) for name in ("flavour", "calibration", "in_float", "drop_db")}
     return Int8Facts(
-        bounded=None if file is None else not model.unbounded,
+        bounded=None if file is None else not model.is_unbounded,
         **of_file,
         nodes=None if nodes is None else nodes.nodes,
         nodes_in_int8=None if nodes is None else nodes.nodes_in_int8,

@@ -70,7 +70,7 @@ def verify(
             raise
         except SrkdError as error:
             return Proof(None, f"fails on {sample.name}: {error}")
-        results.append(compare(sample, actual, expected, bounds, io, network))
+        results.append(compare(sample, actual, expected, bounds, network, io))
     if not results:
         raise SrkdError("nothing to compare the file on")
     worst = max(results, key=lambda result: result.parity.max_abs)
@@ -88,7 +88,7 @@ def verify(
         return Proof(parity, f"{psnr:.1f} dB from the network on photos; at least {bounds.min_psnr:g} dB needed")
     # A file may keep state between images: the first input must still give the same result.
     first = inputs[0]
-    again = compare(first, file(first.lr), network(first.lr), bounds, io, network).reason
+    again = compare(first, file(first.lr), network(first.lr), bounds, network, io).reason
     return Proof(parity, None if again is None else f"the second time {again}")
 
 
@@ -116,8 +116,8 @@ def compare(
     actual: torch.Tensor,
     expected: torch.Tensor,
     bounds: Bounds,
+    network: Run,
     io: IO = "float",
-    network: Run | None = None,
 ) -> FileComparison:
     """Compare an output of the file with that of the network, which is asked again what rounding does to it."""
     exact = expected
@@ -131,7 +131,7 @@ def compare(
     # Rounding the network's output to bytes has an error of its own, which does not count as the file's.
     squared_error = _squared_error(actual, expected) - _squared_error(rounded, expected)
     allowed = allowed_difference(bounds, sample)
-    if allowed < parity.max_abs < math.inf and network is not None and bounds.rounding and not sample.photo:
+    if allowed < parity.max_abs < math.inf and bounds.rounding and not sample.photo:
         signs = torch.randn(sample.lr.shape, generator=torch.Generator().manual_seed(0)).sign()
         moved = (network(sample.lr + bounds.rounding * signs) - exact).abs().max()
         allowed = max(allowed, AMPLIFIED * float(moved))

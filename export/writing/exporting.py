@@ -29,7 +29,7 @@ from compressor.runtimes.base import Runtime, require_memory_for
 from compressor.runtimes.sidecar import format_sidecar, sidecar_path
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.licence import licence_of
-from export.formats.conversion import CannotConvert, Conversion, FileOptions
+from export.formats.conversion import DEFAULTS, CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import ProofInput, few_and_small, proof_inputs
 from export.formats.table import FORMATS, QUANTISED, Format, rows_to_write
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
@@ -148,14 +148,14 @@ def export_model(
     out_dir: Path,
     context: Context = QUIET,
     *,
-    options: FileOptions | None = None,
+    options: FileOptions = DEFAULTS,
 ) -> ExportReport:
     """Write `<out_dir>/<source.stem><suffix>` for each format; without formats, ONNX.
 
     A format that fails or is not installed does not stop the others: each has its verdict in the report. A file for one
     size only has the size in its name.
     """
-    network, options = network.deployed(), options or FileOptions()
+    network = network.deployed()
     for name, tensor in network.state_dict().items():  # a ReLU may hide NaN from the comparison
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise SrkdError(
@@ -292,7 +292,7 @@ def convert_to(
     network: Network,
     source: Source,
     path: Path,
-    options: FileOptions | None = None,
+    options: FileOptions = DEFAULTS,
     context: Context = QUIET,
     inputs: Sequence[ProofInput] = (),
 ) -> Mapping[str, object]:
@@ -300,8 +300,8 @@ def convert_to(
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
     if row.precision != "int8":  # int8 formats need the weights' own grids
         bake_weights(plain)
-    options, metadata = options or FileOptions(), export_metadata(network, source)
-    job = Conversion(plain, path, metadata, options, context, row.precision, inputs, row.name)
+    metadata = export_metadata(network, source)
+    job = Conversion(plain, path, metadata, options, context, inputs, row.name)
     facts: Mapping[str, object] = row.load().convert(job)
     # A converter may add `srkd.*` keys to the metadata; a file with a sidecar cannot hold them itself.
     metadata |= {key: str(value) for key, value in srkd_keys(facts).items()}
@@ -333,11 +333,10 @@ def prove(
     path: Path,
     network: Network,
     inputs: Sequence[ProofInput],
-    options: FileOptions | None = None,
+    options: FileOptions = DEFAULTS,
     context: Context = QUIET,
 ) -> Proof:
     """Open a file as its users will, and compare it with the network; measure the drop and the speed of int8."""
-    options = options or FileOptions()
     inputs = inputs if row.check_seconds is None else few_and_small(inputs)
     # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
     file = row.open(path, context, emulate_target=True)

@@ -82,8 +82,8 @@ class RecipeProblems:
 def validate_recipe(recipe: str) -> RecipeProblems:
     """Return all mistakes in a recipe, given by file or name, including those in the options of its methods."""
     try:
-        is_file = is_recipe_file(recipe) or not Path(recipe).exists()
-        load_preset(absolute_recipe(recipe) if is_file else str(Path(recipe).resolve()))
+        is_name = is_recipe_file(recipe) or not Path(recipe).is_file()
+        load_preset(absolute_recipe(recipe) if is_name else str(Path(recipe).resolve()))
     except YamlError as error:
         return RecipeProblems(recipe, False, error.problems)
     except SrkdError as error:

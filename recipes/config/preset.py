@@ -1,4 +1,4 @@
-"""A preset is data: student rule, methods, schedule. Pydantic checks its shape; only stages import torch."""
+"""A preset is data: student rule, methods, schedule. Only its methods and stages import torch."""
 
 from __future__ import annotations
 

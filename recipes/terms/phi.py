@@ -60,18 +60,12 @@ class UsesPerceptualNet(Method):
         if self.phi_source is None and self.phi != "teacher":
             raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `bind_phi`")
         source = self.phi_source or resolve_phi("teacher")
-        phi = source.build(self._phi_owner(teacher))
-        return nn.ModuleDict({"phi": phi})
+        return nn.ModuleDict({"phi": source.build(teacher)})
 
     def phi_levels(self, teacher: Network | None) -> int:
-        owner = self._phi_owner(teacher)
-        if not self.uses_teacher_blocks or owner is None:
+        if not self.uses_teacher_blocks:
             return VGG19.levels
-        return len(plan_teacher_phi(owner.spec).macs)
-
-    def _phi_owner(self, teacher: Network | None) -> Network | None:
-        """Return the network whose first blocks are φ: the teacher or, if it gives outputs only, the embedded one."""
-        return _embedded_network() if teacher is None and self.uses_teacher_blocks else teacher
+        return len(plan_teacher_phi((teacher or _embedded_network()).spec).macs)
 
 
 @cache
@@ -123,12 +117,10 @@ class PhiSource:
         return dataclasses.replace(self, how=self.how.replace(TEACHER_BLOCKS, f"{owner}'s own first blocks"))
 
     def build(self, teacher: Network | None) -> Phi:
-        """Return φ on the CPU; φ = teacher copies the blocks of `teacher`."""
+        """Return φ on the CPU; φ = teacher copies the blocks of `teacher`, or of the embedded one if it is None."""
         if self.path is not None:
             return load_vgg19(self.path, sha256=self.sha256)
-        if teacher is None:
-            raise SrkdError(f"phi is {self.how}, and there is no teacher: add --teacher FILE or --phi-weights FILE")
-        return TeacherPhi(teacher)
+        return TeacherPhi(teacher or _embedded_network())
 
 
 def resolve_phi(
@@ -160,7 +152,6 @@ def resolve_phi(
 
 def fetch(url: str, path: Path, sha256: str, progress: Progress) -> None:
     """Fetch `url` to `path`, with the expected checksum; a server that is silent is given up."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with (
         one_line("its download failed", first=True),
         urlopen(url, timeout=STALLS_AFTER_S) as stream,  # noqa: S310 - the address is a constant

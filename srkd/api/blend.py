@@ -46,5 +46,5 @@ def run_blend(options: BlendOptions, context: Context) -> BlendedFile:
         raise UsageError(f"-o {out}: a blend is a .safetensors file; srkd export RUN --strength makes others")
     if out.resolve() in {model_file(path).resolve() for path in paths}:
         raise UsageError(f"-o {out} is one of the two ends: give another name")
-    blends.write_blend((paths[0], paths[1]), options.strength, out)
+    blends.write_blend(blends.load_blend((paths[0], paths[1]), options.strength), out)
     return BlendedFile(out, options.strength)

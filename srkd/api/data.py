@@ -52,7 +52,7 @@ def run_data(options: SeenOptions, context: Context) -> DataReport:
     if show is not None:
         require_writable_folder(show, "--show")
     data, lr_only = originals_and_lr_only(options.data, options.lr_only)
-    choice = DataChoice(data=data, lr_only=lr_only, degradation=degradation_of(options.degrade, context), cache_size=0)
+    choice = DataChoice(data=data, lr_only=lr_only, degradation=degradation_of(options.degrade, context))
     least = options.lr_patch or VALIDATION_PATCH
     store = prepare_data(choice, scale=options.scale, lr_patch=least, context=context).train
     lr_patch = options.lr_patch or min(LR_PATCH, int(store.lr.heights.min()), int(store.lr.widths.min()))

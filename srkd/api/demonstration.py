@@ -73,7 +73,7 @@ def _teacher_models(
         own = replace(options, scale=options.scale or run_teacher.scale, arch_options=arch_options)
         try:
             return _read_models(run_teacher.path, "teacher", own, context, names)
-        except UsageError as error:  # of a larger scale, without a form for the student's
+        except SrkdError as error:  # such as one of a larger scale without a form for the student's
             context.note(f"the teacher is not shown beside it: {error}")
             return []
     context.note("no teacher beside it (--teacher)")

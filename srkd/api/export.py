@@ -19,7 +19,7 @@ from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, weights_file
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import STRENGTH
 from compressor.models.networks.base import ImageModel, Network
-from compressor.models.students.blend import ends_of, write_blend
+from compressor.models.students.blend import ends_of, load_blend, write_blend
 from compressor.teachers.reduced import load_at_scale
 from compressor.teachers.teacher import Teacher
 from export.formats.conversion import FileOptions, Int8Options, Size, tuned_and_largest
@@ -56,12 +56,14 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     folder = folder_for_files(student) if options.out is None else Path(options.out)
     require_writable_folder(folder, "--out")
     exports = []
-    for strength in as_tuple(options.strength):
+    blends = [(strength, load_blend(ends, strength)) for strength in as_tuple(options.strength)]
+    for strength, loaded in blends:
         file = folder / f"{student.stem}-strength-{strength:g}.safetensors"
-        write_blend(ends, strength, file)
+        write_blend(loaded, file)
         context.note(f"{file}: the student of strength {strength:g}, which the other files are made of")
-        one = replace(options, model=file, out=folder, strength=None)
-        exports.append(decide(one, context.note, run=student.parent))
+        exports.append(
+            decide(replace(options, model=file, out=folder, strength=None), context.note, run=student.parent)
+        )
     names = ", ".join(export.source.model for export in exports)
     remarks = (f"the same network is in this folder at several strengths: {names}",) if len(exports) > 1 else ()
     reports = [write_export(replace(export, remarks=remarks), context) for export in exports]

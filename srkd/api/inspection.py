@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
@@ -86,7 +87,10 @@ def run_inspect(options: InspectOptions, context: Context) -> Inspection:
     """
     if isinstance(options.path, ImageModel):
         refuse_file_options(options.scale, options.arch_options)
-        inspection = _inspect_open(options.path, options, context)
+        model = options.path
+        if model.network is not None or not isinstance(model, Teacher):
+            model = Teacher(copy.deepcopy(model.require_network("a spec")))
+        inspection = _inspect_teacher(model, options, context)
     else:
         file = model_file(Path(options.path))
         if runtime_of(file) == "torch":
@@ -108,29 +112,6 @@ def run_inspect(options: InspectOptions, context: Context) -> Inspection:
 inspect = public(InspectOptions, InspectOptions, run_inspect, "inspect")
 
 
-def _inspect_open(model: ImageModel, options: InspectOptions, context: Context) -> Inspection:
-    """Describe an open network, or a foreign model by its file."""
-    if model.network is None and isinstance(model, Teacher) and model.origin is not None:
-        return _inspect_teacher(model, options, context)
-    network = model.require_network("a spec")
-    tensors = network.state_dict().values()
-    return Inspection(
-        path=None,
-        architecture=network.architecture,
-        dialect="srkd",
-        scale=network.spec.scale,
-        spec=network.spec.to_dict(),
-        params=network.params,
-        lr_size=format_size(read_size(options.lr_size)),
-        bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        sha256=network.fingerprint(),
-        wrapping="an open network",
-        metadata={},
-        quantisation=quantised_size(network),
-        check=check_teacher(Teacher(copy.deepcopy(network)), context=context) if options.check else None,
-    )
-
-
 def quantised_size(network: Network) -> QuantisedSize | None:
     if network.quantisation is None:
         return None
@@ -143,25 +124,39 @@ def quantised_size(network: Network) -> QuantisedSize | None:
 
 
 def _inspect_teacher(teacher: Teacher, options: InspectOptions, context: Context) -> Inspection:
+    """Describe what a file holds, or an open network."""
     origin, network = teacher.origin, teacher.network
-    assert origin is not None  # it came from a file
+    facts: dict[str, Any] = {
+        "architecture": teacher.architecture,
+        "scale": teacher.descriptor.scale,
+        "spec": None if network is None else network.spec.to_dict(),
+        "params": teacher.params,
+        "lr_size": format_size(read_size(options.lr_size)),
+        "quantisation": None if network is None else quantised_size(network),
+        "check": check_teacher(teacher, context=context) if options.check else None,
+    }
+    if origin is None:
+        network = teacher.require_network("a spec")
+        return Inspection(
+            **facts,
+            path=None,
+            dialect="srkd",
+            bytes=sum(tensor.nbytes for tensor in network.state_dict().values()),
+            sha256=network.fingerprint(),
+            wrapping="an open network",
+            metadata={},
+        )
     return Inspection(
+        **facts,
         path=origin.path,
-        architecture=teacher.architecture,
         dialect=origin.dialect,
-        scale=teacher.descriptor.scale,
-        spec=None if network is None else network.spec.to_dict(),
-        params=teacher.params,
-        lr_size=format_size(read_size(options.lr_size)),
         bytes=origin.bytes,
         sha256=origin.sha256,
         wrapping=origin.wrapping,
         assumed=origin.assumed,
         notes=origin.notes if network is not None else (*origin.notes, OUTPUTS_ONLY),
-        metadata=srkd_keys(origin.header or {}),
+        metadata=srkd_keys(origin.header),
         licence=licence_of(origin.path),
-        quantisation=None if network is None else quantised_size(network),
-        check=check_teacher(teacher, context=context) if options.check else None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from compressor.base.context import Context
 from compressor.base.errors import UsageError, nearest
@@ -60,11 +60,9 @@ def run_networks(options: NetworksOptions, context: Context) -> NetworkList:
     times = dict(zip(timed, timings, strict=True))
     rows = []
     for name, spec in specs.items():
-        counted = cost(spec, lr_size)
-        row = NamedNetwork(name, spec.arch, student_text(spec), counted.params, counted.macs)
-        if name in times:
-            row = replace(row, ms=times[name].percentile(50), spread_percent=times[name].spread_percent)
-        rows.append(row)
+        counted, time = cost(spec, lr_size), times.get(name)
+        measured = () if time is None else (time.percentile(50), time.spread_percent)
+        rows.append(NamedNetwork(name, spec.arch, student_text(spec), counted.params, counted.macs, *measured))
     return NetworkList(options.scale, lr_size, tuple(rows), str(environment) if timed else None)
 
 

@@ -11,6 +11,7 @@ from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path
 from compressor.base.machine import count_threads
 from compressor.images.scores import GOAL_WORDS
+from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 from compressor.models.networks.base import ImageModel
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import DEFAULT_SIZE, ProfileSettings
@@ -64,7 +65,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
             )
         path = None if teacher is None else teacher.path
         report = profile_models(paths, teacher=path, settings=settings, context=context)
-        if run_teacher is not None and paths[0].is_dir():
+        if is_run and (paths[0] / RUN_FOLDER_FACTS).is_file():
             write_profile(paths[0], report, context.note)
     if pareto is not None:
         _write_pareto(report, pareto, context.note)

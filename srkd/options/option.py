@@ -26,7 +26,6 @@ from pydantic import (
     SkipValidation,
     TypeAdapter,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -118,8 +117,6 @@ class Group:
     @model_validator(mode="wrap")
     @classmethod
     def _check(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if isinstance(values, Mapping):
-            return cls.of(**values)
         if not isinstance(values, ArgsKwargs):
             return handler(values)
         positional = (field.name for field in dataclasses.fields(cls) if not field.kw_only)
@@ -134,7 +131,6 @@ class Group:
         except ValidationError as error:
             raise _usage_error(cls, error) from None
 
-    @model_serializer
     def to_json(self) -> dict[str, Any]:
         return {
             row.name: json_value(getattr(getattr(self, row.group) if row.group else self, row.name))

@@ -186,15 +186,16 @@ class UpscaleOptions(RuntimeOptions):
     crf: Annotated[int, Field(ge=0, le=63)] = 16
     """Quality of films; lower is better, and larger."""
     tile: Tile = None
-    overlap: Annotated[int, Field(ge=0)] = 16
+    overlap: Annotated[int, Field(ge=1)] = 16
     """LR pixels around a tile, for networks that see too far (SwinIR, ESRGAN); others overlap as far as they see, and
     are exact."""
     on: Annotated[str | None, CLUSTER, Option(unset="here")] = None
     """Enlarge the pictures as tasks of a Ray cluster (srkd[ray], docs/use/many-gpus.md)."""
     self_ensemble: SelfEnsemble = False
     exact: bool = False
-    """Always compute in fp32. Otherwise checkpoints compute large 8-bit pictures and films in bf16, if the device
-    supports it and samples are 50 dB or more from fp32, no value over 2 grey levels off (films: 8)."""
+    """Compute as the model was opened: a checkpoint in fp32, by torch. Otherwise checkpoints compute large 8-bit
+    pictures and films in bf16 or by OpenVINO, if that is faster here and samples are 50 dB or more from fp32, no value
+    over 2 grey levels off (films: 8)."""
 
 
 @options

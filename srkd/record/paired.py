@@ -37,7 +37,7 @@ class PairedDifference:
 
     @classmethod
     def of(cls, differences: Sequence[Sequence[float]]) -> PairedDifference:
-        """From the differences of each seed, on the same images in the same order."""
+        """The mean and its error, from the differences of each seed on the same images in the same order."""
         seeds, images = len(differences), len(differences[0])
         count = seeds * images
         mean = math.fsum(map(math.fsum, differences)) / count

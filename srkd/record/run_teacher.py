@@ -20,7 +20,7 @@ class RunTeacher:
     """The teacher of a run folder, its scale there, and the options with which its file was read."""
 
     path: Path
-    scale: int | None
+    scale: int
     options: Mapping[str, object]
 
 

@@ -82,7 +82,7 @@ class Trained:
 
     @property
     def key(self) -> str:
-        """What is equal in all seeds of a method."""
+        """All that the seeds of a method have in common, as text."""
         continued = () if self.file.code is None else self.file.code.continued
         changed = [[change.what, change.now] for entry in continued for change in entry.changes]
         return json.dumps([self.method, self.settings, self.sources, changed], sort_keys=True)

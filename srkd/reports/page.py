@@ -130,7 +130,7 @@ def _size_tile(contents: Contents) -> Tile:
 def _speed_tile(speed: ProfileFile | None) -> Tile:
     main = None if speed is None else speed.main
     if speed is None or main is None or main.speedup is None:
-        return ("–", "faster", "not measured")
+        return ("–", "faster", "not measured" if main is None else "the teacher was not timed")
     where = f"in {main.conditions}"
     if speed.processor:
         where += f", {speed.processor}"

@@ -57,7 +57,7 @@ class Scoring:
 
     @cached_property
     def degradation(self) -> Degradation | None:
-        """What the LR images suffer."""
+        """The degradation of the LR images."""
         return degradation_of(self.options.degrade, self.context)
 
     @cached_property

@@ -106,7 +106,8 @@ def _baseline(name: BaselineName, base: _Base, context: Context) -> RunSpec:
         }
     )
     recipe = name if name in ("inherit", "logits") else "scratch"
-    films = {FOR_FILMS: {"weight": weight}} if is_logits and (weight := _calm(base)) else {}
+    own = next((method.options for method in spec.preset.methods if method.name == FOR_FILMS), None)
+    films = {FOR_FILMS: own} if is_logits and own is not None else {}
     schedule = spec.preset.schedule
     if name == "fit" and not schedule_settings(spec.options) & {"rate", "fit_rate"}:
         # L1 alone needs a lower rate than most methods: with theirs it would end below its best quality.
@@ -141,9 +142,3 @@ def _margin(use: TeacherUse, base: _Base, context: Context) -> LabelMargin | Non
     lr_patch = spec.preset.schedule.lr_patch
     data = read_images(data_choice(options), base.shape.scale, lr_patch, context)
     return choose_margin(options, use, data, lr_patch, open_device(spec.device), context)
-
-
-def _calm(base: _Base) -> float:
-    """The weight of the method for films that the recipe has beside others; 0 without one."""
-    weights = [method.weights.get(FOR_FILMS, 0.0) for method in base.methods if method.name == FOR_FILMS]
-    return next((weight for weight in weights if isinstance(weight, float)), 0.0)

@@ -42,7 +42,7 @@ def blend_of(
 
 
 def blend_seconds(run: OpenRun, batches: Batches, teacher: Teacher | None, context: Context) -> float:
-    """What choosing takes, by a batch of the patches."""
+    """The seconds that the choice of a blend takes, estimated from one batch of the patches."""
     if not any(stage.kept for stage in run.stages()):
         return 0.0
     quiet, batch = replace(context, note=no_note), run.spec.preset.schedule.batch

@@ -119,7 +119,7 @@ class Planning:
 
     @classmethod
     def here(cls, options: PlanOptions, teacher: ImageModel, threads: int | None, context: Context) -> Planning:
-        """What is asked on this machine, in an environment that is available."""
+        """A search on this machine, in an environment that is available."""
         target, descriptor, network = options.target, teacher.descriptor, teacher.network
         words = {"runtime": target.runtime, "precision": target.precision, "lr_size": target.lr_size}
         given: dict[str, Any] = {name: value for name, value in words.items() if value is not None}

@@ -1,4 +1,4 @@
-"""`train`: one run in its folder, started or continued: the references, the loop, and the report."""
+"""`train`: one run in its folder, started or continued, from its first files to its last step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import copy
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,10 @@ from compressor.models.students.blend import Blended
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import RunEvents
 from compressor.training.loop import Trainer
-from compressor.training.pace import Pace
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
-from compressor.training.validation import Reference, enlarge, middle_of
+from compressor.training.validation import Reference
 from srkd.options.values import as_tuple
 from srkd.record.code import CodeFacts
 from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
@@ -137,36 +135,59 @@ class TrainingRun:
     code: CodeFacts
 
     def train(self) -> CompressReport:
-        """Train, write the averaged student, and return the report."""
-        run, processes, started = self.run, self.context.processes, time.monotonic()
+        """Train, write what the run leaves, and return its report."""
+        run, context, processes, started = self.run, self.context, self.context.processes, time.monotonic()
         if ComputeDevice(run.device).is_cpu:
             keep_freed_memory()
         # Written first, so that a run killed from here on can be continued.
-        began, code = self.began, self.code
-        code_so_far, untrained = (code, None) if began is None else (began.code, began.untrained)
-        processes.run_on_all(lambda: self._write(untrained=untrained, code=code_so_far))
+        before = (self.code, None) if self.began is None else (self.began.code, self.began.untrained)
+        processes.run_on_all(lambda: self._write(code=before[0], untrained=before[1]))
         processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
-        stages = run.stages()
-        teacher = run.place_teacher()
-        teacher_network = None if teacher is None else teacher.network
+        stages, teacher = run.stages(), run.place_teacher()
+        state, code, untrained = self._begin(stages, teacher)
+        if processes.broadcast((code, untrained) != before):
+            processes.run_on_all(lambda: self._write(code=code, untrained=untrained))
+        state.started = started
+        batches = self._label(build_batches(run, context), teacher)
+        self._take_steps(stages, state, batches, teacher)
+        blended = blend_of(run, state, batches, teacher, context)
+        student, quality, worse = self._student(state, blended, untrained)
+        joint = self._quality(state.ema.network) if state.role == "joint" else None
+        report = None
+        if processes.is_leader:
+            models: dict[str, ImageModel | None] = {without_network(run.spec.student.scale): None, "student": student}
+            models |= {} if teacher is None else {"teacher": teacher}
+            write_sheet(run.validation.pictures(0, models), self.folder.path / SHEET)
+            self._write_networks(state, student, quality, blended)
+            report = self._report(state, quality, joint, worse, untrained=untrained, blended=blended)
+            self._write(code=code, untrained=untrained, result=report)
+        return processes.broadcast(report)
+
+    def _begin(
+        self, stages: Sequence[Stage], teacher: Teacher | None
+    ) -> tuple[State, CodeFacts, ScoresBeforeTraining | None]:
+        """Return the state before the next step, the code of all steps, and the scores before the first one."""
+        run, processes, began = self.run, self.context.processes, self.began
+        network = None if teacher is None else teacher.network
         reference = run.validation.reference
-        state, is_new = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
+        state, is_new = processes.run_on_all(lambda: self._load_state(stages, network))
+        code, untrained = self.code, None
         if began is not None:
-            code = code.continuing(began.code, state.done)
+            code, untrained = code.continuing(began.code, state.done), began.untrained
         if processes.broadcast(is_new):
             untrained = self._solve_or_turn(teacher, reference)
-            state = self._fresh_state(stages, teacher_network)
+            state = self._fresh_state(stages, network)
             if untrained is not None:
                 # The student may be at its best before the first step.
                 state.best_psnr_y = untrained.student
                 self.folder.save_best(run.student.network)
-        if untrained is not None or code != code_so_far:
-            processes.run_on_all(lambda: self._write(untrained=untrained, code=code))
-        follow_leader(state, processes, stages, teacher_network)
-        state.started = started
+        follow_leader(state, processes, stages, network)
+        return state, code, untrained
+
+    def _take_steps(self, stages: Sequence[Stage], state: State, batches: Batches, teacher: Teacher | None) -> None:
+        run, processes = self.run, self.context.processes
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
-        batches = self._label(build_batches(run, self.context), teacher)
         processes.stop_request.acknowledge = lambda: self.context.note(STOPPING)
         with signal_handlers(processes.stop_request.handlers):
             events = RunEvents(
@@ -175,42 +196,10 @@ class TrainingRun:
                 validation=run.validation,
                 pictures=[number - 1 for number in as_tuple(run.spec.options.run.track_images or 1)],
                 context=self.context,
-                pace=Pace(state.done, tuple(accumulate(stage.schedule.steps for stage in stages))),
+                done=state.done,
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
             Trainer(stages, state, batches, teacher, events, seed=run.spec.seed, context=self.context).run()
-        blended = blend_of(run, state, batches, teacher, self.context)
-        trained, joint = state.averaged_network() if blended is None else blended.student, None
-        if trained.quantisation is not None:
-            # The biases are rounded in its file.
-            trained = copy.deepcopy(trained)
-            round_biases(trained, torch.zeros(1, trained.descriptor.channels, 16, 16, device=trained.device))
-        student = self._quality(trained)
-        # A stage of texture gives up some dB on purpose, and the faithful end none.
-        judged = student if blended is None else self._quality(blended.faithful)
-        keeps_best = state.role == "student" and not stages[-1].is_later
-        worse = _below_its_start(judged.by(run.spec.goal), untrained, keeps_best)
-        if worse and keeps_best:
-            # Not the trained student but the best one, which may be the start.
-            trained.load_state_dict(
-                processes.from_leader(lambda: load_checkpoint(self.folder.best).network.state_dict())
-            )
-            student = self._quality(trained)
-        if worse:
-            self.folder.log(worse)
-        if state.role == "joint":
-            joint = self._quality(state.ema.network)
-        report = None
-        if processes.is_leader:
-            self._write_networks(state, trained, student, teacher, blended)
-            report = self._report(state, student, joint, worse, untrained=untrained)
-            if blended is not None:
-                report = replace(report, strength=blended.strength, strengths=blended.rows)
-            self._write(untrained=untrained, code=code, result=report)
-        return processes.broadcast(report)
-
-    def _quality(self, network: Network) -> Quality:
-        return Quality.of(self.run.validation.score_sets(network), cost(network.spec))
 
     def _judge(self, network: ImageModel) -> float:
         """The Y-PSNR in dB by which a student is judged."""
@@ -270,59 +259,57 @@ class TrainingRun:
         labels = processes.run_on_all(lambda: first or cache.fill(teacher, context))
         return cache.attach(labels, batches, context.note)
 
-    def _report(
-        self,
-        state: State,
-        student: Quality,
-        joint: Quality | None,
-        worse: str | None,
-        *,
-        untrained: ScoresBeforeTraining | None,
-    ) -> CompressReport:
-        run, spec, teacher, validation = self.run, self.run.spec, None, self.run.validation
-        if validation.teacher is not None:
-            network = validation.teacher.network
-            teacher = Quality.of(validation.teacher_by_set, None if network is None else cost(network.spec))
-        bicubic = Quality.of(validation.bicubic_by_set, None)
-        licence_warning = None if spec.teacher is None else commercial_warning(spec.teacher.licence)
-        report = CompressReport(
-            run=self.folder.path,
-            student_path=self.folder.path / STUDENT,
-            recipe=spec.recipe,
-            steps=state.done,
-            seconds=state.seconds,
-            protocol=run.validation.protocol,
-            images_used=len(run.data.train),
-            images_skipped={str(image.path): image.reason for image in run.data.skipped},
-            student=student,
-            teacher=teacher,
-            bicubic=bicubic,
-            scale=validation.scale,
-            goal=spec.goal,
-            phi=None if spec.phi is None else spec.phi.how,
-            teacher_joint=joint,
-            untrained=untrained,
-            quantisation=None if spec.quantisation is None else spec.quantisation.line(),
-        )
-        warning = report.below_bicubic
-        if warning:
-            self.folder.log(warning)
-        lines = (line for line in (warning, worse, licence_warning) if line)
-        return replace(report, flags=(*self.folder.flags(), *lines))
+    def _student(
+        self, state: State, blended: Blended | None, untrained: ScoresBeforeTraining | None
+    ) -> tuple[Network, Quality, str | None]:
+        """The student, its quality, and a line if training made it worse than its start."""
+        student = state.averaged_network() if blended is None else blended.student
+        if student.quantisation is not None:
+            # The biases are rounded in its file.
+            student = copy.deepcopy(student)
+            round_biases(student, torch.zeros(1, student.descriptor.channels, 16, 16, device=student.device))
+        quality = self._quality(student)
+        # A stage of texture gives up some dB on purpose, and the faithful end none.
+        judged = quality if blended is None else self._quality(blended.faithful)
+        keeps_best = state.role == "student" and not self.run.stages()[-1].is_later
+        worse = _below_its_start(judged.by(self.run.spec.goal), untrained, keeps_best)
+        if worse and keeps_best:
+            # Not the trained student but the best one, which may be the start.
+            best = self.context.processes.from_leader(lambda: load_checkpoint(self.folder.best).network.state_dict())
+            student.load_state_dict(best)
+            quality = self._quality(student)
+        return student, quality, worse
 
-    def _write_networks(
-        self, state: State, student: Network, quality: Quality, teacher: Teacher | None, blended: Blended | None
-    ) -> None:
-        run, spec = self.run, self.run.spec
-        image, scale = run.data.validation[0].images[0], spec.student.scale
-        models: dict[str, ImageModel | None] = {without_network(scale): None, "student": student}
-        if teacher is not None:
-            models["teacher"] = teacher
-        pictures = {caption: enlarge(model, image.lr, scale) for caption, model in models.items()}
-        if image.hr is not None:
-            pictures["original"] = image.hr
-        panels = {caption: middle_of(picture)[0] for caption, picture in pictures.items()}
-        write_sheet(panels, self.folder.path / SHEET)
+    def _quality(self, network: Network) -> Quality:
+        return Quality.of(self.run.validation.score_sets(network), cost(network.spec))
+
+    def _write_networks(self, state: State, student: Network, quality: Quality, blended: Blended | None) -> None:
+        """Write the student with its scores, and the ends of its strengths or the trained teacher beside it."""
+        run, spec, origin = self.run, self.run.spec, self._origin()
+        reference = run.validation.reference
+        figures = {
+            "validation_psnr_y": quality.psnr_y,
+            f"{reference.name}_psnr_y": reference.bicubic.psnr_y,
+            "validation_psnr_y_teacher": quality.psnr_y_teacher,
+            f"{reference.name}_psnr_y_teacher": reference.bicubic.psnr_y_teacher,
+        }
+        known = {name: round(psnr, 4) for name, psnr in figures.items() if psnr is not None}
+        strength = {} if blended is None else {STRENGTH: f"{blended.strength:g}"}
+        goal = {"srkd.goal": spec.goal}
+        scores = {"srkd.protocol": run.validation.protocol, "srkd.scores": json.dumps(known), **goal}
+        self._save(student, STUDENT, {**origin, **scores, **strength})
+        if blended is not None:
+            self._save(blended.faithful, FAITHFUL, {**origin, **goal})
+            self._save(blended.textured, TEXTURED, {**origin, **goal})
+        if state.role == "joint":
+            self._save(state.ema.network, JOINT_TEACHER, origin)
+
+    def _save(self, network: Network, name: str, metadata: Mapping[str, str]) -> None:
+        save_network(network.to("cpu"), self.folder.path / name, metadata=metadata)
+
+    def _origin(self) -> dict[str, str]:
+        """The recipe, teacher, licence and degradation in the metadata of each network."""
+        spec, degraded = self.run.spec, self.run.data.train.degraded
         recipe, teacher_file = spec.recipe, spec.teacher
         if (first := spec.distilled) is not None:
             recipe, teacher_file = f"{first.recipe}, then {recipe}", first.teacher
@@ -333,24 +320,50 @@ class TrainingRun:
             origin |= {"srkd.source_sha256": teacher_file.sha256, "srkd.teacher": name}
         licences = [source.licence for source in (teacher_file, spec.start.init_from) if source and source.licence]
         origin |= {LICENCE: licences[0]} if licences else {}
-        if run.data.train.degraded is not None:
-            origin[DEGRADATION] = json.dumps(run.data.train.degraded.degradation.to_json())
-        reference = run.validation.reference
-        figures = {
-            "validation_psnr_y": quality.psnr_y,
-            f"{reference.name}_psnr_y": reference.bicubic.psnr_y,
-            "validation_psnr_y_teacher": quality.psnr_y_teacher,
-            f"{reference.name}_psnr_y_teacher": reference.bicubic.psnr_y_teacher,
-        }
-        known = {name: round(psnr, 4) for name, psnr in figures.items() if psnr is not None}
-        strength = {} if blended is None else {STRENGTH: f"{blended.strength:g}"}
-        scores = {"srkd.protocol": run.validation.protocol, "srkd.scores": json.dumps(known), "srkd.goal": spec.goal}
-        save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores, **strength})
-        if blended is not None:
-            for network, name in ((blended.faithful, FAITHFUL), (blended.textured, TEXTURED)):
-                save_network(network.to("cpu"), self.folder.path / name, metadata={**origin, "srkd.goal": spec.goal})
-        if state.role == "joint":
-            save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
+        if degraded is not None:
+            origin[DEGRADATION] = json.dumps(degraded.degradation.to_json())
+        return origin
+
+    def _report(
+        self,
+        state: State,
+        student: Quality,
+        joint: Quality | None,
+        worse: str | None,
+        *,
+        untrained: ScoresBeforeTraining | None,
+        blended: Blended | None,
+    ) -> CompressReport:
+        run, spec, teacher, validation = self.run, self.run.spec, None, self.run.validation
+        if validation.teacher is not None:
+            network = validation.teacher.network
+            teacher = Quality.of(validation.teacher_by_set, None if network is None else cost(network.spec))
+        licence_warning = None if spec.teacher is None else commercial_warning(spec.teacher.licence)
+        report = CompressReport(
+            run=self.folder.path,
+            student_path=self.folder.path / STUDENT,
+            recipe=spec.recipe,
+            steps=state.done,
+            seconds=state.seconds,
+            protocol=validation.protocol,
+            images_used=len(run.data.train),
+            images_skipped={str(image.path): image.reason for image in run.data.skipped},
+            student=student,
+            teacher=teacher,
+            bicubic=Quality.of(validation.bicubic_by_set, None),
+            scale=validation.scale,
+            goal=spec.goal,
+            phi=None if spec.phi is None else spec.phi.how,
+            teacher_joint=joint,
+            untrained=untrained,
+            quantisation=None if spec.quantisation is None else spec.quantisation.line(),
+            strength=None if blended is None else blended.strength,
+            strengths=() if blended is None else blended.rows,
+        )
+        for line in filter(None, (worse, report.below_bicubic)):
+            self.folder.log(line)
+        lines = (line for line in (report.below_bicubic, worse, licence_warning) if line)
+        return replace(report, flags=(*self.folder.flags(), *lines))
 
 
 WORSE_DB = 0.02

@@ -9,6 +9,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.cost import cost
+from export.formats.conversion import FileOptions
 from export.plan.measure import Environment, measure_file
 from export.writing.exporting import Source, export_model
 from srkd.options.compress import CompressOptions, MeasurementOptions, PlanOptions
@@ -84,8 +85,12 @@ def check_target(student: Path, spec: RunSpec, context: Context) -> TargetReport
         file, size = student, student.stat().st_size
         if row is not None:
             source = Source(student.stem, loaded.sha256, loaded.header, student)
-            written = export_model(loaded.network, source, [row.name], student.parent, context)
-            exported = next(report for report in written.files if report.format == row.name)
+            # Some files are of one size, as those of the plan were.
+            for options in (FileOptions(), FileOptions(lr_size=environment.lr_size)):
+                written = export_model(loaded.network, source, [row.name], student.parent, context, options=options)
+                exported = next(report for report in written.files if report.format == row.name)
+                if exported.verdict != "unavailable" or "static" not in row.options:
+                    break
             if exported.path is None or exported.bytes is None:
                 return replace(nothing, reason=exported.reason)
             file, size = exported.path, exported.bytes

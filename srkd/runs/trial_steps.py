@@ -62,7 +62,7 @@ class RunCost:
     once_seconds: float = 0.0
 
     def seconds(self, stages: Sequence[Stage]) -> float:
-        """Of a run with these stages; the last student is scored once more."""
+        """The seconds of a run with these stages, at whose end the student is scored once more."""
         costs, slowest = {cost.name: cost for cost in self.stages}, max(self.stages, key=lambda cost: cost.ms)
         seconds = self.once_seconds + self.validation_seconds
         for stage in stages:
@@ -82,7 +82,7 @@ class RunCost:
 
 
 def stage_costs(run: OpenRun, batches: Batches, context: Context, timed: int = 1) -> tuple[StageCost, ...]:
-    """What a step of each stage costs, on copies of the networks; `timed` steps are timed in each."""
+    """The cost of a step of each stage, on copies of the networks; `timed` steps are timed in each."""
     stages = run.stages()
     with ExitStack() as counting:
         total = len(stages) * (timed + 2)
@@ -95,7 +95,7 @@ def stage_costs(run: OpenRun, batches: Batches, context: Context, timed: int = 1
 
 
 def try_run(run: OpenRun, context: Context, budget: float | None = None) -> RunCost:
-    """What the run costs. Within a budget in seconds its fit and its teacher cache are made, and more steps timed."""
+    """The cost of the run. Within a budget in seconds its fit and its teacher cache are made, and more steps timed."""
     if ComputeDevice(run.device).is_cpu:
         keep_freed_memory()
     began = time.perf_counter()

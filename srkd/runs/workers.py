@@ -98,7 +98,9 @@ def local_slots(jobs: int, threads: int | None, device: str) -> list[Slot]:
         import torch
 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = list(map(str, range(torch.cuda.device_count()))) if visible is None else visible.split(",")
+        names = (
+            [str(index) for index in range(torch.cuda.device_count() or 1)] if visible is None else visible.split(",")
+        )
         gpus = [names[number % len(names)] for number in range(jobs)]
     of_threads = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     return [LocalSlot(of_threads | ({} if gpu == "" else {"CUDA_VISIBLE_DEVICES": gpu})) for gpu in gpus]

@@ -7,14 +7,13 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
-"""The top-level packages; docs/design/house.md says why they are not inside one package."""
+from compressor.base.python_files import OWN_MODULES
 
 
 def hidden_package() -> str | None:
     """A line about a file that hides one of srkd's packages from Python; None if all are found."""
     root = Path(__file__).resolve().parents[2]
-    for name in PACKAGES:
+    for name in OWN_MODULES:
         spec = find_spec(name)
         origin = None if spec is None or spec.origin is None else Path(spec.origin).resolve()
         if origin is None:
@@ -27,7 +26,7 @@ def hidden_package() -> str | None:
 def name_collisions() -> Iterator[str]:
     """Yield a line for each name that another installed distribution also uses."""
     owners = metadata.packages_distributions()
-    for name in PACKAGES:
+    for name in OWN_MODULES:
         for other in sorted(set(owners.get(name, ())) - {"srkd"}):
             yield (
                 f"{other} installs a package {name!r} too, so that each overwrites the other's files: "

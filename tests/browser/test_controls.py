@@ -13,7 +13,8 @@ from PIL import Image
 
 from demo.catalogue import load_samples
 from tests.browser.app_models import Models
-from tests.browser.visits import DESKTOP, PHONE, ROOT, SIZES, App, Visit, violations
+from tests.browser.visits import DESKTOP, NO_WIDER_THAN_THE_SCREEN, PHONE, SIZES, App, Visit, violations
+from tests.support.commands import ROOT
 
 pytestmark = pytest.mark.browser
 
@@ -21,7 +22,6 @@ TOUCH_PIXELS = 44
 ARROW_PIXELS = 16
 PICTURE_BYTES = 350_000
 DIVIDE = "document.querySelector('#divider').getAttribute('aria-valuenow')"
-NO_WIDER_THAN_THE_SCREEN = "document.documentElement.scrollWidth <= innerWidth"
 IN_VIEW = """(selector) => [...document.querySelectorAll(selector)].map((each) => {
     const { left, top, right, bottom } = each.getBoundingClientRect();
     return left >= 0 && top >= 0 && right <= innerWidth && bottom <= innerHeight;

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import srkd
-from tests.browser.visits import DESKTOP, PHONE, listen, violations
+from tests.browser.visits import DESKTOP, NO_WIDER_THAN_THE_SCREEN, PHONE, listen, violations
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.browser
 
 SLIDER = ".stage input[type=range]"
 AT = "document.querySelector('.stage').style.getPropertyValue('--at')"
-NO_WIDER_THAN_THE_SCREEN = "document.documentElement.scrollWidth <= innerWidth"
 
 
 @pytest.fixture(scope="module")

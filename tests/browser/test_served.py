@@ -20,8 +20,8 @@ from PIL import Image
 
 from tests.browser.app_models import Models, png, sample_rgb
 from tests.browser.app_site import Site, app_files
-from tests.browser.visits import OFFLINE, PHONE, PHONE_HOST, ROOT, App
-from tests.support.commands import srkd
+from tests.browser.visits import OFFLINE, PHONE, PHONE_HOST, App
+from tests.support.commands import ROOT, srkd
 from tests.support.demo_server import create_certificate, lines_until, running
 
 pytestmark = pytest.mark.browser

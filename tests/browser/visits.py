@@ -14,11 +14,11 @@ import pytest
 
 from tests.browser.app_models import png, sample_rgb
 from tests.browser.app_site import Model, Site, served, site_of
+from tests.support.commands import ROOT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 APP = ROOT / "demo" / "app"
 PHONE_HOST = "phone.test"
 """A host name that only the browser resolves: plain http from another machine."""
@@ -53,6 +53,7 @@ SIZES = (
     "['left', 'right'].map((s) => document.querySelector(`#sheet-${s} canvas`)).map((c) => c && [c.width, c.height])"
 )
 """Widths and heights of the pictures of both sides."""
+NO_WIDER_THAN_THE_SCREEN = "document.documentElement.scrollWidth <= innerWidth"
 
 
 @dataclass

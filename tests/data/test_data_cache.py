@@ -295,9 +295,14 @@ def test_without_room_anywhere_the_sizes_and_the_ways_out_are_told(photos, monke
 
 def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
     assert available_memory(tmp_path) > 10**8
-    for most, used, expected in (("1000000", "400000", 600_000), ("300000", "400000", 0)):
+    for most, used, cached, expected in (
+        ("1000000", "400000", 0, 600_000),
+        ("1000000", "400000", 100_000, 700_000),
+        ("300000", "400000", 0, 0),
+    ):
         (tmp_path / "memory.max").write_text(most + "\n")
         (tmp_path / "memory.current").write_text(used + "\n")
+        (tmp_path / "memory.stat").write_text(f"anon {used}\ninactive_file {cached}\n")
         assert available_memory(tmp_path) == expected
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory(tmp_path) > 10**8

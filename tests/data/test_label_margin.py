@@ -125,10 +125,11 @@ def test_small_images_bound_the_margin(store: ImageStore):
     teacher = Teacher(deep())
     assert given_margin(64, teacher, store, PATCH).side == SMALLEST
     assert given_margin(0, teacher, store, PATCH).pixels == 0
-    with pytest.raises(
-        UsageError, match="--label-margin 2: the smallest LR image, or the step of the teacher's sizes, leaves no room"
-    ):
-        given_margin(2, teacher, store, SMALLEST)
+    for lr_patch in (SMALLEST, SMALLEST - 1):  # one pixel cannot be on both sides
+        with pytest.raises(
+            UsageError, match="--label-margin 2: the smallest LR image, or the step of the teacher's sizes, leaves no"
+        ):
+            given_margin(2, teacher, store, lr_patch)
 
 
 @pytest.fixture

@@ -73,23 +73,21 @@ def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):
     assert facts["options"]["lr_only"] == str(lr_folder.resolve()) and report.teacher is not None
     assert facts["data"]["validation"] == ["astronaut", "chelsea"]
     assert any("only label" in line for line in notes)
+    assert any("solved for in" in line for line in notes) == (recipe == "logits")
     with pytest.raises(SrkdError, match=r"finished.*student\.safetensors"):
         resume(out)
 
 
 @pytest.mark.parametrize(
-    "arguments, code, message",
+    "arguments, message",
     [
-        (["--lr-only", "{lr}", "--data", "{lr}"], 2, "--lr-only takes neither --data nor --lr-images"),
-        (["--lr-only", "{lr}", "--lr-images", "{lr}"], 2, "--lr-only takes neither --data nor --lr-images"),
-        (["--lr-images", "{lr}"], 2, "no --data is given"),
-        (["--lr-only", "{lr}", "--cache-size", "lots"], 2, "'lots' is not a size"),
-        (["--lr-only", "nowhere"], 1, "nowhere does not exist"),
+        (["--lr-only", "{lr}", "--data", "{lr}"], "--lr-only takes neither --data nor --lr-images"),
+        (["--lr-images", "{lr}"], "no --data is given"),
     ],
 )
-def test_mistakes_are_one_line(arguments, code, message, teacher, lr_folder, tmp_path, capfd):
+def test_mistakes_are_one_line(arguments, message, teacher, lr_folder, tmp_path, capfd):
     options = [word.format(lr=lr_folder) for word in arguments]
-    assert run(["compress", "--teacher", str(teacher), "--out", str(tmp_path / "r"), *options]) == code
+    assert run(["compress", "--teacher", str(teacher), "--out", str(tmp_path / "r"), *options]) == 2
     assert message in capfd.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "r").exists()
 

@@ -39,6 +39,7 @@ from tests.support.small_runs import SMALL
 
 DEVICE = os.environ.get("SRKD_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 not_simulated = pytest.mark.skipif(DEVICE.startswith("sim"), reason="autocast and TorchScript know no simulated device")
+not_cpu = pytest.mark.skipif(DEVICE == "cpu", reason="compares a device with the CPU")
 needs_cuda = pytest.mark.skipif(not DEVICE.startswith("cuda"), reason="CUDA graphs and NCCL need an NVIDIA GPU")
 
 
@@ -97,6 +98,7 @@ def test_affinity_and_its_gradient_are_those_of_a_cpu() -> None:
         torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-4)
 
 
+@not_cpu
 def test_a_fit_is_as_good_as_on_a_cpu() -> None:
     teacher = load_checkpoint(embedded_teacher()).network
     patches = (

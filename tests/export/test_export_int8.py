@@ -66,13 +66,6 @@ def model(exported: tuple[FileReport, ...]) -> Runtime:
 
 
 @pytest.mark.ci
-def test_one_flag_writes_a_file_for_cpus_and_one_for_tensorrt(exported: tuple[FileReport, ...]) -> None:
-    assert [file.format for file in exported] == ["int8", "int8-trt"]
-    assert [file.verdict for file in exported] == ["passed", "passed"]
-    assert [file.path.name for file in exported if file.path] == ["student.int8.onnx", "student.int8-trt.onnx"]
-
-
-@pytest.mark.ci
 def test_photos_lose_little_and_the_metadata_says_how_much(exported: tuple[FileReport, ...]) -> None:
     for file in exported:
         assert file.quality.drop < 0.06 and file.quality.psnr_to_source > 44

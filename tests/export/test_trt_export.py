@@ -54,7 +54,7 @@ def exported(network: Network, folder: Path, name: str, options: FileOptions | N
 @needs_linux
 @pytest.mark.parametrize(
     ("name", "precision", "onnx"),
-    [("trt", "fp16", "small.fp16.onnx"), pytest.param("trt-bf16", "bf16", "small.bf16.onnx", marks=pytest.mark.ci)],
+    [("trt", "fp16", "small.fp16.onnx"), ("trt-bf16", "bf16", "small.bf16.onnx")],
 )
 def test_an_engine_is_proved_and_named_after_its_machine(
     gpu: Nvidia, network: Network, tmp_path: Path, name: str, precision: str, onnx: str

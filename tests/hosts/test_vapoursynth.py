@@ -50,8 +50,10 @@ def test_its_onnx_runtime_gives_the_networks_image(student: str, tmp_path: Path)
 
 
 @pytest.mark.extras
-def test_the_script_for_luma_enlarges_a_film(tmp_path: Path) -> None:
-    """As its README says: vspipe with -a film=. An untrained network with an anchor keeps the picture's brightness.
+@pytest.mark.parametrize("bits", [8, 10])
+def test_the_script_for_luma_enlarges_a_film(bits: int, tmp_path: Path) -> None:
+    """As its README says: vspipe with -a film=. An untrained network with an anchor keeps the picture's brightness,
+    and the script the film's bits.
 
     tests/hosts/test_strangers.py runs the script for colours."""
     require_av()
@@ -60,7 +62,7 @@ def test_the_script_for_luma_enlarges_a_film(tmp_path: Path) -> None:
     for parameter in network.parameters():
         parameter.data *= 0.1
     (folder,) = export_for_hosts(network, Source("small"), ["vapoursynth"], tmp_path)
-    make_film(tmp_path / "film.mkv", [photo(64, 48)] * 3)
+    make_film(tmp_path / "film.mkv", [photo(64, 48)] * 3, pixel_format="yuv420p" if bits == 8 else "yuv420p10le")
     script = next(path for path in folder.also if path.suffix == ".vpy")
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     subprocess.run([python.with_name("vapoursynth"), "config"], env=environment, check=True, capture_output=True)
@@ -72,8 +74,9 @@ def test_the_script_for_luma_enlarges_a_film(tmp_path: Path) -> None:
     header, *frames = done.stdout.split(b"FRAME\n")
     assert header.startswith(b"YUV4MPEG2") and f"W{width} H{height} ".encode() in header and len(frames) == 3
     picture = photo(64, 48)[0].permute(1, 2, 0).numpy() @ (46.559, 156.629, 15.812) + 16  # BT.709, as the film says
-    luma = np.frombuffer(frames[1], np.uint8)[: width * height].reshape(48, scale, 64, scale).mean((1, 3))
-    assert len(frames[1]) == 3 * width * height // 2
+    values = np.frombuffer(frames[1], np.uint8 if bits == 8 else np.uint16) / 2 ** (bits - 8)
+    luma = values[: width * height].reshape(48, scale, 64, scale).mean((1, 3))
+    assert len(values) == 3 * width * height // 2
     assert abs(luma.mean() - picture.mean()) < 2 and np.corrcoef(luma.ravel(), picture.ravel())[0, 1] > 0.98
 
 

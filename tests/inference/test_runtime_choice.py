@@ -23,7 +23,7 @@ from compressor.inference.upscale_outputs import UpscaleSettings
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.torch_runtime import TorchRuntime
+from compressor.runtimes.torch_runtime import TorchCompiledRuntime, TorchRuntime
 from srkd.api.upscale import _upscale_settings
 from srkd.options.verbs import UpscaleOptions
 from tests.support.fakes import nearest_model
@@ -121,6 +121,7 @@ def test_a_network_of_one_channel_is_tried_on_its_own_plane() -> None:
 def test_windows_and_no_openvino_stay_in_torch(student: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = TorchRuntime(build(tiny("swinir", 2), seed=0).eval(), label="windows")
     assert not fits_openvino(windows)
+    assert not fits_openvino(TorchCompiledRuntime(student.network, label="compiled")), "it was asked for by name"
     monkeypatch.setattr(runtime_choice, "missing_modules", lambda names: names)
     assert not fits_openvino(student)
 

@@ -15,11 +15,9 @@ from compressor.models.checkpoints.load import Loaded, load_checkpoint
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
-from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from tests.support import official
 from tests.support.networks import same_network, save_state
-from tests.support.shared import needs_shared, shared
 
 State = official.State
 DIALECTS: list[tuple[str, Callable[[], State], int | None, Spec]] = [
@@ -184,15 +182,6 @@ def test_loading_leaves_the_random_generator_alone(plain: tuple[State, Network],
     before = torch.random.get_rng_state()
     load_checkpoint(tmp_path / "checkpoint.pth")
     assert torch.equal(before, torch.random.get_rng_state())
-
-
-@needs_shared
-def test_published_files() -> None:
-    carn_m = load_checkpoint(shared() / "data" / "checkpoints" / "carn_m.pth", scale=3)
-    assert carn_m.network.spec == CARNMSpec(3)
-    assert sum(parameter.numel() for parameter in carn_m.network.parameters()) == 303_427
-    recompressed = load_checkpoint(shared() / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
-    assert recompressed.network.spec == CompactSpec(4, 64, 16) and recompressed.network.params == 621_424
 
 
 def test_a_range_of_its_own_is_read_off_the_mean_shift(tmp_path: Path) -> None:

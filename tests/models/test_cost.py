@@ -1,8 +1,7 @@
-"""Parameters and MACs equal those of the official classes to the last digit, without time and memory."""
+"""Parameters and MACs equal those of the official classes to the last digit, without the memory of an image."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -119,16 +118,13 @@ def test_a_network_costs_what_its_spec_costs_without_mean_shift() -> None:
 @pytest.mark.parametrize(
     ("spec", "params"), [(RCANSpec(4), 15_592_355), (replace(CLASSICAL, scale=4), 11_900_199)], ids=["rcan", "swinir"]
 )
-def test_large_networks_take_no_time_and_no_memory(spec: Spec, params: int) -> None:
+def test_large_networks_take_no_memory(spec: Spec, params: int) -> None:
     for arch in (RCANSpec(2, 4, 1, 1, 1), SwinIRSpec(2, 4, (1,), (1,), 2)):
         cost(arch, (5, 5))  # exclude torch's imports on the first call
-    rng, seconds = torch.random.get_rng_state(), []
-    for size in ((3840, 2160), (3838, 2158)):  # the faster of two: a busy machine slows processor time, too
-        before = time.process_time()
+    rng = torch.random.get_rng_state()
+    for size in ((3840, 2160), (3838, 2158)):
         with PeakMemory() as memory:
             assert cost(spec, size).params == params
-        seconds.append(time.process_time() - before)
-    assert min(seconds) < 5  # the image itself would take minutes
     assert memory.peak_bytes < 400_000
     assert torch.equal(rng, torch.random.get_rng_state())
 

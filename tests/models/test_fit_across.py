@@ -202,6 +202,14 @@ def test_a_solved_student_is_nearer_than_random_weights(name: str, spec: Spec) -
     assert error < random / {RRDBNetSpec: 3, CARNMSpec: 2, SwinIRSpec: 2}.get(type(spec), 4)
 
 
+def test_a_student_that_unshuffles_is_solved_on_patches_of_any_size() -> None:
+    teacher, lr = lively(replace(architecture("edsr").small, scale=2)), patches(24)[..., :15, :15].contiguous()
+    spec = SPANF3Spec(2, width=24, depth=2, unshuffle=2)
+    student = AcrossFit(source_for(teacher, spec), teacher, spec, lr).solve()
+    error, random = ((net(lr) - teacher(lr)).square().mean() for net in (student, build(spec, seed=3)))
+    assert error < random / 4
+
+
 @pytest.mark.parametrize(
     ("spec", "writer", "reader"),
     [

@@ -14,7 +14,6 @@ import pytest
 from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks import registry
-from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import NETWORKS, architecture, architectures
 from compressor.models.students.students import parse_student
 from recipes.config.published import published_options
@@ -154,10 +153,3 @@ def test_a_network_inside_touches_its_file_and_the_registry() -> None:
                 continue  # CARN-M is based on CARN, and files in EDSR's dialects may use names of RCAN's code base
             assert name not in texts, f"{place} names the network {name}: let its file say what is needed"
             assert module not in imports, f"{place} imports the network {name}: let its file say what is needed"
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_brings_its_own_forms_for_tests(name: str) -> None:
-    result = architecture(name)
-    assert isinstance(result.small, Spec) and {spec.arch for spec in (result.small, *result.variants)} == {name}
-    assert all(dialect.code_bases for dialect in result.dialects)

@@ -19,7 +19,7 @@ from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import architectures, build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students.students import build_student, parse_student, student_of_spec, width_hint
+from compressor.models.students.students import build_student, cut_student, parse_student, random_student, width_hint
 from tests.support import official
 from tests.support.networks import SMALL
 from tests.support.slices import lively
@@ -122,13 +122,13 @@ def test_parse_student_refuses(text: str, message: str) -> None:
 def test_what_cannot_be_inherited_is_refused() -> None:
     teacher = build(EDSRSpec(2, 8, 2), seed=0)
     with pytest.raises(UsageError, match=r"carn .*edsr.*random weights"):
-        student_of_spec(teacher, CARNSpec(2, 4))
+        cut_student(teacher, CARNSpec(2, 4))
     with pytest.raises(UsageError, match=r"scale 4 .*scale 2"):
-        student_of_spec(teacher, EDSRSpec(4, 4, 2))
+        cut_student(teacher, EDSRSpec(4, 4, 2))
     with pytest.raises(SrkdError, match=r"width of 9 .*8"):
-        student_of_spec(teacher, EDSRSpec(2, 9, 2))
+        cut_student(teacher, EDSRSpec(2, 9, 2))
     with pytest.raises(SrkdError, match=r"3 blocks .*of 2"):
-        student_of_spec(teacher, EDSRSpec(2, 8, 3))
+        cut_student(teacher, EDSRSpec(2, 8, 3))
     with pytest.raises(SrkdError, match=r"carn .*depth=0\.5.*use width"):
         build_student(build(CARNSpec(2, 4)), depth=0.5)
     with pytest.raises(UsageError, match="init='inhert' is not one"):
@@ -136,4 +136,4 @@ def test_what_cannot_be_inherited_is_refused() -> None:
     for width in (0.0, -0.5, 1.0001, float("nan")):
         with pytest.raises(UsageError, match=r"width=.*\(0, 1\]"):
             build_student(teacher, width=width)
-    assert student_of_spec(teacher, CARNSpec(4, 4), init="random").spec == CARNSpec(4, 4)
+    assert random_student(teacher, CARNSpec(4, 4), 0).spec == CARNSpec(4, 4)

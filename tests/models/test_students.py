@@ -19,7 +19,7 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.slices import student_cuts
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students.students import build_student, require_slice, student_of_spec, view_parameters
+from compressor.models.students.students import build_student, cut_student, require_slice, view_parameters
 from tests.support import official, official_rcan
 from tests.support.networks import FORMS, TEACHERS, zero_outside
 from tests.support.slices import lively, run, zero_masked
@@ -128,7 +128,7 @@ def test_depth_keeps_the_published_blocks() -> None:
 
 def test_fewer_groups_of_rcan_and_fewer_blocks_in_them_nest() -> None:
     teacher = lively(RCANSpec(2, 4, groups=4, depth=6, hidden=2))
-    student = student_of_spec(teacher, replace(teacher.spec, groups=2, depth=3, width=2, hidden=1))
+    student = cut_student(teacher, replace(teacher.spec, groups=2, depth=3, width=2, hidden=1))
     assert build_student(teacher, depth=0.5).spec == replace(teacher.spec, depth=3)
     source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
     for g, their_group in ((0, 1), (1, 3)):

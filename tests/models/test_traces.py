@@ -41,7 +41,9 @@ TOLERANCE = 1e-5
 
 
 def _exported_elsewhere(spec: Spec) -> bool:
-    """Return True if test_export_onnx.py, or the published window (SwinIR's lighter tail), covers the spec."""
+    """Return True if test_export_onnx.py (EDSR), test_export_matrix.py (CARN) or the published window (SwinIR's lighter
+    tail) covers the spec.
+    """
     return spec in USUAL and (isinstance(spec, (EDSRSpec, CARNSpec)) or spec is DIRECT)
 
 

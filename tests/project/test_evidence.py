@@ -85,7 +85,7 @@ def test_a_page_shows_what_the_json_says_and_what_has_not_been_run(folder: Path)
     assert new == f"Before\n<!-- result: tiny.second-half -->\n{table}\n<!-- end of result -->\nafter\n"
     assert filled(new, folder) == new
     assert with_results("[result: other]", folder) == "*Not run yet: `python -m benchmarks other`.*"
-    assert with_results("[result: training_speed-gpu]", folder) == "*Not run yet: `make evidence-gpu`.*"
+    assert with_results("[result: training_speed-gpu-dukd]", folder) == "*Not run yet: `make evidence-gpu`.*"
 
 
 def test_a_page_shows_the_sentences_of_a_row_by_its_name(folder: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_folder_that_was_not_given_is_named(tmp_path: Path) -> None:
     one = Benchmark(
         "?", 90, ("--data", "{sets}", "--model", "{checkpoints}/a.pth"), ("--data", "{sets}", "--steps", "1")
     )
-    folders = {"sets": tmp_path, "photos": None, "golden": None, "checkpoints": None}
+    folders = {"sets": tmp_path, "photos": None, "checkpoints": None}
     assert part_of("one", one, folders, small=False).needs == "--checkpoints"
     small = part_of("one", one, folders, small=True)
     assert small.needs == "" and small.command == ("benchmarks", "one", "--data", str(tmp_path), "--steps", "1")

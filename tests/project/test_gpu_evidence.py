@@ -56,7 +56,7 @@ def test_an_unknown_part_is_refused_with_those_that_there_are(tmp_path: Path) ->
 def test_the_small_form_asks_the_same_questions(tmp_path: Path) -> None:
     full, tiny = (parts("cuda", tiny=small, data=tmp_path, train=None, runs=tmp_path) for small in (False, True))
     assert [(part.name, part.question) for part in full] == [(part.name, part.question) for part in tiny]
-    assert sum(part.minutes for part in full) == pytest.approx(40, abs=5)
+    assert 35 < sum(part.minutes for part in full) <= 40
 
 
 @pytest.mark.ci

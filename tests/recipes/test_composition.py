@@ -16,7 +16,7 @@ from compressor.base.yaml_errors import YamlError
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
-from compressor.models.students.students import student_of_spec
+from compressor.models.students.students import cut_student
 from compressor.training.calibration import Blend, Calibrated
 from compressor.training.loop import Trainer
 from compressor.training.method import Kind, Method, fit_methods, quantisation_of, term_weights
@@ -125,7 +125,7 @@ def test_a_blend_is_the_sum_of_the_methods_losses_each_times_its_factor() -> Non
 def loss_of(methods: Sequence[Method], weights: Mapping[str, float], blend: Blend | None = None) -> float:
     """Return the loss of the first step of a recipe of these methods; shared terms that differ are refused."""
     teacher = build(WHOLE, seed=1).eval().requires_grad_(False)
-    student, quantisation = student_of_spec(teacher, HALF), quantisation_of(methods)
+    student, quantisation = cut_student(teacher, HALF), quantisation_of(methods)
     if quantisation is not None:
         student = quantise(student, quantisation)
     methods = fit_methods(methods, teacher, student)

@@ -19,7 +19,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, spec_from_dict
-from compressor.models.students.students import StudentView, build_student, student_of_spec
+from compressor.models.students.students import StudentView, build_student, cut_student
 from compressor.training.loop import Trainer
 from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
@@ -89,7 +89,7 @@ def test_a_student_that_is_its_teacher_has_no_contrast() -> None:
     teacher = PLAIN_MODE.lay_out(teacher_of(), frozen=True)  # as in a run: two layouts round differently
     lite, whole = CsdLite(phi="teacher"), Csd(phi="teacher")
     assert contrast_of(lite, played(lite, teacher, teacher_of())[1]) == 0
-    terms = terms_of(whole, played(whole, teacher, student_of_spec(teacher, teacher.spec))[1])
+    terms = terms_of(whole, played(whole, teacher, cut_student(teacher, teacher.spec))[1])
     assert terms["contrast"].item() == 0 and terms["pixel"].item() == terms["teacher"].item() > 0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.evidence import Result, results_folder
 from benchmarks.method_costs import Cost
-from benchmarks.methods import TITLES as TITLES_OF_ROWS
+from benchmarks.methods import TITLES
 from benchmarks.pages import with_results
 from benchmarks.preset_lengths import all_recipes
 from recipes.catalogue import METHODS, RECIPES
@@ -20,8 +20,6 @@ from recipes.config.reading import load_preset
 pytestmark = pytest.mark.ci
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
-TITLES = {"lfd": "LFD-style", "facd": "FACD-style", "clsd": "CLSD-style"}
-"""Names of methods whose sources leave choices to us, for use everywhere that a user sees them."""
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
 
 
@@ -116,7 +114,6 @@ def test_no_recipe_does(name: str) -> None:
 
 
 def test_benchmarks_print_the_same_names() -> None:
-    assert TITLES == TITLES_OF_ROWS
     assert Cost("lfd", 1.0, 1.0, 1.0).row()["method"] == "LFD-style"
 
 

@@ -42,8 +42,7 @@ def test_phi_without_a_file_or_a_network_is_the_teachers(hub: Path) -> None:
     assert source.kind == "teacher"
     assert "its download failed: " in source.how and "refused" in source.how
     assert isinstance(source.build(build(tiny("edsr", 2))), TeacherPhi)
-    with pytest.raises(SrkdError, match="--phi-weights FILE"):
-        source.build(None)
+    assert isinstance(source.build(None), TeacherPhi), "of the embedded teacher"
     with pytest.raises(SrkdError, match=r"vgg19-dcbb9e9d\.pth"):
         resolve_phi("vgg19")
     assert not hub.exists()
@@ -98,7 +97,7 @@ def test_a_faulty_download_leaves_nothing_behind(
         source = resolve_phi()
     assert source.kind == "teacher" and "its download failed: " in source.how
     assert ("timed out" in source.how) == (content is None)
-    assert list(hub.parent.iterdir()) == []
+    assert not hub.parent.exists() or list(hub.parent.iterdir()) == []
 
 
 def test_a_damaged_cache_is_fetched_again(hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,9 @@ def test_a_copy_is_made_though_the_schema_cannot_be(tmp_path, capfd, monkeypatch
     assert load_preset(str(tmp_path / "my.yaml")) == load_preset("logits")
 
 
-def test_validate_has_a_line_a_mistake_and_exit_1(tmp_path, capfd):
+def test_validate_has_a_line_a_mistake_and_exit_1(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logits").mkdir()  # such as a run's folder
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     shutil.copy(PRESETS / "scratch.yaml", good)
     bad.write_text("title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: 0\n  rte: 1\n")

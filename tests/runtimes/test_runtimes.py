@@ -17,6 +17,7 @@ from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.runtimes.file_runtime import ImageFormat
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
@@ -160,3 +161,16 @@ def test_open_model_refuses_in_one_line(network: Network, exported: Path, tmp_pa
         with pytest.raises(SrkdError, match=message) as caught:
             open_model(path, OpenOptions(**options))  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_images_fill_the_batches_of_a_file(count: int) -> None:
+    """Of a foreign file with a fixed batch: the last image fills the last one, and its copies are dropped."""
+    lr, sizes = torch.rand(count, 3, 5, 4), list[int]()
+
+    def double(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return images.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    assert torch.equal(ImageFormat(3, batch=4).run(lr, double), double(lr))
+    assert sizes == [4] * -(-count // 4) + [count]

@@ -107,7 +107,7 @@ def test_patches_are_the_most_textured_of_those_drawn(ground: Path) -> None:
     again = draw_calibration_patches(store, seed=3, count=5, side=8)
     others = draw_calibration_patches(store, seed=4, count=5, side=8)
     assert patches.shape == (5, 3, 8, 8) and torch.equal(patches, again) and not torch.equal(patches, others)
-    assert float(patches.min()) >= 0 and float(patches.max()) <= 1 and CANDIDATES == 4
+    assert float(patches.min()) >= 0 and float(patches.max()) <= 1
     sampler = Sampler.for_store(store, lr_patch=8, seed=3)
     for step, patch in enumerate(patches):
         drawn = gather(store.lr, sampler.draw(step, range(CANDIDATES)), 8, 1)
@@ -208,9 +208,3 @@ def test_the_report_keeps_where_the_student_started(ground: Path, tmp_path: Path
     plain = {**options, "recipe": "inherit", "steps": 1}
     trained = srkd.compress(ground / "teacher.safetensors", out=tmp_path / "plain", **plain)  # type: ignore[arg-type]
     assert trained.untrained is None
-
-
-@pytest.mark.ci
-def test_lr_images_alone_are_enough(ground: Path, tmp_path: Path) -> None:
-    lines = compress(ground, tmp_path / "run", data=None, lr_only=ground / "photos", recipe="logits", steps=1)
-    assert any("solved for in" in line and "on 64 patches" in line for line in lines)

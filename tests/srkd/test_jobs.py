@@ -13,11 +13,11 @@ import pytest
 
 from compressor.base.child import ChildFailed
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.base.interrupts import Interrupted, StopRequest
 from compressor.training.run_files import newest_step
-from srkd import compress, resume
-from srkd.runs.workers import BegunRun, SideBySide, Slot
+from srkd import resume
+from srkd.runs.workers import BegunRun, SideBySide, Slot, local_slots
 from tests.support.run_files import read_json
 from tests.support.side_by_side import at_first_state, plan
 
@@ -40,6 +40,12 @@ class FakeSlot(Slot):
 
 def begun(folder: Path, count: int) -> list[BegunRun]:
     return [BegunRun(f"run {number}", folder / str(number), 10, {}) for number in range(count)]
+
+
+def test_a_plan_for_gpus_begins_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers say then that the device cannot be used."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert len(local_slots(3, None, "cuda")) == 3
 
 
 def test_a_run_whose_worker_died_is_trained_again_twice_and_a_failure_stops_no_other(tmp_path) -> None:
@@ -94,12 +100,6 @@ def test_the_newest_step_is_that_of_the_last_whole_row(tmp_path) -> None:
     assert newest_step(tmp_path) == 0
     (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n{"step": 14}\n{"step": 1')
     assert newest_step(tmp_path) == 14
-
-
-def test_one_run_has_no_jobs(ground, tmp_path) -> None:
-    with pytest.raises(UsageError, match="--seeds, --sweep"):
-        compress(ground / "teacher.safetensors", data=ground / "photos", jobs=2, out=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.ci

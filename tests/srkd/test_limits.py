@@ -15,7 +15,6 @@ from srkd.options.compress import CompressOptions
 from srkd.options.option import declarations
 from srkd.options.verbs import ConvertOptions, DemoOptions, ExportOptions
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
-from tests.support.small_runs import TEACHER
 
 
 @pytest.fixture
@@ -55,7 +54,6 @@ def test_a_verb_passes_them_on(
     verb: str, teacher: Path, photos: Path, tried_with: list[ResourceLimits], tmp_path: Path
 ) -> None:
     """A checkpoint needs none."""
-    assert TEACHER.scale == 2
     VERBS[verb]([save_onnx(twin(), tmp_path / "one.onnx"), teacher], photos, limits=3)
     assert tried_with == [USUAL_LIMITS.scaled(3)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal
 import click
 import pytest
 from click.testing import CliRunner
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
@@ -164,21 +163,6 @@ def test_wrong_values_are_refused_alike(value: dict[str, Any], words: list[str],
 def test_values_of_another_type_are_refused(value: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=rf"(?i:{next(iter(value))[:4]}).*: .+ (should be|is not)"):
         PaintOptions.of(**{"model": "x.pt", **value})
-
-
-class Document(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    options: PaintOptions
-    border: FrameGroup
-
-
-def test_a_model_that_holds_options_writes_and_reads_them() -> None:
-    options = paint("x.pt", layers=2, words=("a", "b"), extras={"k": 1}, gilt=0.5)
-    document = Document(options=options, border=FrameGroup(frame=False))
-    text = document.model_dump_json()
-    assert json.loads(text)["options"] == options.to_json()
-    assert Document.model_validate_json(text) == document
 
 
 def test_json_reads_back_to_equal_options() -> None:

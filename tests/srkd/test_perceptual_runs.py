@@ -104,6 +104,7 @@ def test_a_run_keeps_both_ends_and_the_strength_between_them(
     assert run(["report", str(out)]) == 0
     assert 'data-strengths="strength 0,strength 0.25,' in (out / "report.html").read_text()
     exported = tmp_path / "exported"
+    assert run(["export", str(out), "--strength", "0.3,2", "-o", str(exported)]) == 2 and not exported.exists()
     words = ["--onnx", "--for", "spandrel", "--strength", "0,0.6", "-o", str(exported)]
     assert run(["export", str(out), *words]) == 0
     names = {file.relative_to(exported).as_posix() for file in exported.rglob("*.onnx")}

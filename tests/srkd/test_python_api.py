@@ -198,13 +198,6 @@ print("ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     assert done.stdout == "ended with 0\n", done.stderr
 
 
-def test_a_text_is_a_list_of_one() -> None:
-    options = ProfileOptions("a.safetensors", runtime="torch")
-    assert (options.models, options.runtime) == (("a.safetensors",), ("torch",))
-    assert ProfileOptions("a", runtime=["torch", "onnxruntime", "torch"]).runtime == ("torch", "onnxruntime")
-    assert ExportOptions("a", formats="onnx").formats == ("onnx",)
-
-
 # Images in memory.
 
 

@@ -339,14 +339,3 @@ def test_unfinished_runs_are_left_out(plan: Path, copy: Path) -> None:
     assert "copy is left out" in srkd.compare([plan, copy]).left_out[0]
     with pytest.raises(SrkdError, match="nothing to compare"):
         srkd.compare(copy)
-
-
-@pytest.mark.ci
-def test_compare_as_table_json_and_csv(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["compare", str(plan)]) == 0
-    assert "gain over" in capsys.readouterr().out
-    assert run(["compare", str(plan), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "srkd.compare/1" and len(document["rows"]) == 4
-    assert run(["compare", str(plan), "--csv"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].startswith("name,role,seeds,runs,params,macs,")

@@ -19,7 +19,6 @@ from srkd.record.run_file import find_run_file, read_for_display, read_run_file,
 from srkd.reports.contents import read_contents
 from srkd.reports.curves import Metrics
 from srkd.reports.methods import trained_runs
-from tests.support.commands import python
 from tests.support.run_files import RESULT, RUN, assert_read_as_written, read_json, save_run_file
 from tests.support.small_runs import SMALL
 
@@ -53,11 +52,6 @@ def test_runs_that_learned_other_labels_are_no_seeds_of_one_method(runs: Path) -
     (one,) = trained_runs([read_contents(runs / "from")])
     other = one.file.model_copy(update={"data": one.file.data.model_copy(update={"labels": "teacher"})})
     assert {key for key, _ in one.settings.items() ^ replace(one, file=other).settings.items()} == {"data.labels"}
-
-
-def test_the_model_needs_no_torch() -> None:
-    outcome = python("-c", "import sys, srkd.record.run_file; print('torch' in sys.modules)")
-    assert outcome.out.strip() == "False", outcome.err
 
 
 def test_a_spec_is_the_file_that_was_named(tmp_path: Path) -> None:

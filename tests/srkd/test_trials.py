@@ -162,6 +162,16 @@ def test_a_start_that_rests_on_offsets_lowers_its_own_rate_alone(ground: Path, s
     assert rates["scratch"] == logits.rate and rates["fit"] == pytest.approx(share * l1.rate_of(is_fitted=True))
 
 
+def test_the_baseline_logits_learns_from_films_as_the_run_does(ground: Path) -> None:
+    words = {"recipe": "fakd", "calm": 0.5, "settings": (*SMALL, "calm.noise=8"), "width": 0.5}
+    spec, others = with_baselines(ground, **words)
+    calm = [
+        next(rule.options for rule in each.preset.methods if rule.name == "calm") for each in (spec, others["logits"])
+    ]
+    assert calm[0] == calm[1] == {"weight": 0.5, "noise": 8}
+    assert all(rule.name != "calm" for name in ("scratch", "inherit") for rule in others[name].preset.methods)
+
+
 def test_baselines_learn_the_originals_whatever_the_recipe_learns(ground: Path) -> None:
     spec, others = with_baselines(ground, recipe="logits", labels="teacher", width=0.5)
     assert spec.labels == "teacher" and {other.labels for other in others.values()} == {"original"}

@@ -18,7 +18,7 @@ from compressor.data.batches import Batch
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.models.networks.registry import build, quantise
-from compressor.models.students.students import student_of_spec
+from compressor.models.students.students import cut_student
 from compressor.training.calibration import Calibrated
 from compressor.training.guard import SkippedStep
 from compressor.training.loop import Trainer
@@ -108,7 +108,7 @@ class Pair:
         preset = load_preset("scratch", ("schedule.rate=1e-3", "schedule.decay=constant", *settings)).with_steps(steps)
         frozen = None if teacher is None else build(teacher, seed=1).eval().requires_grad_(False)
         inside = frozen is not None and method.kind == "joint"
-        start = student_of_spec(frozen, student) if inside and frozen is not None else build(student, seed=0)
+        start = cut_student(frozen, student) if inside and frozen is not None else build(student, seed=0)
         quantisation = quantisation_of([method])
         if quantisation is not None:
             start = quantise(start, quantisation)

@@ -130,7 +130,7 @@ def test_the_stand_ins_say_what_is_missing() -> None:
     [
         ("DCTLSA_x4.pt", "spandrel", 32.52),
         ("team00_SPAN.pth", "srkd", 31.739),
-        pytest.param("CRAFT_ntire2024_team34_x4.pth", "spandrel", 32.39, marks=pytest.mark.ci),
+        ("CRAFT_ntire2024_team34_x4.pth", "spandrel", 32.39),
         ("realesr-animevideov3_rezipped.pth", "srkd", 28.23),
     ],
 )

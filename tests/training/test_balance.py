@@ -20,7 +20,6 @@ def losses(pixel: float, logits: float, contrast: float = 0.0) -> Losses:
 
 
 def test_it_is_reported_once_after_5000_steps_and_recorded(tmp_path: Path) -> None:
-    assert BALANCE_STEPS == 5000
     lines: list[str] = []
     folder = RunFolder(tmp_path / "run")
     events = events_of(folder, lines, stage([], steps=10_000))

@@ -69,15 +69,14 @@ def new_run(inputs: Path, run: Path, steps: int = STEPS) -> list[str]:
     return ["compress", *map(str, options), *settings, "--out", str(run)]
 
 
-def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], object]) -> float:
-    """Call `act` after some steps of training, and return the time after it."""
+def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], object]) -> None:
+    """Call `act` after some steps of training."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= 15:
             break
         time.sleep(0.002)
     act()
-    return time.monotonic()
 
 
 def error_line(err: str) -> str:
@@ -196,9 +195,9 @@ def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(inputs, both):
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(inputs, undisturbed, tmp_path):
     run = tmp_path / "run"
     with torchrun("-m", "srkd", *new_run(inputs, run)) as process:
-        began = in_training(process, run, lambda: workers(process)[1].kill())
+        in_training(process, run, lambda: workers(process)[1].kill())
         _, err = process.communicate(timeout=LOST)
-        assert time.monotonic() - began < LOST and process.returncode == 1
+        assert process.returncode == 1
     line = error_line(err)
     assert "another process was lost at step " in line and "rank 0 of 2 noticed" in line
     assert f"continue with: torchrun ... -m srkd compress --resume {run}" in line
@@ -274,9 +273,8 @@ def test_two_machines_of_which_one_goes_down(inputs, undisturbed, tmp_path, gone
             for process in (psutil.Process(machines[gone].pid), *workers(machines[gone])):
                 process.kill()
 
-        began = in_training(machines[1 - gone], run, power_cut)
+        in_training(machines[1 - gone], run, power_cut)
         _, err = machines[1 - gone].communicate(timeout=LOST)
-        assert time.monotonic() - began < LOST
     assert f"rank {1 - gone} of 2 noticed" in err
     assert_continued(run, undisturbed)
 

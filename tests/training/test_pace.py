@@ -1,11 +1,6 @@
-"""A run reports its speed and the time left, and immediately a request to stop."""
+"""A run reports its speed and the time left."""
 
 from __future__ import annotations
-
-import os
-import signal
-import time
-from pathlib import Path
 
 import pytest
 
@@ -19,10 +14,8 @@ from compressor.teachers.teacher import Teacher
 from compressor.training import pace as pace_module
 from compressor.training.pace import Pace
 from compressor.training.validation import Validation
-from srkd import compress
 from srkd.terminal import console
 from srkd.terminal.console import Console
-from tests.support.small_runs import SMALL
 
 
 @pytest.fixture
@@ -100,21 +93,3 @@ def test_teacher_check_validation_and_degradation_report_progress(photos):
     Validation(data.validation, 2, "teacher", teacher, context).score_sets(teacher)
     expected = {"teacher check, other settings", "degrading images", "validation images", "teacher: validation images"}
     assert seen >= expected
-
-
-def test_a_run_acknowledges_a_signal(teacher, photos, tmp_path):
-    from compressor.base.interrupts import Interrupted
-
-    lines: list[str] = []
-
-    def interrupt(title: str, done: int, total: int) -> None:
-        if title == "training" and done == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-            deadline = time.monotonic() + 10
-            while not any("stopping" in line for line in lines) and time.monotonic() < deadline:
-                time.sleep(0.01)
-
-    out: Path = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        compress(teacher, data=photos, steps=5, out=out, settings=SMALL, progress=interrupt, announce=lines.append)
-    assert any(line.startswith("stopping: this step is finished and saved first") for line in lines)

@@ -148,14 +148,24 @@ def whole(inputs, tmp_path_factory) -> Path:
 
 def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(inputs, whole, tmp_path):
     """A cluster sends SIGTERM before it takes the machine away; the run ends with the same bytes."""
+    lines: list[str] = []
+
+    def announced() -> list[str]:
+        return [line for line in lines if line.startswith("stopping: this step is finished and saved first")]
 
     def preempted(title: str, done: int, total: int) -> None:
         if title == "training" and done == 2:
             os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while not announced() and time.monotonic() < deadline:  # a thread says it, before the step ends
+                time.sleep(0.01)
 
     run, folders = tmp_path / "pre-empted run", read_json(whole)["options"]["data"]
     with pytest.raises(Interrupted, match="saved at step 2 of 4") as caught:
-        compress(inputs[1], data=folders, steps=4, out=run, settings=SETTINGS, progress=preempted)
+        compress(
+            inputs[1], data=folders, steps=4, out=run, settings=SETTINGS, progress=preempted, announce=lines.append
+        )
+    assert len(announced()) == 1
     assert caught.value.exit_code == 130 and str(caught.value).endswith(f"srkd compress --resume '{run}'")
     assert [path.name for path in states(run)] == ["state-00000002.pt"]
     resume(run)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
-from compressor.models.students.students import student_of_spec
+from compressor.models.students.students import cut_student
 from compressor.training.calibration import Calibrated, TermCalibration, calibration_steps
 from compressor.training.loop import Trainer
 from compressor.training.method import Kind, Method
@@ -55,7 +55,7 @@ def joint(steps: int = 6, **options: object) -> Stage:
 
 
 def student_in(teacher: Network, width: float = 0.5) -> Network:
-    return student_of_spec(teacher, teacher.spec.narrowed(width))
+    return cut_student(teacher, teacher.spec.narrowed(width))
 
 
 def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
@@ -67,7 +67,7 @@ def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
     assert state.networks["joint"].fingerprint() != before
     averaged = state.averaged_network()
     assert averaged.spec == state.student.spec
-    expected = student_of_spec(state.ema.network, state.student.spec)
+    expected = cut_student(state.ema.network, state.student.spec)
     assert averaged.fingerprint() == expected.fingerprint()
 
 
@@ -91,7 +91,7 @@ def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
     state, other = State.fresh(student_in(teacher), teacher, inside), State.fresh(student_in(teacher), None, alone)
     train_on_patch(inside, state, teacher)
     train_on_patch(alone, other)
-    cut = student_of_spec(state.networks["joint"], state.student.spec)
+    cut = cut_student(state.networks["joint"], state.student.spec)
     for (name, a), b in zip(cut.state_dict().items(), other.student.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5, msg=name)
 

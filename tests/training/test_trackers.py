@@ -76,11 +76,6 @@ def read_events(folder: Path) -> list[Any]:
     return events
 
 
-def test_the_number_of_a_picture_that_is_not_there_is_refused(teacher: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--track-images 3: there are 2"):
-        srkd.compress(teacher, data=photos, steps=1, out=tmp_path / "run", settings=SMALL, track_images=(1, 3))
-
-
 def test_a_run_sends_its_numbers_and_no_path(
     wandb_runs: list[WandbRun], teacher: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

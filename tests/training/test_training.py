@@ -14,20 +14,14 @@ from compressor.assets import embedded_teacher
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.models.students.students import build_student
 from compressor.training.loop import Trainer
 from compressor.training.method import Method, declares, fit_methods
 from compressor.training.stage import Stage, with_other_stages
 from compressor.training.state import EMA, State
 from compressor.training.step import Step
 from recipes.methods.logits import Logits
-from recipes.methods.scratch import Inherit, Scratch
+from recipes.methods.scratch import Scratch
 from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage, train_on_patch
-
-
-def test_scratch_overfits_one_patch():
-    _, recorder = train_on_patch(stage([Scratch()], steps=400, rate=2e-3, decay="cosine"))
-    assert recorder.losses[0]["loss"] > 0.05 and recorder.losses[-1]["loss"] < 0.005
 
 
 def test_a_trained_network_makes_a_constant_image_of_a_constant_one():
@@ -38,17 +32,6 @@ def test_a_trained_network_makes_a_constant_image_of_a_constant_one():
         drawn = network(0)(torch.full((1, 3, 32, 32), shade))
     assert (sr - sr.mean((2, 3), keepdim=True)).abs().max() < 1e-2 and (sr - shade).abs().max() < 1e-2
     assert (drawn - drawn.mean((2, 3), keepdim=True)).abs().max() > 1e-2
-
-
-def test_an_inherited_student_learns_and_its_teacher_does_not():
-    """The student is a slice of the teacher and shares nothing with it."""
-    teacher = network(1, width=12).requires_grad_(False)
-    before, student = teacher.fingerprint(), build_student(teacher, width=0.5)
-    start, one = student.fingerprint(), stage([Inherit()], steps=10, rate=1e-3)
-    state, _ = train_on_patch(one, State.fresh(student, teacher, one), teacher)
-    assert teacher.fingerprint() == before and state.student.fingerprint() != start
-    for cut, weight in zip(build_student(teacher, width=0.5).parameters(), state.student.parameters(), strict=True):
-        assert cut.shape == weight.shape and not torch.equal(cut, weight)
 
 
 def test_terms_are_logged_by_name_raw_and_weighted():

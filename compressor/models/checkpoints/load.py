@@ -154,7 +154,6 @@ def _fit_any(
 ) -> tuple[Unwrapped, Recognised, Network]:
     """Return the first reading and the first dialect that all tensors fit; else raise the error of unchanged names."""
     misfit: DoesNotFit | None = None
-    unknown: UnknownNetwork | None = None
     for candidate in readings(unwrapped):
         state = candidate.tensors
         for family in architectures():
@@ -163,16 +162,15 @@ def _fit_any(
                     f"these are the weights of {name}, a relative of {family.name} that srkd does not know: export its "
                     "network to ONNX or TorchScript as a teacher"
                 )
-        dialects = [(family, dialect) for family, dialect in _dialects() if dialect.recognises(state)]
-        for family, dialect in dialects:
+        for family, dialect in _dialects():
+            if not dialect.recognises(state):
+                continue
             try:
                 match = _read(family, dialect, state, scale, options)
                 return candidate, match, _fill(match)
             except DoesNotFit as error:
                 misfit = misfit or error
-        if not dialects:
-            unknown = unknown or UnknownNetwork(_describe_unknown(state))
-    raise misfit or unknown or UnknownNetwork("it holds no tensors")
+    raise misfit or UnknownNetwork(_describe_unknown(unwrapped.tensors))
 
 
 def recognise(state: State, options: Mapping[str, object]) -> Recognised:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
+from compressor.images.resize import pad_to
 from compressor.models.fitting.across_aims import AimChoice, bend_of
 from compressor.models.fitting.across_source import FollowedSource, following_plan
 from compressor.models.fitting.balance import balance
@@ -51,6 +52,7 @@ class AcrossFit(LayerSolver):
         long, whole = linear_plan(source.spec), linear_plan(spec)
         assert long is not None and whole is not None
         self.whole = whole
+        lr = pad_to(lr, getattr(spec, "unshuffle", 1), repeat_edge=False)  # as a student that unshuffles does itself
         super().__init__(build(spec, seed=0).to(teacher.device), following_plan(spec), lr, context)
         self.sizes = {tap: sizes[:1] for tap, sizes in self.sizes.items()}  # a layer follows where it is first used
         side = max(1, lr.shape[-1] // self.sizes[self.short.layers[0].target][0][-1])

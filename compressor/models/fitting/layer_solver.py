@@ -68,7 +68,6 @@ class LayerSolver(ABC):
         inputs = [Tap(layer.name, "input") for layer in plan.layers]
         self.sizes = sizes_at(student, [*(layer.target for layer in plan.layers), *inputs], lr[:1].to(self.device))
         self.work = plan.sweeps * sum(map(self._work, plan.layers))
-        self.ridges: dict[str, float | None] = {}
         self.errors_apart: dict[str, float] = {}
         """The mean squared error that each corrected layer leaves on the patches kept apart."""
 
@@ -162,7 +161,6 @@ class LayerSolver(ABC):
         if difference < ROUNDING**2 * energy:
             return
         corrections = [best_correction(fitted, apart) for fitted, apart in zip(*sums, strict=True)]
-        self.ridges[layer.name] = corrections[0].ridge
         self.errors_apart[layer.name] = sum(correction.error_apart for correction in corrections)
         slope = torch.cat([correction.slope for correction in corrections]).reshape(module.weight.shape)
         intercept = torch.cat([correction.intercept for correction in corrections])

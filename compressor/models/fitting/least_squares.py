@@ -96,14 +96,11 @@ def ridge_solution(second: torch.Tensor, across: torch.Tensor, ridge: float) -> 
 
 
 class Correction(NamedTuple):
-    """A correction of a layer, its ridge, and the mean squared error that it leaves on the held-out pixels.
-
-    The ridge is None, and the correction zero, if no correction improves the held-out pixels.
-    """
+    """A correction of a layer, zero if none improves the held-out pixels, and the mean squared error that it leaves
+    on these."""
 
     slope: torch.Tensor
     intercept: torch.Tensor
-    ridge: float | None
     error_apart: float
 
 
@@ -115,6 +112,6 @@ def best_correction(fitted: Sums, apart: Sums) -> Correction:
     before = float(apart.rr / apart.count)
     least = max(min(errors.values()), ROUNDED * before)
     if not least < apart.error(*nothing):
-        return Correction(*nothing, None, before)
+        return Correction(*nothing, before)
     ridge = max(ridge for ridge, error in errors.items() if error <= least * AS_GOOD)
-    return Correction(*fitted.plus(apart).solve(ridge), ridge, errors[ridge])
+    return Correction(*fitted.plus(apart).solve(ridge), errors[ridge])

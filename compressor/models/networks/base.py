@@ -124,16 +124,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-def require_fraction(name: str, value: float) -> float:
-    """Return `value` if it is within (0, 1]; else raise UsageError."""
-    if not 0.0 < value <= 1.0:
-        raise UsageError(f"{name}={value:g} is outside (0, 1]")
-    return value
-
-
 def scale_count(name: str, fraction: float, count: int) -> int:
-    """Return ⌊fraction·count⌋, at least one; the small term makes 0.29·100 give 29."""
-    return max(1, math.floor(require_fraction(name, fraction) * count + 1e-9))
+    """Return ⌊fraction·count⌋, at least one; the small term makes 0.29·100 give 29. Fractions are within (0, 1]."""
+    if not 0.0 < fraction <= 1.0:
+        raise UsageError(f"{name}={fraction:g} is outside (0, 1]")
+    return max(1, math.floor(fraction * count + 1e-9))
 
 
 def require_positive(spec: Spec, *names: str, limit: int = 65536) -> None:
@@ -397,9 +392,7 @@ class Network(ImageModel):
     def with_settings(self: N, settings: Mapping[str, Any]) -> N:
         if self.quantisation is not None:
             raise SrkdError("the settings of a quantised network are those that it was trained with")
-        copy = type(self)(dataclasses.replace(self.spec, **settings)).to(self.device)
-        copy.load_state_dict(self.state_dict(), strict=True)
-        return copy.eval()
+        return self.filled(type(self)(dataclasses.replace(self.spec, **settings)), self.state_dict()).eval()
 
     def fingerprint(self) -> str:
         """Return a hash of the spec and every named tensor."""

@@ -197,10 +197,7 @@ def _scale(state: State, scale: int | None) -> int:
     width = rows(state, "entry.weight")
     if "upsample.up.body.0.weight" in state:
         names = [n for n in ("upsample.up.body.0.weight", "upsample.up.body.3.weight") if n in state]
-        only = scale_from_upsampler([rows(state, name) for name in names], width)
-        if scale not in (None, only):
-            raise UsageError(f"the file is for scale {only}, not {scale}")
-        return only
+        return scale_from_upsampler([rows(state, name) for name in names], width)
     scales = [s for s in (2, 3, 4) if f"upsample.up{s}.body.0.weight" in state]
     if not scales:
         raise SrkdError("no upsampler (upsample.up… or upsample.up2, up3, up4) is in the file")

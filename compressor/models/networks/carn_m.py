@@ -6,7 +6,6 @@ the upsampler's convolutions are grouped too; entry, exit and fusions are not.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import AxisPlan
-from compressor.models.networks.base import Architecture, require_fraction
+from compressor.models.networks.base import Architecture, scale_count
 from compressor.models.networks.carn import (
     CARN,
     CARNSpec,
@@ -44,8 +43,7 @@ class CARNMSpec(CARNSpec):
 
     def narrowed(self, width: float) -> CARNMSpec:
         """Return the spec at a fraction of the width, rounded down to a multiple of the groups (at least one each)."""
-        channels = math.floor(require_fraction("width", width) * self.width + 1e-9)
-        return replace(self, width=max(1, channels // self.groups) * self.groups)
+        return replace(self, width=max(1, scale_count("width", width, self.width) // self.groups) * self.groups)
 
 
 class EfficientBlock(nn.Module):

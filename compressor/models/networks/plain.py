@@ -14,7 +14,7 @@ Convolution Block for Real-time Super Resolution on Mobile Devices, 2021.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -124,8 +124,7 @@ class Plain(Compact):
         """Return Compact with ReLU, whose nearest upscale gives the image of the anchor."""
         if self.spec.branches or self.quantisation is not None:
             return self
-        fields = ("scale", "width", "depth", "channels", "act", "residual")
-        compact_spec = CompactSpec(**{name: getattr(self.spec, name) for name in fields})
+        compact_spec = CompactSpec(**{field.name: getattr(self.spec, field.name) for field in fields(CompactSpec)})
         return self.filled(Compact(compact_spec), self.state_dict())
 
     @torch.no_grad()

@@ -113,6 +113,5 @@ def without_quantisers(network: Network) -> Network:
     """Return the float network with the same weights; a float network is returned unchanged."""
     if network.quantisation is None:
         return network
-    plain = build(network.spec).to(network.device)
-    plain.load_state_dict({name: network.state_dict()[name] for name in plain.state_dict()})
-    return plain
+    plain, state = build(network.spec), network.state_dict()
+    return network.filled(plain, {name: state[name] for name in plain.state_dict()})

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.axes import inherited_index
-from compressor.models.networks.base import Spec, require_fraction, require_positive, scale_count
+from compressor.models.networks.base import Spec, require_positive, scale_count
 from compressor.models.networks.layers import upsampler_factors
 
 UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
@@ -74,7 +74,6 @@ class SwinIRSpec(Spec):
 
     def narrowed(self, width: float) -> SwinIRSpec:
         """Return the spec with fewer heads, at least one; each keeps its channels."""
-        require_fraction("width", width)
         if len(set(self.heads)) != 1:
             raise UsageError(f"swinir: heads={self.heads} differ between groups: only depth can be reduced")
         heads = scale_count("width", width, self.heads[0])

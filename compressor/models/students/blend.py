@@ -93,9 +93,8 @@ def load_blend(ends: tuple[Path, Path], strength: float, *, arch_options: Mappin
     return replace(faithful, network=network, header={**header, STRENGTH: f"{strength:g}"})
 
 
-def write_blend(ends: tuple[Path, Path], strength: float, out: Path, more: Mapping[str, str] | None = None) -> None:
-    loaded = load_blend(ends, strength)
-    save_network(loaded.network, out, metadata={**srkd_keys(loaded.header), **(more or {})})
+def write_blend(blended: Loaded, out: Path, more: Mapping[str, str] | None = None) -> None:
+    save_network(blended.network, out, metadata={**srkd_keys(blended.header), **(more or {})})
 
 
 @torch.no_grad()

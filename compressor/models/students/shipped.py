@@ -12,7 +12,7 @@ from compressor.base.metadata import srkd_keys
 from compressor.models.checkpoints.header import FAITHFUL, RUN_FOLDER_WEIGHTS, TEXTURED
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.models.students.blend import write_blend
+from compressor.models.students.blend import load_blend, write_blend
 
 
 def unpack_student(name: str) -> Path:
@@ -27,5 +27,5 @@ def unpack_student(name: str) -> Path:
         for end in (FAITHFUL, TEXTURED):
             loaded = load_checkpoint(STUDENTS / name / end)
             save_network(loaded.network, folder / end, metadata=srkd_keys(loaded.header))
-        write_blend((folder / FAITHFUL, folder / TEXTURED), shipped.strength, weights, shipped.header)
+        write_blend(load_blend((folder / FAITHFUL, folder / TEXTURED), shipped.strength), weights, shipped.header)
     return folder

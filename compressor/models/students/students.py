@@ -37,46 +37,30 @@ def build_student(
 ) -> Network:
     """Return a smaller network of the teacher's kind: `width` of its channels, `depth` of its innermost repeat.
 
+    It is cut from the teacher, fitted on the embedded photos, or random by `seed`, and on the teacher's device.
     `select="l1"` keeps the strongest channels instead of the leading ones, `select="principal"` the principal
     directions of the features, measured on the embedded photos, if the stream is linear. `segments="contiguous"` cuts
     the fusions of CARN as CSD's code does: the leading columns of the concatenation.
     """
     network = teacher.require_network("weights")
     spec = smaller_spec(network.spec, width=width, depth=depth)
-    return student_of_spec(network, spec, init=init, seed=seed, segments=segments, select=select)
-
-
-def smaller_spec(spec: Spec, *, width: float = 1.0, depth: float = 1.0) -> Spec:
-    # Call these only if the axis is to be reduced: a network may lack it.
-    spec = spec if width == 1.0 else spec.narrowed(width)
-    return spec if depth == 1.0 else spec.shortened(depth)
-
-
-def student_of_spec(
-    teacher: Network,
-    spec: Spec,
-    *,
-    init: Init = "inherit",
-    seed: int = 0,
-    segments: Segments = "each",
-    select: Select = "leading",
-) -> Network:
-    """Return a student of a spec, on the teacher's device: fitted, cut from the teacher, or random by `seed`.
-
-    A random student need not resemble the teacher; the others must be the same network, cut. The fit uses the embedded
-    photos.
-    """
     for name, value, known in (("init", init, get_args(Init)), ("select", select, get_args(Select))):
         if value not in known:
             raise UsageError(f"{name}={value!r} is not one of {', '.join(known)}")
     if init != "inherit" and select != "leading":
         raise UsageError(f"select={select!r} chooses what is inherited, and init={init!r} inherits nothing")
     if init == "fit":
-        descriptor = teacher.descriptor
-        return fit(teacher, spec, embedded_patches(descriptor.scale, descriptor.channels))
+        descriptor = network.descriptor
+        return fit(network, spec, embedded_patches(descriptor.scale, descriptor.channels))
     if init == "random":
-        return random_student(teacher, spec, seed)
-    return cut_student(reordered(teacher, spec, select), spec, segments)
+        return random_student(network, spec, seed)
+    return cut_student(reordered(network, spec, select), spec, segments)
+
+
+def smaller_spec(spec: Spec, *, width: float = 1.0, depth: float = 1.0) -> Spec:
+    # Call these only if the axis is to be reduced: a network may lack it.
+    spec = spec if width == 1.0 else spec.narrowed(width)
+    return spec if depth == 1.0 else spec.shortened(depth)
 
 
 def random_student(teacher: Network, spec: Spec, seed: int) -> Network:
@@ -194,9 +178,10 @@ def student_text(spec: Spec) -> str:
 
 def width_hint(spec: Spec) -> str | None:
     """Return a hint if the channels are not a multiple of 8, the block size of chips and libraries; else None."""
-    channels = architecture(spec.arch).axes(spec).axes["width"].size
-    if channels % 8 == 0:
+    axis = architecture(spec.arch).axes(spec).axes.get("width")
+    if axis is None or axis.size % 8 == 0:
         return None
+    channels = axis.size
     below, above = channels // 8 * 8, -(-channels // 8) * 8
     others = f"{below} or {above}" if below else f"{above}"
     return f"hint: {channels} channels are not a multiple of 8; on most hardware {others} run as fast or faster"

@@ -309,7 +309,7 @@ async function timePlan() {
         last = row;
         const total = done + 1 + left;
         panel.showBegun(total, "");
-        panel.showProgress({ done, total, ms: (performance.now() - began) / done }, `Round ${round + 1}, ${row.model.name}`);
+        panel.showProgress({ done, total, ms: done && (performance.now() - began) / done }, `Round ${round + 1}, ${row.model.name}`);
         done++;
       };
       try {

@@ -59,12 +59,13 @@ export function showBegun(total, title) {
 }
 
 export function showProgress(tile, title) {
+  part("progress").max = tile.total;
   part("progress").value = tile.done;
   const left = ((tile.total - tile.done) * tile.ms) / 1000;
   const rest = left > 5 ? `, about ${duration(left)} left` : "";
   part("progress-words").textContent = `${title}: part ${tile.done} of ${tile.total}${rest}`;
   const quarter = Math.ceil(tile.total / 4);
-  if (tile.done % quarter === 0 && tile.done < tile.total) say(`${tile.done} of ${tile.total} parts`);
+  if (tile.done && tile.done % quarter === 0 && tile.done < tile.total) say(`${tile.done} of ${tile.total} parts`);
 }
 
 /** Return what became of a picture: in short, and its sizes. */

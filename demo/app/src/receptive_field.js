@@ -17,6 +17,8 @@ export function receptiveRadius(nodes, weights, input, output) {
   const reaches = new Map([[input, { reach: 0, scale: 1 }]]);
   const shapes = new Map(weights.map((each) => [each.name, each]));
   for (const node of nodes) {
+    const [from] = node.inputs;
+    if (node.op === "DequantizeLinear" && shapes.has(from)) shapes.set(node.outputs[0], shapes.get(from));
     const pictures = node.inputs.map((name) => reaches.get(name)).filter((each) => each && each.scale !== null);
     const after = pictures.length ? through(node, pictures, shapes) : CONSTANT;
     if (after === null) return null;

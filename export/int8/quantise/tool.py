@@ -74,7 +74,7 @@ def quantise(plan: QuantisationPlan, patches: torch.Tensor, context: Context = Q
     return QdqWriter(plan, GraphWalk(plan, patches.numpy(), context).run()).write()
 
 
-def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> QualityDrop:
+def graph_quality(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> QualityDrop:
     """The quality of a graph's images of the photos, in ONNX Runtime."""
     session = _session(model, flavour)
     return photos.measure(lambda lr: _run(session, lr))

@@ -143,21 +143,16 @@ def ways_to_look(report: CompressReport) -> list[str]:
 
 
 def set_line(report: CompressReport, name: str) -> str:
-    from compressor.images.scores import without_network
+    from compressor.images.scores import Scores, without_network
 
     networks = {"student": report.student, "teacher": report.teacher, without_network(report.scale): report.bicubic}
     parts = []
     for network, quality in networks.items():
-        scores = None if quality is None else quality.sets.get(name)
-        if scores is None:
-            continue
-        figures = []
-        if scores.psnr_y is not None:
-            figures.append(f"{scores.psnr_y:.3f} dB" + ("" if scores.ssim_y is None else f" {scores.ssim_y:.4f}"))
-        if scores.psnr_y_teacher is not None:
-            figures.append(f"{scores.psnr_y_teacher:.3f} dB to the teacher")
-        if figures:
-            parts.append(f"{network} {', '.join(figures)}")
+        scores = (None if quality is None else quality.sets.get(name)) or Scores()
+        ssim = "" if scores.ssim_y is None else f" {scores.ssim_y:.4f}"
+        figures = [] if scores.psnr_y is None else [f"{scores.psnr_y:.3f} dB{ssim}"]
+        figures += [] if scores.psnr_y_teacher is None else [f"{scores.psnr_y_teacher:.3f} dB to the teacher"]
+        parts += [f"{network} {', '.join(figures)}"] if figures else []
     return f"{name}: {'; '.join(parts)}"
 
 
