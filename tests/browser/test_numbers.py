@@ -160,7 +160,7 @@ def test_a_model_of_one_size_fills_it_or_is_tiled_exactly(
 
 def test_the_radius_read_from_a_graph_is_the_networks(page: Visit, models: Models) -> None:
     """The page does not depend on a network's name: too small a margin is visible, too large a one costs time."""
-    for model in (models.carn, models.pooling, models.luminance):
+    for model in (models.carn, models.pooling, models.luminance, models.int8):
         page.site.files[f"models/{model.path.name}"] = model.path
         result = page.page.evaluate(
             """async (url) => {

@@ -325,7 +325,7 @@ def test_what_has_no_slice_has_no_baseline_of_one_and_says_why(ground, tmp_path)
     words = {"student": "compact:width=4,depth=1,scale=2", "with_baseline": True}
     report = compressed(ground, tmp_path / "run", steps=1, announce=notes.append, **words)
     assert names(report) == ["logits", "scratch", "fit"]
-    assert any("not inherited: " in line for line in notes)
+    assert any("--with-baseline: without inherit: " in line for line in notes)
     with pytest.raises(UsageError, match=r"--with-baseline: recipe scratch .*leave it out"):
         compressed(ground, tmp_path / "alone", teacher=None, recipe="scratch", **words)
     assert not (tmp_path / "alone").exists()
