@@ -98,9 +98,7 @@ def local_slots(jobs: int, threads: int | None, device: str) -> list[Slot]:
         import torch
 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = (
-            [str(index) for index in range(torch.cuda.device_count() or 1)] if visible is None else visible.split(",")
-        )
+        names = visible.split(",") if visible is not None else list(map(str, range(torch.cuda.device_count() or 1)))
         gpus = [names[number % len(names)] for number in range(jobs)]
     of_threads = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     return [LocalSlot(of_threads | ({} if gpu == "" else {"CUDA_VISIBLE_DEVICES": gpu})) for gpu in gpus]

@@ -19,7 +19,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from export.convert import to_onnx
-from export.formats.conversion import FileOptions
+from export.formats.conversion import DEFAULTS, FileOptions
 from export.graph.onnx_graph import build_graph
 from export.writing.exporting import FileReport, Source, export_model
 from export.writing.record import read_record
@@ -53,7 +53,7 @@ def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def refused(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+def refused(network: Network, folder: Path, options: FileOptions = DEFAULTS) -> FileReport:
     (file,) = export_model(network, Source("small"), ["onnx"], folder, options=options).files
     assert file.verdict == "failed" and file.path is None and "\n" not in str(file.reason)
     return file

@@ -288,7 +288,7 @@ def test_converters_get_weights_that_lie_as_in_the_file(folder: Path, monkeypatc
     """Torch uses channels-last weights, which not every converter takes."""
     layouts: list[bool] = []
 
-    def refuse(row: object, network: torch.nn.Module, *_: object) -> None:
+    def refuse(row: object, network: torch.nn.Module, *_: object, **__: object) -> None:
         layouts.extend(parameter.is_contiguous() for parameter in network.parameters())
         raise SrkdError("not now")
 

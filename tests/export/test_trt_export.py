@@ -19,7 +19,7 @@ from compressor.models.networks.base import Network
 from compressor.runtimes.tensorrt import installation
 from compressor.runtimes.tensorrt.engine_file import read_engine
 from export.convert import to_onnx
-from export.formats.conversion import Conversion, FileOptions, tuned_and_largest
+from export.formats.conversion import DEFAULTS, Conversion, FileOptions, tuned_and_largest
 from export.formats.table import FORMATS
 from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import srkd
@@ -46,7 +46,7 @@ def _traced_once(network: Network, tmp_path_factory: pytest.TempPathFactory, mon
     monkeypatch.setattr(to_onnx, "convert", convert)
 
 
-def exported(network: Network, folder: Path, name: str, options: FileOptions | None = None) -> tuple[FileReport, ...]:
+def exported(network: Network, folder: Path, name: str, options: FileOptions = DEFAULTS) -> tuple[FileReport, ...]:
     return export_model(network, Source("small"), [name], folder, options=options).files
 
 

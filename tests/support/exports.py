@@ -14,7 +14,7 @@ import pytest
 
 from compressor.base.context import QUIET, Context
 from compressor.models.networks.base import Network
-from export.formats.conversion import FileOptions
+from export.formats.conversion import DEFAULTS, FileOptions
 from export.formats.table import FORMATS, find_formats
 from export.writing.exporting import FileReport, Source, convert_to, export_model
 
@@ -22,7 +22,7 @@ SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": '{"
 
 
 def export_file(
-    network: Network, name: str, folder: Path, options: FileOptions | None = None, context: Context = QUIET
+    network: Network, name: str, folder: Path, options: FileOptions = DEFAULTS, context: Context = QUIET
 ) -> FileReport:
     """Export to one format and return what became of its file."""
     (file,) = export_model(network, SOURCE, [name], folder, context, options=options).files
@@ -30,12 +30,12 @@ def export_file(
 
 
 def unproved_file(
-    network: Network, name: str, folder: Path, options: FileOptions | None = None, source: Source = SOURCE
+    network: Network, name: str, folder: Path, options: FileOptions = DEFAULTS, source: Source = SOURCE
 ) -> tuple[Path, Mapping[str, object]]:
     """Write a file without the comparison; return it with its facts."""
     (row,) = find_formats([name])
     path = folder / f"small{row.suffix}"
-    return path, convert_to(row, network, source, path, options or FileOptions())
+    return path, convert_to(row, network, source, path, options)
 
 
 def new_format(patch: pytest.MonkeyPatch, convert: object, name: str = "new", **changes: Any) -> None:

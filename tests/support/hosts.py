@@ -26,7 +26,7 @@ from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.span import SPANSpec
 from compressor.runtimes.table import RUNTIMES
-from export.formats.conversion import FileOptions
+from export.formats.conversion import DEFAULTS, FileOptions
 from export.hosts.ncnn_upscalers import PADDING
 from export.hosts.table import HOSTS
 from export.hosts.writing import Export, write_export
@@ -51,13 +51,13 @@ def export_for_hosts(
     hosts: Sequence[str],
     folder: Path,
     *,
-    options: FileOptions | None = None,
+    options: FileOptions = DEFAULTS,
     facts: CardFacts | None = None,
 ) -> tuple[HostFolder, ...]:
     """Write a network for hosts by name; without facts, a card says what the source says."""
     facts = facts or CardFacts(source.model, source.header, source.sha256, source.licence)
     rows = tuple(HOSTS.find(name) for name in hosts)
-    export = Export(network.deployed(), source, folder, facts, options=options or FileOptions(), hosts=rows)
+    export = Export(network.deployed(), source, folder, facts, options=options, hosts=rows)
     return write_export(export).hosts
 
 
