@@ -53,7 +53,7 @@ def test_a_film_in_json(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ("words", "code", "line"),
     [
         (["film.mkv", "--codec", "divx"], 2, "'divx' is not one of 'h264', 'hevc', 'vp9', 'ffv1'"),
-        (["film.mkv", "--codec", "vp9", "-o", "large.mov"], 2, "codec vp9 "),
+        (["film.mkv", "--codec", "vp9", "-o", "large.mov"], 1, "--codec vp9: .mov does not hold it"),
         (["film.mkv", "-o", "large.avi"], 2, "large.avi: .avi is not written, choose one of .mp4"),
         (["text.mp4"], 1, "text.mp4 cannot be read as a film"),
     ],
