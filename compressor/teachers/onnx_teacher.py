@@ -28,8 +28,6 @@ class OnnxProgram:
         with one_line(f"{path}: its graph cannot be read"):
             graph = parse_onnx(self._content, path).graph
             arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-            image = next(value for value in graph.input if value.name not in arrays)
-            batch = image.type.tensor_type.shape.dim[0].dim_value or None
         self._weights = [
             (name, torch.from_numpy(array.astype(np.float32)))
             for name, array in arrays.items()
@@ -40,7 +38,8 @@ class OnnxProgram:
         params = sum(tensor.numel() for _, tensor in self._weights)
         companions = tuple(external_files(load_onnx(path, external_weights=False), path))
         arch = "unknown" if spec is None else spec.arch
-        self.facts = ForeignFacts("ONNX", arch, descriptor, params, batch, companions)
+        # The runtime itself fills the batches of a file with a fixed one.
+        self.facts = ForeignFacts("ONNX", arch, descriptor, params, companions=companions)
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         return self.runtime.run(images)
